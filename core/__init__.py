@@ -1,0 +1,1 @@
+"""The style transfer itself: settings, pictures, weights, losses, optimizers, runs."""

@@ -1,0 +1,61 @@
+"""Where things lie: `NST_HOME`, by default the platform's folder for user data; models also beside the code."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import platformdirs
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """The folder of everything that this program keeps: runs, cached targets, logs."""
+    named = os.environ.get("NST_HOME")
+    return Path(named).expanduser().resolve() if named else Path(platformdirs.user_data_dir("style-transfer-studio"))
+
+
+def runs() -> Path:
+    return home() / "runs"
+
+
+def cache() -> Path:
+    return home() / "cache"
+
+
+def models() -> Path:
+    """The folder that new models are written to: `models/` of a source checkout, otherwise one under `NST_HOME`."""
+    beside = CHECKOUT / "models"
+    writable = (CHECKOUT / "pyproject.toml").is_file() and os.access(beside, os.W_OK)
+    return beside if writable else home() / "models"
+
+
+def find_model(name: str) -> Path | None:
+    """The model file of that name: from the folder that is written to, or as shipped beside the code."""
+    for folder in (models(), CHECKOUT / "models"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file so that a reader sees the old one or the whole new one, also after a crash.
+
+    Yields a binary file in the same folder; it takes the place of `path` when the block ends well and vanishes
+    when it does not.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)  # what a plain open() would give, not the temporary file's 0600
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
