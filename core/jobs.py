@@ -1,0 +1,203 @@
+"""Runs performed: in this process, or one after another by a worker process that outlives the page that started it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from core import hardware, images, paths, runs
+from core.errors import StudioError
+from core.runs import Recorder, Run, Writer
+from core.timings import Timings
+
+if TYPE_CHECKING:
+    from core.transfer import Engine, Step
+
+Report = Callable[[str], None]
+EngineMaker = Callable[[Report, Timings], "Engine"]
+
+IDLE_SECONDS = 120.0  # how long a worker without work keeps TensorFlow loaded; NST_WORKER_IDLE changes it
+
+
+def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
+    """Perform a queued run in this process, recording it; yields each step when it is on disk.
+
+    Stops when a stop is requested in the run's directory or nobody asks for the next step. `report` hears what is
+    being prepared. Raises what makes the run fail, after it is recorded.
+    """
+    with Recorder(run) as recorder:
+
+        def tell(line: str) -> None:
+            recorder.update(message=line)
+            report(line)
+
+        tell("Loading TensorFlow …")
+        with recorder.timings.phase("imports"):
+            hardware.import_tensorflow()
+            from core.transfer import stylize
+        settings = recorder.record.settings
+        engine = make_engine(tell, recorder.timings)
+        survey = hardware.survey()
+        recorder.update(
+            weights=engine.weights.provenance,
+            weights_sha256=engine.weights.sha256,
+            environment={
+                **dataclasses.asdict(survey),
+                "versions": hardware.versions(),
+                "precision": hardware.choose(survey).precision,
+            },
+        )
+        tell("Reading the pictures …")
+        with recorder.timings.phase("pictures"):
+            content, style = (_read_input(path, settings.size) for path in (run.content, run.style))
+        tell("Measuring the style …")
+        objective, targets = engine.objective(content, style, settings, recorder.timings)
+        recorder.update(style_targets=targets.source, message="Compiling the first step …")
+        for step in stylize(objective, content, settings):
+            recorder.write(step)
+            yield step
+            if run.stop_requested():
+                recorder.stop()
+                break
+
+
+def _read_input(path: Path, size: int) -> np.ndarray:
+    return images.to_network(images.resize(images.read_image(path), size, path.name))
+
+
+# --- the worker -----------------------------------------------------------------------------------------------------
+
+
+class Readiness(BaseModel):
+    """What the worker says of the preparation that the first run needs: weights, exported model, pace."""
+
+    message: str
+    ready: bool = False
+    failed: bool = False
+    writer: Writer
+
+
+def readiness() -> Readiness | None:
+    """What a worker last said; `None` when none ever spoke, or when it died over the preparation."""
+    try:
+        said = Readiness.model_validate_json(_readiness_file().read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return said if said.ready or said.failed or said.writer.is_alive() else None
+
+
+def submit(run: Run) -> None:
+    """Put a run into the queue and see to it that a worker takes from it."""
+    _queue().mkdir(parents=True, exist_ok=True)
+    (_queue() / run.id).touch()
+    start_worker()
+
+
+def stop(run: Run) -> None:
+    """Stop a run: at once when it still waits, after its current step when it is being performed."""
+    if _take(run):
+        runs.set_status(run, "stopped")
+    else:
+        run.request_stop()
+
+
+def start_worker() -> None:
+    """Start a worker; one that finds another at work waits its turn, and leaves when nothing is left to do."""
+    paths.home().mkdir(parents=True, exist_ok=True)
+    with (paths.home() / "worker.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "nst", "worker"],
+            cwd=paths.CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a page's server that is stopped does not take the run with it
+        )
+
+
+def work(make_engine: EngineMaker) -> None:
+    """What a worker process does: prepare, then perform queued runs, oldest first, until none came for a while."""
+    if not (lock := _work_place()):
+        return
+    with lock:
+        warm_engine = functools.cache(lambda: make_engine(_say, Timings()))
+        _prepare(warm_engine)
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < float(os.environ.get("NST_WORKER_IDLE", IDLE_SECONDS)):
+            if (run := next_queued()) and _take(run):
+                _perform_to_its_end(run, make_engine)
+                idle_since = time.monotonic()
+            else:
+                time.sleep(0.1)
+
+
+def next_queued() -> Run | None:
+    """The run that has waited longest."""
+    waiting = sorted(_queue().iterdir()) if _queue().is_dir() else []
+    return Run(paths.runs() / waiting[0].name) if waiting else None
+
+
+def _queue() -> Path:
+    return paths.home() / "queue"
+
+
+def _take(run: Run) -> bool:
+    """Take a run out of the queue; only one process can."""
+    try:
+        (_queue() / run.id).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _work_place() -> FileLock | None:
+    """The one worker's place, waited for while there is work; `None` when another worker sees to it all."""
+    lock, queueing = FileLock(paths.home() / "worker.lock"), FileLock(paths.home() / "worker-next.lock")
+    try:
+        with queueing.acquire(timeout=0):  # one waiting is enough
+            while True:
+                try:
+                    lock.acquire(timeout=1.0)
+                    return lock
+                except Timeout:
+                    if not next_queued():
+                        return None
+    except Timeout:
+        return None
+
+
+def _prepare(make_engine: EngineMaker) -> None:
+    def tell(message: str, ready: bool = False, failed: bool = False) -> None:
+        said = Readiness(message=message, ready=ready, failed=failed, writer=Writer.this_process())
+        with paths.replacing(_readiness_file()) as file:
+            file.write(said.model_dump_json().encode())
+
+    try:
+        tell("Loading TensorFlow …")
+        hardware.import_tensorflow()
+        make_engine(tell, Timings())
+        tell("Ready.", ready=True)
+    except StudioError as error:
+        tell(str(error), failed=True)
+
+
+def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
+    try:
+        for _ in perform(run, make_engine):
+            pass
+    except Exception as error:  # it stands in the run's record; the next run may do better
+        print(f"{run.id}: {error}", file=sys.stderr)
+
+
+def _readiness_file() -> Path:
+    return paths.home() / "worker.json"

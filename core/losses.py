@@ -1,0 +1,33 @@
+"""The losses of neural style transfer (Gatys, Ecker and Bethge, 2015, arXiv:1508.06576)."""
+
+import tensorflow as tf
+
+
+def gram_matrix(features: tf.Tensor) -> tf.Tensor:
+    """G = FᵀF / N: which channels fire together, wherever in the picture.
+
+    F holds the N = H·W positions of `features` `(1, H, W, C)` as rows; the result is `(C, C)`. Gatys et al. leave the
+    division to the loss; dividing by N here makes pictures of different size comparable.
+    """
+    positions = tf.reshape(features, (-1, features.shape[-1]))
+    return tf.matmul(positions, positions, transpose_a=True) / tf.cast(tf.shape(positions)[0], features.dtype)
+
+
+def style_loss(gram: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Mean squared difference of two Gram matrices `(C, C)`: equation 4 of the paper but for the constant 1/4."""
+    return tf.reduce_mean(tf.square(gram - target))
+
+
+def content_loss(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Mean squared difference of feature maps `(1, H, W, C)`: equation 1 of the paper, a mean for its half sum."""
+    return tf.reduce_mean(tf.square(features - target))
+
+
+def total_variation(image: tf.Tensor) -> tf.Tensor:
+    """Mean squared difference of neighbouring pixels of `(1, H, W, 3)`, across plus down.
+
+    Mahendran and Vedaldi, 2015, arXiv:1412.0035, equation 3 with β = 2; a mean, so that it does not grow with the size.
+    """
+    across = image[:, :, 1:] - image[:, :, :-1]
+    down = image[:, 1:] - image[:, :-1]
+    return tf.reduce_mean(tf.square(across)) + tf.reduce_mean(tf.square(down))

