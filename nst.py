@@ -1,1 +1,365 @@
-def main() -> None: ...
+"""The command line: puts the packages together, holds no logic of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from typer._click.exceptions import ClickException
+
+from core.errors import InputError, StudioError
+from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
+
+if TYPE_CHECKING:
+    from core.runs import Run
+    from core.timings import Timings
+    from core.transfer import Engine, Step
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
+screen = Console(stderr=True)  # for people; standard output is for results
+
+
+Content = Annotated[
+    str, typer.Argument(metavar="CONTENT", help="The photo: a file, or a sample's name such as chelsea.")
+]
+Style = Annotated[str, typer.Argument(metavar="STYLE", help="The painting: a file, or a sample's name such as waves.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="A file of VGG19 weights; otherwise found, or fetched.", metavar="FILE")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on standard output.")]
+
+
+@app.callback()
+def style_transfer_studio(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+) -> None:
+    """Paint a photo in a painter's manner, and see, measure and compare how it comes about."""
+
+
+def _takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every knob of `core.settings`, in place of its `**choices`."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for knob in KNOBS.values():
+        listed = knob.type is tuple
+        help_text = knob.meaning + (f" [{knob.minimum:g} … {knob.maximum:g}]" if knob.maximum is not None else "")
+        option = typer.Option(
+            help=help_text,
+            metavar="A,B,…" if listed else (knob.unit.upper() or "N" if knob.type is int else "X"),
+            rich_help_panel=f"Settings: {knob.group}",
+            show_default=False,
+        )
+        annotation = Annotated[(str if listed else knob.type) | None, option]
+        parameters.append(
+            inspect.Parameter(knob.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+@app.command()
+@_takes_settings
+def stylize(
+    content: Content,
+    style: Style,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the result goes: .png .jpg .webp .tif")],
+    preset: Annotated[str, typer.Option(help=", ".join(PRESETS) + ".")] = DEFAULT_PRESET,
+    weights: Weights = None,
+    as_json: Json = False,
+    **choices: Any,
+) -> None:
+    """Paint CONTENT in the manner of STYLE. Ctrl-C stops and keeps the best picture so far."""
+    from core import images, runs, settings
+
+    wanted = settings.choose(preset, **choices)
+    images.check_writable(output)
+    run = _new_run(content, style, wanted, preset)
+    _perform(run, weights, wanted.iterations)
+    record = run.record()
+    if record.best_total is None:
+        raise StudioError("Stopped before there was a picture.")
+    images.write_image(output, images.to_uint8(_result(run)), runs.metadata(record))
+    if as_json:
+        summary = record.model_dump(mode="json", exclude={"writer"})
+        _print_json(summary | {"output": str(output), "run": str(run.path)})
+    else:
+        kept = "Stopped; the best picture so far" if record.status == "stopped" else "The picture"
+        screen.print(f"{kept} (iteration {record.best_iteration}, loss {record.best_total:.4g}) is in {output}")
+
+
+@app.command()
+def reference(
+    content: Annotated[
+        str | None, typer.Argument(help="The published pair's content picture; otherwise fetched.")
+    ] = None,
+    style: Annotated[str | None, typer.Argument(help="Its style picture.")] = None,
+    rows: Annotated[str | None, typer.Option(metavar="0,100,…", help="Only these rows; stops after the last.")] = None,
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Repeat the published run and print its table, ours, and the deviation in percent."""
+    from bench import reference as published
+    from core import settings
+
+    wanted = published.parse_rows(rows) if rows else tuple(published.PUBLISHED)
+    if (content is None) != (style is None):
+        raise InputError("Give both pictures of the pair, or neither to have them fetched.")
+    if content is None or style is None:
+        content, style = map(str, published.fetch_pair())
+    settings_of_run = settings.choose("reference", iterations=max(max(wanted), 1))
+    run = _new_run(content, style, settings_of_run, "reference")
+    found: list[published.Row] = []
+    _perform(run, weights, settings_of_run.iterations, lambda steps: found.extend(published.rows(steps, wanted)))
+    if as_json:
+        _print_json([row.as_json() for row in found])
+        return
+    columns = [f"{kind} {name}" for name in published.LOSSES for kind in ("ours", "published", "deviation %")]
+    lines = []
+    for row in found:
+        line = [str(row.iteration)]
+        for name in published.LOSSES:
+            deviation = row.deviation_percent[name]
+            line += [
+                f"{row.ours[name]:.4e}",
+                f"{row.published[name]:.4e}",
+                "–" if deviation is None else f"{deviation:+.2f}",
+            ]
+        lines.append(line)
+    _print_table(["iteration", *columns], lines)
+
+
+@app.command()
+def export(weights: Weights = None, as_json: Json = False) -> None:
+    """Convert VGG19 to ONNX and prove that both compute the same."""
+    from core import hardware
+
+    hardware.import_tensorflow()
+    from core.weights import obtain
+    from export import onnx_model
+
+    model = onnx_model.export(obtain(weights, _tell), _tell)
+    parity = model.manifest.parity
+    if as_json:
+        _print_json({"model": str(model.path), **model.manifest.model_dump(mode="json")})
+        return
+    layers = [name for name in parity if "/" not in name]
+    _print_table(
+        ["layer", "relative error, features", "relative error, Gram matrix"],
+        [[layer, f"{parity[layer]:.1e}", f"{parity[onnx_model.targets.gram_output(layer)]:.1e}"] for layer in layers],
+    )
+    screen.print(f"Compared on {', '.join(model.manifest.parity_images)}. The model is {model.path}")
+
+
+@app.command()
+def runs(as_json: Json = False) -> None:
+    """List the runs, the newest first."""
+    from core import runs as store
+
+    records = [record for _, record in store.readable_runs()]
+    if as_json:
+        _print_json([record.model_dump(mode="json", exclude={"writer"}) for record in records])
+        return
+    if not records:
+        screen.print(f"There are no runs yet in {store.paths.runs()}")
+        return
+    _print_table(
+        ["run", "status", "preset", "size", "iterations", "best loss", "seconds"],
+        [
+            [
+                record.id,
+                record.status,
+                record.preset,
+                f"{record.shape[1]} × {record.shape[0]}",
+                f"{record.iteration or 0} of {record.settings.iterations}",
+                f"{record.best_total:.4g}" if record.best_total is not None else "–",
+                f"{record.timings['total']:.1f}" if "total" in record.timings else "–",
+            ]
+            for record in records
+        ],
+    )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine has, what will be used, and what is missing, with its remedy."""
+    from core import doctor as physician
+
+    findings = physician.examine()
+    if as_json:
+        _print_json([finding.as_json() for finding in findings])
+    else:
+        marks = {"ok": "[green]✓[/green]", "note": "[yellow]•[/yellow]", "missing": "[red]✗[/red]"}
+        _print_table(["", "what", "found", "remedy"], [[marks[f.state], f.what, f.found, f.remedy] for f in findings])
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def dashboard(context: typer.Context) -> None:
+    """Open the page in the browser. Further options go to Streamlit (--server.port 8600 …)."""
+    os.chdir(Path(__file__).parent)  # where Streamlit finds the project's configuration
+    command = [sys.executable, "-m", "streamlit", "run", str(Path("dashboard/app.py")), *context.args]
+    if os.name == "posix":
+        os.execv(command[0], command)
+    raise typer.Exit(subprocess.call(command))
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """Perform queued runs, one after another. The page starts this by itself."""
+    from core import jobs
+
+    jobs.work(lambda report, timings: _engine(None, report, timings))
+
+
+def _engine(weights: Path | None, report: Callable[[str], None], timings: Timings) -> Engine:
+    """What a transfer computes with, fetched and exported first where that has not been done."""
+    from core import hardware
+    from core.transfer import Engine
+    from core.weights import obtain
+
+    with timings.phase("weights"):
+        loaded = obtain(weights, report)
+    with timings.phase("model"):
+        from export.onnx_model import ensure_model
+
+        model = ensure_model(loaded, report)
+    return Engine(loaded, model, hardware.choose(hardware.survey()).onnx_providers)
+
+
+def _new_run(content: str, style: str, settings: Any, preset: str) -> Run:
+    from core import images, runs, samples
+
+    def picture(given: str) -> tuple[Any, str]:
+        path = Path(given)
+        if not path.exists() and given in {sample.name for sample in samples.PHOTOS + samples.STYLES}:
+            return images.read_image(samples.find(given).path()), given
+        return images.read_image(path), path.stem
+
+    (content_image, content_name), (style_image, style_name) = picture(content), picture(style)
+    return runs.create(content_image, style_image, settings, preset, content_name, style_name)
+
+
+def _result(run: Run) -> Any:
+    import numpy as np
+
+    return np.load(run.path / "result.npy")
+
+
+def _perform(
+    run: Run,
+    weights: Path | None,
+    iterations: int,
+    consume: Callable[[Iterator[Step]], None] = lambda steps: [None for _ in steps] and None,
+) -> None:
+    """Perform a run in this process, with a progress bar; `consume` takes the steps."""
+    from core import jobs
+
+    with _progress(iterations) as (report, watch), _interrupt_stops(run):
+        steps = jobs.perform(run, lambda tell, timings: _engine(weights, tell, timings), report)
+        consume(watch(steps))
+
+
+@contextmanager
+def _interrupt_stops(run: Run) -> Iterator[None]:
+    """Ctrl-C asks the run to stop after its current step; before the first, or a second time, it breaks off."""
+
+    def stop(number: int, frame: Any) -> None:
+        if run.stop_requested() or run.record().status != "running":
+            raise KeyboardInterrupt
+        run.request_stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.2f} it/s" if task.speed else "")
+
+
+@contextmanager
+def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable[[Iterator[Step]], Iterator[Step]]]]:
+    """A progress bar on the terminal (elsewhere plain lines): what reports preparations, and what watches steps."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), _Rate())
+    with Progress(*columns, TimeRemainingColumn(), console=screen, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("Preparing …", total=iterations)
+
+        def report(line: str) -> None:
+            bar.update(task, description=line)
+            if not screen.is_terminal:
+                _tell(line)
+
+        def watch(steps: Iterator[Step]) -> Iterator[Step]:
+            for step in steps:
+                losses = step.losses
+                line = f"total {losses.total:.4g}  style {losses.style:.4g}  content {losses.content:.4g}"
+                bar.update(task, completed=step.iteration, description=line)
+                if not screen.is_terminal and step.iteration % max(1, iterations // 10) == 0:
+                    _tell(f"{step.iteration}/{iterations}  {line}  {step.seconds:.1f} s")
+                yield step
+
+        yield report, watch
+
+
+def _tell(line: str) -> None:
+    screen.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(columns: list[str], lines: list[list[str]]) -> None:
+    table = Table(*columns)
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line: errors are one line on standard error, exit code 2 for bad input and 1 for a failure."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = app(arguments, standalone_mode=False)
+    except ClickException as error:
+        _fail(2, error.format_message())
+    except KeyboardInterrupt:
+        _fail(130, "Stopped.")
+    except Exception as error:
+        if debug:
+            raise
+        known = isinstance(error, StudioError)
+        _fail(
+            2 if isinstance(error, InputError) else 1,
+            str(error)
+            if known
+            else f"Something unforeseen failed ({type(error).__name__}: {error}); --debug shows where.",
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(code: int, message: str) -> None:
+    print("nst: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,7 @@ def survey() -> Hardware:
     import onnxruntime
 
     return Hardware(
-        processor=_processor(),
+        processor=processor(),
         cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
         gpus=_gpus(),
@@ -49,7 +49,9 @@ def survey() -> Hardware:
 def choose(hardware: Hardware) -> Choice:
     """A pure function of the facts: the GPU where there is one that ONNX Runtime can use, else the processor."""
     if hardware.gpus and "CUDAExecutionProvider" in hardware.onnx_providers:
-        return Choice(("CUDAExecutionProvider", "CPUExecutionProvider"), "float32", f"a GPU is here: {hardware.gpus[0]}")
+        return Choice(
+            ("CUDAExecutionProvider", "CPUExecutionProvider"), "float32", f"a GPU is here: {hardware.gpus[0]}"
+        )
     if hardware.gpus:
         why = f"{hardware.gpus[0]} is here, but this ONNX Runtime has no CUDA provider"
     else:
@@ -60,7 +62,15 @@ def choose(hardware: Hardware) -> Choice:
 def versions() -> dict[str, str]:
     """The versions of what decides over a run's numbers and speed."""
     found = {"python": platform.python_version()}
-    for package in ("style-transfer-studio", "tensorflow", "keras", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow"):
+    for package in (
+        "style-transfer-studio",
+        "tensorflow",
+        "keras",
+        "onnxruntime-gpu",
+        "onnxruntime",
+        "numpy",
+        "pillow",
+    ):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -79,7 +89,7 @@ def import_tensorflow() -> None:
 def _standard_error_closed() -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
@@ -88,7 +98,8 @@ def _standard_error_closed() -> Iterator[None]:
         os.close(kept)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as its maker writes it."""
     cpuinfo = Path("/proc/cpuinfo")  # elsewhere than on Linux, platform knows the name
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():

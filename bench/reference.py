@@ -1,0 +1,101 @@
+"""The published run that we reproduce: its pictures, its numbers, and how far ours are from them."""
+
+import hashlib
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core import paths
+from core.errors import InputError, StudioError
+
+if TYPE_CHECKING:
+    from core.transfer import Step
+
+SOURCE = "https://cdn.jsdelivr.net/gh/anirudhprabhakaran3/real_time_style_transfer/imgs"
+PAIR = {  # file at the source: sha256
+    "image-3.jpg": "088e14097c834298342b9dd1a018adc7eaa89d1a8fd94dd0f10d0a60b54cbaf5",
+    "image-4.jpg": "5e844693342d32b830bb9b7b2eb02a8b9f1b33a898f7cde386e48e1e756a634d",
+}
+SECONDS = 134.7341  # published for 1,000 iterations on a Google Colab GPU
+#: iteration: (style, content, total), as published. Row 600 does not add up: a content loss of 8.1799e5 would.
+PUBLISHED: dict[int, tuple[float, float, float]] = {
+    0: (5.7769e08, 0.0, 5.7769e08),
+    100: (1.6871e07, 1.5939e06, 1.8465e07),
+    200: (6.3584e06, 1.3791e06, 7.7375e06),
+    300: (3.2306e06, 1.1993e06, 4.4299e06),
+    400: (2.0485e06, 1.0201e06, 3.0686e06),
+    500: (1.4694e06, 9.0234e05, 2.3717e06),
+    600: (1.1519e06, 9.1799e05, 1.9699e06),
+    700: (9.6703e05, 7.5486e05, 1.7219e06),
+    800: (8.5002e05, 7.0624e05, 1.5563e06),
+    900: (7.6842e05, 6.6915e05, 1.4374e06),
+}
+LOSSES = ("style", "content", "total")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the published table, beside it ours and the deviation in percent (`None` from a published 0)."""
+
+    iteration: int
+    ours: dict[str, float]
+    published: dict[str, float]
+    deviation_percent: dict[str, float | None]
+
+    def as_json(self) -> dict[str, object]:
+        published = {f"published_{name}": value for name, value in self.published.items()}
+        return {"iteration": self.iteration, **self.ours, **published, "deviation_percent": self.deviation_percent}
+
+
+def rows(steps: "Iterable[Step]", wanted: Iterable[int]) -> Iterator[Row]:
+    """Compare the steps of a run of the reference preset with the published rows, as they come."""
+    wanted = set(wanted)
+    for step in steps:
+        if step.iteration in wanted:
+            published = dict(zip(LOSSES, PUBLISHED[step.iteration], strict=True))
+            ours = {name: getattr(step.losses, name) for name in LOSSES}
+            deviation = {name: 100 * (ours[name] / published[name] - 1) if published[name] else None for name in LOSSES}
+            yield Row(step.iteration, ours, published, deviation)
+
+
+def parse_rows(text: str) -> tuple[int, ...]:
+    """The rows asked for, such as "0,100". Raises `InputError` for one that was not published."""
+    try:
+        wanted = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        wanted = (-1,)
+    if unknown := [row for row in wanted if row not in PUBLISHED]:
+        raise InputError(
+            f"--rows {text}: no row {unknown[0]} was published; there are {','.join(map(str, PUBLISHED))}."
+            if unknown != [-1]
+            else f"--rows {text} is no list of iterations such as 0,100."
+        )
+    return wanted
+
+
+def fetch_pair() -> tuple[Path, Path]:
+    """The published content and style picture, fetched once and checked by hash. Raises `StudioError`."""
+    content, style = (_fetch(name, sha256) for name, sha256 in PAIR.items())
+    return content, style
+
+
+def _fetch(name: str, sha256: str) -> Path:
+    file = paths.cache() / "reference" / name
+    if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256:
+        return file
+    try:
+        with urllib.request.urlopen(f"{SOURCE}/{name}", timeout=20) as answer:
+            data = answer.read()
+    except (OSError, urllib.error.URLError) as error:
+        raise StudioError(
+            f"The published picture {SOURCE}/{name} cannot be fetched ({error}): "
+            "name the pair, nst reference CONTENT STYLE."
+        ) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise StudioError(f"{SOURCE}/{name} is not the published picture (its hash is another).")
+    with paths.replacing(file) as copy:
+        copy.write(data)
+    return file

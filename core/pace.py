@@ -1,0 +1,85 @@
+"""How long a transfer will take here, from steps measured on this machine."""
+
+import itertools
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ValidationError
+
+from core import hardware, images, paths, runs, samples
+from core.settings import TransferSettings
+from core.timings import Timings
+
+if TYPE_CHECKING:
+    from core.transfer import Engine
+
+RECENT = 5  # so many runs speak for the machine
+TRIAL = TransferSettings(size=256, iterations=3)
+
+
+class Pace(BaseModel):
+    """Seconds of one step for each pixel, and of everything before the first."""
+
+    processor: str
+    step_per_pixel: float
+    start: float
+
+
+def expected_seconds(settings: TransferSettings, shape: tuple[int, int]) -> float | None:
+    """How long a run of these settings on an image of `shape` (height, width) should take; `None` if unmeasured."""
+    paces = list(_recent()) or _trial()
+    if not paces:
+        return None
+    step, start = (
+        statistics.median(values) for values in zip(*((p.step_per_pixel, p.start) for p in paces), strict=True)
+    )
+    return start + step * shape[0] * shape[1] * settings.iterations
+
+
+def try_out(engine: "Engine") -> None:
+    """Measure a few small steps, for an estimate before there is any run. Once for a machine."""
+    from core.transfer import stylize
+
+    if _trial():
+        return
+    photo, style = (
+        images.to_network(images.resize(images.read_image(sample.path()), TRIAL.size))
+        for sample in (samples.PHOTOS[0], samples.STYLES[0])
+    )
+    objective, _ = engine.objective(photo, style, TRIAL, timings := Timings())
+    steps = list(stylize(objective, photo, TRIAL))
+    durations = [after.seconds - before.seconds for before, after in itertools.pairwise(steps)]
+    pace = Pace(
+        processor=hardware.processor(),
+        step_per_pixel=statistics.median(durations) / (photo.shape[1] * photo.shape[2]),
+        start=sum(timings.values()) + steps[0].seconds,
+    )
+    with paths.replacing(_file()) as file:
+        file.write(pace.model_dump_json().encode())
+
+
+def _recent() -> Iterator[Pace]:
+    here = hardware.processor()
+    found = 0
+    for _, record in runs.readable_runs():
+        step = record.timings.get("median step")
+        if step and record.environment.get("processor") == here and record.evaluations > 5:
+            start = record.timings["total"] - step * (record.iteration or 0)
+            yield Pace(processor=here, step_per_pixel=step / (record.shape[0] * record.shape[1]), start=max(start, 0.0))
+            found += 1
+        if found == RECENT:
+            return
+
+
+def _trial() -> list[Pace]:
+    try:
+        pace = Pace.model_validate_json(_file().read_bytes())
+    except (OSError, ValidationError):
+        return []
+    return [pace] if pace.processor == hardware.processor() else []
+
+
+def _file() -> Path:
+    return paths.home() / "pace.json"
