@@ -1,0 +1,77 @@
+"""What many tests need: a home of their own, the real weights and the engine made of them, small pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import hardware, images, samples
+
+REFERENCE = Path(__file__).resolve().parent.parent.parent / "shared" / "reference"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """No test touches the user's own runs and caches; the models beside the code are shared."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NST_HOME", str(folder))
+        patch.setenv("NST_WORKER_IDLE", "0.5")
+        patch.delenv("NST_WEIGHTS", raising=False)
+        yield folder
+
+
+@pytest.fixture
+def own_home(tmp_path, monkeypatch):
+    """A home for one test alone, where what other tests left would matter."""
+    monkeypatch.setenv("NST_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def weights(home):
+    """The real VGG19 weights, fetched at the first run of the tests."""
+    hardware.import_tensorflow()
+    from core.weights import obtain
+
+    return obtain()
+
+
+@pytest.fixture(scope="session")
+def model(weights):
+    """Their export, made at the first run of the tests."""
+    from export.onnx_model import ensure_model
+
+    return ensure_model(weights)
+
+
+@pytest.fixture(scope="session")
+def engine(weights, model):
+    from core.transfer import Engine
+
+    return Engine(weights, model, ("CPUExecutionProvider",))
+
+
+@pytest.fixture(scope="session")
+def photo(home):
+    """A preprocessed sample photo, `(1, 64, 96, 3)`: odd places enough, and quick."""
+    return images.to_network(_cut(samples.PHOTOS[1]))
+
+
+@pytest.fixture(scope="session")
+def painting(home):
+    """A preprocessed sample style, `(1, 64, 96, 3)`."""
+    return images.to_network(_cut(samples.STYLES[1]))
+
+
+def _cut(sample) -> np.ndarray:
+    return np.asarray(images.read_image(sample.path()).resize((96, 64)))
+
+
+@pytest.fixture(scope="session")
+def reference_pair():
+    """The published pair's content and style picture, where they are at hand."""
+    pair = REFERENCE / "content.jpg", REFERENCE / "style.jpg"
+    if not all(path.is_file() for path in pair):
+        pytest.skip("the published pair of pictures is not at hand (nst reference fetches it)")
+    return pair
