@@ -35,7 +35,7 @@ class Sample:
 
 PHOTOS = (
     Sample("astronaut", "Astronaut", "Eileen Collins, photo by NASA, public domain", "photo"),
-    Sample("chelsea", "Chelsea the cat", "photo by Stefan van der Walt, CC0", "photo"),
+    Sample("chelsea", "Chelsea", "photo by Stefan van der Walt, CC0", "photo"),
     Sample("coffee", "Cup of coffee", "photo by Rachel Michetti, courtesy of Pikolo Espresso Bar, CC0", "photo"),
 )
 STYLES = (

@@ -1,0 +1,98 @@
+"""Choosing a picture: from the samples, or one of one's own."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import streamlit as st
+from PIL import Image, ImageOps
+
+from core import images, samples
+from core.errors import StudioError
+from core.samples import Sample
+
+Kind = Literal["photo", "style"]
+HEADINGS: dict[Kind, str] = {"photo": "Photo", "style": "Painting"}
+SAMPLES: dict[Kind, tuple[Sample, ...]] = {"photo": samples.PHOTOS, "style": samples.STYLES}
+TILE = 104  # pixels
+PREVIEW = (640, 480)  # pixels
+FILE_TYPES = ["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture chosen for a run, RGB and upright, and the name that the user knows it by."""
+
+    name: str
+    image: Image.Image
+
+
+def choose(kind: Kind) -> Picture | None:
+    """Let the user choose; `None` when what they uploaded cannot be used (they are told why)."""
+    st.subheader(HEADINGS[kind], anchor=False)
+    shown = st.empty()
+    upload = st.file_uploader(
+        "Your own picture",
+        FILE_TYPES,
+        key=f"upload-{kind}",
+        max_upload_size=images.MAX_BYTES // 2**20,
+        help=f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {images.MAX_PIXELS // 1_000_000} megapixels.",
+    )
+    chosen = st.session_state.setdefault(f"sample-{kind}", SAMPLES[kind][1].name)
+    try:
+        if upload:
+            picture = Picture(upload.name.rsplit(".", 1)[0], _decode(upload.getvalue(), upload.name))
+        else:
+            picture = Picture(samples.find(chosen).title, _read_sample(chosen))
+    except (StudioError, OSError) as error:
+        st.error(str(error))
+        picture = None
+    if picture:
+        shown.image(_preview(picture.image), width="stretch", alt=picture.name)
+    _samples(kind, None if upload else chosen)
+    return picture
+
+
+def _samples(kind: Kind, chosen: str | None) -> None:
+    with st.container(horizontal=True, gap="small", key=f"samples-{kind}"):
+        for sample in SAMPLES[kind]:
+            with st.container(width=TILE, gap="xxsmall"):
+                st.image(_thumbnail(sample.name), width="stretch", alt=sample.title)
+                st.button(
+                    sample.title,
+                    key=f"choose-{sample.name}",
+                    type="primary" if sample.name == chosen else "tertiary",
+                    help=sample.credit,
+                    width="stretch",
+                    disabled=chosen is None,
+                    on_click=_choose_sample,
+                    args=(kind, sample.name),
+                )
+    if chosen is None:
+        st.caption("Remove your own picture to choose a sample.")
+
+
+def _choose_sample(kind: Kind, name: str) -> None:
+    st.session_state[f"sample-{kind}"] = name
+
+
+@st.cache_data(show_spinner="Painting the sample styles …", max_entries=32)
+def _thumbnail(name: str) -> np.ndarray:
+    return samples.thumbnail(samples.find(name))
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def _read_sample(name: str) -> Image.Image:
+    return images.read_image(samples.find(name).path(), name)
+
+
+@st.cache_data(show_spinner="Reading the picture …", max_entries=8)
+def _decode(data: bytes, name: str) -> Image.Image:
+    return images.read_image(data, name)
+
+
+def _preview(image: Image.Image) -> Image.Image:
+    """Small, and with see-through margins brought to one shape for both sides, so that the page keeps its lines."""
+    small = image.copy()
+    small.thumbnail(PREVIEW, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return ImageOps.pad(small.convert("RGBA"), PREVIEW, color=(0, 0, 0, 0))

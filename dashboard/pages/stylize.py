@@ -1,0 +1,100 @@
+"""The page: two pictures in, a painted picture out, watched while it comes about."""
+
+import streamlit as st
+
+from core import images, jobs, pace, runs
+from core.errors import StudioError
+from core.runs import Run
+from core.settings import TransferSettings
+from dashboard import gallery, knobs, preparation, watch
+from dashboard.gallery import Picture
+
+
+def page() -> None:
+    """A run that is chosen or under way, or else what a new one needs."""
+    st.title("Style Transfer Studio", anchor=False)
+    if run := _run_to_show():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("New picture", icon=":material/add:", on_click=_compose)
+            _recent_runs()
+        watch.show(run)
+    else:
+        _new_picture()
+
+
+def _run_to_show() -> Run | None:
+    """The run that the address names; otherwise one under way, so that a reopened page finds it again."""
+    if run_id := st.query_params.get("run"):
+        try:
+            return runs.find(run_id)
+        except StudioError as error:
+            st.warning(str(error))
+            return None
+    if st.session_state.get("composing"):
+        return None
+    for run, record in runs.readable_runs():
+        if record.unfinished:
+            st.query_params["run"] = run.id
+            return run
+    return None
+
+
+def _compose() -> None:
+    st.session_state.composing = True
+    st.query_params.clear()
+
+
+def _watch(run_id: str) -> None:
+    st.query_params["run"] = run_id
+
+
+def _recent_runs() -> None:
+    recent = [record for _, record in runs.readable_runs()][:8]
+    if recent:
+        with st.popover("Recent runs", icon=":material/history:"):
+            for record in recent:
+                label = (
+                    f"{record.title} · {record.preset} · {record.status} · {record.created.astimezone():%d %b %H:%M}"
+                )
+                st.button(label, key=f"recent-{record.id}", type="tertiary", on_click=_watch, args=(record.id,))
+
+
+def _new_picture() -> None:
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.markdown("Choose a photo and a painting: the photo will be painted in the painting's manner.")
+        _recent_runs()
+    preparation.show()
+    photo_column, painting_column, settings_column = st.columns([4, 4, 3], gap="large")
+    with photo_column:
+        content = gallery.choose("photo")
+    with painting_column:
+        style = gallery.choose("style")
+    with settings_column:
+        st.subheader("Settings", anchor=False)
+        preset = knobs.choose_preset()
+        settings = knobs.choose_settings(preset)
+        _start(content, style, preset, settings)
+
+
+def _start(content: Picture | None, style: Picture | None, preset: str, settings: TransferSettings | None) -> None:
+    ready = content and style and settings
+    started = st.button("Start", type="primary", icon=":material/brush:", width="stretch", disabled=not ready)
+    if not (content and style and settings):
+        return
+    shape = images.resized_shape(content.image.width, content.image.height, settings.size)
+    expected = pace.expected_seconds(settings, shape)
+    duration = f"about {watch.duration(expected)}" if expected else "its time is known once this machine is measured"
+    st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {duration}")
+    if started:
+        try:
+            run = runs.create(content.image, style.image, settings, preset, content.name, style.name)
+            jobs.submit(run)
+        except (StudioError, OSError) as error:
+            st.error(str(error))
+            return
+        st.session_state.composing = False
+        _watch(run.id)
+        st.rerun()
+
+
+page()

@@ -1,0 +1,172 @@
+"""A run as one watches it: while it is painted, and afterwards."""
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+from PIL import Image
+
+from core import jobs
+from core.errors import StudioError
+from core.runs import Run, RunRecord
+from dashboard import charts
+
+REFRESH_SECONDS = 0.5
+RECENT_STEPS = 20  # the time left is told from these
+
+ENDINGS = {
+    "done": ("Done", "green", ":material/check:"),
+    "stopped": ("Stopped", "orange", ":material/stop:"),
+    "failed": ("Failed", "red", ":material/error:"),
+    "interrupted": ("Interrupted", "orange", ":material/power_off:"),
+}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def show(run: Run) -> None:
+    """The run, refreshed by itself until it ends."""
+    try:
+        record = run.record()
+    except StudioError as error:
+        st.error(str(error))
+        return
+    st.subheader(f"{record.content} × {record.style}", anchor=False)
+    if record.unfinished:
+        _live(run)
+    else:
+        _finished(run, record)
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _live(run: Run) -> None:
+    record = run.record()
+    if not record.unfinished:
+        st.rerun()  # the whole page: it has a result to show now
+    metrics = run.metrics()
+    _progress(record, metrics)
+    if run.stop_requested():
+        st.button("Stopping …", icon=":material/stop:", disabled=True)
+    else:
+        st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))
+    _pictures(run, "Painted so far")
+    if len(metrics) > 1:
+        st.altair_chart(charts.loss_curves(metrics), width="stretch", key=f"curves-{run.id}")
+
+
+def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
+    total = record.settings.iterations
+    if record.status == "queued":
+        st.progress(0.0, "Waiting for its turn …")
+    elif metrics.empty:
+        st.progress(0.0, record.message or "Preparing …")
+    else:
+        last = metrics.iloc[-1]
+        recent = metrics["seconds"].tail(RECENT_STEPS + 1)
+        step = (recent.iloc[-1] - recent.iloc[0]) / max(1, len(recent) - 1)
+        left = f", {duration(step * (total - last['iteration']))} left" if step else ""
+        rate = f"{1 / step:.1f} iterations a second" if step and step < 1 else f"{step:.1f} s an iteration"
+        text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}" if step else "The first step …"
+        st.progress(min(1.0, last["iteration"] / total), text)
+        with st.container(horizontal=True):
+            for name, label in charts.CURVES.items():
+                st.metric(f"{label} loss", last[name], format="compact", width=150)
+
+
+def _pictures(run: Run, caption: str) -> None:
+    content, style, painted = st.columns(3)
+    with content:
+        st.image(_small(run.content), caption="Photo", width="stretch")
+    with style:
+        st.image(_small(run.style), caption="Painting", width="stretch")
+    with painted:
+        picture = run.result if run.result.is_file() else run.live
+        if picture.is_file():
+            st.image(picture.read_bytes(), caption=caption, width="stretch")
+        else:
+            st.skeleton(height=240)
+            st.caption("The picture appears with the first step.")
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _small(path: Path) -> Image.Image:
+    """A run's input, no larger than the page shows it."""
+    with Image.open(path) as image:
+        image.thumbnail((800, 800), reducing_gap=2.0)
+        return image.copy()
+
+
+def _finished(run: Run, record: RunRecord) -> None:
+    label, colour, icon = ENDINGS[record.status]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.badge(label, color=colour, icon=icon)
+        if record.best_total is not None:
+            st.markdown(f"loss **{record.best_total:.4g}** at iteration {record.best_iteration}")
+        st.caption(_provenance(record))
+    if record.status == "failed":
+        st.error(record.message)
+    elif record.status == "interrupted":
+        st.warning("The process that painted this picture is gone; what it had done by then is kept.")
+    if run.result.is_file():
+        st.download_button(
+            "Download PNG",
+            run.result.read_bytes,
+            file_name=f"{record.content}-{record.style}.png",
+            mime="image/png",
+            type="primary",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+    _pictures(run, "Painted" if run.result.is_file() else "Painted last")
+    metrics = run.metrics()
+    if len(metrics) > 1:
+        st.altair_chart(charts.loss_curves(metrics), width="stretch", key=f"curves-{run.id}")
+    _frames(run)
+    _timings(record)
+
+
+def _provenance(record: RunRecord) -> str:
+    parts = [f"{record.shape[1]} × {record.shape[0]}", f"preset {record.preset}"]
+    if record.weights:
+        parts.append(f"VGG19 weights: {record.weights}")
+    if record.style_targets:
+        parts.append(f"style targets: {record.style_targets}")
+    return " · ".join(parts)
+
+
+def _frames(run: Run) -> None:
+    frames = run.frames()
+    if len(frames) > 1:
+        st.subheader("How it came about", anchor=False)
+        with st.container(horizontal=True, key="frames"):
+            for iteration, path in frames[:: max(1, len(frames) // 12)]:
+                st.image(path.read_bytes(), caption=f"{iteration}", width=160)
+
+
+def _timings(record: RunRecord) -> None:
+    if "total" not in record.timings:
+        return
+    seconds = {name: value for name, value in record.timings.items() if name not in ("total", "median step")}
+    seconds["further steps"] = record.timings["total"] - sum(seconds.values())
+    st.subheader("Where the seconds went", anchor=False)
+    drawing, table = st.columns([3, 2])
+    with drawing:
+        st.altair_chart(charts.phases(seconds), width="stretch", key="phases")
+    with table:
+        rows = {**seconds, "total": record.timings["total"]}
+        if "median step" in record.timings:
+            rows["median step"] = record.timings["median step"]
+        frame = pd.DataFrame({"phase": list(rows), "seconds": list(rows.values())})
+        st.dataframe(
+            frame,
+            hide_index=True,
+            column_config={"seconds": st.column_config.NumberColumn(format="%.3f")},
+            height="content",
+        )

@@ -1,0 +1,142 @@
+"""The examination of the machine: what it finds here, and what it says where something is missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core import doctor, paths
+from core.doctor import Finding, examine
+from core.weights import KERAS_FILE
+
+ROOT = Path(__file__).parents[2]
+
+
+def found(what):
+    (finding,) = [finding for finding in examine() if finding.what == what]
+    return finding
+
+
+@pytest.fixture
+def without_models(tmp_path, monkeypatch, own_home):
+    """As on a machine where nothing was fetched yet: a code folder of its own, and a Keras cache of its own."""
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.delenv("NST_WEIGHTS", raising=False)
+    return tmp_path
+
+
+def test_this_machine(weights, model, own_home):
+    findings = examine()
+    names = [finding.what for finding in findings]
+    assert len(set(names)) == len(names)
+    expected = {"Python", "tensorflow", "keras", "processor", "memory", "GPU", "will use", "folder"}
+    assert expected | {"VGG19 weights", "ONNX model"} <= set(names)
+    assert not [finding for finding in findings if finding.state == "missing"]
+    assert all(finding.found for finding in findings)
+    assert all(finding.remedy for finding in findings if finding.state != "ok")
+    assert str(weights.path) in found("VGG19 weights").found
+    assert weights.provenance in found("VGG19 weights").found
+    assert str(model.path) in found("ONNX model").found
+    assert str(own_home) in found("folder").found
+    assert not own_home.exists()  # examining leaves no traces
+    assert found("will use").found.startswith(("CPUExecutionProvider, float32", "CUDAExecutionProvider, float32"))
+
+
+def test_as_json():
+    finding = Finding("note", "memory", "2 GiB", "buy some")
+    assert json.loads(json.dumps(finding.as_json())) == {
+        "state": "note",
+        "what": "memory",
+        "found": "2 GiB",
+        "remedy": "buy some",
+    }
+
+
+def test_nothing_fetched_yet(without_models):
+    for what in ("VGG19 weights", "ONNX model"):
+        finding = found(what)
+        assert (finding.state, finding.found) == ("note", "not here yet")
+        assert "first run" in finding.remedy
+
+
+def test_weights_without_a_model(without_models, monkeypatch, weights):
+    monkeypatch.setenv("NST_WEIGHTS", str(weights.path))
+    finding = found("VGG19 weights")
+    assert (finding.state, finding.found) == ("ok", f"user: {weights.path}")
+    assert (found("ONNX model").state, found("ONNX model").found) == ("note", "not here yet")
+
+
+def test_damaged_weights_in_the_cache_of_keras(without_models):
+    file = without_models / "keras" / "models" / KERAS_FILE
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
+    finding = found("VGG19 weights")
+    assert finding.state == "missing"
+    assert finding.found == f"The weights in {file} are damaged (their hash is wrong); delete the file."
+    assert finding.remedy.startswith("delete the file")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"words", b"\x89HDF\r\n\x1a\n"])
+def test_named_weights_that_are_none(own_home, tmp_path, monkeypatch, content):
+    file = tmp_path / "mine.h5"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("NST_WEIGHTS", str(file))
+    finding = found("VGG19 weights")
+    assert finding.state == "missing"
+    assert str(file) in finding.found and "\n" not in finding.found
+    assert "NST_WEIGHTS" in finding.remedy
+
+
+@pytest.fixture
+def closed_folder(tmp_path):
+    """A folder that anyone may enter and nobody but root write to."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folders = [above for above in (tmp_path, *tmp_path.parents) if above.owner() == tmp_path.owner()]
+    modes = {above: above.stat().st_mode & 0o7777 for above in folders if above != Path("/")}
+    for above, mode in modes.items():
+        above.chmod(mode | 0o011)
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+    for above, mode in modes.items():
+        above.chmod(mode)
+
+
+def test_home_that_cannot_be_written(closed_folder, monkeypatch):
+    monkeypatch.setenv("NST_HOME", str(closed_folder / "home"))
+    monkeypatch.setenv("KERAS_HOME", str(closed_folder))
+    if os.name != "posix":
+        pytest.skip("file permissions are those of POSIX")
+    root = os.getuid() == 0
+    if root:
+        try:
+            os.setresuid(65534, 65534, 0)
+        except OSError:
+            pytest.skip("this root may not become another user")
+    try:
+        (finding,) = [finding for finding in doctor._files() if finding.what == "folder"]
+    finally:
+        if root:
+            os.setresuid(0, 0, 0)
+    assert finding == Finding(
+        "missing", "folder", f"{closed_folder / 'home'} is not writable", "set NST_HOME to a folder of yours"
+    )
+
+
+def test_home_below_a_file(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NST_HOME", str(tmp_path / "file" / "home"))
+    assert found("folder").state == "missing"
+
+
+def test_tensorflow_is_not_loaded():
+    code = "import sys; from core.doctor import examine; examine(); "
+    code += "print(sorted({'tensorflow', 'keras', 'tf2onnx'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -1,0 +1,300 @@
+"""Runs performed: in this process, and one after another by real worker processes."""
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from core import hardware, images, jobs, paths, runs
+from core.errors import StudioError
+from core.runs import Writer
+from core.settings import TransferSettings
+
+WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
+
+
+def new_run(name="photo", **changes):
+    """A queued run on a tiny pair, whose style differs by the name."""
+    random = np.random.default_rng(sum(name.encode()))
+    content, style = (
+        Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
+    )
+    settings = TransferSettings(**{"size": 64, "iterations": 3, "frame_every": 2, **changes})
+    return runs.create(content, style, settings, "draft", name, "painting")
+
+
+@pytest.fixture
+def make_engine(engine):
+    def make(report, timings):
+        report("Fetching what is needed …")
+        with timings.phase("weights"):
+            return engine
+
+    return make
+
+
+# In this process
+
+
+def test_from_the_queue_to_the_result(own_home, make_engine, weights):
+    run, lines, statuses = new_run(), [], []
+    steps = []
+    for step in jobs.perform(run, make_engine, lines.append):
+        steps.append(step)
+        statuses.append(run.record().status)
+        assert len(run.metrics()) == len(steps)  # what is yielded is on disk
+    assert [step.iteration for step in steps] == [0, 1, 2, 3]
+    assert set(statuses) == {"running"}
+    assert lines == [
+        "Loading TensorFlow …",
+        "Fetching what is needed …",
+        "Reading the pictures …",
+        "Measuring the style …",
+    ]
+
+    record = run.record()
+    assert (record.status, record.message, record.writer) == ("done", "", None)
+    assert set(record.timings) == {
+        "imports",
+        "weights",
+        "pictures",
+        "style targets",
+        "session",
+        "network",
+        "content target",
+        "first step",
+        "median step",
+        "total",
+    }
+    assert all(seconds > 0 for seconds in record.timings.values())
+    assert list(record.timings)[-3:] == ["first step", "median step", "total"]
+    once = sum(seconds for phase, seconds in record.timings.items() if phase not in ("median step", "total"))
+    assert once + 3 * record.timings["median step"] < record.timings["total"] * 1.5
+    assert (record.weights, record.weights_sha256) == (weights.provenance, weights.sha256)
+    assert record.style_targets in ("CPUExecutionProvider", "CUDAExecutionProvider")
+    assert record.environment["processor"] == hardware.processor()
+    assert record.environment["versions"] == hardware.versions()
+    assert record.environment["precision"] == "float32"
+    assert {"cores", "memory_bytes", "gpus", "onnx_providers"} <= set(record.environment)
+
+    assert [iteration for iteration, _ in run.frames()] == [0, 2]
+    np.testing.assert_array_equal(np.load(run.path / "result.npy"), steps[-1].best_image())
+    assert record.best_total == steps[-1].best.losses.total < steps[0].losses.total
+    assert record.shape == steps[0].image().shape[:2] == (51, 64)
+    start = images.resize(images.read_image(run.content), 64)
+    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), start)
+
+
+def test_targets_of_the_same_style_come_from_the_cache(own_home, make_engine):
+    first, second = new_run(iterations=1), new_run(iterations=1)
+    for run in (first, second):
+        assert len(list(jobs.perform(run, make_engine))) == 2
+    assert second.record().style_targets == "cache"
+    assert "session" not in second.record().timings
+    once, again = (run.metrics()["total"].to_numpy() for run in (first, second))
+    assert again == pytest.approx(once, rel=1e-4)
+
+
+def test_stop_request_in_the_middle(own_home, make_engine):
+    run = new_run(iterations=1000)
+    steps = []
+    for step in jobs.perform(run, make_engine):
+        steps.append(step)
+        if step.iteration == 2:
+            jobs.stop(run)  # it is in no queue, so this asks its writer
+            assert run.record().status == "running"
+    assert [step.iteration for step in steps] == [0, 1, 2]
+    record = run.record()
+    assert (record.status, record.iteration, record.evaluations) == ("stopped", 2, 3)
+    np.testing.assert_array_equal(np.load(run.path / "result.npy"), steps[-1].best_image())
+
+
+def test_nobody_asks_for_the_next_step(own_home, make_engine):
+    run = new_run(iterations=1000)
+    steps = jobs.perform(run, make_engine)
+    next(steps)
+    last = next(steps)
+    steps.close()
+    record = run.record()
+    assert (record.status, record.iteration, record.writer) == ("stopped", 1, None)
+    np.testing.assert_array_equal(np.load(run.path / "result.npy"), last.best_image())
+
+
+def test_engine_that_cannot_be_made(own_home):
+    def make(report, timings):
+        raise StudioError("There are no weights.")
+
+    run = new_run()
+    with pytest.raises(StudioError, match=r"^There are no weights\.$"):
+        list(jobs.perform(run, make))
+    record = run.record()
+    assert (record.status, record.message) == ("failed", "There are no weights.")
+    assert {"imports", "total"} <= set(record.timings)
+
+
+def test_input_that_was_damaged_since(own_home, make_engine):
+    run = new_run()
+    run.style.write_bytes(run.style.read_bytes()[:500])
+    with pytest.raises(StudioError, match=r"^style-1\.png cannot be decoded"):
+        list(jobs.perform(run, make_engine))
+    assert run.record().status == "failed"
+    assert run.record().message.startswith("style-1.png cannot be decoded")
+
+
+def test_readiness_of_nobody(own_home):
+    assert jobs.readiness() is None
+    own_home.mkdir()
+    file = own_home / "worker.json"
+    said = {"message": "Loading …", "writer": Writer.this_process().model_dump()}
+    for damaged in ("", "{", "[]", '{"message": "Ready."}'):
+        file.write_text(damaged)
+        assert jobs.readiness() is None
+    file.write_text(jobs.Readiness(**said).model_dump_json())
+    assert jobs.readiness().message == "Loading …"
+    said["writer"]["started"] -= 60  # another process of this number
+    file.write_text(jobs.Readiness(**said).model_dump_json())
+    assert jobs.readiness() is None
+    file.write_text(jobs.Readiness(**said, ready=True).model_dump_json())
+    assert jobs.readiness().ready  # what was prepared stays prepared
+    file.write_text(jobs.Readiness(**said, failed=True).model_dump_json())
+    assert jobs.readiness().failed
+
+
+def test_only_one_takes_a_run(own_home):
+    run = new_run()
+    (own_home / "queue").mkdir()
+    (own_home / "queue" / run.id).touch()
+    assert jobs.next_queued() == run
+    assert [jobs._take(run), jobs._take(run)] == [True, False]
+    assert jobs.next_queued() is None
+
+
+# In worker processes
+
+
+def until(condition, seconds=WAIT):
+    """Wait for it; whether it came about."""
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return bool(met)
+
+
+def works(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def workers():
+    """The worker processes that this test started (no others are this process's children)."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[-3:] == ["-m", "nst", "worker"]:
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory, weights, model):
+    """Two workers' lives. The first is killed over a long run; the second takes over what was waiting, is given more,
+    and leaves when it has nothing left to do. What was seen on the way, for the tests to judge."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NST_HOME", str(tmp_path_factory.mktemp("workers")))
+        seen = SimpleNamespace()
+        seen.killed = new_run("a killed", iterations=20_000)
+        jobs.submit(seen.killed)
+        seen.painted = until(lambda: len(seen.killed.metrics()) >= 3)
+        seen.first_pid = seen.killed.record().writer.pid
+
+        seen.second, seen.withdrawn = new_run("b second"), new_run("c withdrawn")
+        jobs.submit(seen.second)
+        jobs.submit(seen.withdrawn)
+        seen.waiting_status = seen.second.record().status
+        jobs.stop(seen.withdrawn)
+        seen.withdrawn_status = seen.withdrawn.record().status
+        seen.ready = jobs.readiness()
+        # The workers that were started meanwhile find the first one at work: one waits, the other leaves.
+        seen.one_waits = until(lambda: (paths.home() / "worker-next.lock").exists(), 60)
+        time.sleep(1)
+        os.kill(seen.first_pid, signal.SIGKILL)
+        seen.first_gone = until(lambda: not works(seen.first_pid), 10)
+        seen.status_when_killed = seen.killed.record().status
+
+        seen.third, seen.stopped = new_run("d third"), new_run("e stopped", iterations=20_000)
+        seen.second_done = until(lambda: seen.second.record().status == "done")
+        jobs.submit(seen.third)
+        jobs.submit(seen.stopped)
+        seen.painting = until(lambda: len(seen.stopped.metrics()) >= 3)
+        seen.second_pid = getattr(seen.stopped.record().writer, "pid", None)
+        jobs.stop(seen.stopped)
+        seen.stop_obeyed = until(lambda: not seen.stopped.record().unfinished, 60)
+        seen.all_left = until(lambda: not workers(), 60)
+        seen.log = (paths.home() / "worker.log").read_text()
+        seen.queue = list((paths.home() / "queue").iterdir())
+        for left in workers():
+            left.kill()
+        yield seen
+
+
+def test_worker_performs_what_is_submitted(story):
+    for run in (story.second, story.third):
+        record = run.record()
+        assert (record.status, record.iteration, record.evaluations) == ("done", 3, 4)
+        assert {"imports", "weights", "model", "median step", "total"} <= set(record.timings)
+        assert run.result.is_file()
+    assert story.queue == []
+    assert story.log == ""
+
+
+def test_one_run_after_another(story):
+    assert story.second_done and story.waiting_status == "queued"
+    order = (story.second, story.third, story.stopped)
+    for before, after in ((order[0], order[1]), (order[1], order[2])):
+        assert before.result.stat().st_mtime_ns < (after.path / "metrics.csv").stat().st_mtime_ns
+        assert before.result.stat().st_mtime_ns < after.frames()[0][1].stat().st_mtime_ns
+
+
+def test_waiting_run_is_withdrawn_at_once(story):
+    assert story.withdrawn_status == "stopped"
+    assert story.withdrawn.record().status == "stopped"
+    assert not (story.withdrawn.path / "metrics.csv").exists()
+
+
+def test_running_run_is_stopped_with_its_best_picture(story):
+    assert story.painting and story.stop_obeyed
+    record = story.stopped.record()
+    assert record.status == "stopped"
+    assert 2 <= record.iteration < 20_000
+    assert story.stopped.result.is_file()
+
+
+def test_killed_worker_leaves_its_run_interrupted(story):
+    assert story.painted and story.first_gone
+    assert story.status_when_killed == "interrupted"
+    assert story.killed.record().status == "interrupted"
+    assert len(story.killed.metrics()) >= 3
+    assert images.read_image(story.killed.live).size == (64, 51)
+
+
+def test_waiting_worker_takes_over(story):
+    assert story.one_waits
+    assert story.second_pid not in (None, story.first_pid)
+
+
+def test_worker_says_that_it_is_ready(story):
+    assert (story.ready.ready, story.ready.failed, story.ready.message) == (True, False, "Ready.")
+    assert story.ready.writer.pid == story.first_pid
+
+
+def test_idle_worker_leaves(story):
+    assert story.all_left

@@ -1,0 +1,116 @@
+"""The losses, against plain loops and figures reckoned by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from core.losses import content_loss, gram_matrix, style_loss, total_variation
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0, 10, shape).astype(np.float32)
+
+
+def plain_gram(features):
+    _, height, width, channels = features.shape
+    gram = np.zeros((channels, channels))
+    for row, column, i, j in itertools.product(range(height), range(width), range(channels), range(channels)):
+        gram[i, j] += float(features[0, row, column, i]) * float(features[0, row, column, j])
+    return gram / (height * width)
+
+
+def plain_total_variation(image):
+    _, height, width, channels = image.shape
+    values = image[0].astype(float)
+    across = [(values[y, x + 1] - values[y, x]) ** 2 for y in range(height) for x in range(width - 1)]
+    down = [(values[y + 1, x] - values[y, x]) ** 2 for y in range(height - 1) for x in range(width)]
+    return sum(map(np.sum, across)) / (len(across) * channels) + sum(map(np.sum, down)) / (len(down) * channels)
+
+
+def test_gram_matrix_in_figures():
+    # Two positions, (1, 2) and (3, 4): FᵀF is [[1 + 9, 2 + 12], [2 + 12, 4 + 16]], over 2 positions.
+    features = tf.constant([[[[1.0, 2.0], [3.0, 4.0]]]])
+    np.testing.assert_array_equal(gram_matrix(features), [[5, 7], [7, 10]])
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 1, 1, 4), (1, 9, 2, 1), (1, 1, 6, 5)])
+def test_gram_matrix_is_that_of_plain_loops(shape):
+    features = noise(*shape)
+    gram = gram_matrix(tf.constant(features)).numpy()
+    assert (gram.shape, gram.dtype) == ((shape[-1], shape[-1]), np.float32)
+    np.testing.assert_allclose(gram, plain_gram(features), rtol=1e-5, atol=1e-4)
+
+
+def test_gram_matrix_is_symmetric_and_has_no_negative_eigenvalue():
+    gram = gram_matrix(tf.constant(noise(1, 6, 5, 16))).numpy()
+    np.testing.assert_allclose(gram, gram.T, rtol=1e-6)
+    assert np.linalg.eigvalsh(gram.astype(float)).min() > -1e-3
+
+
+def test_gram_matrix_does_not_know_where_things_are_nor_how_large_the_picture_is():
+    features = noise(1, 4, 6, 3)
+    gram = gram_matrix(tf.constant(features))
+    shuffled = np.random.default_rng(1).permutation(features.reshape(24, 3)).reshape(1, 3, 8, 3)
+    np.testing.assert_allclose(gram_matrix(tf.constant(shuffled)), gram, rtol=1e-5, atol=1e-4)
+    tiled = np.tile(features, (1, 3, 2, 1))  # six times the positions, and divided by six times as many
+    np.testing.assert_allclose(gram_matrix(tf.constant(tiled)), gram, rtol=1e-5, atol=1e-4)
+
+
+def test_gram_matrix_in_a_graph_of_unknown_size():
+    traced = tf.function(gram_matrix, input_signature=[tf.TensorSpec((1, None, None, 3))])
+    for height, width in ((5, 7), (2, 9)):
+        features = noise(1, height, width, 3)
+        np.testing.assert_allclose(traced(tf.constant(features)), plain_gram(features), rtol=1e-5, atol=1e-4)
+
+
+def test_style_loss():
+    gram, target = tf.constant([[1.0, 2.0], [2.0, 5.0]]), tf.constant([[0.0, 4.0], [4.0, 8.0]])
+    assert style_loss(gram, target) == 4.5  # (1 + 4 + 4 + 9) / 4
+    assert style_loss(target, gram) == 4.5
+    assert style_loss(gram, gram) == 0
+    a, b = noise(7, 7), noise(7, 7, seed=1)
+    squares = [(float(a[i, j]) - float(b[i, j])) ** 2 for i in range(7) for j in range(7)]
+    np.testing.assert_allclose(style_loss(tf.constant(a), tf.constant(b)), sum(squares) / 49, rtol=1e-6)
+
+
+def test_content_loss():
+    features, target = tf.constant([[[[1.0, 2.0], [3.0, 4.0]]]]), tf.constant([[[[1.0, 0.0], [0.0, 8.0]]]])
+    assert content_loss(features, target) == 7.25  # (0 + 4 + 9 + 16) / 4
+    assert content_loss(target, features) == 7.25
+    assert content_loss(features, features) == 0
+    a, b = noise(1, 3, 5, 4), noise(1, 3, 5, 4, seed=1)
+    squares = [(float(x) - float(y)) ** 2 for x, y in zip(a.flat, b.flat, strict=True)]
+    np.testing.assert_allclose(content_loss(tf.constant(a), tf.constant(b)), sum(squares) / 60, rtol=1e-6)
+
+
+def test_total_variation_in_figures():
+    # Across: 3² and 1², on average 5; down: 1² and 1², on average 1.
+    image = tf.repeat(tf.constant([[[[0.0], [3.0]], [[1.0], [2.0]]]]), 3, axis=-1)
+    assert total_variation(image) == 6
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 2, 2, 3), (1, 8, 3, 3)])
+def test_total_variation_is_that_of_plain_loops(shape):
+    image = noise(*shape)
+    np.testing.assert_allclose(total_variation(tf.constant(image)), plain_total_variation(image), rtol=1e-5)
+
+
+def test_total_variation_of_flat_striped_and_repeated_pictures():
+    assert total_variation(tf.fill((1, 4, 5, 3), 9.0)) == 0
+    rows = np.zeros((1, 4, 6, 3), np.float32)
+    rows[:, ::2] = 2
+    assert total_variation(tf.constant(rows)) == 4  # every step down is 2, none across
+    assert total_variation(tf.constant(rows.transpose(0, 2, 1, 3))) == 4
+    larger = np.zeros((1, 40, 60, 3), np.float32)
+    larger[:, ::2] = 2
+    assert total_variation(tf.constant(larger)) == 4  # a mean does not grow with the size
+
+
+@pytest.mark.parametrize("loss", [style_loss, content_loss])
+def test_gradient_of_a_mean_square(loss):
+    value, target = tf.Variable([[3.0, 1.0]]), tf.constant([[1.0, 1.0]])
+    with tf.GradientTape() as tape:
+        result = loss(value, target)
+    np.testing.assert_array_equal(tape.gradient(result, value), [[2, 0]])  # 2 (value - target) / 2

@@ -1,0 +1,118 @@
+"""How long a transfer will take: told only from what this machine was seen to do."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from core import hardware, pace, paths, runs
+from core.settings import TransferSettings
+
+HERE = hardware.processor()
+SHAPE = (60, 80)
+PIXELS = 60 * 80
+
+
+def finished(number, step, start=2.0, processor=HERE, iterations=10, **changes):
+    """A run's record on disk, the later the higher its number: `step` seconds a step after `start` seconds."""
+    run_id = f"20250101-{number:06d}-photo-style-0000"
+    values = {
+        "id": run_id,
+        "created": datetime(2025, 1, 1, tzinfo=UTC),
+        "status": "done",
+        "preset": "draft",
+        "settings": TransferSettings(iterations=iterations),
+        "content": "photo",
+        "style": "style",
+        "shape": SHAPE,
+        "timings": {"median step": step, "total": start + step * iterations},
+        "environment": {"processor": processor},
+        "iteration": iterations,
+        "evaluations": iterations + 1,
+    }
+    folder = paths.runs() / run_id
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(runs.RunRecord(**{**values, **changes}).model_dump_json())
+
+
+def trial(step_per_pixel, start, processor=HERE):
+    paths.home().mkdir(parents=True, exist_ok=True)
+    said = {"processor": processor, "step_per_pixel": step_per_pixel, "start": start}
+    (paths.home() / "pace.json").write_text(json.dumps(said))
+
+
+def expected(iterations=100, shape=SHAPE):
+    return pace.expected_seconds(TransferSettings(iterations=iterations), shape)
+
+
+def test_nothing_is_said_before_anything_was_measured(own_home):
+    assert expected() is None
+    assert not own_home.exists()
+
+
+def test_a_run_speaks_for_the_next(own_home):
+    finished(1, step=0.5, start=2.0)
+    assert expected(100) == pytest.approx(2.0 + 50.0)
+
+
+def test_grows_with_pixels_and_iterations(own_home):
+    finished(1, step=0.5, start=2.0)
+    assert expected(200) == pytest.approx(2.0 + 100.0)
+    assert expected(100, (120, 160)) == pytest.approx(2.0 + 4 * 50.0)
+    assert expected(100, (30, 40)) == pytest.approx(2.0 + 50.0 / 4)
+
+
+def test_a_run_s_own_size_is_taken_into_account(own_home):
+    finished(1, step=0.5, start=2.0, shape=(120, 160))
+    assert expected(100) == pytest.approx(2.0 + 50.0 / 4)
+
+
+def test_the_median_of_the_newest_five(own_home):
+    for number, step in enumerate([9.0, 9.0, 0.1, 0.4, 0.3, 0.2, 0.5]):
+        finished(number, step, start=10 * step)
+    assert expected(100) == pytest.approx(3.0 + 30.0)
+
+
+def test_stopped_runs_count_by_what_they_did(own_home):
+    finished(1, step=0.5, start=2.0, status="stopped", iterations=20, settings=TransferSettings(iterations=5000))
+    assert expected(100) == pytest.approx(2.0 + 50.0)
+
+
+def test_what_says_nothing_of_this_machine_is_passed_over(own_home):
+    finished(9, step=7.0, processor="another processor")
+    finished(8, step=7.0, environment={})
+    finished(7, step=7.0, iterations=3)  # too few steps to go by
+    finished(6, step=7.0, status="queued", timings={})
+    (paths.runs() / "20250101-000005-damaged").mkdir()
+    (paths.runs() / "20250101-000005-damaged" / "run.json").write_text("{")
+    assert expected() is None
+    finished(1, step=0.5)
+    assert expected(100) == pytest.approx(2.0 + 50.0)
+
+
+def test_a_trial_speaks_until_there_is_a_run(own_home):
+    trial(1e-4, 3.0)
+    assert expected(100) == pytest.approx(3.0 + 1e-4 * PIXELS * 100)
+    finished(1, step=0.5, start=2.0)
+    assert expected(100) == pytest.approx(2.0 + 50.0)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"processor": "x"}'])
+def test_another_processor_s_trial_or_a_damaged_one_is_none(own_home, damage):
+    trial(1e-4, 3.0, processor="another processor")
+    assert expected() is None
+    (paths.home() / "pace.json").write_text(damage)
+    assert expected() is None
+
+
+def test_trying_out_measures_once(own_home, engine):
+    pace.try_out(engine)
+    file = paths.home() / "pace.json"
+    measured = pace.Pace.model_validate_json(file.read_bytes())
+    assert measured.processor == HERE
+    assert 1e-8 < measured.step_per_pixel < 1e-2
+    assert measured.start > 0
+    assert expected(100) == pytest.approx(measured.start + measured.step_per_pixel * PIXELS * 100)
+    before = file.stat().st_mtime_ns
+    pace.try_out(engine)
+    assert file.stat().st_mtime_ns == before

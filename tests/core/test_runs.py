@@ -1,0 +1,482 @@
+"""A run on disk: how it is laid out, recorded and read, also while it is written and after its writer died."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import images, paths, runs
+from core.errors import InputError, StudioError
+from core.runs import METRICS, Recorder, Run, RunRecord, Writer
+from core.settings import PRESETS, TransferSettings
+from core.timings import Timings
+
+SETTINGS = TransferSettings(size=96, iterations=4, frame_every=2)
+ROOT = Path(__file__).parents[2]
+
+
+def picture(width=48, height=40, seed=1):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8))
+
+
+def new_run(settings=SETTINGS, content=None, content_name="photo", style_name="painting"):
+    return runs.create(content or picture(), picture(seed=2), settings, "reference", content_name, style_name)
+
+
+def rewrite(run, **changes):
+    """Change fields of `run.json` behind the program's back."""
+    said = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(said | changes))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _own_home(own_home):
+    """These tests count runs."""
+
+
+@pytest.fixture(scope="module")
+def steps(engine, photo, painting):
+    """Iterations 0 to 4 of a real transfer."""
+    from core.transfer import stylize
+
+    settings = PRESETS["reference"].settings().model_copy(update={"iterations": 4})
+    return list(stylize(engine.objective(photo, painting, settings, Timings())[0], photo, settings))
+
+
+@pytest.fixture
+def gone_writer():
+    """A process that was, and is no more."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    import psutil
+
+    writer = Writer(pid=process.pid, started=psutil.Process(process.pid).create_time())
+    assert writer.is_alive()
+    process.kill()
+    process.communicate()
+    return writer
+
+
+# Creating
+
+
+def test_layout_of_a_new_run(own_home):
+    run = new_run(content_name="Grüße vom  Meer, Teil 2/3!", style_name="The Great Wave off Kanagawa")
+    assert run.path.parent == own_home / "runs"
+    assert names(run.path) == ["content.png", "run.json", "style-1.png"]
+    day, clock, *words, random = run.id.split("-")
+    assert "-".join(words) == "gr-e-vom-meer-teil-2-the-great-wave-off-k"
+    assert (len(day), len(clock), len(random)) == (8, 6, 4)
+    record = run.record()
+    assert (record.id, record.status, record.preset, record.schema_version) == (run.id, "queued", "reference", 1)
+    assert record.title == "Grüße vom  Meer, Teil 2/3! × The Great Wave off Kanagawa"
+    assert record.settings == SETTINGS
+    assert record.shape == (80, 96)
+    assert record.unfinished and record.writer is None and record.best_total is None
+    assert run.metrics().empty and tuple(run.metrics().columns) == METRICS
+    assert run.frames() == []
+    assert not run.stop_requested()
+    assert names(own_home / "runs") == [run.id]
+
+
+def test_names_without_a_letter(own_home):
+    run = new_run(content_name="富嶽", style_name="...")
+    assert runs.find(run.id) == run
+    assert run.record().title == "富嶽 × ..."
+
+
+def test_two_runs_of_the_same_pair_are_two():
+    assert new_run().id != new_run().id
+    assert len(runs.all_runs()) == 2
+
+
+def test_pictures_are_kept_as_they_are(tmp_path):
+    content = picture(120, 70)
+    run = new_run(content=content)
+    assert images.read_image(run.content).tobytes() == content.tobytes()
+    assert images.read_image(run.style).tobytes() == picture(seed=2).tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_inputs_are_kept_without_their_metadata(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x010F] = "Secret Camera"
+    exif[0x0112] = 6  # turned
+    exif.get_ifd(0x8825)[2] = (47.0, 22.0, 1.0)  # where it was taken
+    file = tmp_path / f"photo.{suffix}"
+    extras = {"comment": "at home"} if suffix == "jpg" else {}
+    picture(60, 40).save(file, exif=exif, **extras)
+    assert b"Secret Camera" in file.read_bytes()
+    run = new_run(content=images.read_image(file))
+    assert b"Secret Camera" not in run.content.read_bytes()
+    with Image.open(run.content) as kept:
+        kept.load()
+        assert not kept.getexif() and kept.info == {}
+        assert kept.size == (40, 60)  # upright
+
+
+@pytest.mark.parametrize(
+    ("content", "style", "message"),
+    [
+        ((400, 100), (50, 50), r"^a photo would be only 96 × 24 pixels at size 96"),
+        ((50, 50), (40, 320), r"^a painting would be only 12 × 96 pixels at size 96"),
+    ],
+)
+def test_too_narrow_pictures_are_refused(own_home, content, style, message):
+    with pytest.raises(InputError, match=message):
+        runs.create(picture(*content), picture(*style), SETTINGS, "draft", "a photo", "a painting")
+    assert runs.all_runs() == []
+
+
+def test_home_that_is_none(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NST_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(StudioError, match=r"^The run cannot be written to .*runs: Not a directory\.$"):
+        new_run()
+
+
+# The record
+
+
+def test_record_round_trip():
+    run = new_run()
+    record = run.record().model_copy(
+        update={
+            "status": "done",
+            "timings": {"imports": 1.25, "total": 3.5},
+            "environment": {"gpus": ["one"], "cores": 2},
+            "iteration": 4,
+            "best_total": 1.8465e7,
+        }
+    )
+    (run.path / "run.json").write_text(record.model_dump_json())
+    assert run.record() == record
+    assert run.record().created.tzinfo is not None
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, "missing"])
+def test_other_schema_versions_are_refused(version):
+    run = new_run()
+    if version == "missing":
+        said = json.loads((run.path / "run.json").read_text())
+        del said["schema_version"]
+        (run.path / "run.json").write_text(json.dumps(said))
+        version = None
+    else:
+        rewrite(run, schema_version=version)
+    with pytest.raises(StudioError) as caught:
+        run.record()
+    assert str(caught.value) == f"The run {run.id} has the schema version {version!r}; this program reads 1."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe\x00", b"null", b"[1]", b'{"schema_version": 1}', "status", "settings", "extra"],
+)
+def test_damaged_records_are_refused(content):
+    run = new_run()
+    if isinstance(content, bytes):
+        (run.path / "run.json").write_bytes(content)
+    else:
+        rewrite(run, **{"status": {"status": "asleep"}, "settings": {"settings": {"size": 1}}}.get(content, {"new": 1}))
+    with pytest.raises(
+        StudioError, match=rf"^The (record of the )?run {run.id} (is damaged|has the schema version None)"
+    ):
+        run.record()
+    assert list(runs.readable_runs()) == []
+    assert runs.all_runs() == [run]
+
+
+def test_record_that_is_missing():
+    run = new_run()
+    (run.path / "run.json").unlink()
+    with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be read: No such file"):
+        run.record()
+
+
+@pytest.mark.parametrize("status", ["preparing", "running"])
+def test_run_whose_writer_is_gone_is_interrupted(gone_writer, status):
+    run = new_run()
+    rewrite(run, status=status, writer=gone_writer.model_dump())
+    assert run.record().status == "interrupted"
+    assert not run.record().unfinished
+    rewrite(run, writer=None)
+    assert run.record().status == "interrupted"
+    rewrite(run, writer=Writer.this_process().model_dump())
+    assert run.record().status == status
+
+
+def test_another_process_of_the_same_number_is_not_the_writer():
+    writer = Writer.this_process()
+    assert writer.is_alive()
+    assert not Writer(pid=writer.pid, started=writer.started - 60).is_alive()
+
+
+def test_killed_writer_that_nobody_has_waited_for(own_home):
+    """As a page's server leaves it: a killed child stays in the process table until its parent asks for it."""
+    run = new_run()
+    code = "import sys, time; from core import runs; from core.runs import Recorder; "
+    code += f"Recorder(runs.find({run.id!r})).__enter__(); print('written', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "written\n"
+        assert run.record().status == "preparing"
+        process.kill()
+        deadline = time.monotonic() + 5
+        while run.record().status == "preparing" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert run.record().status == "interrupted"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_finished_runs_need_no_writer():
+    run = new_run()
+    for status in ("queued", "stopped", "done", "failed"):
+        runs.set_status(run, status)
+        assert run.record().status == status
+
+
+# Finding
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "../runs", "./{id}", "{id}/", "{id}/frames", "../runs/{id}", "/{id}", "{id}x", "none"]
+)
+def test_only_a_run_s_own_name_finds_it(name):
+    run = new_run()
+    (run.path / "frames").mkdir()
+    assert runs.find(run.id) == run
+    with pytest.raises(InputError, match=r"^There is no run .*; nst runs lists them\.$"):
+        runs.find(name.format(id=run.id))
+
+
+def test_all_runs_are_newest_first_without_drafts(own_home):
+    assert runs.all_runs() == []
+    for name in ("20240301-120000-b-b-0000", "20250101-000000-a-a-0000", "20240301-115959-c-c-ffff", ".20260101-a-a-0"):
+        (own_home / "runs" / name).mkdir(parents=True)
+    (own_home / "runs" / "20270101-000000-file").touch()
+    run = new_run()
+    expected = [run.id, "20250101-000000-a-a-0000", "20240301-120000-b-b-0000", "20240301-115959-c-c-ffff"]
+    assert [run.id for run in runs.all_runs()] == expected
+    assert [run.id for run, _ in runs.readable_runs()] == [run.id]
+
+
+# Metrics, pictures and requests
+
+
+def test_half_a_line_is_not_read(steps):
+    run = new_run()
+    with Recorder(run) as recorder:
+        for step in steps[:3]:
+            recorder.write(step)
+    whole = run.metrics()
+    lines = (run.path / "metrics.csv").read_text().splitlines(keepends=True)
+    with (run.path / "metrics.csv").open("a") as file:
+        for piece in ("3", ",4", ",1.0,1234", ".5,12,3,4"):
+            file.write(piece)
+            file.flush()
+            assert run.metrics().equals(whole)
+        file.write(lines[-1][1:].partition(",")[2].partition("\n")[0])
+        assert run.metrics().equals(whole)
+    (run.path / "metrics.csv").write_text(lines[0])
+    assert run.metrics().empty and list(run.metrics().columns) == list(whole.columns)
+    (run.path / "metrics.csv").write_text(lines[0][:30])
+    assert run.metrics().empty
+
+
+def test_metrics_hold_every_step(steps):
+    run = new_run()
+    with Recorder(run) as recorder:
+        for step in steps:
+            recorder.write(step)
+    metrics = run.metrics()
+    assert list(metrics.columns) == [*METRICS, *steps[0].losses.style_layers]
+    assert list(metrics["iteration"]) == [0, 1, 2, 3, 4]
+    assert list(metrics["evaluations"]) == [1, 2, 3, 4, 5]
+    for column in ("total", "style", "content", "total_variation"):
+        assert metrics[column].to_numpy() == pytest.approx([getattr(step.losses, column) for step in steps], rel=1e-8)
+    for layer in steps[0].losses.style_layers:
+        expected = [step.losses.style_layers[layer] for step in steps]
+        assert metrics[layer].to_numpy() == pytest.approx(expected, rel=1e-8)
+    assert metrics["seconds"].to_numpy() == pytest.approx([step.seconds for step in steps], abs=1e-4)
+
+
+def test_frames_at_their_interval_and_the_live_picture(steps):
+    run = new_run()
+    with Recorder(run) as recorder:
+        for step in steps:
+            recorder.write(step)
+            live = images.read_image(run.live)
+            assert live.size == (96, 64)
+            if step.iteration % 2 == 0:
+                assert run.live.read_bytes() == run.frames()[-1][1].read_bytes()
+    assert [iteration for iteration, _ in run.frames()] == [0, 2, 4]
+    assert [path.name for _, path in run.frames()] == ["000000.jpg", "000002.jpg", "000004.jpg"]
+    for (_, path), step in zip(run.frames(), steps[::2], strict=True):
+        shown = np.asarray(images.read_image(path), float)
+        assert np.abs(shown - step.image()).mean() < 8  # a JPEG of just this step
+
+
+def test_the_live_picture_is_written_now_and_then(steps, monkeypatch):
+    run = new_run(SETTINGS.model_copy(update={"frame_every": 100}))
+    monkeypatch.setattr(runs, "LIVE_SECONDS", 0.5)
+    with Recorder(run) as recorder:
+        recorder.write(steps[0])
+        first = run.live.stat().st_mtime_ns
+        recorder._live_written = time.perf_counter()
+        recorder.write(steps[1])
+        assert run.live.stat().st_mtime_ns == first
+        time.sleep(0.5)
+        recorder.write(steps[2])
+        assert run.live.stat().st_mtime_ns > first
+    assert [iteration for iteration, _ in run.frames()] == [0]
+
+
+def test_stop_requests():
+    run = new_run()
+    assert not run.stop_requested()
+    for damage in ("", "{", "[]", "null", '{"stop": false}', '{"go": true}'):
+        (run.path / "request.json").write_text(damage)
+        assert not run.stop_requested()
+    run.request_stop()
+    assert run.stop_requested()
+    run.request_stop()
+    assert json.loads((run.path / "request.json").read_text()) == {"stop": True}
+
+
+# How a run ends
+
+
+def recorded(steps, ending=None):
+    """A run of these steps that ended by `ending`: an exception, or a call on the recorder."""
+    run = new_run()
+    recorder = Recorder(run)
+    if isinstance(ending, BaseException):
+        with pytest.raises(type(ending)), recorder:
+            for step in steps:
+                recorder.write(step)
+            raise ending
+    else:
+        with recorder:
+            assert run.record().status == "preparing"
+            assert run.record().writer == Writer.this_process()
+            for step in steps:
+                recorder.write(step)
+                assert run.record().status == "running"
+            if ending:
+                ending(recorder)
+    record = run.record()
+    assert record.writer is None
+    assert record.timings["total"] > 0
+    return run, record
+
+
+def holds_the_best(run, record, last):
+    result = np.load(run.path / "result.npy")
+    np.testing.assert_array_equal(result, last.best_image())
+    assert (record.iteration, record.evaluations) == (last.iteration, last.evaluations)
+    assert (record.best_iteration, record.best_total) == (last.best_iteration, last.best.losses.total)
+    assert images.read_image(run.result).size == (96, 64)
+
+
+def test_done(steps):
+    run, record = recorded(steps)
+    assert (record.status, record.message) == ("done", "")
+    holds_the_best(run, record, steps[-1])
+    assert record.timings["first step"] == steps[0].seconds
+    durations = np.diff([step.seconds for step in steps])
+    assert record.timings["median step"] == pytest.approx(np.median(durations))
+    assert "error.txt" not in names(run.path)
+    assert not [name for name in names(run.path) if name.startswith(".")]
+
+
+def test_stopped(steps):
+    run, record = recorded(steps[:3], Recorder.stop)
+    assert (record.status, record.message) == ("stopped", "")
+    holds_the_best(run, record, steps[2])
+
+
+@pytest.mark.parametrize("error", [GeneratorExit(), KeyboardInterrupt()])
+def test_broken_off(steps, error):
+    run, record = recorded(steps[:3], error)
+    assert (record.status, record.message) == ("stopped", "")
+    holds_the_best(run, record, steps[2])
+
+
+def test_failed_with_a_sentence(steps):
+    run, record = recorded(steps[:3], StudioError("The weights are gone."))
+    assert (record.status, record.message) == ("failed", "The weights are gone.")
+    holds_the_best(run, record, steps[2])
+    assert "error.txt" not in names(run.path)
+
+
+def test_failed_for_an_unknown_reason(steps):
+    run, record = recorded(steps[:3], RuntimeError("OOM when allocating\n\n[[{{node conv}}]]"))
+    assert record.status == "failed"
+    assert record.message == "The engine failed: RuntimeError: OOM when allocating"
+    holds_the_best(run, record, steps[2])
+    told = (run.path / "error.txt").read_text()
+    assert told.startswith("Traceback") and "[[{{node conv}}]]" in told
+
+
+def test_failed_before_the_first_step():
+    run, record = recorded([], ValueError())
+    assert record.status == "failed"
+    assert record.message.startswith("The engine failed: ValueError")
+    assert record.best_total is None and record.iteration is None
+    assert not run.result.exists()
+
+
+def test_result_in_both_forms_with_its_settings(steps):
+    run, record = recorded(steps)
+    result = np.load(run.path / "result.npy")
+    assert (result.dtype, result.shape) == (np.float32, (64, 96, 3))
+    assert result.min() >= 0 and 1 < result.max() <= 255
+    np.testing.assert_array_equal(np.asarray(images.read_image(run.result)), images.to_uint8(result))
+    said = images.read_metadata(run.result)
+    assert said == runs.metadata(record)
+    assert TransferSettings.model_validate_json(said["Settings"]) == SETTINGS
+    assert said["Title"] == "photo × painting"
+    assert float(said["Total loss"]) == pytest.approx(record.best_total, rel=1e-5)
+
+
+def test_readers_never_meet_a_torn_record():
+    run = new_run()
+    recorder = Recorder(run)
+    seen, problems, finished = [], [], threading.Event()
+
+    def read():
+        while not finished.is_set():
+            try:
+                seen.append(run.record().evaluations)
+            except StudioError as error:
+                problems.append(str(error))
+
+    reader = threading.Thread(target=read)
+    with recorder:
+        reader.start()
+        for number in range(1, 201):
+            recorder.update(evaluations=number, message="x" * (number * 37 % 5000))
+        finished.set()
+        reader.join()
+    assert problems == []
+    assert len(set(seen)) > 5
+    assert seen == sorted(seen)
+
+
+def test_record_says_its_fields():
+    """What is on disk is this record and nothing else, so that a later version can know what it migrates."""
+    run = new_run()
+    assert set(json.loads((run.path / "run.json").read_text())) == set(RunRecord.model_fields)
+    assert Run(paths.runs() / run.id) == run

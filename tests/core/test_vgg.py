@@ -1,0 +1,122 @@
+"""The feature network: Keras's own VGG19, cut off and frozen."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from core.vgg import CONVOLUTIONS, feature_network
+
+
+def noise(height, width):
+    return np.random.default_rng(3).uniform(-120, 130, (1, height, width, 3)).astype(np.float32)
+
+
+def shape_at(layer, height, width):
+    """The activations' shape: every block before has halved the sides, dropping an odd row or column."""
+    block = int(layer[5])
+    return 1, height >> block - 1, width >> block - 1, CONVOLUTIONS[layer][3]
+
+
+def plain_convolution(image, kernel, bias):
+    """Same-padded 3 × 3 convolution and ReLU of `(H, W, C)`, in float64."""
+    height, width, _ = image.shape
+    padded = np.pad(image.astype(float), ((1, 1), (1, 1), (0, 0)))
+    result = np.zeros((height, width, kernel.shape[3])) + bias
+    for row in range(3):
+        for column in range(3):
+            result += padded[row : row + height, column : column + width] @ kernel[row, column].astype(float)
+    return np.maximum(result, 0)
+
+
+@pytest.fixture(scope="module")
+def whole(weights):
+    return feature_network(weights, list(CONVOLUTIONS))
+
+
+@pytest.fixture(scope="module")
+def shallow(weights):
+    return feature_network(weights, ["block1_conv1", "block1_conv2"])
+
+
+def test_convolutions_are_those_of_keras():
+    vgg19 = keras.applications.VGG19(weights=None, include_top=False)
+    convolutions = [layer for layer in vgg19.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [layer.name for layer in convolutions] == list(CONVOLUTIONS)
+    assert [tuple(layer.kernel.shape) for layer in convolutions] == list(CONVOLUTIONS.values())
+    assert all(tuple(layer.bias.shape) == CONVOLUTIONS[layer.name][3:] for layer in convolutions)
+    assert len(CONVOLUTIONS) == 16
+
+
+def test_the_names_can_be_had_without_tensorflow():
+    code = "import sys, core.vgg; print(sorted({'tensorflow', 'keras', 'numpy'} & set(sys.modules)))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (37, 50)])
+def test_every_layer_by_its_name_and_shape(whole, height, width):
+    features = whole(noise(height, width))
+    assert set(features) == set(CONVOLUTIONS)
+    for layer, activations in features.items():
+        values = activations.numpy()
+        assert (values.shape, values.dtype) == (shape_at(layer, height, width), np.float32)
+        assert values.min() == 0 and values.max() > 0  # after the ReLU, and not dead
+
+
+@pytest.mark.parametrize("layers", [["block1_conv1"], ["block3_conv2", "block2_conv1"]])
+def test_it_ends_at_the_deepest_layer(weights, layers):
+    network = feature_network(weights, layers)
+    order = list(CONVOLUTIONS)
+    wanted = order[: max(map(order.index, layers)) + 1]
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [layer.name for layer in convolutions] == wanted
+    assert network.layers[-1].name == wanted[-1]  # no pooling after it either
+    assert set(network.output) == set(layers)
+
+
+def test_it_bears_the_given_weights(weights, whole):
+    for layer, given in weights.layers.items():
+        for held, array in zip(whole.get_layer(layer).get_weights(), given, strict=True):
+            np.testing.assert_array_equal(held, array)
+
+
+def test_it_is_frozen(shallow):
+    assert shallow.trainable_variables == []
+    assert len(shallow.variables) == 4  # two kernels, two biases
+    assert not any(layer.trainable for layer in shallow.layers)
+
+
+def test_any_size_and_number_of_pictures(shallow):
+    for batch, height, width in ((1, 5, 9), (2, 8, 3)):
+        features = shallow(np.zeros((batch, height, width, 3), np.float32))
+        assert features["block1_conv2"].shape == (batch, height, width, 64)
+
+
+def test_activations_are_those_of_a_plain_convolution(weights, shallow):
+    image = noise(7, 9)
+    features = shallow(image)
+    first = plain_convolution(image[0], *weights.layers["block1_conv1"])
+    np.testing.assert_allclose(features["block1_conv1"][0], first, rtol=1e-5, atol=1e-3)
+    second = plain_convolution(first, *weights.layers["block1_conv2"])
+    np.testing.assert_allclose(features["block1_conv2"][0], second, rtol=1e-5, atol=1e-2)
+
+
+def test_a_pooling_layer_takes_the_largest_of_four(weights, whole):
+    features = whole(noise(17, 23))
+    before = features["block1_conv2"].numpy()[0, :16, :22]
+    pooled = before.reshape(8, 2, 11, 2, 64).max((1, 3))
+    expected = plain_convolution(pooled, *weights.layers["block2_conv1"])
+    np.testing.assert_allclose(features["block2_conv1"][0], expected, rtol=1e-4, atol=1e-2)
+
+
+def test_two_networks_do_not_share_what_one_of_them_holds(weights, shallow):
+    other = feature_network(weights, ["block1_conv1"])
+    kernel, bias = weights.layers["block1_conv1"]
+    other.get_layer("block1_conv1").set_weights([kernel * 0, bias * 0])
+    assert shallow(noise(4, 4))["block1_conv1"].numpy().max() > 0
+    assert np.abs(weights.layers["block1_conv1"][0]).max() > 0

