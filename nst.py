@@ -114,7 +114,7 @@ def reference(
     from bench import reference as published
     from core import settings
 
-    wanted = published.parse_rows(rows) if rows else tuple(published.PUBLISHED)
+    wanted = published.parse_rows(rows) if rows is not None else tuple(published.PUBLISHED)
     if (content is None) != (style is None):
         raise InputError("Give both pictures of the pair, or neither to have them fetched.")
     if content is None or style is None:
@@ -338,7 +338,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="nst", standalone_mode=False)
     except ClickException as error:
         _fail(2, error.format_message())
     except KeyboardInterrupt:
@@ -357,7 +357,8 @@ def main() -> None:
 
 
 def _fail(code: int, message: str) -> None:
-    print("nst: " + " ".join(message.split()), file=sys.stderr)
+    if message:  # without arguments, the help has said it all
+        print("nst: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
 
 

@@ -82,8 +82,8 @@ def _machine() -> Iterator[Finding]:
 
 def _files() -> Iterator[Finding]:
     home = paths.home()
-    existing = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
+    existing = next(folder for folder in (home, *home.parents) if os.access(folder, os.F_OK))
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
         yield Finding("missing", "folder", f"{home} is not writable", "set NST_HOME to a folder of yours")
     else:
         free = shutil.disk_usage(existing).free
@@ -98,20 +98,23 @@ def _files() -> Iterator[Finding]:
 
 
 def _weights_and_model() -> Iterator[Finding]:
-    found = weights.find()
-    if not found:
+    loaded = None
+    for file in weights.find():
+        try:
+            loaded = weights.read(file)
+            break
+        except StudioError as error:
+            own = file.provenance == "user"  # others are passed over, and fetched anew
+            remedy = "name a good file in NST_WEIGHTS, or none" if own else "fetched anew if no other is there"
+            yield Finding("missing" if own else "note", "VGG19 weights", str(error), remedy)
+            if own:
+                return
+    if not loaded:
         remedy = "fetched at the first run (80 MB from Keras, or 18 MB from the package index)"
         yield Finding("note", "VGG19 weights", "not here yet", remedy)
-        yield Finding("note", "ONNX model", "not here yet", "made at the first run, or by nst export")
-        return
-    try:
-        loaded = weights.read(found)
-    except StudioError as error:
-        yield Finding("missing", "VGG19 weights", str(error), "delete the file, or name a good one in NST_WEIGHTS")
-        return
-    yield Finding("ok", "VGG19 weights", f"{loaded.provenance}: {loaded.path}", _float32_remedy(loaded))
-    model = targets.find_model(loaded.sha256)
-    if model:
+    else:
+        yield Finding("ok", "VGG19 weights", f"{loaded.provenance}: {loaded.path}", _float32_remedy(loaded))
+    if loaded and (model := targets.find_model(loaded.sha256)):
         worst = max(model.manifest.parity.values())
         yield Finding("ok", "ONNX model", f"{model.path}, within {worst:.1e} of TensorFlow")
     else:

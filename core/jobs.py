@@ -98,15 +98,15 @@ def readiness() -> Readiness | None:
 
 def submit(run: Run) -> None:
     """Put a run into the queue and see to it that a worker takes from it."""
-    _queue().mkdir(parents=True, exist_ok=True)
-    (_queue() / run.id).touch()
+    paths.queue().mkdir(parents=True, exist_ok=True)
+    (paths.queue() / run.id).touch()
     start_worker()
 
 
 def stop(run: Run) -> None:
     """Stop a run: at once when it still waits, after its current step when it is being performed."""
     if _take(run):
-        runs.set_status(run, "stopped")
+        runs.change(run, status="stopped")
     else:
         run.request_stop()
 
@@ -129,31 +129,29 @@ def work(make_engine: EngineMaker) -> None:
     """What a worker process does: prepare, then perform queued runs, oldest first, until none came for a while."""
     if not (lock := _work_place()):
         return
-    with lock:
+    try:
         _prepare(make_engine)
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < float(os.environ.get("NST_WORKER_IDLE", IDLE_SECONDS)):
-            if (run := next_queued()) and _take(run):
+            if run := next_queued():
                 _perform_to_its_end(run, make_engine)
                 idle_since = time.monotonic()
             else:
                 time.sleep(0.1)
+    finally:
+        lock.release()
 
 
 def next_queued() -> Run | None:
     """The run that has waited longest."""
-    waiting = sorted(_queue().iterdir()) if _queue().is_dir() else []
+    waiting = sorted(paths.queue().iterdir()) if paths.queue().is_dir() else []
     return Run(paths.runs() / waiting[0].name) if waiting else None
-
-
-def _queue() -> Path:
-    return paths.home() / "queue"
 
 
 def _take(run: Run) -> bool:
     """Take a run out of the queue; only one process can."""
     try:
-        (_queue() / run.id).unlink()
+        (paths.queue() / run.id).unlink()
     except FileNotFoundError:
         return False
     return True
@@ -176,7 +174,10 @@ def _work_place() -> FileLock | None:
 
 
 def _prepare(make_engine: EngineMaker) -> None:
-    def tell(message: str, ready: bool = False, failed: bool = False) -> None:
+    said = readiness()
+    was_ready = said is not None and said.ready  # what was prepared once is only loaded: nobody needs to wait for that
+
+    def tell(message: str, ready: bool = was_ready, failed: bool = False) -> None:
         said = Readiness(message=message, ready=ready, failed=failed, writer=Writer.this_process())
         with paths.replacing(_readiness_file()) as file:
             file.write(said.model_dump_json().encode())
@@ -189,11 +190,15 @@ def _prepare(make_engine: EngineMaker) -> None:
         pace.try_out(engine)
         tell("Ready.", ready=True)
     except StudioError as error:
-        tell(str(error), failed=True)
+        tell(str(error), ready=False, failed=True)
 
 
 def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
     try:
+        runs.change(run, writer=Writer.this_process())  # before it leaves the queue: it is nobody's at no moment
+        if not _take(run):
+            runs.change(run, status="stopped")  # its user was faster
+            return
         for _ in perform(run, make_engine):
             pass
     except Exception as error:  # it stands in the run's record; the next run may do better

@@ -1,7 +1,7 @@
 """Where things lie: `NST_HOME`, by default the platform's folder for user data; models also beside the code."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,11 @@ def runs() -> Path:
     return home() / "runs"
 
 
+def queue() -> Path:
+    """A file for each run that waits for a worker, by the run's name."""
+    return home() / "queue"
+
+
 def cache() -> Path:
     return home() / "cache"
 
@@ -36,9 +41,17 @@ def models() -> Path:
 def find_model(name: str) -> Path | None:
     """The model file of that name: from the folder that is written to, or as shipped beside the code."""
     for folder in (models(), CHECKOUT / "models"):
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
     return None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; one in a folder that is closed to us is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -49,13 +62,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     when it does not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with draft.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)  # what a plain open() would give, not the temporary file's 0600
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
 
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]+")
+
 Status = Literal["queued", "preparing", "running", "stopped", "done", "failed", "interrupted"]
 UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
 
@@ -61,7 +63,9 @@ class Writer(BaseModel):
 
     def is_alive(self) -> bool:
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) < 1.0
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 
@@ -144,7 +148,8 @@ class Run:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
         except (ValueError, ValidationError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
-        if record.status in ("preparing", "running") and not (record.writer and record.writer.is_alive()):
+        waiting = record.status == "queued" and (paths.queue() / self.id).exists()
+        if record.unfinished and not waiting and not (record.writer and record.writer.is_alive()):
             record.status = "interrupted"
         return record
 
@@ -196,7 +201,7 @@ def create(
     images.resize(style, settings.size, style_name)
     created = datetime.now(UTC)
     slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (content_name, style_name))
-    run = Run(paths.runs() / f"{created:%Y%m%d-%H%M%S}-{slug}-{secrets.token_hex(2)}")
+    run = Run(paths.runs() / f"{created:%Y%m%d-%H%M%S-%f}-{slug}-{secrets.token_hex(2)}")
     record = RunRecord(
         id=run.id,
         created=created,
@@ -205,6 +210,7 @@ def create(
         content=content_name,
         style=style_name,
         shape=(shape[0], shape[1]),
+        writer=Writer.this_process(),  # until it is performed, or handed to the queue
     )
     draft = Run(run.path.with_name(f".{run.id}"))  # a reader never meets a run without its inputs
     try:
@@ -222,7 +228,7 @@ def create(
 def find(run_id: str) -> Run:
     """The run of that id. Raises `InputError` when there is none."""
     run = Run(paths.runs() / run_id)
-    if Path(run_id).name != run_id or not run.path.is_dir():
+    if not RUN_ID.fullmatch(run_id) or not run.path.is_dir():
         raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
     return run
 
@@ -243,9 +249,9 @@ def readable_runs() -> Iterator[tuple[Run, RunRecord]]:
             continue
 
 
-def set_status(run: Run, status: Status) -> None:
-    """Change the status of a run that nobody writes."""
-    _write_record(run, run.record().model_copy(update={"status": status}))
+def change(run: Run, **changes: Any) -> None:
+    """Change the record of a run that no recorder writes."""
+    _write_record(run, run.record().model_copy(update=changes))
 
 
 def _write_record(run: Run, record: RunRecord) -> None:
@@ -271,6 +277,8 @@ class Recorder:
         self._stopped = False
 
     def __enter__(self) -> Recorder:
+        if self.record.status != "queued":
+            raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
         self.update(status="preparing", writer=Writer.this_process())
         return self
 
@@ -314,7 +322,10 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._last:
-            self._keep_result(self._last)
+            try:
+                self._keep_result(self._last)
+            except (OSError, StudioError) as problem:
+                error = error or StudioError(f"The result could not be written: {problem}")
         if self._step_seconds:
             self.timings["median step"] = statistics.median(self._step_seconds)
         self.timings["total"] = time.perf_counter() - self._began

@@ -3,6 +3,7 @@
 The command line's options, the page's widgets, the run record and the report are drawn from `TransferSettings`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -86,12 +87,14 @@ class TransferSettings(BaseModel):
         min_length=1,
     )
     learning_rate: float = _knob(
-        5.0, "Learning rate", "Length of Adam's steps, in grey levels of 255.", "optimizer", gt=0, le=255
+        5.0, "Learning rate", "Length of Adam's steps, in grey levels of 255.", "optimizer", ge=0.001, le=255
     )
-    beta_1: float = _knob(0.99, "Adam β₁", "How long Adam remembers the direction.", "optimizer", ge=0, lt=1)
-    beta_2: float = _knob(0.999, "Adam β₂", "How long Adam remembers the gradient's size.", "optimizer", ge=0, lt=1)
+    beta_1: float = _knob(0.99, "Adam β₁", "How long Adam remembers the direction.", "optimizer", ge=0, le=0.9999)
+    beta_2: float = _knob(
+        0.999, "Adam β₂", "How long Adam remembers the gradient's size.", "optimizer", ge=0, le=0.9999
+    )
     epsilon: float = _knob(
-        0.1, "Adam ε", "Added to the root of Adam's second moment: damps small gradients.", "optimizer", gt=0, le=1e6
+        0.1, "Adam ε", "Added to the root of Adam's second moment: damps small gradients.", "optimizer", ge=1e-8, le=1e6
     )
 
     @field_validator("style_layers", "content_layers")
@@ -151,9 +154,8 @@ class Knob:
     maximum: float | None
 
 
-def _limit(metadata: list[Any], *names: str) -> float | None:
-    values = [getattr(limit, name) for limit in metadata for name in names if hasattr(limit, name)]
-    return values[0] if values else None
+def _limit(metadata: list[Any], name: str) -> float | None:
+    return next((getattr(limit, name) for limit in metadata if hasattr(limit, name)), None)
 
 
 def _knobs() -> dict[str, Knob]:
@@ -168,8 +170,8 @@ def _knobs() -> dict[str, Knob]:
             group=extra["group"],  # type: ignore[arg-type]
             unit=str(extra["unit"]),
             type={int: int, float: float}.get(field.annotation, tuple),  # type: ignore[arg-type]
-            minimum=_limit(field.metadata, "ge", "gt"),
-            maximum=_limit(field.metadata, "le", "lt"),
+            minimum=_limit(field.metadata, "ge"),
+            maximum=_limit(field.metadata, "le"),
         )
     return knobs
 
@@ -189,6 +191,7 @@ def choose(preset: str = DEFAULT_PRESET, **choices: Any) -> TransferSettings:
         return TransferSettings(**wanted)
     except ValidationError as error:
         first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        where = f"{first['loc'][0]} = {first['input']}: " if first["loc"] else ""
-        raise InputError(f"{where}{message[:1].lower()}{message[1:]}.") from error
+        message = re.sub("^Value error, |^Input (?=should)", "", first["msg"])
+        given = repr(first["input"])
+        where = f"{first['loc'][0]} = {given if len(given) < 80 else given[:77] + '…'}: " if first["loc"] else ""
+        raise InputError(f"{where}{message}.") from error

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from core import paths
 from core.errors import StudioError
 from core.timings import Timings
+from core.vgg import CONVOLUTIONS
 
 CACHE_BYTES = 512 * 2**20
 IMAGE_INPUT = "image"
@@ -52,11 +52,15 @@ class FeatureModel:
         except (OSError, ValidationError) as error:
             raise StudioError(f"The ONNX model {path} lacks a readable manifest: run nst export.") from error
 
-    def session(self, providers: Sequence[str]) -> Any:
-        """An ONNX Runtime session on the first of `providers` that works; the model's hash is checked first.
+    def session(self, providers: Sequence[str], outputs: Sequence[str]) -> Any:
+        """An ONNX Runtime session for these outputs on the first of `providers` that works.
+
+        The model's hash is checked first. The graph is cut to what the outputs need: ONNX Runtime would compute the
+        rest too (its option `only_execute_path_to_fetches` is obeyed in training builds alone).
 
         Raises `StudioError` when the file is missing or damaged.
         """
+        import onnx.utils
         import onnxruntime
 
         try:
@@ -69,7 +73,8 @@ class FeatureModel:
             onnxruntime.preload_dlls()  # finds the CUDA libraries in the wheels that TensorFlow uses too
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        return onnxruntime.InferenceSession(model, options, providers=list(providers))
+        graph = onnx.utils.Extractor(onnx.load_from_string(model)).extract_model([IMAGE_INPUT], list(outputs))
+        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=list(providers))
 
 
 def model_path(weights_sha256: str) -> Path:
@@ -79,12 +84,14 @@ def model_path(weights_sha256: str) -> Path:
 
 def find_model(weights_sha256: str) -> FeatureModel | None:
     """The model made of these weights: the one made here, or one shipped beside the code; `None` if there is none."""
-    for path in (model_path(weights_sha256), paths.find_model(model_path(weights_sha256).name)):
-        if path and path.is_file():
-            try:
-                return FeatureModel.load(path)
-            except StudioError:
-                continue
+    name = model_path(weights_sha256).name
+    for folder in (paths.models(), paths.CHECKOUT / "models"):
+        try:
+            model = FeatureModel.load(folder / name)
+        except StudioError:
+            continue
+        if model.path.is_file() and model.manifest.weights_sha256 == weights_sha256:
+            return model
     return None
 
 
@@ -115,21 +122,12 @@ def style_targets(
     if grams is not None:
         return StyleTargets(grams, "cache", timings["style targets"])
     with timings.phase("session"):
-        session = model.session(providers)
+        outputs = [gram_output(layer) for layer in layers]
+        session = model.session(providers, outputs)
     with timings.phase("style targets"):
-        grams = compute_grams(session, style, layers)
+        grams = dict(zip(layers, session.run(outputs, {IMAGE_INPUT: style}), strict=True))
         _write(entry, grams)
     return StyleTargets(grams, session.get_providers()[0], timings["style targets"])
-
-
-def compute_grams(session: Any, image: np.ndarray, layers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Gram matrices `(C, C)` by layer, computed by ONNX Runtime; only the part of the graph that they need is run."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
-    grams = session.run([gram_output(layer) for layer in layers], {IMAGE_INPUT: image}, options)
-    return dict(zip(layers, grams, strict=True))
 
 
 def _entry(style: np.ndarray, layers: Sequence[str], model: FeatureModel) -> Path:
@@ -145,9 +143,12 @@ def _read(entry: Path, layers: Sequence[str]) -> dict[str, np.ndarray] | None:
         with np.load(entry) as arrays:
             grams = {layer: arrays[layer] for layer in layers}
         os.utime(entry)  # what was used last is dropped last
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # there is none, or it is damaged: in how many ways, only zip and pickle know
         return None
-    return grams
+    whole = all(
+        gram.shape == 2 * CONVOLUTIONS[layer][-1:] and gram.dtype == np.float32 for layer, gram in grams.items()
+    )
+    return grams if whole else None
 
 
 def _write(entry: Path, grams: Mapping[str, np.ndarray]) -> None:

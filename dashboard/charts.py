@@ -36,7 +36,7 @@ def phases(seconds: dict[str, float]) -> alt.Chart:
     """A bar for each phase, in the order in which they came."""
     frame = pd.DataFrame({"phase": list(seconds), "seconds": list(seconds.values())})
     bars = alt.Chart(frame).encode(
-        x=alt.X("seconds:Q", title="Seconds"),
+        x=alt.X("seconds:Q", title="Seconds", scale=alt.Scale(domainMax=1.15 * max(seconds.values()))),
         y=alt.Y("phase:N", title=None, sort=list(seconds)),
         tooltip=["phase:N", alt.Tooltip("seconds:Q", format=".2f")],
     )

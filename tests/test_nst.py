@@ -31,13 +31,11 @@ def nst(*arguments):
 
 @pytest.fixture
 def files(tmp_path):
-    """A folder with a picture, one that is none, one too small, and a folder; and where a result could go."""
+    """A folder with a picture, one that is none and one that is too narrow."""
     rng = np.random.default_rng(3)
     Image.fromarray(rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)).save(tmp_path / "good.png")
-    Image.new("RGB", (20, 20)).save(tmp_path / "tiny.png")
-    Image.new("RGB", (300, 40)).save(tmp_path / "narrow.png")
+    Image.new("RGB", (400, 40)).save(tmp_path / "narrow.png")
     (tmp_path / "words.jpg").write_text("no picture")
-    (tmp_path / "folder").mkdir()
     return tmp_path
 
 
@@ -46,27 +44,19 @@ def files(tmp_path):
     [
         ("stylize none.png waves -o out.png", r"none\.png does not exist in "),
         ("stylize good.png words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
-        ("stylize folder waves -o out.png", r"folder is a folder, not a picture\."),
-        ("stylize good.png tiny.png -o out.png", r"tiny\.png has 20 × 20 pixels; "),
-        (
-            "stylize narrow.png waves -o out.png",
-            r"narrow would be only 256 × 34|narrow would be only .* choose a larger",
-        ),
+        ("stylize narrow.png waves -o out.png", r"narrow would be only 256 × 26 pixels .* choose a larger size\."),
         ("stylize good.png waves -o out.png --preset oil", r"There is no preset 'oil'; there are draft, reference\."),
         ("stylize good.png waves -o out.png --size 63", r"size = 63: .*greater than or equal to 64\."),
-        ("stylize good.png waves -o out.png --size large", r".*'--size'.*'large' is not a valid int"),
-        ("stylize good.png waves -o out.png --learning-rate nan", r"learning_rate = nan: .*finite number\."),
+        ("stylize good.png waves -o out.png --size large", r"Invalid value for '--size': .*integer"),
         ("stylize good.png waves -o out.png --style-layers block9_conv9", r"style_layers = .*VGG19 has no convolution"),
         ("stylize good.png waves -o out.gif", r".*out\.gif cannot be written: the name must end in \.png"),
         ("stylize good.png waves -o none/out.png", r".*out\.png cannot be written: there is no folder .*none\."),
-        ("stylize good.png waves -o folder", r".*folder cannot be written: the name must end in|.*folder is a folder"),
         ("stylize good.png waves", r"Missing option '-o'|Missing option .*--output"),
         ("stylize good.png waves -o out.png --sise 64", r"No such option:? .*--sise"),
         ("paint good.png waves", r"No such command 'paint'"),
         ("reference --rows 0,150 good.png good.png", r"--rows 0,150: no row 150 was published; there are 0,100,"),
         ("reference --rows all good.png good.png", r"--rows all is no list of iterations such as 0,100\."),
         ("reference good.png", r"Give both pictures of the pair, or neither to have them fetched\."),
-        ("runs extra", r".*unexpected extra argument"),
     ],
 )
 def test_bad_input_is_told_in_one_line(files, own_home, arguments, expected):

@@ -1,5 +1,6 @@
 """Runs performed: in this process, and one after another by real worker processes."""
 
+import json
 import os
 import signal
 import time
@@ -165,13 +166,52 @@ def test_readiness_of_nobody(own_home):
     assert jobs.readiness().failed
 
 
-def test_only_one_takes_a_run(own_home):
+@pytest.fixture
+def queue_only(own_home, monkeypatch):
+    """Submitting without the worker that would take the run away again."""
+    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+
+
+def test_only_one_takes_a_run(queue_only):
+    assert jobs.next_queued() is None
     run = new_run()
-    (own_home / "queue").mkdir()
-    (own_home / "queue" / run.id).touch()
+    jobs.submit(run)
     assert jobs.next_queued() == run
     assert [jobs._take(run), jobs._take(run)] == [True, False]
     assert jobs.next_queued() is None
+
+
+def test_first_come_first_served(queue_only):
+    """Also within a second, which is as fine as the time in a run's name."""
+    submitted = [new_run(name) for name in ("zebra", "mole", "ant")]
+    for run in submitted:
+        jobs.submit(run)
+    for run in submitted:
+        assert jobs.next_queued() == run
+        jobs._take(run)
+
+
+def test_waiting_run_is_stopped_without_a_worker(queue_only):
+    first, second = new_run("a"), new_run("b")
+    jobs.submit(first)
+    jobs.submit(second)
+    jobs.stop(first)
+    assert (first.record().status, second.record().status) == ("stopped", "queued")
+    assert jobs.next_queued() == second
+    assert not first.stop_requested()
+
+
+def test_run_outlives_who_submitted_it(queue_only, make_engine):
+    """The page's server may be gone, or be another one, by the time a worker takes the run."""
+    run = new_run()
+    jobs.submit(run)
+    said = json.loads((run.path / "run.json").read_text())
+    said["writer"] = Writer(pid=os.getpid(), started=psutil.Process().create_time() - 60).model_dump()
+    (run.path / "run.json").write_text(json.dumps(said))
+    assert run.record().status == "queued"
+    assert jobs._take(run)
+    jobs._perform_to_its_end(run, make_engine)
+    assert run.record().status == "done"
 
 
 # In worker processes

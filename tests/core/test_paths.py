@@ -132,7 +132,6 @@ def test_others_may_read_a_new_file(tmp_path, umask):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
-@pytest.mark.xfail(reason="replacing() gives every file 0644, whatever the umask", strict=True)
 def test_a_private_umask_is_honoured(tmp_path, umask):
     umask(0o077)
     with replacing(tmp_path / "file") as file:

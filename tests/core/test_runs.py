@@ -81,7 +81,7 @@ def test_layout_of_a_new_run(own_home):
     assert record.title == "Grüße vom  Meer, Teil 2/3! × The Great Wave off Kanagawa"
     assert record.settings == SETTINGS
     assert record.shape == (80, 96)
-    assert record.unfinished and record.writer is None and record.best_total is None
+    assert record.unfinished and record.best_total is None
     assert run.metrics().empty and tuple(run.metrics().columns) == METRICS
     assert run.frames() == []
     assert not run.stop_requested()
@@ -215,6 +215,27 @@ def test_run_whose_writer_is_gone_is_interrupted(gone_writer, status):
     assert run.record().status == status
 
 
+def test_queued_run_waits_in_the_queue_or_with_who_made_it(gone_writer):
+    run = new_run()
+    assert run.record().status == "queued"
+    rewrite(run, writer=gone_writer.model_dump())
+    assert run.record().status == "interrupted"
+    paths.queue().mkdir()
+    (paths.queue() / run.id).touch()
+    assert run.record().status == "queued"
+
+
+def test_run_is_recorded_once(steps):
+    run = new_run()
+    with Recorder(run) as recorder:
+        recorder.write(steps[0])
+    before = (run.path / "metrics.csv").read_bytes()
+    with pytest.raises(StudioError, match=rf"^The run {run.id} is done already"), Recorder(run):
+        pass
+    assert run.record().status == "done"
+    assert (run.path / "metrics.csv").read_bytes() == before
+
+
 def test_another_process_of_the_same_number_is_not_the_writer():
     writer = Writer.this_process()
     assert writer.is_alive()
@@ -242,7 +263,8 @@ def test_killed_writer_that_nobody_has_waited_for(own_home):
 
 def test_finished_runs_need_no_writer():
     run = new_run()
-    for status in ("queued", "stopped", "done", "failed"):
+    for status in ("stopped", "done", "failed"):
+        rewrite(run, writer=None)
         runs.set_status(run, status)
         assert run.record().status == status
 
@@ -270,6 +292,11 @@ def test_all_runs_are_newest_first_without_drafts(own_home):
     expected = [run.id, "20250101-000000-a-a-0000", "20240301-120000-b-b-0000", "20240301-115959-c-c-ffff"]
     assert [run.id for run in runs.all_runs()] == expected
     assert [run.id for run, _ in runs.readable_runs()] == [run.id]
+
+
+def test_newest_first_also_within_a_second():
+    made = [new_run(content_name=name) for name in ("zebra", "mole", "ant")]
+    assert runs.all_runs() == made[::-1]
 
 
 # Metrics, pictures and requests

@@ -145,7 +145,6 @@ def test_unknown_layer(knob, layers, named):
     assert all(layer in sentence for layer in CONVOLUTIONS)
 
 
-@pytest.mark.xfail(reason="choose() writes the first letter of every message small: vGG19", strict=True)
 def test_names_keep_their_capitals():
     assert "VGG19" in refusal(style_layers="block9_conv1")
 

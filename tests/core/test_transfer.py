@@ -223,7 +223,7 @@ def test_weights_change_between_steps_without_tracing_again(engine, photo, paint
 
 
 @pytest.mark.parametrize(
-    "weights",
+    "loss_weights",
     [
         {"content_weight": 0.0},
         {"style_weight": 0.0},
@@ -232,9 +232,9 @@ def test_weights_change_between_steps_without_tracing_again(engine, photo, paint
     ],
     ids=["style", "content", "total variation", "all"],
 )
-def test_gradient_agrees_with_finite_differences(objective, photo, painting, weights):
+def test_gradient_agrees_with_finite_differences(objective, photo, painting, loss_weights):
     image = (0.7 * photo + 0.3 * painting).astype(np.float32)
-    objective.weights = settings_with(**weights)
+    objective.weights = settings_with(**loss_weights)
     random = np.random.default_rng(5)
     try:
         gradient = objective(tf.constant(image)).gradient.numpy().astype(np.float64)
