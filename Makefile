@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test check lint lock lock-check gpu clean
+.PHONY: dashboard test published check lint lock lock-check gpu clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not published"
+
+# The published run's first rows at full size: minutes of the same step, so not among the tests that one runs often.
+published: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m published
 
 # What CI runs beside the tests.
 check: lint lock-check

