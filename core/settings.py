@@ -129,7 +129,7 @@ PRESETS: Mapping[str, Preset] = {
     "draft": Preset(
         "Draft",
         "A small picture in a minute or two, to see whether the pair is worth more.",
-        {"size": 256, "iterations": 150, "frame_every": 15, "beta_1": 0.9, "learning_rate": 10.0},
+        {"size": 256, "iterations": 100, "frame_every": 10, "beta_1": 0.9, "learning_rate": 7.0},
     ),
     "reference": Preset(
         "Reference",

@@ -38,7 +38,7 @@ def choose(kind: Kind) -> Picture | None:
         max_upload_size=images.MAX_BYTES // 2**20,
         help=f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {images.MAX_PIXELS // 1_000_000} megapixels.",
     )
-    chosen = st.session_state.setdefault(f"sample-{kind}", SAMPLES[kind][1].name)
+    chosen = st.session_state.setdefault(f"sample-{kind}", SAMPLES[kind][0].name)
     try:
         if upload:
             picture = Picture(upload.name.rsplit(".", 1)[0], _decode(upload.getvalue(), upload.name))

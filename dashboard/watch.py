@@ -12,6 +12,7 @@ from core.runs import Run, RunRecord
 from dashboard import charts
 
 REFRESH_SECONDS = 0.5
+CURVES_SECONDS = 2.0  # drawing costs more than a picture, and the processor is the painter's
 RECENT_STEPS = 20  # the time left is told from these
 
 ENDINGS = {
@@ -38,9 +39,10 @@ def show(run: Run) -> None:
     except StudioError as error:
         st.error(str(error))
         return
-    st.subheader(f"{record.content} × {record.style}", anchor=False)
+    st.subheader(record.title, anchor=False)
     if record.unfinished:
         _live(run)
+        st.fragment(_curves, run_every=CURVES_SECONDS)(run)
     else:
         _finished(run, record)
 
@@ -52,11 +54,19 @@ def _live(run: Run) -> None:
         st.rerun()  # the whole page: it has a result to show now
     metrics = run.metrics()
     _progress(record, metrics)
-    if run.stop_requested():
-        st.button("Stopping …", icon=":material/stop:", disabled=True)
-    else:
-        st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for name, label in charts.CURVES.items():
+            value = metrics[name].iloc[-1] if len(metrics) else None
+            st.metric(f"{label} loss", value, format="compact", width=150)
+        if run.stop_requested():
+            st.button("Stopping …", icon=":material/stop:", disabled=True)
+        else:
+            st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))
     _pictures(run, "Painted so far")
+
+
+def _curves(run: Run) -> None:
+    metrics = run.metrics()
     if len(metrics) > 1:
         st.altair_chart(charts.loss_curves(metrics), width="stretch", key=f"curves-{run.id}")
 
@@ -75,9 +85,6 @@ def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
         rate = f"{1 / step:.1f} iterations a second" if step and step < 1 else f"{step:.1f} s an iteration"
         text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}" if step else "The first step …"
         st.progress(min(1.0, last["iteration"] / total), text)
-        with st.container(horizontal=True):
-            for name, label in charts.CURVES.items():
-                st.metric(f"{label} loss", last[name], format="compact", width=150)
 
 
 def _pictures(run: Run, caption: str) -> None:
@@ -125,9 +132,7 @@ def _finished(run: Run, record: RunRecord) -> None:
             on_click="ignore",
         )
     _pictures(run, "Painted" if run.result.is_file() else "Painted last")
-    metrics = run.metrics()
-    if len(metrics) > 1:
-        st.altair_chart(charts.loss_curves(metrics), width="stretch", key=f"curves-{run.id}")
+    _curves(run)
     _frames(run)
     _timings(record)
 

@@ -12,11 +12,14 @@ from dashboard.gallery import Picture
 
 def page() -> None:
     """A run that is chosen or under way, or else what a new one needs."""
-    st.title("Style Transfer Studio", anchor=False)
-    if run := _run_to_show():
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.button("New picture", icon=":material/add:", on_click=_compose)
+    run = _run_to_show()
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+        st.title("Style Transfer Studio", anchor=False, width="content")
+        with st.container(horizontal=True, width="content"):
+            if run:
+                st.button("New picture", icon=":material/add:", on_click=_compose)
             _recent_runs()
+    if run:
         watch.show(run)
     else:
         _new_picture()
@@ -60,9 +63,7 @@ def _recent_runs() -> None:
 
 
 def _new_picture() -> None:
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.markdown("Choose a photo and a painting: the photo will be painted in the painting's manner.")
-        _recent_runs()
+    st.markdown("Choose a photo and a painting: the photo will be painted in the painting's manner.")
     preparation.show()
     photo_column, painting_column, settings_column = st.columns([4, 4, 3], gap="large")
     with photo_column:

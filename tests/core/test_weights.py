@@ -221,7 +221,7 @@ def test_order(bare, tmp_path, monkeypatch):
     assert find() == [WeightsFile(cached, "imagenet, float32"), quantised]
     monkeypatch.setenv("NST_WEIGHTS", str(tmp_path / "mine.h5"))
     assert find() == [WeightsFile(tmp_path / "mine.h5", "user")]
-    assert find(tmp_path / "other.h5") == WeightsFile(tmp_path / "other.h5", "user")
+    assert find(tmp_path / "other.h5") == [WeightsFile(tmp_path / "other.h5", "user")]
 
 
 def test_names_of_the_environment(bare, tmp_path, monkeypatch):

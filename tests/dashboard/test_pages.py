@@ -78,8 +78,8 @@ def test_settings_that_do_not_fit_are_refused_in_a_sentence(ready):
 
 def test_a_sample_is_chosen(ready):
     page = open_page()
-    page.button(key="choose-astronaut").click().run()
-    assert page.session_state["sample-photo"] == "astronaut"
+    page.button(key="choose-coffee").click().run()
+    assert page.session_state["sample-photo"] == "coffee"
 
 
 def test_an_upload_that_is_no_picture_is_refused(ready):
