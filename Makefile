@@ -35,8 +35,8 @@ $(BIN)/python:
 
 # A stamp a lock file: a changed lock installs again, an unchanged one does not.
 define install
-	$(PIP) install --quiet --require-hashes -r $<
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install --quiet --require-hashes -r $<
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 endef
 

@@ -97,7 +97,7 @@ def stylize(
         _print_json(summary | {"output": str(output), "run": str(run.path)})
     else:
         kept = "Stopped; the best picture so far" if record.status == "stopped" else "The picture"
-        screen.print(f"{kept} (iteration {record.best_iteration}, loss {record.best_total:.4g}) is in {output}")
+        _tell(f"{kept} (iteration {record.best_iteration}, loss {record.best_total:.4g}) is in {output}")
 
 
 @app.command()
@@ -160,7 +160,7 @@ def export(weights: Weights = None, as_json: Json = False) -> None:
         ["layer", "relative error, features", "relative error, Gram matrix"],
         [[layer, f"{parity[layer]:.1e}", f"{parity[onnx_model.targets.gram_output(layer)]:.1e}"] for layer in layers],
     )
-    screen.print(f"Compared on {', '.join(model.manifest.parity_images)}. The model is {model.path}")
+    _tell(f"Compared on {', '.join(model.manifest.parity_images)}. The model is {model.path}")
 
 
 @app.command()
@@ -173,7 +173,7 @@ def runs(as_json: Json = False) -> None:
         _print_json([record.model_dump(mode="json", exclude={"writer"}) for record in records])
         return
     if not records:
-        screen.print(f"There are no runs yet in {store.paths.runs()}")
+        _tell(f"There are no runs yet in {store.paths.runs()}")
         return
     _print_table(
         ["run", "status", "preset", "size", "iterations", "best loss", "seconds"],
