@@ -74,7 +74,7 @@ def test_draft_is_the_default_and_the_lighter():
     assert DEFAULT_PRESET == "draft"
     assert choose() == PRESETS["draft"].settings()
     draft, reference = (PRESETS[name].settings() for name in ("draft", "reference"))
-    assert (draft.size, draft.iterations) == (256, 150)
+    assert (draft.size, draft.iterations) == (256, 100)
     assert draft.size < reference.size and draft.iterations < reference.iterations
 
 

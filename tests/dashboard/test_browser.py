@@ -65,15 +65,15 @@ def test_the_main_way_through(server, browser, tmp_path):
     page.set_default_timeout(PATIENCE)
     page.goto(address)
 
-    page.get_by_role("button", name="Astronaut").click()
-    page.get_by_role("button", name="Stained glass").click()
+    page.get_by_role("button", name="Cup of coffee", exact=True).click()
+    page.get_by_role("button", name="Stained glass", exact=True).click()
     page.get_by_role("spinbutton", name="Size (px)").fill("96")
     page.get_by_role("spinbutton", name="Size (px)").press("Enter")
-    page.get_by_text("96 × 96 pixels").wait_for()
+    page.get_by_text("96 × 64 pixels").wait_for()
     page.get_by_role("spinbutton", name="Iterations").fill("5000")
     page.get_by_role("spinbutton", name="Iterations").press("Enter")
     page.get_by_text("5000 iterations").wait_for()
-    page.get_by_role("button", name="Start").click()
+    page.get_by_role("button", name="Start", exact=True).click()
 
     curves = page.get_by_test_id("stVegaLiteChart")
     painted_image = page.locator("[data-testid=stImage]", has_text="Painted so far").locator("img")
@@ -93,7 +93,7 @@ def test_the_main_way_through(server, browser, tmp_path):
 
     page.goto(address)  # a page opened anew, without the run in its address
     page.get_by_text("Iteration ").first.wait_for()
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download PNG").click()
     page.get_by_text("Where the seconds went").wait_for()
@@ -102,7 +102,7 @@ def test_the_main_way_through(server, browser, tmp_path):
     result = tmp_path / "result.png"
     download.value.save_as(result)
     with Image.open(result) as picture:
-        assert picture.size == (96, 96)
+        assert picture.size == (96, 64)
     asked = json.loads(images.read_metadata(result)["Settings"])
     assert settings.TransferSettings(**asked).iterations == 5000
 
@@ -117,6 +117,8 @@ def test_the_page_fits_a_phone(server, browser):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.set_default_timeout(PATIENCE)
     page.goto(address)
-    page.get_by_role("button", name="New picture").or_(page.get_by_role("button", name="Start")).first.wait_for()
+    page.get_by_role("button", name="New picture").or_(
+        page.get_by_role("button", name="Start", exact=True)
+    ).first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
