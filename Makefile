@@ -54,7 +54,7 @@ $(VENV)/installed-gpu: requirements-gpu.lock pyproject.toml | $(BIN)/python
 
 # The locks are resolved for every Python and platform at once (markers), with hashes and without an index address.
 # Already locked versions stay unless pyproject.toml no longer admits them; `make lock UPGRADE=--upgrade` renews them.
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE = $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
 lock: $(VENV)/installed-dev

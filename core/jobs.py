@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock, Timeout
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, pace, paths, runs
@@ -72,7 +73,8 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
 
 
 def _read_input(path: Path, size: int) -> np.ndarray:
-    return images.to_network(images.resize(images.read_image(path), size, path.name))
+    with Image.open(path) as image:  # our own copy: as a PNG it may be larger than a file that is given to us
+        return images.to_network(images.resize(image.convert("RGB"), size, path.name))
 
 
 # --- the worker -----------------------------------------------------------------------------------------------------
