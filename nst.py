@@ -55,7 +55,10 @@ def _takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     for knob in KNOBS.values():
         listed = knob.type is tuple
-        help_text = knob.meaning + (f" [{knob.minimum:g} … {knob.maximum:g}]" if knob.maximum is not None else "")
+        limits = f"[{knob.minimum:g} … {knob.maximum:g}] " if knob.maximum is not None else ""
+        values = {name: getattr(preset.settings(), knob.name) for name, preset in PRESETS.items()}
+        defaults = ", ".join(f"{name} {','.join(value) if listed else value}" for name, value in values.items())
+        help_text = f"{knob.meaning} {limits}({defaults})"
         option = typer.Option(
             help=help_text,
             metavar="A,B,…" if listed else (knob.unit.upper() or "N" if knob.type is int else "X"),
@@ -91,7 +94,10 @@ def stylize(
     record = run.record()
     if record.best_total is None:
         raise StudioError("Stopped before there was a picture.")
-    images.write_image(output, images.to_uint8(_result(run)), runs.metadata(record))
+    try:
+        images.write_image(output, images.to_uint8(_result(run)), runs.metadata(record))
+    except StudioError as error:
+        raise StudioError(f"{error} The picture is kept as {run.result}") from error
     if as_json:
         summary = record.model_dump(mode="json", exclude={"writer"})
         _print_json(summary | {"output": str(output), "run": str(run.path)})
@@ -119,6 +125,8 @@ def reference(
         raise InputError("Give both pictures of the pair, or neither to have them fetched.")
     if content is None or style is None:
         content, style = map(str, published.fetch_pair())
+    elif not published.is_published(Path(content), Path(style)):
+        _tell("These are not the published pictures: the numbers beside yours are another pair's.")
     settings_of_run = settings.choose("reference", iterations=max(max(wanted), 1))
     run = _new_run(content, style, settings_of_run, "reference")
     found: list[published.Row] = []
@@ -126,19 +134,13 @@ def reference(
     if as_json:
         _print_json([row.as_json() for row in found])
         return
-    columns = [f"{kind} {name}" for name in published.LOSSES for kind in ("ours", "published", "deviation %")]
     lines = []
     for row in found:
-        line = [str(row.iteration)]
-        for name in published.LOSSES:
+        for name in reversed(published.LOSSES):
             deviation = row.deviation_percent[name]
-            line += [
-                f"{row.ours[name]:.4e}",
-                f"{row.published[name]:.4e}",
-                "–" if deviation is None else f"{deviation:+.2f}",
-            ]
-        lines.append(line)
-    _print_table(["iteration", *columns], lines)
+            percent = "–" if deviation is None else f"{deviation:+.2f}"
+            lines.append([str(row.iteration), name, f"{row.ours[name]:.4e}", f"{row.published[name]:.4e}", percent])
+    _print_table(["iteration", "loss", "ours", "published", "deviation %"], lines)
 
 
 @app.command()
@@ -168,7 +170,7 @@ def runs(as_json: Json = False) -> None:
     """List the runs, the newest first."""
     from core import runs as store
 
-    records = [record for _, record in store.readable_runs()]
+    records = [run.with_progress(record) for run, record in store.readable_runs()]
     if as_json:
         _print_json([record.model_dump(mode="json", exclude={"writer"}) for record in records])
         return
@@ -210,8 +212,8 @@ def doctor(as_json: Json = False) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dashboard(context: typer.Context) -> None:
     """Open the page in the browser. Further options go to Streamlit (--server.port 8600 …)."""
-    os.chdir(Path(__file__).parent)  # where Streamlit finds the project's configuration
-    command = [sys.executable, "-m", "streamlit", "run", str(Path("dashboard/app.py")), *context.args]
+    page = Path(__file__).parent / "dashboard" / "app.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(page), *context.args]
     if os.name == "posix":
         os.execv(command[0], command)
     raise typer.Exit(subprocess.call(command))
@@ -241,12 +243,12 @@ def _engine(weights: Path | None, report: Callable[[str], None], timings: Timing
 
 
 def _new_run(content: str, style: str, settings: Any, preset: str) -> Run:
-    from core import images, runs, samples
+    from core import images, paths, runs, samples
 
     def picture(given: str) -> tuple[Any, str]:
         path = Path(given)
-        if not path.exists() and given in {sample.name for sample in samples.PHOTOS + samples.STYLES}:
-            return images.read_image(samples.find(given).path()), given
+        if not paths.is_file(path) and path.name == given and not path.suffix:
+            return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
         return images.read_image(path), path.stem
 
     (content_image, content_name), (style_image, style_name) = picture(content), picture(style)
@@ -270,7 +272,12 @@ def _perform(
 
     with _progress(iterations) as (report, watch), _interrupt_stops(run):
         steps = jobs.perform(run, lambda tell, timings: _engine(weights, tell, timings), report)
-        consume(watch(steps))
+        try:
+            consume(watch(steps))
+        except StudioError as error:
+            if run.result.is_file():
+                raise type(error)(f"{error} The best picture so far is {run.result}") from error
+            raise
 
 
 @contextmanager
@@ -327,10 +334,15 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(columns: list[str], lines: list[list[str]]) -> None:
-    table = Table(*columns)
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for line in lines:
         table.add_row(*line)
-    Console().print(table)
+    results = Console()
+    if not results.is_terminal:  # a file or another program: nothing there wants lines of 80 characters
+        results = Console(width=200)
+    results.print(table)
 
 
 def main() -> None:
@@ -353,6 +365,8 @@ def main() -> None:
             if known
             else f"Something unforeseen failed ({type(error).__name__}: {error}); --debug shows where.",
         )
+    if code == 130:  # what Typer makes of Ctrl-C
+        _fail(130, "Stopped.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

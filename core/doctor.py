@@ -77,6 +77,9 @@ def _machine() -> Iterator[Finding]:
         yield Finding("note" if missing else "ok", "GPU", ", ".join(survey.gpus), remedy)
     else:
         yield Finding("note", "GPU", "no NVIDIA card or driver", "none needed; a card makes pictures many times faster")
+    if not survey.onnx_providers:
+        remedy = "install again from requirements.lock"
+        yield Finding("missing", "ONNX Runtime", "it is installed, but cannot be loaded", remedy)
     yield Finding("ok", "will use", f"{choice.onnx_providers[0]}, {choice.precision}: {choice.why}")
 
 

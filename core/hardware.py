@@ -21,7 +21,7 @@ class Hardware:
     cores: int  # physical ones
     memory_bytes: int
     gpus: tuple[str, ...]
-    onnx_providers: tuple[str, ...]  # those that this build of ONNX Runtime knows
+    onnx_providers: tuple[str, ...]  # those that this build of ONNX Runtime knows; none if it cannot be loaded
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,18 @@ class Choice:
 
 def survey() -> Hardware:
     """Look at this machine. Imports ONNX Runtime, not TensorFlow."""
-    import onnxruntime
+    try:
+        import onnxruntime
 
+        onnx_providers = tuple(onnxruntime.get_available_providers())
+    except ImportError:
+        onnx_providers = ()
     return Hardware(
         processor=processor(),
         cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
         gpus=_gpus(),
-        onnx_providers=tuple(onnxruntime.get_available_providers()),
+        onnx_providers=onnx_providers,
     )
 
 
@@ -116,5 +120,7 @@ def _gpus() -> tuple[str, ...]:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         return tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
+    except pynvml.NVMLError:
+        return ()
     finally:
         pynvml.nvmlShutdown()

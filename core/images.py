@@ -61,7 +61,7 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def read_image(source: Path | bytes, name: str | None = None) -> Image.Image:
+def read_image(source: Path | bytes, name: str | None = None, max_bytes: int | None = None) -> Image.Image:
     """A picture from a file, or from a file's bytes: 8-bit RGB in sRGB, upright, over white, without metadata.
 
     JPEG, PNG, WebP, TIFF, BMP and the first frame of a GIF are read, in any of their modes. 16-bit values are
@@ -69,12 +69,12 @@ def read_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     except where this is sRGB: then not a single value changes.
 
     `name` stands for the picture in messages; without it the file's name does. Raises InputError for a file that is
-    missing, unreadable, empty, not such a picture or damaged, and for one over MAX_BYTES or MAX_PIXELS or with a
-    side under MIN_SIDE pixels.
+    missing, unreadable, empty, not such a picture or damaged, and for one over `max_bytes` (MAX_BYTES) or MAX_PIXELS
+    or with a side under MIN_SIDE pixels.
     """
     label = _label(source, name)
     with _decoding(label):
-        image = _decoded(_bytes_of(source, label), label)
+        image = _decoded(_bytes_of(source, label, MAX_BYTES if max_bytes is None else max_bytes), label)
         orientation, profile = _orientation(image), image.info.get("icc_profile")
         rgb = _over_white(_eight_bit(image, label), profile)
         if orientation in TRANSPOSED:
@@ -90,7 +90,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     is missing, unreadable, empty or not a picture.
     """
     label = _label(path, None)
-    with _decoding(label), _opened(_bytes_of(path, label), label) as image:
+    with _decoding(label), _opened(_bytes_of(path, label, MAX_BYTES), label) as image:
         if isinstance(image, PngImageFile):
             _check_size(*image.size, label)  # entries may follow the pixels, so these are decoded too
             return {key: str(text) for key, text in image.text.items()}
@@ -197,32 +197,32 @@ def _decoding(label: str) -> Iterator[None]:
         raise InputError(f"{label} cannot be decoded: it is cut short, damaged or of an unusual kind.") from error
 
 
-def _bytes_of(source: Path | bytes, label: str) -> bytes:
-    data = _file_bytes(source, label) if isinstance(source, Path) else source
+def _bytes_of(source: Path | bytes, label: str, limit: int) -> bytes:
+    data = _file_bytes(source, label, limit) if isinstance(source, Path) else source
     if not data:
         raise InputError(f"{label} is empty (0 bytes).")
-    if len(data) > MAX_BYTES:
-        raise _too_many_bytes(len(data), label)
+    if len(data) > limit:
+        raise _too_many_bytes(len(data), label, limit)
     return data
 
 
-def _file_bytes(path: Path, label: str) -> bytes:
+def _file_bytes(path: Path, label: str, limit: int) -> bytes:
     try:
         if path.is_dir():
             raise InputError(f"{label} is a folder, not a picture.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise _too_many_bytes(size, label)
-            return file.read(MAX_BYTES + 1)
+            if size > limit:
+                raise _too_many_bytes(size, label, limit)
+            return file.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{label} does not exist in {path.absolute().parent}.") from error
     except OSError as error:
         raise InputError(f"{label} cannot be read: {error.strerror or error}.") from error
 
 
-def _too_many_bytes(size: int, label: str) -> InputError:
-    return InputError(f"{label} has {size:,} bytes ({size / 2**20:.1f} MiB); the limit is {MAX_BYTES / 2**20:.4g} MiB.")
+def _too_many_bytes(size: int, label: str, limit: int) -> InputError:
+    return InputError(f"{label} has {size:,} bytes ({size / 2**20:.1f} MiB); the limit is {limit / 2**20:.4g} MiB.")
 
 
 def _opened(data: bytes, label: str) -> Image.Image:

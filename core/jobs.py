@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, pace, paths, runs
@@ -73,8 +72,8 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
 
 
 def _read_input(path: Path, size: int) -> np.ndarray:
-    with Image.open(path) as image:  # our own copy: as a PNG it may be larger than a file that is given to us
-        return images.to_network(images.resize(image.convert("RGB"), size, path.name))
+    own_copy = images.read_image(path, max_bytes=4 * images.MAX_PIXELS)  # a PNG is larger than the JPEG it was
+    return images.to_network(images.resize(own_copy, size, path.name))
 
 
 # --- the worker -----------------------------------------------------------------------------------------------------
@@ -113,6 +112,19 @@ def stop(run: Run) -> None:
         run.request_stop()
 
 
+def see_to_queue() -> None:
+    """Start a worker where runs wait and none is alive, as after a reboot."""
+    if next_queued() and not _worker_is_alive():
+        start_worker()
+
+
+def _worker_is_alive() -> bool:
+    try:
+        return Readiness.model_validate_json(_readiness_file().read_bytes()).writer.is_alive()
+    except (OSError, ValidationError):
+        return False
+
+
 def start_worker() -> None:
     """Start a worker; one that finds another at work waits its turn, and leaves when nothing is left to do."""
     paths.home().mkdir(parents=True, exist_ok=True)
@@ -132,10 +144,13 @@ def work(make_engine: EngineMaker) -> None:
     if not (lock := _work_place()):
         return
     try:
-        _prepare(make_engine)
+        prepared = _prepare(make_engine)
+        if not prepared and not next_queued():
+            return  # whoever mends it starts another worker, which prepares anew
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < float(os.environ.get("NST_WORKER_IDLE", IDLE_SECONDS)):
             if run := next_queued():
+                prepared = prepared or _prepare(make_engine)
                 _perform_to_its_end(run, make_engine)
                 idle_since = time.monotonic()
             else:
@@ -175,7 +190,8 @@ def _work_place() -> FileLock | None:
         return None
 
 
-def _prepare(make_engine: EngineMaker) -> None:
+def _prepare(make_engine: EngineMaker) -> bool:
+    """Load what runs need, saying how far that is; whether it went well."""
     said = readiness()
     was_ready = said is not None and said.ready  # what was prepared once is only loaded: nobody needs to wait for that
 
@@ -191,8 +207,11 @@ def _prepare(make_engine: EngineMaker) -> None:
         tell("Measuring this machine's pace …")
         pace.try_out(engine)
         tell("Ready.", ready=True)
-    except StudioError as error:
-        tell(str(error), ready=False, failed=True)
+    except Exception as error:  # whatever it is, the page must not wait for ever
+        known = isinstance(error, StudioError)
+        tell(str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
+        return False
+    return True
 
 
 def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
@@ -203,7 +222,8 @@ def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
             return
         for _ in perform(run, make_engine):
             pass
-    except Exception as error:  # it stands in the run's record; the next run may do better
+    except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
+        _take(run)
         print(f"{run.id}: {error}", file=sys.stderr)
 
 

@@ -166,6 +166,20 @@ class Run:
         whole = text[: text.rfind("\n") + 1]
         return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=METRICS)
 
+    def with_progress(self, record: RunRecord) -> RunRecord:
+        """The record with how far the run is: one that has not ended well says so only in its metrics."""
+        if record.iteration is not None or (metrics := self.metrics()).empty:
+            return record
+        best = int(metrics["total"].to_numpy().argmin())
+        return record.model_copy(
+            update={
+                "iteration": int(metrics["iteration"].iloc[-1]),
+                "evaluations": int(metrics["evaluations"].iloc[-1]),
+                "best_iteration": int(metrics["iteration"].iloc[best]),
+                "best_total": float(metrics["total"].iloc[best]),
+            }
+        )
+
     def frames(self) -> list[tuple[int, Path]]:
         """The intermediate pictures by iteration."""
         return sorted((int(path.stem), path) for path in (self.path / "frames").glob("[0-9]*.jpg"))
@@ -321,11 +335,13 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        unwritten = None
         if self._last:
             try:
                 self._keep_result(self._last)
             except (OSError, StudioError) as problem:
-                error = error or StudioError(f"The result could not be written: {problem}")
+                unwritten = StudioError(f"The result could not be written: {problem}")
+                error = error or unwritten
         if self._step_seconds:
             self.timings["median step"] = statistics.median(self._step_seconds)
         self.timings["total"] = time.perf_counter() - self._began
@@ -342,6 +358,8 @@ class Recorder:
         else:
             ending = {"status": "stopped" if self._stopped else "done"}
         self.update(timings=dict(self.timings), writer=None, **ending)
+        if error and error is unwritten:
+            raise unwritten
 
     def _keep_result(self, last: Step) -> None:
         best = last.best_image()

@@ -1,6 +1,6 @@
 """Every knob of a style transfer, once: its range, unit, default and meaning; and the presets.
 
-The command line's options, the page's widgets, the run record and the report are drawn from `TransferSettings`.
+The command line's options, the page's widgets and the run record are drawn from `TransferSettings`.
 """
 
 import re
@@ -28,7 +28,7 @@ Layers = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class TransferSettings(BaseModel):
-    """What a style transfer is asked to do. The defaults are the published reference run's (Gatys et al., 2015)."""
+    """What a style transfer is asked to do. The defaults are the published reference run's (see `bench.reference`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from core import images, samples
 from core.errors import StudioError
 from core.samples import Sample
+from dashboard.wording import plain
 
 Kind = Literal["photo", "style"]
 HEADINGS: dict[Kind, str] = {"photo": "Photo", "style": "Painting"}
@@ -38,22 +39,27 @@ def choose(kind: Kind) -> Picture | None:
         max_upload_size=images.MAX_BYTES // 2**20,
         help=f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {images.MAX_PIXELS // 1_000_000} megapixels.",
     )
-    chosen = st.session_state.setdefault(f"sample-{kind}", SAMPLES[kind][0].name)
+    chosen = _chosen_sample(kind)
     try:
         if upload:
             picture = Picture(upload.name.rsplit(".", 1)[0], _decode(upload.getvalue(), upload.name))
         else:
             picture = Picture(samples.find(chosen).title, _read_sample(chosen))
     except (StudioError, OSError) as error:
-        st.error(str(error))
+        st.error(plain(str(error)))
         picture = None
     if picture:
         shown.image(_preview(picture.image), width="stretch", alt=picture.name)
-    _samples(kind, None if upload else chosen)
     return picture
 
 
-def _samples(kind: Kind, chosen: str | None) -> None:
+def _chosen_sample(kind: Kind) -> str:
+    return st.session_state.setdefault(f"sample-{kind}", SAMPLES[kind][0].name)
+
+
+def offer_samples(kind: Kind) -> None:
+    """The samples to choose from; at the very first start painting the styles takes a few seconds."""
+    chosen = None if st.session_state.get(f"upload-{kind}") else _chosen_sample(kind)
     with st.container(horizontal=True, gap="small", key=f"samples-{kind}"):
         for sample in SAMPLES[kind]:
             with st.container(width=TILE, gap="xxsmall"):

@@ -8,6 +8,7 @@ from core import settings
 from core.errors import InputError
 from core.settings import KNOBS, PRESETS, Knob, TransferSettings
 from core.vgg import CONVOLUTIONS
+from dashboard.wording import plain
 
 IN_SIGHT = ("size", "iterations")  # the others are one click away
 
@@ -38,7 +39,7 @@ def choose_settings(preset: str) -> TransferSettings | None:
     try:
         return settings.choose(preset, **given)
     except InputError as error:
-        st.error(str(error))
+        st.error(plain(str(error)))
         return None
 
 

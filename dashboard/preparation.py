@@ -3,6 +3,7 @@
 import streamlit as st
 
 from core import jobs
+from dashboard.wording import plain
 
 
 def show() -> None:
@@ -10,8 +11,6 @@ def show() -> None:
     said = jobs.readiness()
     if said and said.ready:
         return
-    if said is None and not st.session_state.get("preparing"):
-        _start()
     _progress()
 
 
@@ -20,9 +19,10 @@ def _progress() -> None:
     said = jobs.readiness()
     if said is None:
         st.status("Getting ready: starting …", type="compact")
+        _start_now_and_then()
     elif said.failed:
-        st.error(said.message)
-        st.button("Try again", icon=":material/refresh:", on_click=_start)
+        st.error(plain(said.message))
+        st.button("Try again", icon=":material/refresh:", on_click=jobs.start_worker)
     elif said.ready:
         st.rerun()
     else:
@@ -33,6 +33,7 @@ def _progress() -> None:
         )
 
 
-def _start() -> None:
-    st.session_state.preparing = True
+@st.cache_data(ttl=10, show_spinner=False)
+def _start_now_and_then() -> None:
+    """A worker that is starting needs a moment until it is heard; one that died is replaced."""
     jobs.start_worker()

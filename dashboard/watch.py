@@ -10,6 +10,7 @@ from core import jobs
 from core.errors import StudioError
 from core.runs import Run, RunRecord
 from dashboard import charts
+from dashboard.wording import duration, plain
 
 REFRESH_SECONDS = 0.5
 CURVES_SECONDS = 2.0  # drawing costs more than a picture, and the processor is the painter's
@@ -23,23 +24,14 @@ ENDINGS = {
 }
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def show(run: Run) -> None:
     """The run, refreshed by itself until it ends."""
     try:
         record = run.record()
     except StudioError as error:
-        st.error(str(error))
+        st.error(plain(str(error)))
         return
-    st.subheader(record.title, anchor=False)
+    st.subheader(plain(record.title), anchor=False)
     if record.unfinished:
         _live(run)
         st.fragment(_curves, run_every=CURVES_SECONDS)(run)
@@ -47,11 +39,22 @@ def show(run: Run) -> None:
         _finished(run, record)
 
 
+@st.cache_data(ttl=10, show_spinner=False)
+def _see_to_queue() -> None:
+    """Now and then: a worker that is starting needs a moment until it is seen."""
+    jobs.see_to_queue()
+
+
 @st.fragment(run_every=REFRESH_SECONDS)
 def _live(run: Run) -> None:
-    record = run.record()
+    try:
+        record = run.record()
+    except StudioError:
+        st.rerun()  # the whole page, which says what is wrong
     if not record.unfinished:
         st.rerun()  # the whole page: it has a result to show now
+    if record.status == "queued":
+        _see_to_queue()
     metrics = run.metrics()
     _progress(record, metrics)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -88,7 +91,8 @@ def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
 
 
 def _pictures(run: Run, caption: str) -> None:
-    content, style, painted = st.columns(3)
+    with st.container(key="pictures"):  # a narrow screen shows the last one first: see dashboard/app.py
+        content, style, painted = st.columns(3)
     with content:
         st.image(_small(run.content), caption="Photo", width="stretch")
     with style:
@@ -118,7 +122,7 @@ def _finished(run: Run, record: RunRecord) -> None:
             st.markdown(f"loss **{record.best_total:.4g}** at iteration {record.best_iteration}")
         st.caption(_provenance(record))
     if record.status == "failed":
-        st.error(record.message)
+        st.error(plain(record.message))
     elif record.status == "interrupted":
         st.warning("The process that painted this picture is gone; what it had done by then is kept.")
     if run.result.is_file():
@@ -159,7 +163,10 @@ def _timings(record: RunRecord) -> None:
     if "total" not in record.timings:
         return
     seconds = {name: value for name, value in record.timings.items() if name not in ("total", "median step")}
-    seconds["further steps"] = record.timings["total"] - sum(seconds.values())
+    if "median step" in record.timings:
+        seconds["further steps"] = record.timings["total"] - sum(seconds.values())
+    if not seconds:
+        return
     st.subheader("Where the seconds went", anchor=False)
     drawing, table = st.columns([3, 2])
     with drawing:

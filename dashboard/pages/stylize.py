@@ -1,5 +1,7 @@
 """The page: two pictures in, a painted picture out, watched while it comes about."""
 
+import itertools
+
 import streamlit as st
 
 from core import images, jobs, pace, runs
@@ -8,6 +10,7 @@ from core.runs import Run
 from core.settings import TransferSettings
 from dashboard import gallery, knobs, preparation, watch
 from dashboard.gallery import Picture
+from dashboard.wording import duration, plain
 
 
 def page() -> None:
@@ -31,7 +34,7 @@ def _run_to_show() -> Run | None:
         try:
             return runs.find(run_id)
         except StudioError as error:
-            st.warning(str(error))
+            st.warning(plain(str(error)))
             return None
     if st.session_state.get("composing"):
         return None
@@ -52,13 +55,12 @@ def _watch(run_id: str) -> None:
 
 
 def _recent_runs() -> None:
-    recent = [record for _, record in runs.readable_runs()][:8]
+    recent = [record for _, record in itertools.islice(runs.readable_runs(), 8)]
     if recent:
         with st.popover("Recent runs", icon=":material/history:"):
             for record in recent:
-                label = (
-                    f"{record.title} · {record.preset} · {record.status} · {record.created.astimezone():%d %b %H:%M}"
-                )
+                when = f"{record.created.astimezone():%d %b %H:%M}"
+                label = f"{plain(record.title)} · {record.preset} · {record.status} · {when}"
                 st.button(label, key=f"recent-{record.id}", type="tertiary", on_click=_watch, args=(record.id,))
 
 
@@ -75,6 +77,10 @@ def _new_picture() -> None:
         preset = knobs.choose_preset()
         settings = knobs.choose_settings(preset)
         _start(content, style, preset, settings)
+    with photo_column:
+        gallery.offer_samples("photo")
+    with painting_column:
+        gallery.offer_samples("style")
 
 
 def _start(content: Picture | None, style: Picture | None, preset: str, settings: TransferSettings | None) -> None:
@@ -84,14 +90,14 @@ def _start(content: Picture | None, style: Picture | None, preset: str, settings
         return
     shape = images.resized_shape(content.image.width, content.image.height, settings.size)
     expected = pace.expected_seconds(settings, shape)
-    duration = f"about {watch.duration(expected)}" if expected else "its time is known once this machine is measured"
-    st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {duration}")
+    time_needed = f"about {duration(expected)}" if expected else "its time is known once this machine is measured"
+    st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {time_needed}")
     if started:
         try:
             run = runs.create(content.image, style.image, settings, preset, content.name, style.name)
             jobs.submit(run)
         except (StudioError, OSError) as error:
-            st.error(str(error))
+            st.error(plain(str(error)))
             return
         st.session_state.composing = False
         _watch(run.id)

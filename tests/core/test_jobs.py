@@ -213,6 +213,21 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     assert run.record().status == "done"
 
 
+def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, capsys):
+    paths.queue().mkdir(parents=True)
+    (paths.queue() / "20260101-000000-000000-gone-ffff").touch()
+    jobs._perform_to_its_end(jobs.next_queued(), make_engine)
+    assert jobs.next_queued() is None
+    assert "gone" in capsys.readouterr().err
+
+
+def test_own_copy_of_a_picture_may_be_larger_than_a_given_file(own_home, monkeypatch):
+    run = new_run()
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    assert run.content.stat().st_size > images.MAX_BYTES
+    assert jobs._read_input(run.content, 64).shape[3] == 3
+
+
 # In worker processes
 
 

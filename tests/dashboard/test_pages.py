@@ -72,7 +72,7 @@ def test_settings_that_do_not_fit_are_refused_in_a_sentence(ready):
     page = open_page()
     page.multiselect(key="draft-style_layers").set_value([]).run()
     assert not page.exception
-    assert "style_layers" in page.error[0].value
+    assert "style\\_layers" in page.error[0].value
     assert button(page, "Start").disabled
 
 
@@ -86,7 +86,7 @@ def test_an_upload_that_is_no_picture_is_refused(ready):
     page = open_page()
     page.file_uploader(key="upload-photo").set_value(("cat.png", b"not a picture", "image/png")).run()
     assert not page.exception
-    assert "cat.png" in page.error[0].value
+    assert "cat\\.png" in page.error[0].value
     assert button(page, "Start").disabled
 
 
@@ -136,7 +136,7 @@ def test_a_failed_run_says_why(ready):
     with pytest.raises(StudioError), Recorder(run):
         raise StudioError("The paint ran out.")
     page = open_page(run=run.id)
-    assert page.error[0].value == "The paint ran out."
+    assert "The paint ran out" in page.error[0].value
 
 
 def test_a_run_whose_process_died_is_shown_as_interrupted(ready):
@@ -165,5 +165,5 @@ def test_a_failed_preparation_is_told_and_can_be_tried_again(own_home):
     with paths.replacing(paths.home() / "worker.json") as file:
         file.write(said.model_dump_json().encode())
     page = open_page()
-    assert page.error[0].value == "No weights can be had."
+    assert "No weights can be had" in page.error[0].value
     assert button(page, "Try again")

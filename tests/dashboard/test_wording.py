@@ -1,0 +1,17 @@
+"""How the page words things."""
+
+import pytest
+
+from dashboard.wording import duration, plain
+
+
+def test_a_name_stays_a_name():
+    assert plain("my *b* $x^2$ :red[r]") == r"my \*b\* \$x\^2\$ \:red\[r\]"
+    assert plain("Grüße vom Meer") == "Grüße vom Meer"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "1 s"), (89, "89 s"), (150, "2 min"), (5399, "90 min"), (7200, "2.0 h")]
+)
+def test_duration(seconds, said):
+    assert duration(seconds) == said
