@@ -3,7 +3,8 @@
 import altair as alt
 import pandas as pd
 
-CURVES = {"total": "Total", "style": "Style", "content": "Content"}
+from dashboard.wording import CURVES
+
 COLOURS = ["#2f7ed8", "#e07b39", "#3a9e6d"]
 TEXT = "#808890"  # legible on light and dark
 POINTS = 400  # no eye tells more apart on a screen's width

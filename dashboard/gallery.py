@@ -1,9 +1,9 @@
 """Choosing a picture: from the samples, or one of one's own."""
 
+import io
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import streamlit as st
 from PIL import Image, ImageOps
 
@@ -26,6 +26,7 @@ class Picture:
 
     name: str
     image: Image.Image
+    preview: bytes  # a small PNG
 
 
 def choose(kind: Kind) -> Picture | None:
@@ -41,15 +42,12 @@ def choose(kind: Kind) -> Picture | None:
     )
     chosen = _chosen_sample(kind)
     try:
-        if upload:
-            picture = Picture(upload.name.rsplit(".", 1)[0], _decode(upload.getvalue(), upload.name))
-        else:
-            picture = Picture(samples.find(chosen).title, _read_sample(chosen))
+        picture = _uploaded(upload.getvalue(), upload.name) if upload else _sample(chosen)
     except (StudioError, OSError) as error:
         st.error(plain(str(error)))
         picture = None
     if picture:
-        shown.image(_preview(picture.image), width="stretch", alt=picture.name)
+        shown.image(picture.preview, width="stretch", alt=picture.name)
     return picture
 
 
@@ -83,22 +81,27 @@ def _choose_sample(kind: Kind, name: str) -> None:
 
 
 @st.cache_data(show_spinner="Painting the sample styles …", max_entries=32)
-def _thumbnail(name: str) -> np.ndarray:
-    return samples.thumbnail(samples.find(name))
+def _thumbnail(name: str) -> bytes:
+    return images.encode_jpeg(samples.thumbnail(samples.find(name)))
 
 
-@st.cache_data(show_spinner=False, max_entries=16)
-def _read_sample(name: str) -> Image.Image:
-    return images.read_image(samples.find(name).path(), name)
+@st.cache_resource(show_spinner=False, max_entries=16)
+def _sample(name: str) -> Picture:
+    sample = samples.find(name)
+    image = images.read_image(sample.path(), name)
+    return Picture(sample.title, image, _preview(image))
 
 
-@st.cache_data(show_spinner="Reading the picture …", max_entries=8)
-def _decode(data: bytes, name: str) -> Image.Image:
-    return images.read_image(data, name)
+@st.cache_resource(show_spinner="Reading the picture …", max_entries=8)
+def _uploaded(data: bytes, name: str) -> Picture:
+    image = images.read_image(data, name)
+    return Picture(name.rsplit(".", 1)[0], image, _preview(image))
 
 
-def _preview(image: Image.Image) -> Image.Image:
+def _preview(image: Image.Image) -> bytes:
     """Small, and with see-through margins brought to one shape for both sides, so that the page keeps its lines."""
     small = image.copy()
     small.thumbnail(PREVIEW, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return ImageOps.pad(small.convert("RGBA"), PREVIEW, color=(0, 0, 0, 0))
+    png = io.BytesIO()
+    ImageOps.pad(small.convert("RGBA"), PREVIEW, color=(0, 0, 0, 0)).save(png, "PNG", compress_level=1)
+    return png.getvalue()

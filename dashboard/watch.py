@@ -1,16 +1,20 @@
 """A run as one watches it: while it is painted, and afterwards."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import streamlit as st
 from PIL import Image
 
 from core import jobs
 from core.errors import StudioError
 from core.runs import Run, RunRecord
-from dashboard import charts
-from dashboard.wording import duration, plain
+from dashboard.wording import CURVES, duration, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFRESH_SECONDS = 0.5
 CURVES_SECONDS = 2.0  # drawing costs more than a picture, and the processor is the painter's
@@ -58,7 +62,7 @@ def _live(run: Run) -> None:
     metrics = run.metrics()
     _progress(record, metrics)
     with st.container(horizontal=True, vertical_alignment="center"):
-        for name, label in charts.CURVES.items():
+        for name, label in CURVES.items():
             value = metrics[name].iloc[-1] if len(metrics) else None
             st.metric(f"{label} loss", value, format="compact", width=150)
         if run.stop_requested():
@@ -69,6 +73,8 @@ def _live(run: Run) -> None:
 
 
 def _curves(run: Run) -> None:
+    from dashboard import charts  # here, so that the page for a new picture opens without it
+
     metrics = run.metrics()
     if len(metrics) > 1:
         st.altair_chart(charts.loss_curves(metrics), width="stretch", key=f"curves-{run.id}")
@@ -162,6 +168,10 @@ def _frames(run: Run) -> None:
 def _timings(record: RunRecord) -> None:
     if "total" not in record.timings:
         return
+    import pandas as pd
+
+    from dashboard import charts
+
     seconds = {name: value for name, value in record.timings.items() if name not in ("total", "median step")}
     if "median step" in record.timings:
         seconds["further steps"] = record.timings["total"] - sum(seconds.values())
