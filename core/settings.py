@@ -128,7 +128,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     "draft": Preset(
         "Draft",
-        "A small picture in a minute or two, to see whether the pair is worth more.",
+        "A small picture in one to three minutes, to see whether the pair is worth more.",
         {"size": 256, "iterations": 100, "frame_every": 10, "beta_1": 0.9, "learning_rate": 7.0},
     ),
     "reference": Preset(

@@ -69,7 +69,7 @@ def _live(run: Run) -> None:
             st.button("Stopping …", icon=":material/stop:", disabled=True)
         else:
             st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))
-    _pictures(run, "Painted so far")
+    _pictures(run, "Painted so far", coming=True)
 
 
 def _curves(run: Run) -> None:
@@ -96,7 +96,7 @@ def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
         st.progress(min(1.0, last["iteration"] / total), text)
 
 
-def _pictures(run: Run, caption: str) -> None:
+def _pictures(run: Run, caption: str, coming: bool) -> None:
     with st.container(key="pictures"):  # a narrow screen shows the last one first: see dashboard/app.py
         content, style, painted = st.columns(3)
     with content:
@@ -107,9 +107,11 @@ def _pictures(run: Run, caption: str) -> None:
         picture = run.result if run.result.is_file() else run.live
         if picture.is_file():
             st.image(picture.read_bytes(), caption=caption, width="stretch")
-        else:
+        elif coming:
             st.skeleton(height=240)
             st.caption("The picture appears with the first step.")
+        else:
+            st.caption("It ended before there was a picture.")
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -141,7 +143,7 @@ def _finished(run: Run, record: RunRecord) -> None:
             icon=":material/download:",
             on_click="ignore",
         )
-    _pictures(run, "Painted" if run.result.is_file() else "Painted last")
+    _pictures(run, "Painted" if run.result.is_file() else "Painted last", coming=False)
     _curves(run)
     _frames(run)
     _timings(record)
