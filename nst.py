@@ -24,6 +24,8 @@ from core.errors import InputError, StudioError
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from core.runs import Run
     from core.timings import Timings
     from core.transfer import Engine, Step
@@ -39,6 +41,7 @@ Style = Annotated[str, typer.Argument(metavar="STYLE", help="The painting: a fil
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="A file of VGG19 weights; otherwise found, or fetched.", metavar="FILE")
 ]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes: .png .jpg .webp .tif")]
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on standard output.")]
 
 
@@ -57,11 +60,14 @@ def _takes_settings(command: Callable[..., None]) -> Callable[..., None]:
         listed = knob.type is tuple
         limits = f"[{knob.minimum:g} … {knob.maximum:g}] " if knob.maximum is not None else ""
         values = {name: getattr(preset.settings(), knob.name) for name, preset in PRESETS.items()}
-        defaults = ", ".join(f"{name} {','.join(value) if listed else value}" for name, value in values.items())
+        words = {name: ",".join(value) if listed else str(value) for name, value in values.items()}
+        same = len(set(words.values())) == 1
+        defaults = words[DEFAULT_PRESET] if same else ", ".join(f"{name} {value}" for name, value in words.items())
         help_text = f"{knob.meaning} {limits}({defaults})"
         option = typer.Option(
             help=help_text,
-            metavar="A,B,…" if listed else (knob.unit.upper() or "N" if knob.type is int else "X"),
+            metavar="|".join(knob.choices)
+            or ("A,B,…" if listed else knob.unit.upper() or "N" if knob.type is int else "X"),
             rich_help_panel=f"Settings: {knob.group}",
             show_default=False,
         )
@@ -78,8 +84,10 @@ def _takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 def stylize(
     content: Content,
     style: Style,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the result goes: .png .jpg .webp .tif")],
-    preset: Annotated[str, typer.Option(help=", ".join(PRESETS) + ".")] = DEFAULT_PRESET,
+    output: Output,
+    preset: Annotated[
+        str, typer.Option(help=" ".join(f"[b]{n}[/b]: {p.purpose}" for n, p in PRESETS.items()))
+    ] = DEFAULT_PRESET,
     weights: Weights = None,
     as_json: Json = False,
     **choices: Any,
@@ -104,6 +112,34 @@ def stylize(
     else:
         kept = "Stopped; the best picture so far" if record.status == "stopped" else "The picture"
         _tell(f"{kept} (iteration {record.best_iteration}, loss {record.best_total:.4g}) is in {output}")
+
+
+@app.command()
+def preview(
+    content: Content,
+    style: Style,
+    output: Output,
+    size: Annotated[int, typer.Option(metavar="PX", min=64, max=4096, help="Length of the longer side.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Paint an instant preview of CONTENT in the manner of STYLE: by another network, in a fraction of a second."""
+    import time
+
+    from core import images
+    from core import preview as network
+
+    images.check_writable(output)
+    (photo, photo_name), (painting, painting_name) = _picture(content), _picture(style)
+    opened = network.obtain(_tell)
+    began = time.perf_counter()
+    painted = opened.paint(images.resize(photo, size, photo_name), images.resize(painting, size, painting_name))
+    seconds = time.perf_counter() - began
+    title = f"{photo_name} × {painting_name}, preview"
+    images.write_image(output, painted, {"Software": "Style Transfer Studio", "Title": title})
+    if as_json:
+        _print_json({"output": str(output), "seconds": seconds, "shape": painted.shape[:2]})
+    else:
+        _tell(f"The preview is in {output} ({seconds:.2f} s)")
 
 
 @app.command()
@@ -239,20 +275,24 @@ def _engine(weights: Path | None, report: Callable[[str], None], timings: Timing
         from export.onnx_model import ensure_model
 
         model = ensure_model(loaded, report)
-    return Engine(loaded, model, hardware.choose(hardware.survey()).onnx_providers)
+    return Engine(loaded, model, hardware.survey())
 
 
 def _new_run(content: str, style: str, settings: Any, preset: str) -> Run:
-    from core import images, paths, runs, samples
+    from core import runs
 
-    def picture(given: str) -> tuple[Any, str]:
-        path = Path(given)
-        if not paths.is_file(path) and path.name == given and not path.suffix:
-            return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
-        return images.read_image(path), path.stem
-
-    (content_image, content_name), (style_image, style_name) = picture(content), picture(style)
+    (content_image, content_name), (style_image, style_name) = _picture(content), _picture(style)
     return runs.create(content_image, style_image, settings, preset, content_name, style_name)
+
+
+def _picture(given: str) -> tuple[Image.Image, str]:
+    """The picture of a file or of a sample, and its name."""
+    from core import images, paths, samples
+
+    path = Path(given)
+    if not paths.is_file(path) and path.name == given and not path.suffix:
+        return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
+    return images.read_image(path), path.stem
 
 
 def _result(run: Run) -> Any:

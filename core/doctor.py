@@ -1,6 +1,5 @@
 """What this machine has, what will be used of it, and what is missing, each with its remedy."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -72,7 +71,7 @@ def _machine() -> Iterator[Finding]:
         "pictures over 512 px may not fit" if few else "",
     )
     if survey.gpus:
-        missing = [name for name in ("nvidia-cudnn-cu12", "nvidia-cublas-cu12") if not _installed(name)]
+        missing = hardware.missing_cuda_libraries()
         remedy = "make gpu installs NVIDIA's CUDA 12 libraries" if missing else ""
         yield Finding("note" if missing else "ok", "GPU", ", ".join(survey.gpus), remedy)
     else:
@@ -80,7 +79,8 @@ def _machine() -> Iterator[Finding]:
     if not survey.onnx_providers:
         remedy = "install again from requirements.lock"
         yield Finding("missing", "ONNX Runtime", "it is installed, but cannot be loaded", remedy)
-    yield Finding("ok", "will use", f"{choice.onnx_providers[0]}, {choice.precision}: {choice.why}")
+    yield Finding("ok", "will use", f"{choice.onnx_providers[0]}: {choice.why}")
+    yield Finding("ok", "precision auto", f"{choice.precision}: {choice.why_precision}")
 
 
 def _files() -> Iterator[Finding]:
@@ -128,11 +128,3 @@ def _float32_remedy(loaded: weights.Weights) -> str:
     if loaded.provenance != "imagenet, 8-bit":
         return ""
     return f"for the float32 original, put Keras's {weights.KERAS_FILE} into {weights.keras_cache().parent}"
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -8,9 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pynvml
+
+from core.vgg import Precision
+
+CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # the instructions that oneDNN computes bfloat16 with
+CUDA_PACKAGES = ("nvidia-cudnn-cu12", "nvidia-cublas-cu12")  # two of many: all come together
+GPU_BFLOAT16 = 8.0  # CUDA's compute capability from which a card has bfloat16 (Ampere)
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,9 @@ class Hardware:
     memory_bytes: int
     gpus: tuple[str, ...]
     onnx_providers: tuple[str, ...]  # those that this build of ONNX Runtime knows; none if it cannot be loaded
+    cpu_bfloat16: tuple[str, ...] = ()  # those of CPU_BFLOAT16 that the processor has
+    gpu_capability: float = 0.0  # of the first GPU
+    cuda_libraries: bool = False  # whether TensorFlow finds what it needs to use a GPU
 
 
 @dataclass(frozen=True)
@@ -29,8 +39,9 @@ class Choice:
     """What will be used, and why."""
 
     onnx_providers: tuple[str, ...]  # in the order in which ONNX Runtime tries them
-    precision: str
     why: str
+    precision: Precision
+    why_precision: str
 
 
 def survey() -> Hardware:
@@ -41,26 +52,44 @@ def survey() -> Hardware:
         onnx_providers = tuple(onnxruntime.get_available_providers())
     except ImportError:
         onnx_providers = ()
+    gpus, capability = _gpus()
+    flags = _cpuinfo("flags").split()
     return Hardware(
         processor=processor(),
         cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
-        gpus=_gpus(),
+        gpus=gpus,
         onnx_providers=onnx_providers,
+        cpu_bfloat16=tuple(name for name in CPU_BFLOAT16 if name in flags),
+        gpu_capability=capability,
+        cuda_libraries=not missing_cuda_libraries(),
     )
 
 
-def choose(hardware: Hardware) -> Choice:
-    """A pure function of the facts: the GPU where there is one that ONNX Runtime can use, else the processor."""
+def choose(hardware: Hardware, precision: Literal["auto", "float32", "bfloat16"] = "auto") -> Choice:
+    """A pure function of the facts and of the precision asked for: the GPU where there is one that can be used, else
+    the processor; and where no precision is asked for, bfloat16 where that is quick."""
     if hardware.gpus and "CUDAExecutionProvider" in hardware.onnx_providers:
-        return Choice(
-            ("CUDAExecutionProvider", "CPUExecutionProvider"), "float32", f"a GPU is here: {hardware.gpus[0]}"
-        )
-    if hardware.gpus:
+        providers: tuple[str, ...] = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        why = f"a GPU is here: {hardware.gpus[0]}"
+    elif hardware.gpus:
+        providers = ("CPUExecutionProvider",)
         why = f"{hardware.gpus[0]} is here, but this ONNX Runtime has no CUDA provider"
     else:
-        why = "no NVIDIA GPU is here"
-    return Choice(("CPUExecutionProvider",), "float32", why)
+        providers, why = ("CPUExecutionProvider",), "no NVIDIA GPU is here"
+    if precision == "auto":
+        return Choice(providers, why, *_quickest(hardware))
+    return Choice(providers, why, precision, "as asked for")
+
+
+def _quickest(hardware: Hardware) -> tuple[Precision, str]:
+    if hardware.gpus and hardware.cuda_libraries:
+        if hardware.gpu_capability >= GPU_BFLOAT16:
+            return "bfloat16", f"{hardware.gpus[0]} has bfloat16"
+        return "float32", f"{hardware.gpus[0]} has no bfloat16"
+    if hardware.cpu_bfloat16:
+        return "bfloat16", f"the processor has it ({hardware.cpu_bfloat16[0]})"
+    return "float32", "the processor has no bfloat16 instructions (AMX or AVX512-BF16)"
 
 
 def versions() -> dict[str, str]:
@@ -104,23 +133,41 @@ def _standard_error_closed() -> Iterator[None]:
 
 def processor() -> str:
     """The processor's name, as its maker writes it."""
-    cpuinfo = Path("/proc/cpuinfo")  # elsewhere than on Linux, platform knows the name
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def _gpus() -> tuple[str, ...]:
+def _cpuinfo(key: str) -> str:
+    """What Linux says of the first processor; elsewhere nothing."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def missing_cuda_libraries() -> list[str]:
+    """The packages that a GPU needs and that are not installed."""
+    return [package for package in CUDA_PACKAGES if not _installed(package)]
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _gpus() -> tuple[tuple[str, ...], float]:
+    """Every GPU's name, and the first one's compute capability."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return ()
+        return (), 0.0
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
+        names = tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[0]) if handles else (0, 0)
+        return names, major + minor / 10
     except pynvml.NVMLError:
-        return ()
+        return (), 0.0
     finally:
         pynvml.nvmlShutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from core import hardware, images, pace, paths, runs
+from core import hardware, images, pace, paths, runs, settings
 from core.errors import StudioError
 from core.runs import Recorder, Run, Writer
 from core.timings import Timings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 EngineMaker = Callable[[Report, Timings], "Engine"]
 
-IDLE_SECONDS = 120.0  # how long a worker without work keeps TensorFlow loaded; NST_WORKER_IDLE changes it
+IDLE_SECONDS = 300.0  # how long a worker without work keeps TensorFlow loaded; NST_WORKER_IDLE changes it
 
 
 def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
@@ -45,25 +46,34 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
         with recorder.timings.phase("imports"):
             hardware.import_tensorflow()
             from core.transfer import stylize
-        settings = recorder.record.settings
+        wanted = recorder.record.settings
         engine = make_engine(tell, recorder.timings)
-        survey = hardware.survey()
+        choice = engine.choice(wanted)
         recorder.update(
             weights=engine.weights.provenance,
             weights_sha256=engine.weights.sha256,
+            precision=choice.precision,
             environment={
-                **dataclasses.asdict(survey),
+                **dataclasses.asdict(engine.hardware),
                 "versions": hardware.versions(),
-                "precision": hardware.choose(survey).precision,
+                "why this precision": choice.why_precision,
             },
         )
         tell("Reading the pictures …")
         with recorder.timings.phase("pictures"):
-            content, style = (_read_input(path, settings.size) for path in (run.content, run.style))
+            photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
+            content, style = images.to_network(photo), images.to_network(painting)
+        with recorder.timings.phase("start"):
+            start, start_is = engine.start(photo, painting, wanted, tell)
+            recorder.show(start)
+        recorder.update(start=start_is)
         tell("Measuring the style …")
-        objective, targets = engine.objective(content, style, settings, recorder.timings)
+        objective, targets = engine.objective(content, style, wanted, recorder.timings)
+        if choice.precision != "float32":
+            exact = functools.partial(engine.objective, content, style, wanted, precision="float32")
+            recorder.final_losses = lambda step: exact()[0].losses(step.best.image)
         recorder.update(style_targets=targets.source, message="Compiling the first step …")
-        for step in stylize(objective, content, settings):
+        for step in stylize(objective, images.to_network(start), wanted):
             recorder.write(step)
             yield step
             if run.stop_requested():
@@ -73,7 +83,7 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
 
 def _read_input(path: Path, size: int) -> np.ndarray:
     own_copy = images.read_image(path, max_bytes=4 * images.MAX_PIXELS)  # a PNG is larger than the JPEG it was
-    return images.to_network(images.resize(own_copy, size, path.name))
+    return images.resize(own_copy, size, path.name)
 
 
 # --- the worker -----------------------------------------------------------------------------------------------------
@@ -114,7 +124,13 @@ def stop(run: Run) -> None:
 
 def see_to_queue() -> None:
     """Start a worker where runs wait and none is alive, as after a reboot."""
-    if next_queued() and not _worker_is_alive():
+    if next_queued():
+        keep_warm()
+
+
+def keep_warm() -> None:
+    """See to it that a worker is alive: a run that comes soon finds all loaded."""
+    if not _worker_is_alive():
         start_worker()
 
 
@@ -144,14 +160,14 @@ def work(make_engine: EngineMaker) -> None:
     if not (lock := _work_place()):
         return
     try:
-        prepared = _prepare(make_engine)
-        if not prepared and not next_queued():
+        engine = _prepare(make_engine)
+        if not engine and not next_queued():
             return  # whoever mends it starts another worker, which prepares anew
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < float(os.environ.get("NST_WORKER_IDLE", IDLE_SECONDS)):
             if run := next_queued():
-                prepared = prepared or _prepare(make_engine)
-                _perform_to_its_end(run, make_engine)
+                engine = engine or _prepare(make_engine)
+                _perform_to_its_end(run, (lambda *_, kept=engine: kept) if engine else make_engine)
                 idle_since = time.monotonic()
             else:
                 time.sleep(0.1)
@@ -190,8 +206,8 @@ def _work_place() -> FileLock | None:
         return None
 
 
-def _prepare(make_engine: EngineMaker) -> bool:
-    """Load what runs need, saying how far that is; whether it went well."""
+def _prepare(make_engine: EngineMaker) -> Engine | None:
+    """Load what runs need, saying how far that is; the engine that they share, if that went well."""
     said = readiness()
     was_ready = said is not None and said.ready  # what was prepared once is only loaded: nobody needs to wait for that
 
@@ -206,12 +222,14 @@ def _prepare(make_engine: EngineMaker) -> bool:
         engine = make_engine(tell, Timings())
         tell("Measuring this machine's pace …")
         pace.try_out(engine)
+        if not next_queued():  # a run that waits traces for itself
+            engine.warm_up(settings.PRESETS[settings.DEFAULT_PRESET].settings(), tell)
         tell("Ready.", ready=True)
     except Exception as error:  # whatever it is, the page must not wait for ever
         known = isinstance(error, StudioError)
         tell(str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
-        return False
-    return True
+        return None
+    return engine
 
 
 def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:

@@ -1,6 +1,6 @@
-"""Loss and gradient of an image as one compiled TensorFlow function."""
+"""Loss and gradient of an image as one compiled TensorFlow function, in the precision that is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from core.losses import content_loss, gram_matrix, style_loss, total_variation
 from core.settings import TransferSettings
+from core.vgg import CONVOLUTIONS
 
 
 @dataclass(frozen=True)
@@ -32,52 +33,90 @@ class Evaluation:
     gradient: tf.Tensor = field(repr=False)
 
 
-class Objective:
-    """What the image is moved to lessen: the weighted sum of style, content and total-variation loss.
+class LossFunction:
+    """The losses and their gradient for a network and a choice of layers, traced once for pictures of every size.
 
-    The weights are inputs of the compiled function, not constants in it: they may be changed between two calls
-    without tracing again.
+    Weights and targets are inputs, not constants: runs share the function, and a run can be steered while it paints.
+    The network may compute in bfloat16. Gram matrices and losses are float32 all the same: near the end of a run a
+    Gram matrix differs from its target by less than bfloat16 resolves, and a sum over 10⁵ positions has no 8 bits to
+    spare. So are the image and its gradient.
     """
+
+    def __init__(self, network: keras.Model, style_layers: Sequence[str], content_layers: Sequence[str]) -> None:
+        """`network` gives the activations of all those layers."""
+        self.network = network
+        self.style_layers, self.content_layers = tuple(style_layers), tuple(content_layers)
+        scalar = tf.TensorSpec((), tf.float32)
+        weights = dict.fromkeys(("style", "content", "total_variation"), scalar)
+        channels = {layer: CONVOLUTIONS[layer][-1] for layer in (*style_layers, *content_layers)}
+        targets = {
+            "style": {layer: tf.TensorSpec(2 * (channels[layer],), tf.float32) for layer in style_layers},
+            "content": {layer: tf.TensorSpec((1, None, None, channels[layer]), tf.float32) for layer in content_layers},
+        }
+        image = tf.TensorSpec((1, None, None, 3), tf.float32)
+        self.with_gradient = tf.function(self._with_gradient, input_signature=(image, weights, targets))
+
+    def content_targets(self, content: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The activations `(1, h, w, C)` of a preprocessed content image, float32."""
+        features = self.network(content)
+        return {layer: tf.cast(features[layer], tf.float32) for layer in self.content_layers}
+
+    def losses(self, image: tf.Tensor, weights: Any, targets: Any) -> tf.Tensor:
+        """Style, content and total-variation loss, then each style layer's share, as one vector."""
+        features = {layer: tf.cast(values, tf.float32) for layer, values in self.network(image).items()}
+        shares = [style_loss(gram_matrix(features[layer]), gram) for layer, gram in targets["style"].items()]
+        shares = [weights["style"] * share / len(shares) for share in shares]
+        contents = [content_loss(features[layer], target) for layer, target in targets["content"].items()]
+        content = weights["content"] * tf.add_n(contents) / len(contents)
+        variation = weights["total_variation"] * total_variation(image)
+        return tf.stack([tf.add_n(shares), content, variation, *shares])
+
+    def _with_gradient(self, image: tf.Tensor, weights: Any, targets: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(image)
+            values = self.losses(image, weights, targets)
+            total = tf.reduce_sum(values[:3])
+        return values, tape.gradient(total, image)
+
+
+class Objective:
+    """What the image is moved to lessen: the weighted sum of style, content and total-variation loss."""
 
     def __init__(
         self,
-        network: keras.Model,
+        function: LossFunction,
         style_targets: Mapping[str, np.ndarray],
         content: tf.Tensor,
         settings: TransferSettings,
     ) -> None:
-        """`network` gives the activations of the settings' layers, `style_targets` their Gram matrices `(C, C)`;
-        `content` is the preprocessed content image `(1, H, W, 3)`."""
-        self.weights = settings
-        features = network(content)
+        """`style_targets` holds the Gram matrices `(C, C)` of the function's style layers; `content` is the
+        preprocessed content image `(1, H, W, 3)`."""
+        self.weights = settings  # may be changed between two calls
+        self.evaluations = 0  # so far
+        self._function = function
         self._targets = {
-            "style": {layer: tf.constant(style_targets[layer], tf.float32) for layer in settings.style_layers},
-            "content": {layer: features[layer] for layer in settings.content_layers},
+            "style": {layer: tf.constant(style_targets[layer], tf.float32) for layer in function.style_layers},
+            "content": function.content_targets(content),
         }
-        self._network = network
-        self._loss_and_gradient = tf.function(self._differentiate)
 
     def __call__(self, image: tf.Tensor) -> Evaluation:
         """Evaluate an image `(1, H, W, 3)`, float32."""
-        weights = {
+        self.evaluations += 1
+        values, gradient = self._function.with_gradient(image, self._weights(), self._targets)
+        return Evaluation(image, self._told(values), gradient)
+
+    def losses(self, image: tf.Tensor) -> Losses:
+        """The losses alone, computed without tracing: for a picture now and then."""
+        return self._told(self._function.losses(image, self._weights(), self._targets))
+
+    def _weights(self) -> dict[str, tf.Tensor]:
+        return {
             "style": tf.constant(self.weights.style_weight, tf.float32),
             "content": tf.constant(self.weights.content_weight, tf.float32),
             "total_variation": tf.constant(self.weights.total_variation_weight, tf.float32),
         }
-        values, gradient = self._loss_and_gradient(image, weights, self._targets)
-        style, content, variation, *shares = values.numpy().tolist()  # one transfer from the device
-        layers = dict(zip(self._targets["style"], shares, strict=True))
-        return Evaluation(image, Losses(style + content + variation, style, content, variation, layers), gradient)
 
-    def _differentiate(self, image: tf.Tensor, weights: Any, targets: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(image)
-            features = self._network(image)
-            shares = [style_loss(gram_matrix(features[layer]), gram) for layer, gram in targets["style"].items()]
-            shares = [weights["style"] * share / len(shares) for share in shares]
-            contents = [content_loss(features[layer], target) for layer, target in targets["content"].items()]
-            style = tf.add_n(shares)
-            content = weights["content"] * tf.add_n(contents) / len(contents)
-            variation = weights["total_variation"] * total_variation(image)
-            total = style + content + variation
-        return tf.stack([style, content, variation, *shares]), tape.gradient(total, image)
+    def _told(self, values: tf.Tensor) -> Losses:
+        style, content, variation, *shares = values.numpy().tolist()  # one transfer from the device
+        layers = dict(zip(self._function.style_layers, shares, strict=True))
+        return Losses(style + content + variation, style, content, variation, layers)

@@ -1,11 +1,32 @@
-"""How the image moves: optimizers that take an evaluated image to the next one."""
+"""How the image moves: optimizers that take an evaluated image to the next one, within the range of real pixels."""
+
+from collections import deque
+from typing import NamedTuple, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from core import images
 from core.objective import Evaluation, Objective
 from core.settings import TransferSettings
+
+
+class Optimizer(Protocol):
+    """Moves the image by iterations."""
+
+    def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+        """One iteration: from an evaluated image to the next one, evaluated."""
+
+
+def optimizer(image: tf.Tensor, settings: TransferSettings) -> Optimizer:
+    """The settings' optimizer for an image `(1, H, W, 3)`."""
+    return (LBFGS if settings.optimizer == "l-bfgs" else Adam)(image, settings)
+
+
+def in_range(image: tf.Tensor) -> tf.Tensor:
+    """The image with every value clipped to what a real pixel can have."""
+    return tf.clip_by_value(image, images.NETWORK_MIN, images.NETWORK_MAX)
 
 
 class Adam:
@@ -21,10 +42,125 @@ class Adam:
         self._move = tf.function(self._descend)
 
     def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
-        """One iteration: move along the gradient of `evaluation`, evaluate where that leads."""
         self._move(evaluation.gradient)
         return objective(self._image.read_value())
 
     def _descend(self, gradient: tf.Tensor) -> None:
         self._adam.apply([gradient], [self._image])
-        self._image.assign(tf.clip_by_value(self._image, images.NETWORK_MIN, images.NETWORK_MAX))
+        self._image.assign(in_range(self._image))
+
+
+class _Pair(NamedTuple):
+    """A step s and how the gradient changed over it, y: what L-BFGS knows of the curvature."""
+
+    s: tf.Tensor
+    y: tf.Tensor
+    s_y: tf.Tensor  # their inner product
+
+
+class LBFGS:
+    """L-BFGS (Liu and Nocedal, 1989; Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 7.4).
+
+    Differences from the book: the line search asks only for sufficient decrease (a full step nearly always gives it,
+    so that an iteration costs one evaluation); pixels at the end of their range that the gradient pushes outward are
+    left out of the direction (the two-metric projection of Bertsekas, 1982); and the first guess of the inverse
+    Hessian is not a multiple of the identity but falls with spatial frequency, see `spectral_scale`.
+
+    A line search that fails, as rounding can make it, forgets the history and starts from steepest descent.
+    """
+
+    TRIALS = 6  # step lengths tried before the direction is given up
+    SUFFICIENT = 1e-4  # of the decrease that the slope promises (Nocedal and Wright's c₁)
+    FIRST_MOVE = 2.0  # grey levels (root mean square) that steepest descent tries, knowing no curvature
+    SHORTEST_MOVE = 1e-3  # below this, a step changes no picture
+
+    def __init__(self, image: tf.Tensor, settings: TransferSettings) -> None:
+        self._pairs: deque[_Pair] = deque(maxlen=settings.history)
+        self._scale = spectral_scale(image.shape[1], image.shape[2], settings.preconditioning)
+        self._move = self.FIRST_MOVE
+
+    def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+        if self._pairs and (found := self._search(objective, evaluation, *self._quasi_newton(evaluation))):
+            return found
+        self._pairs.clear()
+        return self._steepest_descent(objective, evaluation)
+
+    def _steepest_descent(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+        """A step without history. Where no step lessens the loss, the image stays: it is as good as rounding lets it
+        be, or the next step tries less far."""
+        free = _free(evaluation)
+        direction = -free * self._precondition(free * evaluation.gradient)
+        length = float(tf.sqrt(tf.reduce_mean(tf.square(direction))))
+        if not 0 < length < np.inf:
+            return evaluation
+        found = self._search(objective, evaluation, direction, self._move / length)
+        self._move = self.FIRST_MOVE if found else max(self._move / 10, self.SHORTEST_MOVE)
+        return found or evaluation
+
+    def _quasi_newton(self, evaluation: Evaluation) -> tuple[tf.Tensor, float]:
+        """The direction that the history gives, and the step length to try first."""
+        free = _free(evaluation)
+        direction = evaluation.gradient * free
+        alphas = []
+        for s, y, s_y in reversed(self._pairs):
+            alphas.append(_dot(s, direction) / s_y)
+            direction -= alphas[-1] * y
+        _, y, s_y = self._pairs[-1]
+        direction = self._precondition(direction) * (s_y / _dot(y, self._precondition(y)))
+        for (s, y, s_y), alpha in zip(self._pairs, reversed(alphas), strict=True):
+            direction += s * (alpha - _dot(y, direction) / s_y)
+        return -free * direction, 1.0
+
+    def _search(
+        self, objective: Objective, evaluation: Evaluation, direction: tf.Tensor, length: float
+    ) -> Evaluation | None:
+        """Backtrack from `length` until the loss falls enough; `None` if it does not within `TRIALS`."""
+        slope = float(_dot(evaluation.gradient, direction))
+        if not slope < 0:
+            return None
+        before = evaluation.losses.total
+        for _ in range(self.TRIALS):
+            found = objective(in_range(evaluation.image + length * direction))
+            move = found.image - evaluation.image
+            rise = found.losses.total - before
+            if rise <= self.SUFFICIENT * float(_dot(evaluation.gradient, move)) and rise < 0:
+                self._remember(move, found.gradient - evaluation.gradient)
+                return found
+            # the minimum of the parabola through the loss here, its slope here and the loss there
+            curvature = rise - length * slope
+            vertex = -slope * length**2 / (2 * curvature) if np.isfinite(curvature) and curvature > 0 else 0.0
+            length = min(max(vertex, 0.1 * length), 0.5 * length)
+        return None
+
+    def _remember(self, s: tf.Tensor, y: tf.Tensor) -> None:
+        """Keep the pair if the curvature along it is surely positive, as the method needs."""
+        s_y = _dot(s, y)
+        if s_y > 1e-8 * tf.norm(s) * tf.norm(y):
+            self._pairs.append(_Pair(s, y, s_y))
+
+    def _precondition(self, image: tf.Tensor) -> tf.Tensor:
+        channels = tf.transpose(image[0], (2, 0, 1))
+        scaled = tf.signal.irfft2d(tf.signal.rfft2d(channels) * self._scale, channels.shape[1:])
+        return tf.transpose(scaled, (1, 2, 0))[tf.newaxis]
+
+
+def spectral_scale(height: int, width: int, exponent: float) -> tf.Tensor:
+    """How much further each spatial frequency f of an image moves: f⁻²ᵖ for the exponent p, `(H, W/2 + 1)`, mean 1.
+
+    It is as if the image were written in a Fourier basis of amplitude f⁻ᵖ (Olah, Mordvintsev and Schubert, Feature
+    Visualization, Distill 2017): large shapes and fine grain then come about at the same pace.
+    """
+    frequency = np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width))
+    scale = np.maximum(frequency, 1 / max(height, width)) ** (-2 * exponent)
+    return tf.constant(scale / scale.mean(), tf.complex64)
+
+
+def _free(evaluation: Evaluation) -> tf.Tensor:
+    """1 where a pixel may follow the gradient downhill, 0 where it stands at the end of its range already."""
+    image, gradient = evaluation.image, evaluation.gradient
+    low, high = (image <= images.NETWORK_MIN) & (gradient > 0), (image >= images.NETWORK_MAX) & (gradient < 0)
+    return tf.cast(~(low | high), image.dtype)
+
+
+def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.tensordot(a, b, 4)

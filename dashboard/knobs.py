@@ -48,6 +48,8 @@ def _widget(knob: Knob, preset: str) -> Any:
     value = getattr(PRESETS[preset].settings(), knob.name)
     label = f"{knob.label} ({knob.unit})" if knob.unit else knob.label
     key = f"{preset}-{knob.name}"
+    if knob.choices:
+        return st.selectbox(label, knob.choices, knob.choices.index(value), help=knob.meaning, key=key)
     if knob.type is tuple:
         return st.multiselect(label, list(CONVOLUTIONS), default=list(value), help=knob.meaning, key=key)
     if knob.type is int:

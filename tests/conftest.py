@@ -49,7 +49,7 @@ def model(weights):
 def engine(weights, model):
     from core.transfer import Engine
 
-    return Engine(weights, model, ("CPUExecutionProvider",))
+    return Engine(weights, model, hardware.survey())
 
 
 @pytest.fixture(scope="session")

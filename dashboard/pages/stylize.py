@@ -8,7 +8,7 @@ from core import images, jobs, pace, runs
 from core.errors import StudioError
 from core.runs import Run
 from core.settings import TransferSettings
-from dashboard import gallery, knobs, preparation, watch
+from dashboard import gallery, instant, knobs, preparation, watch
 from dashboard.gallery import Picture
 from dashboard.wording import duration, plain
 
@@ -77,10 +77,21 @@ def _new_picture() -> None:
         preset = knobs.choose_preset()
         settings = knobs.choose_settings(preset)
         _start(content, style, preset, settings)
+        instant_preview = st.container()
     with photo_column:
         gallery.offer_samples("photo")
     with painting_column:
         gallery.offer_samples("style")
+    if content and style:
+        with instant_preview:
+            instant.show(content, style)
+    _keep_warm()
+
+
+@st.cache_data(ttl=30, show_spinner=False)
+def _keep_warm() -> None:
+    """Who looks at this page will start soon: the worker loads meanwhile. Now and then, since one takes its time."""
+    jobs.keep_warm()
 
 
 def _start(content: Picture | None, style: Picture | None, preset: str, settings: TransferSettings | None) -> None:

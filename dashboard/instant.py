@@ -1,0 +1,50 @@
+"""The instant preview: what the pair may look like, before anything is started."""
+
+import numpy as np
+import streamlit as st
+
+from core import images, preview
+from core.errors import StudioError
+from core.preview import Preview
+from dashboard.gallery import Picture
+from dashboard.wording import plain
+
+SIZE = 512  # px
+
+
+def show(content: Picture, style: Picture) -> None:
+    """The preview of the two pictures; where its network is not here, what to do about it."""
+    network = _network()
+    if network is None:
+        st.caption("There is no instant preview yet: its network comes with the first start, or by `nst preview`.")
+        return
+    try:
+        size = min(SIZE, max(content.image.size))
+        picture = _painted(
+            network, images.resize(content.image, size, content.name), images.resize(style.image, size, style.name)
+        )
+    except StudioError as error:
+        st.caption(plain(str(error)))
+        return
+    st.image(picture, caption="Instant preview, by another network: the painting will differ", width="stretch")
+
+
+def _network() -> Preview | None:
+    """Opened once for all sessions; one that is not here yet is looked for again."""
+    try:
+        return _opened()
+    except LookupError:
+        return None
+
+
+@st.cache_resource(show_spinner=False)
+def _opened() -> Preview:
+    network = preview.find()
+    if network is None:
+        raise LookupError
+    return network
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _painted(_network: Preview, content: np.ndarray, style: np.ndarray) -> bytes:
+    return images.encode_jpeg(_network.paint(content, style))
