@@ -26,6 +26,7 @@ from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bench.timings import Measurement
     from core.runs import Run
     from core.timings import Timings
     from core.transfer import Engine, Step
@@ -243,6 +244,115 @@ def doctor(as_json: Json = False) -> None:
         _print_table(["", "what", "found", "remedy"], [[marks[f.state], f.what, f.found, f.remedy] for f in findings])
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
+
+
+PARTS = ("targets", "step", "start", "quality")
+
+
+@app.command()
+def bench(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PART]…",
+            help="targets, step and start, some minutes in all; quality (time until a picture is as good as the "
+            "published run's), tens of minutes without a GPU. By default all but quality.",
+        ),
+    ] = None,
+    sizes: Annotated[str, typer.Option(metavar="PX,…", help="Sizes at which one step is measured.")] = "",
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also pastiche and PyTorch, in an environment made for them (a download).")
+    ] = False,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="Paint the targets of quality anew: 900 slow iterations a pair.")
+    ] = False,
+    show: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Only show a measurement, also another machine's.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where the JSON goes too.")
+    ] = None,
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how long things take on this machine, side by side, and keep what was found as JSON."""
+    from bench import timings
+
+    if show:
+        found = timings.read(show)
+    else:
+        wanted = tuple(parts) if parts else PARTS[:-1]
+        if unknown := [part for part in wanted if part not in PARTS]:
+            raise InputError(f"There is no part {unknown[0]!r} to measure; there are {', '.join(PARTS)}.")
+        found = _measure(wanted, sizes, peers, remeasure, weights)
+        kept = timings.folder() / f"{found.created:%Y%m%d-%H%M%S}.json"
+        for path in filter(None, (kept, output)):
+            found.save(path)
+        _tell(f"The measurement is kept in {kept}")
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        _print_measurement(found)
+
+
+def _measure(parts: tuple[str, ...], sizes: str, peers: bool, remeasure: bool, weights: Path | None) -> Measurement:
+    from bench import timings
+    from core import hardware
+    from core.timings import Timings
+
+    with screen.status("Preparing …") as status:
+
+        def told(line: str) -> None:
+            status.update(line)
+
+        hardware.import_tensorflow()
+        from bench import comparisons, quality
+        from bench import peers as others
+
+        wanted_sizes = comparisons.parse_sizes(sizes) if sizes else comparisons.SIZES
+        engine = _engine(weights, told, Timings())
+        found = timings.Measurement.begin(engine.weights.provenance)
+        if "targets" in parts:
+            found.comparisons.append(comparisons.gram_targets(engine, told))
+        if "step" in parts:
+            found.comparisons.append(comparisons.step(engine, told, wanted_sizes))
+        if "start" in parts:
+            found.comparisons.append(comparisons.start(engine, told))
+        if peers:
+            found.comparisons.append(others.steps(engine, _tell))
+        if "quality" in parts:
+            for pair in quality.pairs(_tell):
+                try:
+                    found.pairs.append(quality.time_to_quality(engine, pair, remeasure, told))
+                except StudioError as error:
+                    _tell(str(error))
+    return found
+
+
+def _print_measurement(found: Measurement) -> None:
+    from bench.timings import MARKS
+
+    environment = found.environment
+    _tell(f"{found.created:%Y-%m-%d %H:%M} UTC · {environment.get('processor')} · VGG19 weights: {found.weights}")
+    for comparison in found.comparisons:
+        _tell(f"\n{comparison.title}")
+        lines = []
+        for timing in comparison.timings:
+            low, high = timing.range
+            spread = f"{low:.4g} … {high:.4g}"
+            lines.append([timing.way, str(timing.size or ""), f"{timing.median:.4g}", spread, str(len(timing.seconds))])
+        _print_table(["way", "px", "seconds, median", "10th … 90th percentile", "times"], lines)
+    for pair in found.pairs:
+        _tell(f"\n{pair.pair}, {pair.shape[1]} × {pair.shape[0]}: total loss {pair.target:.4g}")
+        lines = []
+        for course in pair.courses:
+            reached = "not reached" if course.to_target is None else f"{course.to_target:.4g}"
+            totals = [course.total_at(mark) for mark in MARKS]
+            marks = ["–" if total is None else f"{total:.4g}" for total in totals]
+            lines.append([course.way, f"{course.step:.3g}", f"{reached}{' *' if course.extrapolated else ''}", *marks])
+        _print_table(["way", "s per iteration", "s to the target", *(f"loss at {mark} s" for mark in MARKS)], lines)
+    if any(course.extrapolated for pair in found.pairs for course in pair.courses):
+        _tell("* its first iterations lived through; its iteration 900 is the target by definition")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

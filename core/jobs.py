@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -16,9 +17,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from core import hardware, images, pace, paths, runs, settings
+from core import hardware, images, pace, paths, preview, runs, settings
 from core.errors import StudioError
 from core.runs import Recorder, Run, Writer
+from core.start import starting_picture
 from core.timings import Timings
 
 if TYPE_CHECKING:
@@ -42,14 +44,21 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
             recorder.update(message=line)
             report(line)
 
+        wanted = recorder.record.settings
+        tell("Reading the pictures …")
+        with recorder.timings.phase("pictures"):
+            photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
+        with recorder.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
+            picture, start_is = starting_picture(photo, painting, wanted, tell)
+            recorder.show(picture)
         tell("Loading TensorFlow …")
         with recorder.timings.phase("imports"):
             hardware.import_tensorflow()
             from core.transfer import stylize
-        wanted = recorder.record.settings
         engine = make_engine(tell, recorder.timings)
         choice = engine.choice(wanted)
         recorder.update(
+            start=start_is,
             weights=engine.weights.provenance,
             weights_sha256=engine.weights.sha256,
             precision=choice.precision,
@@ -59,21 +68,14 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
                 "why this precision": choice.why_precision,
             },
         )
-        tell("Reading the pictures …")
-        with recorder.timings.phase("pictures"):
-            photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
-            content, style = images.to_network(photo), images.to_network(painting)
-        with recorder.timings.phase("start"):
-            start, start_is = engine.start(photo, painting, wanted, tell)
-            recorder.show(start)
-        recorder.update(start=start_is)
+        content, style, start = map(images.to_network, (photo, painting, picture))
         tell("Measuring the style …")
         objective, targets = engine.objective(content, style, wanted, recorder.timings)
         if choice.precision != "float32":
             exact = functools.partial(engine.objective, content, style, wanted, precision="float32")
             recorder.final_losses = lambda step: exact()[0].losses(step.best.image)
         recorder.update(style_targets=targets.source, message="Compiling the first step …")
-        for step in stylize(objective, images.to_network(start), wanted):
+        for step in stylize(objective, start, wanted):
             recorder.write(step)
             yield step
             if run.stop_requested():
@@ -159,15 +161,23 @@ def work(make_engine: EngineMaker) -> None:
     """What a worker process does: prepare, then perform queued runs, oldest first, until none came for a while."""
     if not (lock := _work_place()):
         return
+    engine: Engine | None = None
+
+    def make_once(report: Report, timings: Timings) -> Engine:
+        nonlocal engine
+        engine = engine or make_engine(report, timings)
+        return engine
+
     try:
-        engine = _prepare(make_engine)
-        if not engine and not next_queued():
-            return  # whoever mends it starts another worker, which prepares anew
+        was_ready = _was_ready()
+        announce("Ready." if was_ready else "Starting …", ready=was_ready)
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < float(os.environ.get("NST_WORKER_IDLE", IDLE_SECONDS)):
-            if run := next_queued():
-                engine = engine or _prepare(make_engine)
-                _perform_to_its_end(run, (lambda *_, kept=engine: kept) if engine else make_engine)
+            run = next_queued()
+            if not engine and not (run and was_ready) and not _prepare(make_once) and not next_queued():
+                return  # whoever mends it starts another worker, which prepares anew
+            if run := run or next_queued():
+                _perform_to_its_end(run, make_once)
                 idle_since = time.monotonic()
             else:
                 time.sleep(0.1)
@@ -206,30 +216,43 @@ def _work_place() -> FileLock | None:
         return None
 
 
-def _prepare(make_engine: EngineMaker) -> Engine | None:
-    """Load what runs need, saying how far that is; the engine that they share, if that went well."""
+def _was_ready() -> bool:
+    """Whether a worker got ready here once: then all is fetched and exported, and only has to be loaded."""
     said = readiness()
-    was_ready = said is not None and said.ready  # what was prepared once is only loaded: nobody needs to wait for that
+    return said is not None and said.ready
 
-    def tell(message: str, ready: bool = was_ready, failed: bool = False) -> None:
-        said = Readiness(message=message, ready=ready, failed=failed, writer=Writer.this_process())
-        with paths.replacing(_readiness_file()) as file:
-            file.write(said.model_dump_json().encode())
+
+def announce(message: str, ready: bool, failed: bool = False) -> None:
+    """Say how far this process, as the worker, is with the preparation."""
+    said = Readiness(message=message, ready=ready, failed=failed, writer=Writer.this_process())
+    with paths.replacing(_readiness_file()) as file:
+        file.write(said.model_dump_json().encode())
+
+
+def _prepare(make_engine: EngineMaker) -> bool:
+    """Load what runs need, saying how far that is; whether it went well."""
+    was_ready = _was_ready()
+
+    def tell(message: str) -> None:
+        announce(message, ready=was_ready)
 
     try:
         tell("Loading TensorFlow …")
         hardware.import_tensorflow()
         engine = make_engine(tell, Timings())
-        tell("Measuring this machine's pace …")
-        pace.try_out(engine)
-        if not next_queued():  # a run that waits traces for itself
-            engine.warm_up(settings.PRESETS[settings.DEFAULT_PRESET].settings(), tell)
-        tell("Ready.", ready=True)
+        if not next_queued():  # a run that waits needs none of this
+            tell("Compiling the losses …")
+            engine.warm_up(settings.PRESETS[settings.DEFAULT_PRESET].settings())
+            tell("Measuring this machine's pace …")
+            pace.try_out(engine)
+            with contextlib.suppress(StudioError):  # whoever wants a preview is told
+                preview.obtain(tell)
+        announce("Ready.", ready=True)
     except Exception as error:  # whatever it is, the page must not wait for ever
         known = isinstance(error, StudioError)
-        tell(str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
-        return None
-    return engine
+        announce(str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
+        return False
+    return True
 
 
 def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:

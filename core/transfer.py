@@ -4,24 +4,21 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from core import images, optimizers, preview, targets
+from core import images, optimizers, targets
 from core.errors import StudioError
 from core.hardware import Choice, Hardware, choose
 from core.objective import Evaluation, Losses, LossFunction, Objective
-from core.preview import Preview
 from core.settings import TransferSettings
 from core.targets import FeatureModel, StyleTargets
 from core.timings import Timings
 from core.vgg import Precision, feature_network
 from core.weights import Weights
-
-Report = Callable[[str], None]
 
 
 class Diverged(StudioError):
@@ -60,7 +57,6 @@ class Engine:
         """`model` is the weights' network as exported for ONNX Runtime."""
         self.weights, self.model, self.hardware = weights, model, hardware
         self._loss_function = functools.lru_cache(maxsize=3)(self._new_loss_function)
-        self._preview: Preview | StudioError | None = None  # not asked for yet
 
     def choice(self, settings: TransferSettings) -> Choice:
         """What of this machine a run of these settings uses."""
@@ -88,31 +84,8 @@ class Engine:
         with timings.phase("content target"):
             return Objective(function, style_targets.grams, tf.constant(content), settings), style_targets
 
-    def start(
-        self, content: np.ndarray, style: np.ndarray, settings: TransferSettings, report: Report
-    ) -> tuple[np.ndarray, str]:
-        """The picture that painting starts from, uint8 `(H, W, 3)` like the two given, and in words what it is: where
-        a preview is wanted and cannot be had, the content, and why."""
-        if settings.init == "content":
-            return content, "content"
-        network = self.preview(report)
-        if isinstance(network, StudioError):
-            return content, f"content, since there is no preview: {network}"
-        return network.paint(content, style), "preview"
-
-    def preview(self, report: Report) -> Preview | StudioError:
-        """The preview's network, or why it cannot be had; tried once."""
-        if self._preview is None:
-            try:
-                self._preview = preview.obtain(report)
-            except StudioError as error:
-                self._preview = error
-        return self._preview
-
-    def warm_up(self, settings: TransferSettings, report: Report) -> None:
+    def warm_up(self, settings: TransferSettings) -> None:
         """Open and trace what runs of these settings need, so that the next one begins at once."""
-        self.preview(report)
-        report("Compiling the losses …")
         blank = np.zeros((1, images.MIN_SIDE, images.MIN_SIDE, 3), np.float32)
         objective, _ = self.objective(blank, blank, settings)
         optimizers.optimizer(tf.constant(blank), settings).step(objective, objective(tf.constant(blank)))

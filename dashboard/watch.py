@@ -69,7 +69,7 @@ def _live(run: Run) -> None:
             st.button("Stopping …", icon=":material/stop:", disabled=True)
         else:
             st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))
-    _pictures(run, "Painted so far", coming=True)
+    _pictures(run, "What painting starts from" if metrics.empty else "Painted so far", coming=True)
 
 
 def _curves(run: Run) -> None:
@@ -151,6 +151,10 @@ def _finished(run: Run, record: RunRecord) -> None:
 
 def _provenance(record: RunRecord) -> str:
     parts = [f"{record.shape[1]} × {record.shape[0]}", f"preset {record.preset}"]
+    if record.precision:
+        parts.append(record.precision)
+    if record.start:
+        parts.append(f"started from: {plain(record.start)}")
     if record.weights:
         parts.append(f"VGG19 weights: {record.weights}")
     if record.style_targets:

@@ -77,14 +77,12 @@ def _new_picture() -> None:
         preset = knobs.choose_preset()
         settings = knobs.choose_settings(preset)
         _start(content, style, preset, settings)
-        instant_preview = st.container()
+        if content and style:
+            instant.show(content, style)
     with photo_column:
         gallery.offer_samples("photo")
     with painting_column:
         gallery.offer_samples("style")
-    if content and style:
-        with instant_preview:
-            instant.show(content, style)
     _keep_warm()
 
 

@@ -1,0 +1,106 @@
+"""What the engine is measured against: the published code path, other ways to compile, and the convolutions alone."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from core import images
+from core.losses import content_loss, style_loss
+from core.objective import LossFunction
+from core.settings import TransferSettings
+from core.vgg import CONVOLUTIONS, Precision, feature_network
+from core.weights import Weights
+
+
+class PublishedLoop:
+    """The published run's own code path: eager TensorFlow in float32, iteration by iteration."""
+
+    def __init__(self, weights: Weights, content: np.ndarray, style: np.ndarray, settings: TransferSettings) -> None:
+        """`content` and `style` are preprocessed pictures `(1, H, W, 3)`, `settings` those of the preset reference."""
+        self._settings = settings
+        self._network = feature_network(weights, sorted({*settings.style_layers, *settings.content_layers}))
+        style_features, content_features = self._network(style), self._network(content)
+        self._grams = {layer: _gram(style_features[layer]) for layer in settings.style_layers}
+        self._contents = {layer: content_features[layer] for layer in settings.content_layers}
+        self._image = tf.Variable(content)
+        self._adam = keras.optimizers.Adam(
+            settings.learning_rate, settings.beta_1, settings.beta_2, epsilon=settings.epsilon
+        )
+        self.best_total, self.best = math.inf, b""
+
+    def iterate(self) -> float:
+        """One iteration; returns the total loss of the image before it."""
+        with tf.GradientTape() as tape:
+            features = self._network(self._image)
+            styles = [style_loss(_gram(features[layer]), gram) for layer, gram in self._grams.items()]
+            contents = [content_loss(features[layer], wanted) for layer, wanted in self._contents.items()]
+            style = self._settings.style_weight * tf.add_n(styles) / len(styles)
+            total = style + self._settings.content_weight * tf.add_n(contents) / len(contents)
+        self._adam.apply_gradients([(tape.gradient(total, self._image), self._image)])
+        self._image.assign(tf.clip_by_value(self._image, images.NETWORK_MIN, images.NETWORK_MAX))
+        if float(total) < self.best_total:
+            self.best_total = float(total)
+            self.best = images.to_uint8(images.from_network(self._image.numpy())).tobytes()
+        return float(total)
+
+
+def _gram(features: tf.Tensor) -> tf.Tensor:
+    """As published: the automatic gradient, which multiplies twice."""
+    positions = tf.reshape(features, (-1, features.shape[-1]))
+    return tf.matmul(positions, positions, transpose_a=True) / tf.cast(tf.shape(positions)[0], tf.float32)
+
+
+def eager(function: LossFunction) -> LossFunction:
+    """The same losses, computed operation by operation."""
+    variant = copy.copy(function)
+    variant.with_gradient = function.with_gradient.python_function
+    return variant
+
+
+def xla(function: LossFunction) -> LossFunction:
+    """The same losses, compiled by XLA."""
+    variant = copy.copy(function)
+    variant.with_gradient = tf.function(function.with_gradient.python_function, jit_compile=True)
+    return variant
+
+
+def convolutions(
+    weights: Weights, height: int, width: int, precision: Precision, deepest: str = "block5_conv2"
+) -> Callable[[], None]:
+    """The floor of a step: the network's convolutions up to `deepest` alone, each forward and its input's gradient,
+    channels last, without bias, one after the other; no step that computes them can be quicker."""
+    calls: list[Callable[[], tf.Tensor]] = []
+    for name in list(CONVOLUTIONS)[: list(CONVOLUTIONS).index(deepest) + 1]:
+        block = int(name.removeprefix("block").partition("_")[0]) - 1
+        calls += _convolution(weights.layers[name][0], height >> block, width >> block, precision)
+
+    def all_of_them() -> None:
+        for call in calls:
+            last = call()
+        last[0, 0, 0, 0].numpy()  # a GPU has finished them all only now
+
+    return all_of_them
+
+
+def _convolution(kernel: np.ndarray, height: int, width: int, precision: Precision) -> list[Callable[[], tf.Tensor]]:
+    channels_in, channels_out = kernel.shape[2:]
+    generator = np.random.default_rng(0)
+    shape = (1, height, width, channels_in)
+    given = tf.constant(generator.random(shape), precision)
+    upstream = tf.constant(generator.random((1, height, width, channels_out)), precision)
+
+    @tf.function
+    def forward(values: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d(values, tf.constant(kernel, precision), 1, "SAME")
+
+    @tf.function
+    def backward(gradient: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d_transpose(gradient, tf.constant(kernel, precision), shape, 1, "SAME")
+
+    # traced here: TensorFlow takes many first calls of such small functions for a mistake, and says so
+    traced_forward, traced_backward = forward.get_concrete_function(given), backward.get_concrete_function(upstream)
+    return [lambda: traced_forward(given), lambda: traced_backward(upstream)]

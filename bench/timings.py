@@ -1,0 +1,158 @@
+"""The timing comparisons as data: measured side by side in one run, kept with the machine that they are true of."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core import hardware, paths
+from core.errors import InputError, StudioError
+
+MAX_BYTES = 4 * 2**20  # of a file that is read: a measurement is some tens of KiB
+MOST, LEAST = 10, 3  # repetitions of what is quick, of what is slow
+MARKS = (5, 10, 20, 40)  # seconds after Start at which courses are compared
+ENOUGH_SECONDS = 15.0  # for the repetitions of one candidate
+
+Seconds = list[float]
+
+
+class Timing(BaseModel):
+    """How long one way of doing something took, each time."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    way: str = Field(max_length=200)
+    size: int | None = None  # px, the picture's longer side
+    seconds: Seconds = Field(min_length=1, max_length=1000)
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The 10th and the 90th percentile."""
+        low, high = np.percentile(self.seconds, (10, 90))
+        return float(low), float(high)
+
+
+class Comparison(BaseModel):
+    """Ways of doing the same, measured in turns so that a slow moment of the machine is everyone's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field(max_length=200)
+    timings: list[Timing] = Field(max_length=1000)
+
+
+class Course(BaseModel):
+    """How the float32 total loss of a picture falls with the time since Start, and when it reaches the target."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    way: str = Field(max_length=200)
+    seconds: Seconds = Field(max_length=20_000)
+    totals: list[float] = Field(max_length=20_000)  # the lowest so far
+    step: float  # median seconds of a further iteration
+    to_target: float | None  # seconds; `None` where it was not reached
+    extrapolated: bool = False  # to_target is the start and so many median steps, not lived through
+
+    def total_at(self, seconds: float) -> float | None:
+        """The lowest loss of a picture that was there after so many seconds."""
+        reached = [total for at, total in zip(self.seconds, self.totals, strict=True) if at <= seconds]
+        return reached[-1] if reached else None
+
+
+class Pair(BaseModel):
+    """The courses of one pair of pictures."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    pair: str = Field(max_length=200)
+    shape: tuple[int, int]
+    target: float  # the float32 total loss that the preset reference reaches at iteration 900
+    courses: list[Course] = Field(max_length=50)
+
+
+class Measurement(BaseModel):
+    """What `nst bench` found, in one run, and where."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    created: datetime
+    environment: dict[str, Any]
+    weights: str
+    comparisons: list[Comparison] = Field(default_factory=list, max_length=100)
+    pairs: list[Pair] = Field(default_factory=list, max_length=100)
+
+    @staticmethod
+    def begin(weights: str) -> Measurement:
+        """An empty measurement of this machine, now."""
+        survey = hardware.survey()
+        environment = {
+            **dataclasses.asdict(survey),
+            "versions": hardware.versions(),
+            "precision auto": hardware.choose(survey).precision,
+        }
+        return Measurement(created=datetime.now(UTC), environment=environment, weights=weights)
+
+    def save(self, path: Path) -> None:
+        """Write the measurement as JSON. Raises `StudioError` when it cannot be written."""
+        try:
+            with paths.replacing(path) as file:
+                file.write(self.model_dump_json(indent=1).encode())
+        except OSError as error:
+            raise StudioError(f"{path} could not be written: {error.strerror or error}.") from error
+
+
+def folder() -> Path:
+    """Where the measurements of this machine are kept."""
+    return paths.home() / "bench"
+
+
+def read(path: Path) -> Measurement:
+    """A measurement of this or another machine. Raises `InputError` when the file is none."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} has more than {MAX_BYTES // 2**20} MiB, which no measurement has.")
+        return Measurement.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " at " + ".".join(map(str, first["loc"])) if first["loc"] else ""
+        raise InputError(f"{path} holds no measurement of nst bench: {first['msg']}{where}.") from error
+
+
+def in_turns(
+    ways: Mapping[str, Callable[[], object]], size: int | None = None, told: Callable[[str], None] = lambda line: None
+) -> Iterator[Timing]:
+    """Time each of `ways`: once to warm up, then in turns, the quick ones more often than the slow ones."""
+    wanted = {}
+    for way, do in ways.items():
+        told(f"{way}{f', {size} px' if size else ''} …")
+        do()
+        wanted[way] = int(np.clip(ENOUGH_SECONDS / max(_seconds(do), 1e-9), LEAST, MOST))
+    seconds: dict[str, Seconds] = {way: [] for way in ways}
+    most = max(wanted.values())
+    for turn in range(most):
+        told(f"turn {turn + 1} of {most}{f', {size} px' if size else ''} …")
+        for way, do in ways.items():
+            if turn < wanted[way]:
+                seconds[way].append(_seconds(do))
+    for way in ways:
+        yield Timing(way=way, size=size, seconds=seconds[way])
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    do()
+    return time.perf_counter() - began

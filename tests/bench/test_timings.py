@@ -1,0 +1,96 @@
+"""Measurements as data: fair turns, honest statistics, and files that another machine can read."""
+
+import json
+
+import pytest
+
+from bench import timings
+from bench.timings import Comparison, Course, Measurement, Pair, Timing
+from core.errors import InputError, StudioError
+
+
+def a_measurement() -> Measurement:
+    found = Measurement.begin("imagenet, 8-bit")
+    found.comparisons.append(Comparison(title="One step", timings=[Timing(way="eager", size=256, seconds=[2.0, 1.0])]))
+    course = Course(way="fast", seconds=[1.0, 2.5], totals=[9e6, 8e6], step=1.5, to_target=None)
+    found.pairs.append(Pair(pair="a × b", shape=(64, 96), target=7e6, courses=[course]))
+    return found
+
+
+def test_each_way_warms_up_and_then_they_take_turns():
+    calls = []
+    found = list(timings.in_turns({"one": lambda: calls.append("one"), "two": lambda: calls.append("two")}, size=64))
+    assert calls[:4] == ["one", "one", "two", "two"]
+    assert calls[4:] == timings.MOST * ["one", "two"]
+    assert [(timing.way, timing.size, len(timing.seconds)) for timing in found] == [
+        ("one", 64, timings.MOST),
+        ("two", 64, timings.MOST),
+    ]
+    assert all(second >= 0 for timing in found for second in timing.seconds)
+
+
+def test_a_slow_way_is_repeated_less_often(monkeypatch):
+    clock = iter(range(0, 10_000, 10))  # every call takes ten seconds
+    monkeypatch.setattr(timings.time, "perf_counter", lambda: next(clock))
+    (found,) = timings.in_turns({"slow": lambda: None})
+    assert found.seconds == timings.LEAST * [10.0]
+
+
+def test_median_and_range_are_numpy_s():
+    timing = Timing(way="x", seconds=[float(second) for second in range(1, 12)])
+    assert timing.median == 6
+    assert timing.range == (2, 10)
+
+
+def test_the_loss_at_a_moment_is_that_of_the_last_picture_there_was():
+    course = Course(way="x", seconds=[2.0, 4.0, 6.0], totals=[9.0, 5.0, 3.0], step=2.0, to_target=6.0)
+    assert [course.total_at(mark) for mark in (1.9, 2.0, 5.9, 100)] == [None, 9.0, 5.0, 3.0]
+
+
+def test_a_measurement_survives_its_file(tmp_path):
+    found = a_measurement()
+    found.save(tmp_path / "m.json")
+    assert timings.read(tmp_path / "m.json").model_dump_json() == found.model_dump_json()
+    assert found.environment["processor"]
+    assert found.environment["versions"]["tensorflow"]
+
+
+def test_a_measurement_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StudioError, match="could not be written"):
+        a_measurement().save(tmp_path / "file" / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"created": "yesterday"}, "created"),
+        ({"comparisons": [{"title": "x", "timings": [{"way": "y", "seconds": []}]}]}, "seconds"),
+        ({"comparisons": [{"title": "x", "timings": [{"way": "y", "seconds": ["soon"]}]}]}, "seconds"),
+        ({"pairs": 3}, "pairs"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_foreign_json_is_refused_in_a_sentence(tmp_path, change, says):
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps(a_measurement().model_dump(mode="json") | change))
+    with pytest.raises(InputError, match=says) as refusal:
+        timings.read(file)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
+def test_what_is_no_json_is_refused(tmp_path, content):
+    (tmp_path / "m.json").write_bytes(content)
+    with pytest.raises(InputError, match="holds no measurement"):
+        timings.read(tmp_path / "m.json")
+
+
+def test_missing_and_huge_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        timings.read(tmp_path / "none.json")
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(timings.MAX_BYTES + 1)
+    with pytest.raises(InputError, match="MiB"):
+        timings.read(tmp_path / "huge.json")
