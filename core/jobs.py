@@ -178,6 +178,8 @@ def work(make_engine: EngineMaker) -> None:
                 return  # whoever mends it starts another worker, which prepares anew
             if run := run or next_queued():
                 _perform_to_its_end(run, make_once)
+                if engine:  # whatever the preparation came to
+                    announce("Ready.", ready=True)
                 idle_since = time.monotonic()
             else:
                 time.sleep(0.1)

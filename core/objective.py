@@ -31,6 +31,7 @@ class Evaluation:
     image: tf.Tensor = field(repr=False)
     losses: Losses
     gradient: tf.Tensor = field(repr=False)
+    weights: TransferSettings | None = field(default=None, repr=False)  # those it was evaluated with
 
 
 class LossFunction:
@@ -103,7 +104,7 @@ class Objective:
         """Evaluate an image `(1, H, W, 3)`, float32."""
         self.evaluations += 1
         values, gradient = self._function.with_gradient(image, self._weights(), self._targets)
-        return Evaluation(image, self._told(values), gradient)
+        return Evaluation(image, self._told(values), gradient, self.weights)
 
     def losses(self, image: tf.Tensor) -> Losses:
         """The losses alone, computed without tracing: for a picture now and then."""

@@ -80,6 +80,9 @@ class LBFGS:
         self._move = self.FIRST_MOVE
 
     def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+        if evaluation.weights is not objective.weights:  # other losses now: what is known of the old ones misleads
+            self._pairs.clear()
+            evaluation = objective(evaluation.image)
         if self._pairs and (found := self._search(objective, evaluation, *self._quasi_newton(evaluation))):
             return found
         self._pairs.clear()

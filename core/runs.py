@@ -350,6 +350,8 @@ class Recorder:
             except (OSError, StudioError) as problem:
                 unwritten = StudioError(f"The result could not be written: {problem}")
                 error = error or unwritten
+            except BaseException as problem:  # such as a second Ctrl-C: the record must not say "running" for ever
+                error = error or problem
         if self._step_seconds:
             self.timings["median step"] = statistics.median(self._step_seconds)
         self.timings["total"] = time.perf_counter() - self._began
@@ -373,12 +375,18 @@ class Recorder:
         best = last.best_image()
         with paths.replacing(self.run.path / "result.npy") as file:
             np.save(file, best)
+        best_total, message = last.best.losses.total, self.record.message
+        try:
+            best_total = self.final_losses(last).total
+        except Exception as error:  # such as too little memory for a second network: the picture is good all the same
+            message = f"Its loss is as the run computed it; in float32 it could not be had: {error}".splitlines()[0]
         self.record = self.record.model_copy(
             update={
                 "iteration": last.iteration,
                 "evaluations": last.evaluations,
                 "best_iteration": last.best_iteration,
-                "best_total": self.final_losses(last).total,
+                "best_total": best_total,
+                "message": message,
             }
         )
         images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))

@@ -62,11 +62,12 @@ class FeatureModel:
         Raises `StudioError` when the file is missing or damaged.
         """
         key = tuple(providers), tuple(outputs)
-        if key not in self._opened:
-            opened = self._open(providers, outputs)
+        session = self._opened.get(key)
+        if session is None:
+            session = self._open(providers, outputs)
             self._opened.clear()
-            self._opened[key] = opened
-        return self._opened[key]
+            self._opened[key] = session
+        return session
 
     def _open(self, providers: Sequence[str], outputs: Sequence[str]) -> Any:
         import onnx.utils

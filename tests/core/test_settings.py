@@ -4,16 +4,18 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from core.errors import InputError
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choose
-from core.vgg import CONVOLUTIONS
+from core.vgg import CONVOLUTIONS, Precision
 
 NUMBERS = [knob for knob in KNOBS.values() if knob.type in (int, float)]
 LISTS = [knob for knob in KNOBS.values() if knob.type is tuple]
+WORDS = [knob for knob in KNOBS.values() if knob.type is str]
 
 
 def refusal(preset="reference", **choices):
@@ -44,17 +46,21 @@ def test_defaults_are_the_published_reference_run():
         "size": 512,
         "iterations": 1000,
         "frame_every": 100,
+        "init": "content",
         "style_weight": 1e-2,
         "content_weight": 1e3,
         "total_variation_weight": 0.0,
         "style_layers": tuple(f"block{block}_conv1" for block in range(1, 6)),
         "content_layers": ("block5_conv2",),
+        "precision": "float32",
+        "optimizer": "adam",
         "learning_rate": 5.0,
         "beta_1": 0.99,
         "beta_2": 0.999,
         "epsilon": 0.1,
     }
-    assert TransferSettings().model_dump() == published
+    of_the_other_optimizer = {"history", "preconditioning"}
+    assert TransferSettings().model_dump(exclude=of_the_other_optimizer) == published
     assert choose("reference") == TransferSettings()
 
 
@@ -70,12 +76,28 @@ def test_preset(name):
     assert settings.frame_every <= settings.iterations
 
 
-def test_draft_is_the_default_and_the_lighter():
-    assert DEFAULT_PRESET == "draft"
-    assert choose() == PRESETS["draft"].settings()
-    draft, reference = (PRESETS[name].settings() for name in ("draft", "reference"))
-    assert (draft.size, draft.iterations) == (256, 100)
-    assert draft.size < reference.size and draft.iterations < reference.iterations
+def test_fast_is_the_default_and_lies_between_the_others():
+    assert list(PRESETS) == ["draft", "fast", "reference"]
+    assert DEFAULT_PRESET == "fast"
+    assert choose() == PRESETS["fast"].settings()
+    draft, fast, reference = (preset.settings() for preset in PRESETS.values())
+    assert draft.size < fast.size == reference.size == 512
+    assert draft.iterations < fast.iterations < reference.iterations
+    assert draft.frame_every < fast.frame_every < reference.frame_every
+
+
+@pytest.mark.parametrize("name", ["draft", "fast"])
+def test_quick_presets_aim_at_the_reference_by_another_way(name):
+    quick, reference = PRESETS[name].settings(), TransferSettings()
+    assert (quick.init, quick.optimizer, quick.precision) == ("preview", "l-bfgs", "auto")
+    for knob in KNOBS.values():
+        if knob.group in ("losses", "layers"):
+            assert getattr(quick, knob.name) == getattr(reference, knob.name)
+
+
+def test_settings_recorded_before_there_was_a_choice_read_as_what_they_were():
+    words = TransferSettings.model_validate({"size": 256, "iterations": 100, "frame_every": 10, "beta_1": 0.9})
+    assert (words.init, words.optimizer, words.precision) == ("content", "adam", "float32")
 
 
 # Choosing
@@ -105,6 +127,15 @@ def test_layers_from_a_string(knob):
         assert getattr(choose(**{knob.name: given}), knob.name) == expected
     assert getattr(choose(**{knob.name: "block5_conv4"}), knob.name) == ("block5_conv4",)
     assert getattr(choose(**{knob.name: ",".join(CONVOLUTIONS)}), knob.name) == tuple(CONVOLUTIONS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("knob", WORDS, ids=lambda knob: knob.name)
+def test_every_word_of_a_choice_is_admitted(knob, preset):
+    for word in knob.choices:
+        settings = choose(preset, **{knob.name: word})
+        assert settings.model_dump() == {**choose(preset).model_dump(), knob.name: word}
+        assert TransferSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
 def test_one_of_the_weights_may_be_zero():
@@ -201,13 +232,21 @@ def test_part_of_a_whole_number(knob):
     assert refusal(**{knob.name: "100.5"}).startswith(f"{knob.name} = '100.5': should be a valid integer")
 
 
+@pytest.mark.parametrize("knob", WORDS, ids=lambda knob: knob.name)
+@pytest.mark.parametrize("value", ["", "oil", "Adam", " adam", "FLOAT32", "adam,l-bfgs", 0, True, b"adam", []])
+def test_word_outside_of_the_choices(knob, value):
+    sentence = refusal(**{knob.name: value})
+    assert sentence.startswith(f"{knob.name} = {value!r}: should be ")
+    assert [word for word in knob.choices if f"'{word}'" not in sentence.partition(": should be ")[2]] == []
+
+
 @pytest.mark.parametrize("zero", [0, -0.0, "0"])
 def test_both_weights_zero(zero):
     sentence = refusal(style_weight=zero, content_weight=0, total_variation_weight=1)
     assert "style_weight and content_weight cannot both be 0" in sentence
 
 
-@pytest.mark.parametrize("name", ["fast", "Draft", "", " draft"])
+@pytest.mark.parametrize("name", ["oil", "Fast", "Draft", "", " draft"])
 def test_unknown_preset(name):
     assert refusal(name) == f"There is no preset {name!r}; there are {', '.join(PRESETS)}."
 
@@ -220,6 +259,7 @@ def test_unknown_knob(name):
 def test_bad_choice_is_refused_in_every_preset():
     for preset in PRESETS:
         assert refusal(preset, size=1).startswith("size = 1: ")
+        assert refusal(preset, optimizer="sgd") == "optimizer = 'sgd': should be 'adam' or 'l-bfgs'."
 
 
 # Knobs
@@ -233,16 +273,26 @@ def test_knobs_cover_every_setting_and_tell_what_it_means():
         assert isinstance(getattr(TransferSettings(), name), knob.type)
     assert len({knob.label for knob in KNOBS.values()}) == len(KNOBS)
     assert {knob.name for knob in LISTS} == {"style_layers", "content_layers"}
+    assert {knob.name: knob.choices for knob in KNOBS.values() if knob.choices} == {
+        "init": ("content", "preview"),
+        "precision": ("auto", "float32", "bfloat16"),
+        "optimizer": ("adam", "l-bfgs"),
+    }
     assert KNOBS["size"].unit == "px" and KNOBS["frame_every"].unit == "iterations"
 
 
-def test_every_number_has_limits_and_a_list_of_layers_none():
+def test_every_number_has_limits_and_a_list_of_layers_or_a_word_none():
     for knob in NUMBERS:
         assert knob.minimum is not None and knob.maximum is not None
         default = getattr(TransferSettings(), knob.name)
         assert knob.minimum <= default < knob.maximum
-    for knob in LISTS:
+    for knob in LISTS + WORDS:
         assert (knob.minimum, knob.maximum) == (None, None)
+    assert len(NUMBERS + LISTS + WORDS) == len(KNOBS)
+
+
+def test_precision_is_one_that_the_network_computes_in_or_left_to_the_machine():
+    assert set(KNOBS["precision"].choices) == {"auto", *get_args(Precision)}
 
 
 @pytest.mark.parametrize("knob", NUMBERS, ids=lambda knob: knob.name)

@@ -121,6 +121,35 @@ def test_only_what_the_targets_need_is_computed(model):
     assert {output.name for output in cut.get_outputs()} == {"block2_conv1/gram", "block1_conv1/gram"}
 
 
+def test_the_last_session_is_kept(model, small, own_home):
+    """A worker opens the model once for all its runs, and another choice of layers takes its place."""
+    kept = FeatureModel(small.path, small.manifest)
+    outputs = [gram_output(layer) for layer in LAYERS]
+    opened = kept.session(CPU, outputs)
+    assert kept.session(tuple(CPU), tuple(outputs)) is opened
+    assert kept == FeatureModel(small.path, small.manifest)  # what it has opened is no part of what it is
+    timings = Timings()
+    for seed in range(2):
+        style_targets(noise(seed=seed), LAYERS, kept, CPU, timings)
+    assert kept.session(CPU, outputs) is opened
+    assert timings["session"] < 0.05
+    other = kept.session(CPU, outputs[:1])
+    assert other is not opened and len(other.get_outputs()) == 1
+    assert list(kept._opened.values()) == [other]  # a session holds the network's weights: one is enough
+    assert kept.session(CPU, outputs) is not opened
+
+
+def test_a_session_that_cannot_be_opened_does_not_cost_the_one_that_is(small, tmp_path):
+    copy = FeatureModel(tmp_path / "copy.onnx", small.manifest)
+    copy.path.write_bytes(small.path.read_bytes())
+    outputs = [gram_output(layer) for layer in LAYERS]
+    opened = copy.session(CPU, outputs)
+    copy.path.write_bytes(b"damaged since")
+    with pytest.raises(StudioError, match=r"is damaged"):
+        copy.session(CPU, outputs[:1])
+    assert copy.session(CPU, outputs) is opened
+
+
 def test_second_time_comes_from_the_cache_and_opens_no_session(small, computed):
     timings = Timings()
     again = style_targets(noise(), LAYERS, without_file(small), CPU, timings)

