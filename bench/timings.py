@@ -18,7 +18,7 @@ from core.errors import InputError, StudioError
 MAX_BYTES = 4 * 2**20  # of a file that is read: a measurement is some tens of KiB
 MOST, LEAST = 10, 3  # repetitions of what is quick, of what is slow
 MARKS = (5, 10, 20, 40)  # seconds after Start at which courses are compared
-ENOUGH_SECONDS = 15.0  # for the repetitions of one candidate
+ENOUGH_SECONDS = 15.0  # for the repetitions of one way
 
 Seconds = list[float]
 
@@ -135,19 +135,17 @@ def read(path: Path) -> Measurement:
 def in_turns(
     ways: Mapping[str, Callable[[], object]], size: int | None = None, told: Callable[[str], None] = lambda line: None
 ) -> Iterator[Timing]:
-    """Time each of `ways`: once to warm up, then in turns, the quick ones more often than the slow ones."""
-    wanted = {}
+    """Time each of `ways`: twice to warm up, then in turns, the oftener the quicker they are together."""
     for way, do in ways.items():
         told(f"{way}{f', {size} px' if size else ''} …")
         do()
-        wanted[way] = int(np.clip(ENOUGH_SECONDS / max(_seconds(do), 1e-9), LEAST, MOST))
+    once = sum(_seconds(do) for do in ways.values())
+    turns = int(np.clip(ENOUGH_SECONDS * len(ways) / max(once, 1e-9), LEAST, MOST))
     seconds: dict[str, Seconds] = {way: [] for way in ways}
-    most = max(wanted.values())
-    for turn in range(most):
-        told(f"turn {turn + 1} of {most}{f', {size} px' if size else ''} …")
+    for turn in range(turns):
+        told(f"turn {turn + 1} of {turns}{f', {size} px' if size else ''} …")
         for way, do in ways.items():
-            if turn < wanted[way]:
-                seconds[way].append(_seconds(do))
+            seconds[way].append(_seconds(do))
     for way in ways:
         yield Timing(way=way, size=size, seconds=seconds[way])
 
