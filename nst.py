@@ -284,10 +284,10 @@ def bench(
         wanted = tuple(parts) if parts else PARTS[:-1]
         if unknown := [part for part in wanted if part not in PARTS]:
             raise InputError(f"There is no part {unknown[0]!r} to measure; there are {', '.join(PARTS)}.")
-        found = _measure(wanted, sizes, peers, remeasure, weights)
-        kept = timings.folder() / f"{found.created:%Y%m%d-%H%M%S}.json"
-        for path in filter(None, (kept, output)):
-            found.save(path)
+        for found in _measure(wanted, sizes, peers, remeasure, weights):  # kept as it grows: some parts take long
+            kept = timings.folder() / f"{found.created:%Y%m%d-%H%M%S}.json"
+            for path in filter(None, (kept, output)):
+                found.save(path)
         _tell(f"The measurement is kept in {kept}")
     if as_json:
         print(found.model_dump_json(indent=2))
@@ -295,11 +295,15 @@ def bench(
         _print_measurement(found)
 
 
-def _measure(parts: tuple[str, ...], sizes: str, peers: bool, remeasure: bool, weights: Path | None) -> Measurement:
+def _measure(
+    parts: tuple[str, ...], sizes: str, peers: bool, remeasure: bool, weights: Path | None
+) -> Iterator[Measurement]:
+    """Yields the measurement after each part, the last time whole."""
     from bench import timings
     from core import hardware
     from core.timings import Timings
 
+    wanted_sizes = timings.parse_sizes(sizes) if sizes else timings.SIZES
     with screen.status("Preparing …") as status:
 
         def told(line: str) -> None:
@@ -309,24 +313,24 @@ def _measure(parts: tuple[str, ...], sizes: str, peers: bool, remeasure: bool, w
         from bench import comparisons, quality
         from bench import peers as others
 
-        wanted_sizes = comparisons.parse_sizes(sizes) if sizes else comparisons.SIZES
         engine = _engine(weights, told, Timings())
         found = timings.Measurement.begin(engine.weights.provenance)
-        if "targets" in parts:
-            found.comparisons.append(comparisons.gram_targets(engine, told))
-        if "step" in parts:
-            found.comparisons.append(comparisons.step(engine, told, wanted_sizes))
-        if "start" in parts:
-            found.comparisons.append(comparisons.start(engine, told))
-        if peers:
-            found.comparisons.append(others.steps(engine, _tell))
-        if "quality" in parts:
-            for pair in quality.pairs(_tell):
-                try:
-                    found.pairs.append(quality.time_to_quality(engine, pair, remeasure, told))
-                except StudioError as error:
-                    _tell(str(error))
-    return found
+        ways = {
+            "targets": lambda: comparisons.gram_targets(engine, told),
+            "step": lambda: comparisons.step(engine, told, wanted_sizes),
+            "start": lambda: comparisons.start(engine, told),
+            "peers": lambda: others.steps(engine, told, announce=_tell),
+        }
+        for part in (*parts, *(["peers"] if peers else [])):
+            if part in ways:
+                found.comparisons.append(ways[part]())
+                yield found
+        for pair in quality.pairs(_tell) if "quality" in parts else ():
+            try:
+                found.pairs.append(quality.time_to_quality(engine, pair, remeasure, told))
+            except StudioError as error:
+                _tell(str(error))
+            yield found
 
 
 def _print_measurement(found: Measurement) -> None:

@@ -15,32 +15,19 @@ import numpy as np
 import tensorflow as tf
 
 from bench import baselines
-from bench.timings import LEAST, Comparison, Timing, in_turns
+from bench.timings import LEAST, SIZES, Comparison, Timing, in_turns
 from core import images, jobs, paths, preview, runs, samples, targets
-from core.errors import InputError, StudioError
+from core.errors import StudioError
 from core.losses import gram_matrix
 from core.objective import LossFunction, Objective
 from core.runs import Run
-from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
+from core.settings import DEFAULT_PRESET, PRESETS
 from core.transfer import Engine
 from core.vgg import Precision, feature_network
 
 Report = Callable[[str], None]
 PAIR = samples.PHOTOS[1], samples.STYLES[1]
-SIZES = (256, 512, 768, 1024)
 REFERENCE = PRESETS["reference"].settings()
-
-
-def parse_sizes(text: str) -> tuple[int, ...]:
-    """Sizes such as "256,512". Raises `InputError`."""
-    size = KNOBS["size"]
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--sizes {text} is no list of sizes such as 256,512.") from None
-    if wrong := [number for number in sizes if not (size.minimum or 0) <= number <= (size.maximum or number)]:
-        raise InputError(f"--sizes {text}: {wrong[0]} is not between {size.minimum:g} and {size.maximum:g} px.")
-    return sizes
 
 
 def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Comparison:

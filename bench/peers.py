@@ -28,12 +28,13 @@ SCRIPT = Path(__file__).parent / "torch_peer.py"
 Report = Callable[[str], None]
 
 
-def steps(engine: Engine, told: Report) -> Comparison:
+def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
     """One step of ours, of pastiche, and of our objective in PyTorch, at the reference's size.
 
-    Raises `StudioError` when the environment cannot be made or a peer fails.
+    What has to be downloaded is announced first. Raises `StudioError` when the environment cannot be made or a peer
+    fails.
     """
-    interpreter = environment(told)
+    interpreter = environment(announce)
     pictures = [images.resize(images.read_image(sample.path()), REFERENCE.size) for sample in PAIR]
     content, style = map(images.to_network, pictures)
     settings = PRESETS["fast"].settings()

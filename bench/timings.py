@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core import hardware, paths
 from core.errors import InputError, StudioError
+from core.settings import KNOBS
 
 MAX_BYTES = 4 * 2**20  # of a file that is read: a measurement is some tens of KiB
 MOST, LEAST = 10, 3  # repetitions of what is quick, of what is slow
+SIZES = (256, 512, 768, 1024)  # px, at which one step is measured
 MARKS = (5, 10, 20, 40)  # seconds after Start at which courses are compared
 ENOUGH_SECONDS = 15.0  # for the repetitions of one way
 
@@ -111,6 +113,18 @@ class Measurement(BaseModel):
                 file.write(self.model_dump_json(indent=1).encode())
         except OSError as error:
             raise StudioError(f"{path} could not be written: {error.strerror or error}.") from error
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Sizes such as "256,512". Raises `InputError`."""
+    size = KNOBS["size"]
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--sizes {text} is no list of sizes such as 256,512.") from None
+    if wrong := [number for number in sizes if not (size.minimum or 0) <= number <= (size.maximum or number)]:
+        raise InputError(f"--sizes {text}: {wrong[0]} is not between {size.minimum:g} and {size.maximum:g} px.")
+    return sizes
 
 
 def folder() -> Path:

@@ -68,6 +68,11 @@ def files(tmp_path):
         ),
         ("stylize good.png waves -o out.png --optimizer Adam", r"optimizer = 'Adam': should be 'adam' or 'l-bfgs'\."),
         ("preview none.png waves -o out.png", r"none\.png does not exist in "),
+        ("bench speed", r"There is no part 'speed' to measure; there are targets, step, start, quality\."),
+        ("bench step --sizes 64,big", r"--sizes 64,big is no list of sizes such as 256,512\."),
+        ("bench step --sizes 4097", r"--sizes 4097: 4097 is not between 64 and 4096 px\."),
+        ("bench --show words.jpg", r"words\.jpg holds no measurement of nst bench: "),
+        ("bench --show none.json", r"none\.json cannot be read: "),
         ("preview good.png wavs -o out.png", r"There is no sample named “wavs”: .*styles are night, waves, "),
         ("preview good.png words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
         ("preview narrow.png waves -o out.png --size 256", r"narrow would be only 256 × 26 pixels .* a larger size\."),
@@ -335,3 +340,19 @@ def test_first_row_of_the_reference_as_json(reference_pair, own_home, weights, m
     assert deviation["content"] is None
     assert deviation["total"] == pytest.approx(100 * (row["total"] / row["published_total"] - 1))
     assert abs(deviation["total"]) < 1 and abs(deviation["style"]) < 1
+
+
+def test_a_measurement_is_kept_and_can_be_shown_again(engine, own_home, tmp_path):
+    done = nst("bench", "step", "--sizes", "64", "-o", tmp_path / "bench.json", "--json")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    (comparison,) = measured["comparisons"]
+    ways = {timing["way"]: timing for timing in comparison["timings"]}
+    assert {"eager, float32", "compiled, float32", "XLA, float32", "convolutions alone, float32"} <= set(ways)
+    assert all(timing["size"] == 64 and min(timing["seconds"]) > 0 for timing in ways.values())
+    assert json.loads((tmp_path / "bench.json").read_text()) == measured
+    (kept,) = (own_home / "bench").iterdir()
+    assert json.loads(kept.read_text()) == measured
+    shown = nst("bench", "--show", tmp_path / "bench.json")
+    assert shown.returncode == 0, shown.stderr
+    assert "compiled, float32" in shown.stdout and "64" in shown.stdout
