@@ -131,9 +131,10 @@ def preview(
 
     images.check_writable(output)
     (photo, photo_name), (painting, painting_name) = _picture(content), _picture(style)
+    photo, painting = images.resize(photo, size, photo_name), images.resize(painting, size, painting_name)
     opened = network.obtain(_tell)
     began = time.perf_counter()
-    painted = opened.paint(images.resize(photo, size, photo_name), images.resize(painting, size, painting_name))
+    painted = opened.paint(photo, painting)
     seconds = time.perf_counter() - began
     title = f"{photo_name} × {painting_name}, preview"
     images.write_image(output, painted, {"Software": "Style Transfer Studio", "Title": title})

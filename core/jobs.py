@@ -102,11 +102,15 @@ class Readiness(BaseModel):
 
 def readiness() -> Readiness | None:
     """What a worker last said; `None` when none ever spoke, or when it died over the preparation."""
+    said = _last_said()
+    return said if said and (said.ready or said.failed or said.writer.is_alive()) else None
+
+
+def _last_said() -> Readiness | None:
     try:
-        said = Readiness.model_validate_json(_readiness_file().read_bytes())
+        return Readiness.model_validate_json(_readiness_file().read_bytes())
     except (OSError, ValidationError):
         return None
-    return said if said.ready or said.failed or said.writer.is_alive() else None
 
 
 def submit(run: Run) -> None:
@@ -126,21 +130,17 @@ def stop(run: Run) -> None:
 
 def see_to_queue() -> None:
     """Start a worker where runs wait and none is alive, as after a reboot."""
-    if next_queued():
-        keep_warm()
-
-
-def keep_warm() -> None:
-    """See to it that a worker is alive: a run that comes soon finds all loaded."""
-    if not _worker_is_alive():
+    said = _last_said()
+    if next_queued() and not (said and said.writer.is_alive()):
         start_worker()
 
 
-def _worker_is_alive() -> bool:
-    try:
-        return Readiness.model_validate_json(_readiness_file().read_bytes()).writer.is_alive()
-    except (OSError, ValidationError):
-        return False
+def keep_warm() -> None:
+    """See to it that a worker is alive: a run that comes soon finds all loaded. One that failed to get ready is not
+    started again unasked: its reason stays to be read."""
+    said = _last_said()
+    if not (said and (said.failed or said.writer.is_alive())):
+        start_worker()
 
 
 def start_worker() -> None:

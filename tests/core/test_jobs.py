@@ -424,10 +424,10 @@ def started(own_home, monkeypatch):
     return calls
 
 
-def say(ready, **writer):
+def say(ready, failed=False, **writer):
     paths.home().mkdir(parents=True, exist_ok=True)
     writer = Writer.this_process().model_copy(update=writer)
-    said = jobs.Readiness(message="…", ready=ready, writer=writer)
+    said = jobs.Readiness(message="…", ready=ready, failed=failed, writer=writer)
     (paths.home() / "worker.json").write_text(said.model_dump_json())
 
 
@@ -444,6 +444,17 @@ def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
     (paths.home() / "worker.json").write_text("{")
     jobs.keep_warm()
     assert len(started) == 3
+
+
+def test_a_worker_that_failed_to_get_ready_is_not_started_again_for_a_page_but_for_a_run(started, tmp_path):
+    say(ready=False, failed=True, started=1.0)
+    jobs.keep_warm()
+    assert started == []
+    assert jobs.readiness().failed  # and why stays to be read
+    paths.queue().mkdir(parents=True)
+    (paths.queue() / "waits").touch()
+    jobs.see_to_queue()
+    assert len(started) == 1
 
 
 def test_a_queue_is_seen_to_only_where_runs_wait(started):
