@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bench.timings import Measurement
-    from core.runs import Run
+    from core.runs import Run, Steering
+    from core.settings import TransferSettings
     from core.timings import Timings
     from core.transfer import Engine, Step
 
@@ -61,14 +62,22 @@ def _takes_settings(command: Callable[..., None]) -> Callable[..., None]:
         listed = knob.type is tuple
         limits = f"[{knob.minimum:g} … {knob.maximum:g}] " if knob.maximum is not None else ""
         values = {name: getattr(preset.settings(), knob.name) for name, preset in PRESETS.items()}
-        words = {name: ",".join(value) if listed else str(value) for name, value in values.items()}
+        words = {name: ",".join(map(str, value)) if listed else str(value) for name, value in values.items()}
         same = len(set(words.values())) == 1
         defaults = words[DEFAULT_PRESET] if same else ", ".join(f"{name} {value}" for name, value in words.items())
-        help_text = f"{knob.meaning} {limits}({defaults})"
+        help_text = f"{knob.meaning} {limits}" + (f"({defaults})" if defaults else "")
         option = typer.Option(
             help=help_text,
             metavar="|".join(knob.choices)
-            or ("A,B,…" if listed else knob.unit.upper() or "N" if knob.type is int else "X"),
+            or (
+                "X,Y,…"
+                if knob.each_of
+                else "A,B,…"
+                if listed
+                else knob.unit.upper() or "N"
+                if knob.type is int
+                else "X"
+            ),
             rich_help_panel=f"Settings: {knob.group}",
             show_default=False,
         )
@@ -89,6 +98,13 @@ def stylize(
     preset: Annotated[
         str, typer.Option(help=" ".join(f"[b]{n}[/b]: {p.purpose}" for n, p in PRESETS.items()))
     ] = DEFAULT_PRESET,
+    start_from: Annotated[
+        str | None, typer.Option(metavar="PICTURE", help="Paint from this picture on, whatever --init says.")
+    ] = None,
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N:NAME=X", help="After iteration N, go on with another weight; may be given repeatedly."),
+    ] = None,
     weights: Weights = None,
     as_json: Json = False,
     **choices: Any,
@@ -97,9 +113,35 @@ def stylize(
     from core import images, runs, settings
 
     wanted = settings.choose(preset, **choices)
+    steering = [runs.Steering.parse(text, wanted) for text in steer or ()]
     images.check_writable(output)
-    run = _new_run(content, style, wanted, preset)
+    run = _new_run(content, style, wanted, preset, start_from, steering)
     _perform(run, weights, wanted.iterations)
+    _deliver(run, output, as_json)
+
+
+@app.command()
+def resume(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that has ended; nst runs lists them.")],
+    output: Output,
+    more: Annotated[int, typer.Option(metavar="N", min=0, max=20_000, help="So many iterations on top.")] = 0,
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run from where it stands: one that was stopped or broken off, or for more iterations."""
+    from core import images, runs
+
+    images.check_writable(output)
+    run = runs.find(run_id)
+    runs.resume(run, more)
+    _perform(run, weights, run.record().settings.iterations)
+    _deliver(run, output, as_json)
+
+
+def _deliver(run: Run, output: Path, as_json: bool) -> None:
+    """Write the picture of a run that has ended, and say how it went."""
+    from core import images, runs
+
     record = run.record()
     if record.best_total is None:
         raise StudioError("Stopped before there was a picture.")
@@ -393,11 +435,16 @@ def _engine(weights: Path | None, report: Callable[[str], None], timings: Timing
     return Engine(loaded, model, hardware.survey())
 
 
-def _new_run(content: str, style: str, settings: Any, preset: str) -> Run:
+def _new_run(
+    content: str, style: str, settings: TransferSettings, preset: str, start: str | None, steering: list[Steering]
+) -> Run:
     from core import runs
 
     (content_image, content_name), (style_image, style_name) = _picture(content), _picture(style)
-    return runs.create(content_image, style_image, settings, preset, content_name, style_name)
+    start_image, start_name = _picture(start) if start else (None, "")
+    return runs.create(
+        content_image, style_image, settings, preset, content_name, style_name, start_image, start_name, steering
+    )
 
 
 def _picture(given: str) -> tuple[Image.Image, str]:
@@ -440,9 +487,9 @@ def _interrupt_stops(run: Run) -> Iterator[None]:
     """Ctrl-C asks the run to stop after its current step; before the first, or a second time, it breaks off."""
 
     def stop(number: int, frame: Any) -> None:
-        if run.stop_requested() or run.record().status != "running":
+        if run.request().stop or run.record().status != "running":
             raise KeyboardInterrupt
-        run.request_stop()
+        run.ask(stop=True)
 
     before = signal.signal(signal.SIGINT, stop)
     try:

@@ -88,7 +88,7 @@ def _steps(engine: Engine, size: int, precision: Precision) -> dict[str, Callabl
         variants = {"eager": baselines.eager(function), **variants}
 
     def evaluation(variant: LossFunction) -> Callable[[], object]:
-        objective = Objective(variant, grams, image, REFERENCE)
+        objective = Objective(variant, grams, image, REFERENCE.loss_weights())
         return lambda: objective(image).gradient.numpy()
 
     ways = {f"{name}, {precision}": evaluation(variant) for name, variant in variants.items()}

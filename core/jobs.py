@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import subprocess
 import sys
@@ -15,15 +14,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock, Timeout
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, pace, paths, preview, runs, settings
+from core.checkpoint import Checkpoint
 from core.errors import StudioError
 from core.runs import Recorder, Run, Writer
+from core.settings import KNOBS
 from core.start import starting_picture
 from core.timings import Timings
 
 if TYPE_CHECKING:
+    from core.objective import Losses
     from core.transfer import Engine, Step
 
 Report = Callable[[str], None]
@@ -48,9 +51,11 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
         tell("Reading the pictures …")
         with recorder.timings.phase("pictures"):
             photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
-        with recorder.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
-            picture, start_is = starting_picture(photo, painting, wanted, tell)
-            recorder.show(picture)
+        begun = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
+        if not begun:
+            with recorder.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
+                picture = _starting_picture(recorder, photo, painting, tell)
+                recorder.show(picture)
         tell("Loading TensorFlow …")
         with recorder.timings.phase("imports"):
             hardware.import_tensorflow()
@@ -58,7 +63,6 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
         engine = make_engine(tell, recorder.timings)
         choice = engine.choice(wanted)
         recorder.update(
-            start=start_is,
             weights=engine.weights.provenance,
             weights_sha256=engine.weights.sha256,
             precision=choice.precision,
@@ -68,19 +72,40 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
                 "why this precision": choice.why_precision,
             },
         )
-        content, style, start = map(images.to_network, (photo, painting, picture))
+        content, style = map(images.to_network, (photo, painting))
+        start = begun or images.to_network(picture)
         tell("Measuring the style …")
         objective, targets = engine.objective(content, style, wanted, recorder.timings)
         if choice.precision != "float32":
-            exact = functools.partial(engine.objective, content, style, wanted, precision="float32")
-            recorder.final_losses = lambda step: exact()[0].losses(step.best.image)
+
+            def in_float32(step: Step) -> Losses:
+                exact, _ = engine.objective(content, style, wanted, precision="float32")
+                exact.weights = step.best.weights
+                return exact.losses(step.best.image)
+
+            recorder.final_losses = in_float32
         recorder.update(style_targets=targets.source, message="Compiling the first step …")
-        for step in stylize(objective, start, wanted):
+        objective.weights = recorder.steered(begun.iteration if begun else 0).loss_weights()
+        for step in stylize(objective, start, wanted.changed(iterations=KNOBS["iterations"].maximum)):
             recorder.write(step)
             yield step
-            if run.stop_requested():
-                recorder.stop()
+            request = run.request()
+            recorder.answer(request)
+            if request.stop or step.iteration >= recorder.record.settings.iterations:
                 break
+            objective.weights = recorder.steered(step.iteration + 1).loss_weights()
+
+
+def _starting_picture(recorder: Recorder, content: np.ndarray, style: np.ndarray, tell: Report) -> np.ndarray:
+    """The picture that was given to start from, otherwise the settings' own."""
+    run, wanted = recorder.run, recorder.record.settings
+    if run.start.exists():
+        height, width = content.shape[:2]
+        with Image.open(run.start) as given:
+            return np.asarray(given.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+    picture, start_is = starting_picture(content, style, wanted, tell)
+    recorder.update(start=start_is)
+    return picture
 
 
 def _read_input(path: Path, size: int) -> np.ndarray:
@@ -125,7 +150,7 @@ def stop(run: Run) -> None:
     if _take(run):
         runs.change(run, status="stopped")
     else:
-        run.request_stop()
+        run.ask(stop=True)
 
 
 def see_to_queue() -> None:

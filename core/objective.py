@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from core.losses import content_loss, gram_matrix, style_loss, total_variation
-from core.settings import TransferSettings
+from core.settings import LossWeights
 from core.vgg import CONVOLUTIONS
 
 
@@ -31,7 +31,7 @@ class Evaluation:
     image: tf.Tensor = field(repr=False)
     losses: Losses
     gradient: tf.Tensor = field(repr=False)
-    weights: TransferSettings | None = field(default=None, repr=False)  # those it was evaluated with
+    weights: LossWeights = field(repr=False)  # those it was evaluated with
 
 
 class LossFunction:
@@ -48,7 +48,7 @@ class LossFunction:
         self.network = network
         self.style_layers, self.content_layers = tuple(style_layers), tuple(content_layers)
         scalar = tf.TensorSpec((), tf.float32)
-        weights = dict.fromkeys(("style", "content", "total_variation"), scalar)
+        weights = LossWeights(scalar, scalar, scalar, (scalar,) * len(style_layers))
         channels = {layer: CONVOLUTIONS[layer][-1] for layer in (*style_layers, *content_layers)}
         targets = {
             "style": {layer: tf.TensorSpec(2 * (channels[layer],), tf.float32) for layer in style_layers},
@@ -65,11 +65,14 @@ class LossFunction:
     def losses(self, image: tf.Tensor, weights: Any, targets: Any) -> tf.Tensor:
         """Style, content and total-variation loss, then each style layer's share, as one vector."""
         features = {layer: tf.cast(values, tf.float32) for layer, values in self.network(image).items()}
-        shares = [style_loss(gram_matrix(features[layer]), gram) for layer, gram in targets["style"].items()]
-        shares = [weights["style"] * share / len(shares) for share in shares]
+        styles = [style_loss(gram_matrix(features[layer]), targets["style"][layer]) for layer in self.style_layers]
+        shares = [
+            weights.style * factor * loss / len(styles)
+            for factor, loss in zip(weights.style_layers, styles, strict=True)
+        ]
         contents = [content_loss(features[layer], target) for layer, target in targets["content"].items()]
-        content = weights["content"] * tf.add_n(contents) / len(contents)
-        variation = weights["total_variation"] * total_variation(image)
+        content = weights.content * tf.add_n(contents) / len(contents)
+        variation = weights.total_variation * total_variation(image)
         return tf.stack([tf.add_n(shares), content, variation, *shares])
 
     def _with_gradient(self, image: tf.Tensor, weights: Any, targets: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -88,11 +91,11 @@ class Objective:
         function: LossFunction,
         style_targets: Mapping[str, np.ndarray],
         content: tf.Tensor,
-        settings: TransferSettings,
+        weights: LossWeights,
     ) -> None:
         """`style_targets` holds the Gram matrices `(C, C)` of the function's style layers; `content` is the
         preprocessed content image `(1, H, W, 3)`."""
-        self.weights = settings  # may be changed between two calls
+        self.weights = weights  # may be changed between two calls
         self.evaluations = 0  # so far
         self._function = function
         self._targets = {
@@ -103,19 +106,15 @@ class Objective:
     def __call__(self, image: tf.Tensor) -> Evaluation:
         """Evaluate an image `(1, H, W, 3)`, float32."""
         self.evaluations += 1
-        values, gradient = self._function.with_gradient(image, self._weights(), self._targets)
+        values, gradient = self._function.with_gradient(image, self._constants(), self._targets)
         return Evaluation(image, self._told(values), gradient, self.weights)
 
     def losses(self, image: tf.Tensor) -> Losses:
         """The losses alone, computed without tracing: for a picture now and then."""
-        return self._told(self._function.losses(image, self._weights(), self._targets))
+        return self._told(self._function.losses(image, self._constants(), self._targets))
 
-    def _weights(self) -> dict[str, tf.Tensor]:
-        return {
-            "style": tf.constant(self.weights.style_weight, tf.float32),
-            "content": tf.constant(self.weights.content_weight, tf.float32),
-            "total_variation": tf.constant(self.weights.total_variation_weight, tf.float32),
-        }
+    def _constants(self) -> LossWeights:
+        return tf.nest.map_structure(lambda weight: tf.constant(weight, tf.float32), self.weights)
 
     def _told(self, values: tf.Tensor) -> Losses:
         style, content, variation, *shares = values.numpy().tolist()  # one transfer from the device

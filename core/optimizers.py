@@ -1,6 +1,7 @@
 """How the image moves: optimizers that take an evaluated image to the next one, within the range of real pixels."""
 
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import keras
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from core import images
 from core.objective import Evaluation, Objective
-from core.settings import TransferSettings
+from core.settings import LossWeights, TransferSettings
 
 
 class Optimizer(Protocol):
@@ -18,10 +19,19 @@ class Optimizer(Protocol):
     def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
         """One iteration: from an evaluated image to the next one, evaluated."""
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What it has learnt so far."""
 
-def optimizer(image: tf.Tensor, settings: TransferSettings) -> Optimizer:
-    """The settings' optimizer for an image `(1, H, W, 3)`."""
-    return (LBFGS if settings.optimizer == "l-bfgs" else Adam)(image, settings)
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on with what another of its kind had learnt."""
+
+
+def optimizer(image: tf.Tensor, settings: TransferSettings, state: Mapping[str, np.ndarray] | None = None) -> Optimizer:
+    """The settings' optimizer for an image `(1, H, W, 3)`, with the state of one that had come to this image."""
+    made = (LBFGS if settings.optimizer == "l-bfgs" else Adam)(image, settings)
+    if state:
+        made.restore(state)
+    return made
 
 
 def in_range(image: tf.Tensor) -> tf.Tensor:
@@ -44,6 +54,13 @@ class Adam:
     def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
         self._move(evaluation.gradient)
         return objective(self._image.read_value())
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {f"adam-{number}": variable.numpy() for number, variable in enumerate(self._adam.variables)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        for number, variable in enumerate(self._adam.variables):
+            variable.assign(state[f"adam-{number}"])
 
     def _descend(self, gradient: tf.Tensor) -> None:
         self._adam.apply([gradient], [self._image])
@@ -78,11 +95,25 @@ class LBFGS:
         self._pairs: deque[_Pair] = deque(maxlen=settings.history)
         self._scale = spectral_scale(image.shape[1], image.shape[2], settings.preconditioning)
         self._move = self.FIRST_MOVE
+        self._weights: LossWeights | None = None  # of the losses that the pairs tell of
+
+    def state(self) -> dict[str, np.ndarray]:
+        pairs = {
+            f"{name}-{number}": getattr(pair, name).numpy()
+            for number, pair in enumerate(self._pairs)
+            for name in _Pair._fields
+        }
+        return {"move": np.float64(self._move), **pairs}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._move = float(state["move"])
+        for number in range((len(state) - 1) // len(_Pair._fields)):
+            self._pairs.append(_Pair(*(tf.constant(state[f"{name}-{number}"]) for name in _Pair._fields)))
 
     def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
-        if evaluation.weights is not objective.weights:  # other losses now: what is known of the old ones misleads
+        if self._weights not in (None, evaluation.weights):  # what is known of the old losses misleads
             self._pairs.clear()
-            evaluation = objective(evaluation.image)
+        self._weights = evaluation.weights
         if self._pairs and (found := self._search(objective, evaluation, *self._quasi_newton(evaluation))):
             return found
         self._pairs.clear()

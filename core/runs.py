@@ -4,9 +4,11 @@ runs/<id>/
   run.json          settings, status, provenance of the weights, timings per phase, environment, errors
   metrics.csv       a line per iteration
   content.png style-1.png    the inputs as given, without their metadata
+  start.png         the picture to start from, where one was given
   live.jpg          the picture a moment ago, while the run is painted
   frames/000100.jpg intermediate pictures
   result.png result.npy      the best image, for people and in float32 (RGB, 0 … 255)
+  checkpoint.npz    where the run stands, to go on from
   request.json      what someone wants of the run
 """
 
@@ -20,7 +22,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,11 +32,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import psutil
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from core import images, paths
+from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
-from core.settings import TransferSettings
+from core.settings import KNOBS, TransferSettings
 from core.timings import Timings
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
+CHECKPOINT_SECONDS = 60.0  # so much work is lost at most
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]+")
 
@@ -71,6 +75,51 @@ class Writer(BaseModel):
             return False
 
 
+class Steering(BaseModel):
+    """Weights that were changed while the run painted: from the step after `iteration` on they are these."""
+
+    iteration: int = Field(ge=0)
+    changes: dict[str, Any]
+
+    @field_validator("changes")
+    @classmethod
+    def _only_what_can_be_steered(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        if foreign := [name for name in changes if name not in KNOBS or not KNOBS[name].steered]:
+            steered = ", ".join(name for name, knob in KNOBS.items() if knob.steered)
+            raise ValueError(f"{foreign[0]} cannot be changed while a run paints; {steered} can")
+        return changes
+
+    @staticmethod
+    def parse(text: str, settings: TransferSettings) -> Steering:
+        """From "40:style_weight=0.1". Raises `InputError` when it is not like that, or does not fit the settings."""
+        iteration, colon, change = text.partition(":")
+        name, equals, value = change.partition("=")
+        name = name.strip().replace("-", "_")
+        if not (iteration.strip().isdecimal() and colon and equals):
+            raise InputError(f"{text!r} is no change of a weight such as 40:style_weight=0.1.")
+        try:
+            changed = settings.changed(**{name: value})
+            return Steering(iteration=int(iteration), changes={name: getattr(changed, name)})
+        except ValidationError as error:
+            raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
+
+    def options(self) -> list[str]:
+        """The texts that `parse` would make this of, one for each weight."""
+        words = {
+            name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            for name, value in self.changes.items()
+        }
+        return [f"{self.iteration}:{name}={word}" for name, word in words.items()]
+
+
+class Request(BaseModel):
+    """What someone wants of a run that is being painted."""
+
+    stop: bool = False
+    iterations: int | None = None  # in all
+    weights: dict[str, Any] = Field(default_factory=dict)  # as they shall be from now on
+
+
 class RunRecord(BaseModel):
     """What `run.json` holds."""
 
@@ -91,6 +140,7 @@ class RunRecord(BaseModel):
     precision: str = ""  # that the network computed in; the best loss is float32's in any case
     start: str = ""  # the picture that painting started from
     style_targets: str = ""  # "cache", or the ONNX Runtime provider that computed them
+    steering: list[Steering] = Field(default_factory=list)  # by iteration
     timings: dict[str, float] = Field(default_factory=dict)  # seconds by phase
     environment: dict[str, Any] = Field(default_factory=dict)
     iteration: int | None = None  # the last one
@@ -125,6 +175,10 @@ class Run:
     @property
     def style(self) -> Path:
         return self.path / "style-1.png"
+
+    @property
+    def start(self) -> Path:
+        return self.path / "start.png"
 
     @property
     def live(self) -> Path:
@@ -187,18 +241,32 @@ class Run:
         """The intermediate pictures by iteration."""
         return sorted((int(path.stem), path) for path in (self.path / "frames").glob("[0-9]*.jpg"))
 
-    def request_stop(self) -> None:
-        """Ask the writer to stop after its current step, keeping the best picture so far."""
+    def ask(self, **wishes: Any) -> None:
+        """Ask the writer, beside what was asked before: to stop after its current step, keeping the best picture so
+        far (`stop=True`), for so many `iterations` in all, or for other `weights` by the names of their settings.
+
+        Raises `InputError` for weights that are out of range.
+        """
+        request = self.request()
+        weights = {**request.weights, **wishes.pop("weights", {})}
+        self.record().settings.changed(**weights)
+        request = Request.model_validate({**request.model_dump(), **wishes, "weights": weights})
         with paths.replacing(self.path / "request.json") as file:
-            file.write(json.dumps({"stop": True}).encode())
+            file.write(request.model_dump_json().encode())
 
-    def stop_requested(self) -> bool:
+    def request(self) -> Request:
+        """What is wanted of the run; nothing where that cannot be read."""
         try:
-            return bool(json.loads((self.path / "request.json").read_bytes()).get("stop"))
-        except (OSError, ValueError, AttributeError):
-            return False
+            return Request.model_validate_json((self.path / "request.json").read_bytes())
+        except (OSError, ValidationError):
+            return Request()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.npz"
 
 
+SUMS = ("total", "median step")  # among the timings, which are otherwise seconds by phase
 METRICS = ("iteration", "evaluations", "seconds", "total", "style", "content", "total_variation")
 
 
@@ -209,8 +277,12 @@ def create(
     preset: str,
     content_name: str,
     style_name: str,
+    start: Image.Image | None = None,
+    start_name: str = "",
+    steering: Sequence[Steering] = (),
 ) -> Run:
-    """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them.
+    """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
+    in place of what the settings say, and `steering` repeats what was done to an earlier run.
 
     Raises `InputError` when a picture is too small at this size and `StudioError` when it cannot be written.
     """
@@ -227,6 +299,8 @@ def create(
         content=content_name,
         style=style_name,
         shape=(shape[0], shape[1]),
+        start=start_name,
+        steering=sorted(steering, key=lambda change: change.iteration),
         writer=Writer.this_process(),  # until it is performed, or handed to the queue
     )
     draft = Run(run.path.with_name(f".{run.id}"))  # a reader never meets a run without its inputs
@@ -234,7 +308,9 @@ def create(
         draft.path.mkdir(parents=True)
         content.save(draft.content, compress_level=1)
         style.save(draft.style, compress_level=1)
-        _write_record(draft, record)
+        if start:
+            start.save(draft.start, compress_level=1)
+        write_record(draft, record)
         draft.path.rename(run.path)
     except OSError as error:
         shutil.rmtree(draft.path, ignore_errors=True)
@@ -268,10 +344,26 @@ def readable_runs() -> Iterator[tuple[Run, RunRecord]]:
 
 def change(run: Run, **changes: Any) -> None:
     """Change the record of a run that no recorder writes."""
-    _write_record(run, run.record().model_copy(update=changes))
+    write_record(run, run.record().model_copy(update=changes))
 
 
-def _write_record(run: Run, record: RunRecord) -> None:
+def resume(run: Run, more: int = 0) -> None:
+    """Queue a run that has ended once more, to go on from its checkpoint, for `more` iterations than it was to have.
+
+    Raises `InputError` when it has not ended or would have nothing left to do, `StudioError` without a checkpoint.
+    """
+    record = run.with_progress(run.record())
+    if record.unfinished:
+        raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
+    iterations = record.settings.iterations + more
+    if Checkpoint.load(run.checkpoint).iteration >= iterations:
+        raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
+    settings = record.settings.changed(iterations=iterations)
+    (run.path / "request.json").unlink(missing_ok=True)
+    change(run, status="queued", message="", settings=settings, writer=Writer.this_process())
+
+
+def write_record(run: Run, record: RunRecord) -> None:
     with paths.replacing(run.path / "run.json") as file:
         file.write(record.model_dump_json(indent=2).encode())
 
@@ -279,18 +371,20 @@ def _write_record(run: Run, record: RunRecord) -> None:
 class Recorder:
     """Writes a run while it happens. Used as a context: how the block ends decides the run's status.
 
-    Ends well: "done", or "stopped" when `stop()` was called or nobody asked for further steps. An exception: "failed",
+    Ends well: "done", or "stopped" when that was requested or nobody asked for further steps. An exception: "failed",
     with its message. Either way the best picture so far is kept.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.record = run.record()
-        self.timings = Timings()
-        self._began = time.perf_counter()
+        self.timings = Timings({name: self.record.timings[name] for name in self.record.timings if name not in SUMS})
+        self._began = time.perf_counter() - self.record.timings.get("total", 0.0)
         self._last: Step | None = None
         self._step_seconds: list[float] = []
         self._live_written = -LIVE_SECONDS
+        self._checkpoint_written = time.perf_counter()
+        self._answered = Request()  # the last that was taken up
         self._stopped = False
         self.final_losses: Callable[[Step], Losses] = lambda step: step.best.losses  # in float32, of its best image
 
@@ -303,22 +397,18 @@ class Recorder:
     def update(self, **changes: Any) -> None:
         """Change the record, on disk at once."""
         self.record = self.record.model_copy(update=changes)
-        _write_record(self.run, self.record)
-
-    def stop(self) -> None:
-        """The user had enough: the run ends as "stopped" (its last step may have been reached all the same)."""
-        self._stopped = True
+        write_record(self.run, self.record)
 
     def show(self, start: np.ndarray) -> None:
         """The picture that painting starts from, uint8 `(H, W, 3)`: seen before its losses are computed."""
         self._write_picture(self.run.live, images.encode_jpeg(start))
 
     def write(self, step: Step) -> None:
-        """Record a step: its metrics, and its picture where one is due."""
+        """Record a step: its metrics, and its picture and a checkpoint where one is due."""
         if self._last is None:
-            self.timings["first step"] = step.seconds
+            self.timings.setdefault("first step", step.seconds)
             self.update(status="running", message="")
-            self._write_line([*METRICS, *step.losses.style_layers])
+            self._begin_metrics(step)
         else:
             self._step_seconds.append(step.seconds - self._last.seconds)
         self._last = step
@@ -339,6 +429,36 @@ class Recorder:
                 self._write_picture(self.run.path / "frames" / f"{step.iteration:06d}.jpg", picture)
             self._write_picture(self.run.live, picture)
             self._live_written = time.perf_counter()
+        if time.perf_counter() - self._checkpoint_written >= CHECKPOINT_SECONDS:
+            step.checkpoint().save(self.run.checkpoint)
+            self._checkpoint_written = time.perf_counter()
+
+    def answer(self, request: Request) -> None:
+        """Take up what is wanted of the run, and record it; what cannot be is left aside, and said."""
+        self._stopped = request.stop
+        if request == self._answered or not self._last:
+            return
+        self._answered = request
+        now, changes = self.steered(self._last.iteration + 1), {}
+        try:
+            if request.iterations:
+                self.update(settings=self.record.settings.changed(iterations=request.iterations))
+            wanted = now.changed(**request.weights)
+            changes = {name: getattr(wanted, name) for name in request.weights}
+            changes = {name: value for name, value in changes.items() if value != getattr(now, name)}
+            if changes:
+                change = Steering(iteration=self._last.iteration, changes=changes)
+                self.update(steering=sorted([*self.record.steering, change], key=lambda change: change.iteration))
+        except (InputError, ValidationError) as error:
+            self.update(message=f"It went on unchanged: {error}")
+
+    def steered(self, before: int) -> TransferSettings:
+        """The settings with the weights as they were changed at iterations before this one."""
+        settings = self.record.settings
+        for change in self.record.steering:
+            if change.iteration < before:
+                settings = settings.changed(**change.changes)
+        return settings
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -375,6 +495,9 @@ class Recorder:
         best = last.best_image()
         with paths.replacing(self.run.path / "result.npy") as file:
             np.save(file, best)
+        checkpoint = last.checkpoint()
+        over = last.iteration >= self.record.settings.iterations
+        (checkpoint.brief() if over else checkpoint).save(self.run.checkpoint)
         best_total, message = last.best.losses.total, self.record.message
         try:
             best_total = self.final_losses(last).total
@@ -390,6 +513,15 @@ class Recorder:
             }
         )
         images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))
+
+    def _begin_metrics(self, step: Step) -> None:
+        """A header, or what an earlier part of the run has written up to its checkpoint."""
+        kept = [",".join([*METRICS, *step.losses.style_layers])]
+        if step.iteration:
+            lines = (self.run.path / "metrics.csv").read_text().splitlines()[1:]
+            kept += [line for line in lines if int(line.split(",", 1)[0]) < step.iteration]
+        with paths.replacing(self.run.path / "metrics.csv") as file:
+            file.write(("\n".join(kept) + "\n").encode())
 
     def _write_line(self, values: list[str]) -> None:
         with (self.run.path / "metrics.csv").open("a") as file:

@@ -6,7 +6,7 @@ The command line's options, the page's widgets and the run record are drawn from
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -16,8 +16,23 @@ from core.vgg import CONVOLUTIONS
 Group = Literal["picture", "losses", "layers", "optimizer"]
 
 
-def _knob(default: Any, label: str, meaning: str, group: Group, unit: str = "", **limits: Any) -> Any:
-    return Field(default, title=label, description=meaning, json_schema_extra={"group": group, "unit": unit}, **limits)
+def _knob(
+    default: Any,
+    label: str,
+    meaning: str,
+    group: Group,
+    unit: str = "",
+    steered: bool = False,
+    each_of: str = "",
+    **limits: Any,
+) -> Any:
+    return Field(
+        default,
+        title=label,
+        description=meaning,
+        json_schema_extra={"group": group, "unit": unit, "steered": steered, "each_of": each_of},
+        **limits,
+    )
 
 
 def _split(value: Any) -> Any:
@@ -25,6 +40,17 @@ def _split(value: Any) -> Any:
 
 
 Layers = Annotated[tuple[str, ...], BeforeValidator(_split)]
+LayerWeight = Annotated[float, Field(ge=0, le=1e6)]
+LayerWeights = Annotated[tuple[LayerWeight, ...], BeforeValidator(_split)]
+
+
+class LossWeights(NamedTuple):
+    """What the losses count against each other."""
+
+    style: float
+    content: float
+    total_variation: float
+    style_layers: tuple[float, ...]  # a factor for each
 
 
 class TransferSettings(BaseModel):
@@ -69,14 +95,27 @@ class TransferSettings(BaseModel):
         "Style weight",
         "How much the painting's manner counts: strokes, textures, colours.",
         "losses",
+        steered=True,
         ge=0,
         le=1e12,
     )
     content_weight: float = _knob(
-        1e3, "Content weight", "How much the photo's shapes count; more keeps it recognisable.", "losses", ge=0, le=1e12
+        1e3,
+        "Content weight",
+        "How much the photo's shapes count; more keeps it recognisable.",
+        "losses",
+        steered=True,
+        ge=0,
+        le=1e12,
     )
     total_variation_weight: float = _knob(
-        0.0, "Smoothness", "Weight of the total variation: more takes fine grain out.", "losses", ge=0, le=1e12
+        0.0,
+        "Smoothness",
+        "Weight of the total variation: more takes fine grain out.",
+        "losses",
+        steered=True,
+        ge=0,
+        le=1e12,
     )
     style_layers: Layers = _knob(
         ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1"),
@@ -84,6 +123,14 @@ class TransferSettings(BaseModel):
         "Where in VGG19 the style is read: early layers hold grain and colour, late ones large motifs.",
         "layers",
         min_length=1,
+    )
+    style_layer_weights: LayerWeights = _knob(
+        (),
+        "Style layer weights",
+        "How much each of the style layers counts, in their order; 1 each where nothing is said.",
+        "layers",
+        steered=True,
+        each_of="style_layers",
     )
     content_layers: Layers = _knob(
         ("block5_conv2",),
@@ -143,10 +190,27 @@ class TransferSettings(BaseModel):
         return layers
 
     @model_validator(mode="after")
+    def _a_weight_for_each_layer(self) -> "TransferSettings":
+        if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
+            raise ValueError(
+                f"style_layer_weights has {len(self.style_layer_weights)} numbers for {len(self.style_layers)} style "
+                "layers: give one for each, or none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _something_to_do(self) -> "TransferSettings":
         if self.style_weight == 0 and self.content_weight == 0:
             raise ValueError("style_weight and content_weight cannot both be 0: there would be nothing to paint")
         return self
+
+    def loss_weights(self) -> LossWeights:
+        layers = self.style_layer_weights or (1.0,) * len(self.style_layers)
+        return LossWeights(self.style_weight, self.content_weight, self.total_variation_weight, layers)
+
+    def changed(self, **changes: Any) -> "TransferSettings":
+        """These settings but for some. Raises `InputError` as `choose` does."""
+        return _validated({**self.model_dump(exclude_defaults=True), **changes})
 
 
 @dataclass(frozen=True)
@@ -194,6 +258,8 @@ class Knob:
     unit: str
     type: type
     choices: tuple[str, ...]  # what a knob of words may be; empty for the others
+    steered: bool  # may be changed while a run paints
+    each_of: str  # the knob for each of whose entries this one has a number; empty for the others
     minimum: float | None
     maximum: float | None
 
@@ -216,6 +282,8 @@ def _knobs() -> dict[str, Knob]:
             unit=str(extra["unit"]),
             type=str if words else {int: int, float: float}.get(field.annotation, tuple),  # type: ignore[arg-type]
             choices=words,
+            steered=bool(extra["steered"]),
+            each_of=str(extra["each_of"]),
             minimum=_limit(field.metadata, "ge"),
             maximum=_limit(field.metadata, "le"),
         )
@@ -232,7 +300,12 @@ def choose(preset: str = DEFAULT_PRESET, **choices: Any) -> TransferSettings:
     """
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
-    wanted = {**PRESETS[preset].changes, **{name: value for name, value in choices.items() if value is not None}}
+    return _validated(
+        {**PRESETS[preset].changes, **{name: value for name, value in choices.items() if value is not None}}
+    )
+
+
+def _validated(wanted: Mapping[str, Any]) -> TransferSettings:
     try:
         return TransferSettings(**wanted)
     except ValidationError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from core import images, optimizers, targets
+from core.checkpoint import Checkpoint
 from core.errors import StudioError
 from core.hardware import Choice, Hardware, choose
 from core.objective import Evaluation, Losses, LossFunction, Objective
@@ -35,6 +36,7 @@ class Step:
     evaluated: Evaluation
     best: Evaluation  # of the lowest total loss so far
     best_iteration: int
+    optimizer: optimizers.Optimizer
 
     @property
     def losses(self) -> Losses:
@@ -48,6 +50,18 @@ class Step:
     def best_image(self) -> np.ndarray:
         """The image of the lowest total loss so far, like `image()`; that loss is `best.losses.total`."""
         return images.from_network(self.best.image.numpy())
+
+    def checkpoint(self) -> Checkpoint:
+        """To go on from here another time; to be asked for before the next step is."""
+        return Checkpoint(
+            self.evaluated.image.numpy(),
+            self.best.image.numpy(),
+            self.iteration,
+            self.best_iteration,
+            self.evaluations,
+            self.seconds,
+            self.optimizer.state(),
+        )
 
 
 class Engine:
@@ -82,7 +96,8 @@ class Engine:
         with timings.phase("network"):
             function = self._loss_function(settings.style_layers, settings.content_layers, precision)
         with timings.phase("content target"):
-            return Objective(function, style_targets.grams, tf.constant(content), settings), style_targets
+            objective = Objective(function, style_targets.grams, tf.constant(content), settings.loss_weights())
+        return objective, style_targets
 
     def warm_up(self, settings: TransferSettings) -> None:
         """Open and trace what runs of these settings need, so that the next one begins at once."""
@@ -97,26 +112,35 @@ class Engine:
         return LossFunction(network, style_layers, content_layers)
 
 
-def stylize(objective: Objective, start: np.ndarray, settings: TransferSettings) -> Iterator[Step]:
-    """Paint: yields the starting image's step and then one for each of `settings.iterations` iterations.
+def stylize(objective: Objective, start: np.ndarray | Checkpoint, settings: TransferSettings) -> Iterator[Step]:
+    """Paint: yields the starting image's step and then one for each iteration up to `settings.iterations`.
 
-    `start` is a preprocessed image `(1, H, W, 3)`. Who has seen enough just stops asking. Raises `Diverged` when a
-    loss is no longer a finite number; what was yielded before stays good.
+    `start` is a preprocessed image `(1, H, W, 3)`, or the checkpoint of an earlier run, whose step comes first again.
+    Who has seen enough just stops asking; who changes `objective.weights` between two steps steers, and from then on
+    the best image is the best by the new losses. Raises `Diverged` when a loss is no longer a finite number; what was
+    yielded before stays good.
     """
-    began, evaluations_before = time.perf_counter(), objective.evaluations
-    evaluated = best = objective(tf.constant(start))
-    best_iteration = 0
-    optimizer = optimizers.optimizer(evaluated.image, settings)
-    for iteration in itertools.count():
+    if not isinstance(start, Checkpoint):
+        start = Checkpoint(start, start)
+    began = time.perf_counter() - start.seconds
+    evaluated = best = objective(tf.constant(start.image))
+    best_iteration, evaluations_before = start.iteration, objective.evaluations - start.evaluations
+    if start.best_iteration != start.iteration:
+        best, best_iteration = objective(tf.constant(start.best_image)), start.best_iteration
+        evaluations_before += 1
+    optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer)
+    for iteration in itertools.count(start.iteration):
         if not math.isfinite(evaluated.losses.total):
             raise Diverged(
                 f"The loss is no longer a finite number at iteration {iteration}: lower the learning rate "
                 f"({settings.learning_rate:g}) or the weights."
             )
-        if evaluated.losses.total < best.losses.total:
+        if evaluated.weights != best.weights or evaluated.losses.total < best.losses.total:
             best, best_iteration = evaluated, iteration
         evaluations, seconds = objective.evaluations - evaluations_before, time.perf_counter() - began
-        yield Step(iteration, evaluations, seconds, evaluated, best, best_iteration)
-        if iteration == settings.iterations:
+        yield Step(iteration, evaluations, seconds, evaluated, best, best_iteration, optimizer)
+        if iteration >= settings.iterations:
             return
+        if evaluated.weights != objective.weights:  # steered
+            evaluated = objective(evaluated.image)
         evaluated = optimizer.step(objective, evaluated)

@@ -65,7 +65,7 @@ def _live(run: Run) -> None:
         for name, label in CURVES.items():
             value = metrics[name].iloc[-1] if len(metrics) else None
             st.metric(f"{label} loss", value, format="compact", width=150)
-        if run.stop_requested():
+        if run.request().stop:
             st.button("Stopping …", icon=":material/stop:", disabled=True)
         else:
             st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))

@@ -277,7 +277,7 @@ def test_waiting_run_is_stopped_without_a_worker(queue_only):
     jobs.stop(first)
     assert (first.record().status, second.record().status) == ("stopped", "queued")
     assert jobs.next_queued() == second
-    assert not first.stop_requested()
+    assert not first.request().stop
 
 
 def test_run_outlives_who_submitted_it(queue_only, make_engine):

@@ -13,6 +13,7 @@ from core.vgg import feature_network
 
 STYLE_LAYERS, CONTENT_LAYERS = ("block3_conv1", "block1_conv2"), ("block2_conv2", "block1_conv2")  # in no order
 SETTINGS = TransferSettings(style_layers=STYLE_LAYERS, content_layers=CONTENT_LAYERS, total_variation_weight=7.0)
+WEIGHTS = SETTINGS.loss_weights()
 
 
 def noise(height, width, seed=0):
@@ -51,9 +52,9 @@ def test_one_trace_serves_every_size_weight_and_target(function, grams, painting
     other_grams = {layer: 2 * gram for layer, gram in grams.items()}
     for height, width in ((32, 48), (41, 33), (64, 96)):
         for targets in (grams, other_grams):
-            objective = Objective(function, targets, tf.constant(noise(height, width)), SETTINGS)
+            objective = Objective(function, targets, tf.constant(noise(height, width)), WEIGHTS)
             for style_weight in (1e-2, 3, 0):  # a whole number, too
-                objective.weights = SETTINGS.model_copy(update={"style_weight": style_weight})
+                objective.weights = SETTINGS.changed(style_weight=style_weight).loss_weights()
                 evaluation = objective(tf.constant(noise(height, width, seed=1)))
                 assert evaluation.gradient.shape == (1, height, width, 3)
                 assert (evaluation.losses.style == 0) == (style_weight == 0)
@@ -64,9 +65,9 @@ def test_which_size_came_first_does_not_change_the_numbers(network, function, gr
     expected = {}
     for size in ((32, 48), (41, 33)):
         fresh = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS)
-        expected[size] = Objective(fresh, grams, tf.constant(noise(*size)), SETTINGS)(tf.constant(noise(*size, 1)))
+        expected[size] = Objective(fresh, grams, tf.constant(noise(*size)), WEIGHTS)(tf.constant(noise(*size, 1)))
     for size in ((41, 33), (32, 48)):
-        found = Objective(function, grams, tf.constant(noise(*size)), SETTINGS)(tf.constant(noise(*size, 1)))
+        found = Objective(function, grams, tf.constant(noise(*size)), WEIGHTS)(tf.constant(noise(*size, 1)))
         assert flat(found.losses) == pytest.approx(flat(expected[size].losses), rel=1e-5)
         difference = np.linalg.norm(found.gradient - expected[size].gradient)
         assert difference <= 1e-4 * np.linalg.norm(expected[size].gradient)
@@ -74,10 +75,10 @@ def test_which_size_came_first_does_not_change_the_numbers(network, function, gr
 
 def test_objectives_that_share_a_function_keep_their_own_targets_and_weights(function, grams):
     image = tf.constant(noise(32, 48, seed=1))
-    own = Objective(function, grams, tf.constant(noise(32, 48)), SETTINGS)
+    own = Objective(function, grams, tf.constant(noise(32, 48)), WEIGHTS)
     before = own(image).losses
     halved = {layer: gram / 2 for layer, gram in grams.items()}
-    other = Objective(function, halved, image, SETTINGS.model_copy(update={"style_weight": 5.0}))
+    other = Objective(function, halved, image, SETTINGS.changed(style_weight=5.0).loss_weights())
     assert other(image).losses.content < 1e-6 * before.content  # its own content is this very image
     assert other(image).losses.style != pytest.approx(before.style, rel=0.1)
     assert flat(own(image).losses) == pytest.approx(flat(before), rel=1e-5)
@@ -85,7 +86,7 @@ def test_objectives_that_share_a_function_keep_their_own_targets_and_weights(fun
 
 def test_losses_are_those_of_a_plain_reckoning(network, function, grams):
     content, image = noise(32, 48), noise(32, 48, seed=1)
-    losses = Objective(function, grams, tf.constant(content), SETTINGS)(tf.constant(image)).losses
+    losses = Objective(function, grams, tf.constant(content), WEIGHTS)(tf.constant(image)).losses
     features, wanted = network(image), network(content)
     for layer in STYLE_LAYERS:
         rows = features[layer].numpy().reshape(-1, features[layer].shape[-1]).astype(float)
@@ -102,18 +103,18 @@ def test_losses_are_those_of_a_plain_reckoning(network, function, grams):
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (41, 33)])
 def test_losses_alone_are_those_with_the_gradient_and_trace_nothing(function, grams, height, width):
-    objective = Objective(function, grams, tf.constant(noise(height, width)), SETTINGS)
+    objective = Objective(function, grams, tf.constant(noise(height, width)), WEIGHTS)
     image = tf.constant(noise(height, width, seed=1))
     alone = objective.losses(image)
     assert traces(function) == 0 and objective.evaluations == 0
     assert flat(objective(image).losses) == pytest.approx(flat(alone), rel=1e-5)
     assert tuple(alone.style_layers) == STYLE_LAYERS
-    objective.weights = SETTINGS.model_copy(update={"style_weight": 2e-2})
+    objective.weights = SETTINGS.changed(style_weight=2e-2).loss_weights()
     assert objective.losses(image).style == pytest.approx(2 * alone.style, rel=1e-5)
 
 
 def test_evaluations_are_counted(function, grams):
-    objective = Objective(function, grams, tf.constant(noise(32, 48)), SETTINGS)
+    objective = Objective(function, grams, tf.constant(noise(32, 48)), WEIGHTS)
     for count in range(1, 4):
         evaluation = objective(tf.constant(noise(32, 48, seed=count)))
         assert objective.evaluations == count
@@ -124,7 +125,7 @@ def test_evaluations_are_counted(function, grams):
 def test_a_layer_may_serve_style_and_content(function, grams):
     """`block1_conv2` does: its content share vanishes at the content, its style share does not."""
     content = tf.constant(noise(32, 48))
-    losses = Objective(function, grams, content, SETTINGS)(content).losses
+    losses = Objective(function, grams, content, WEIGHTS)(content).losses
     assert losses.content == 0
     assert losses.style_layers["block1_conv2"] > 0
 
@@ -169,7 +170,7 @@ def test_bfloat16_losses_and_targets_are_told_in_float32(both, photo):
     targets = function.content_targets(tf.constant(photo))
     assert {target.dtype for target in targets.values()} == {tf.float32}
     assert evaluation.image.dtype == evaluation.gradient.dtype == tf.float32
-    values = function.losses(evaluation.image, objective._weights(), objective._targets)
+    values = function.losses(evaluation.image, objective._constants(), objective._targets)
     assert values.dtype == tf.float32
     assert objective.losses(evaluation.image).total == pytest.approx(evaluation.losses.total, rel=0.01)
 
@@ -179,7 +180,7 @@ def test_bfloat16_resolves_a_gram_matrix_near_its_target(weights, painting):
     network = feature_network(weights, sorted({*STYLE_LAYERS, *CONTENT_LAYERS}), "bfloat16")
     function = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS)
     targets = grams_of(network, painting)
-    losses = Objective(function, targets, tf.constant(painting), SETTINGS).losses(tf.constant(painting))
+    losses = Objective(function, targets, tf.constant(painting), WEIGHTS).losses(tf.constant(painting))
     scale = SETTINGS.style_weight * sum(np.mean(gram**2) for gram in targets.values()) / 2
     assert losses.style < 1e-9 * scale
     assert losses.content == 0

@@ -50,7 +50,7 @@ class Quadratic:
         total = self.lie(self.evaluations, total)
         gradient = gradient if math.isfinite(total) else np.full_like(gradient, math.nan)
         gradient = tf.constant(gradient.reshape(SHAPE), tf.float32)
-        return Evaluation(image, Losses(total, total, 0.0, 0.0, {}), gradient)
+        return Evaluation(image, Losses(total, total, 0.0, 0.0, {}), gradient, self.weights)
 
 
 def run(objective, start, iterations, **changes):
@@ -382,6 +382,6 @@ def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, pa
     objective, _ = engine.objective(photo, painting, settings)
     steps = stylize(objective, photo, settings)
     before = [next(steps) for _ in range(4)][-1]
-    objective.weights = settings.model_copy(update={"style_weight": 3 * settings.style_weight})
+    objective.weights = settings.changed(style_weight=3 * settings.style_weight).loss_weights()
     after = [next(steps) for _ in range(5)][-1]
     assert objective(after.evaluated.image).losses.total < objective(before.evaluated.image).losses.total

@@ -15,7 +15,7 @@ from PIL import Image
 
 from core import images, paths, runs
 from core.errors import InputError, StudioError
-from core.runs import METRICS, Recorder, Run, RunRecord, Writer
+from core.runs import METRICS, Recorder, Request, Run, RunRecord, Writer
 from core.settings import PRESETS, TransferSettings
 from core.timings import Timings
 
@@ -86,7 +86,7 @@ def test_layout_of_a_new_run(own_home):
     assert record.unfinished and record.best_total is None
     assert run.metrics().empty and tuple(run.metrics().columns) == METRICS
     assert run.frames() == []
-    assert not run.stop_requested()
+    assert not run.request().stop
     assert names(own_home / "runs") == [run.id]
 
 
@@ -399,14 +399,14 @@ def test_the_start_is_shown_before_any_step(steps):
 
 def test_stop_requests():
     run = new_run()
-    assert not run.stop_requested()
+    assert not run.request().stop
     for damage in ("", "{", "[]", "null", '{"stop": false}', '{"go": true}'):
         (run.path / "request.json").write_text(damage)
-        assert not run.stop_requested()
-    run.request_stop()
-    assert run.stop_requested()
-    run.request_stop()
-    assert json.loads((run.path / "request.json").read_text()) == {"stop": True}
+        assert not run.request().stop
+    run.ask(stop=True)
+    assert run.request().stop
+    run.ask(stop=True)
+    assert json.loads((run.path / "request.json").read_text()) == {"stop": True, "iterations": None, "weights": {}}
 
 
 # How a run ends
@@ -456,7 +456,7 @@ def test_done(steps):
 
 
 def test_stopped(steps):
-    run, record = recorded(steps[:3], Recorder.stop)
+    run, record = recorded(steps[:3], lambda recorder: recorder.answer(Request(stop=True)))
     assert (record.status, record.message) == ("stopped", "")
     holds_the_best(run, record, steps[2])
 

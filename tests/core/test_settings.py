@@ -14,7 +14,7 @@ from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choo
 from core.vgg import CONVOLUTIONS, Precision
 
 NUMBERS = [knob for knob in KNOBS.values() if knob.type in (int, float)]
-LISTS = [knob for knob in KNOBS.values() if knob.type is tuple]
+LISTS = [knob for knob in KNOBS.values() if knob.type is tuple and not knob.each_of]
 WORDS = [knob for knob in KNOBS.values() if knob.type is str]
 
 
@@ -51,6 +51,7 @@ def test_defaults_are_the_published_reference_run():
         "content_weight": 1e3,
         "total_variation_weight": 0.0,
         "style_layers": tuple(f"block{block}_conv1" for block in range(1, 6)),
+        "style_layer_weights": (),
         "content_layers": ("block5_conv2",),
         "precision": "float32",
         "optimizer": "adam",
@@ -288,7 +289,9 @@ def test_every_number_has_limits_and_a_list_of_layers_or_a_word_none():
         assert knob.minimum <= default < knob.maximum
     for knob in LISTS + WORDS:
         assert (knob.minimum, knob.maximum) == (None, None)
-    assert len(NUMBERS + LISTS + WORDS) == len(KNOBS)
+    each = {knob.name: knob.each_of for knob in KNOBS.values() if knob.each_of}
+    assert each == {"style_layer_weights": "style_layers"}
+    assert len(NUMBERS + LISTS + WORDS) + len(each) == len(KNOBS)
 
 
 def test_precision_is_one_that_the_network_computes_in_or_left_to_the_machine():

@@ -185,22 +185,23 @@ def test_shares_belong_to_their_layers(engine, objective, photo, painting):
 def test_total_variation_by_hand(objective, painting):
     image = painting.astype(np.float64)
     across, down = np.diff(image, axis=2), np.diff(image, axis=1)
-    objective.weights = settings_with(total_variation_weight=3.0)
+    objective.weights = settings_with(total_variation_weight=3.0).loss_weights()
     try:
         losses = objective(tf.constant(painting)).losses
     finally:
-        objective.weights = REFERENCE
+        objective.weights = REFERENCE.loss_weights()
     assert losses.total_variation == pytest.approx(3 * ((across**2).mean() + (down**2).mean()), rel=1e-5)
     assert objective(tf.constant(painting)).losses.total_variation == 0
 
 
 def test_total_variation_smooths(objective, photo):
     def roughness(weight):
-        objective.weights = settings = settings_with(total_variation_weight=weight, iterations=8)
+        settings = settings_with(total_variation_weight=weight, iterations=8)
+        objective.weights = settings.loss_weights()
         try:
             *_, last = stylize(objective, photo, settings)
         finally:
-            objective.weights = REFERENCE
+            objective.weights = REFERENCE.loss_weights()
         return np.mean(np.diff(last.image(), axis=0) ** 2) + np.mean(np.diff(last.image(), axis=1) ** 2)
 
     assert roughness(1e7) < 0.5 * roughness(0.0)
@@ -211,14 +212,14 @@ def test_weights_change_between_steps_without_tracing_again(engine, photo, paint
     objective = engine.objective(photo, painting, settings, Timings())[0]
     steps = stylize(objective, photo, settings)
     before = [next(steps), next(steps)][-1]
-    objective.weights = settings_with(style_weight=3e-2, content_weight=5e2, total_variation_weight=2.0)
+    objective.weights = settings_with(style_weight=3e-2, content_weight=5e2, total_variation_weight=2.0).loss_weights()
     again = objective(before.evaluated.image).losses
     assert again.style == pytest.approx(3 * before.losses.style, rel=1e-5)
     assert again.content == pytest.approx(before.losses.content / 2, rel=1e-5)
     assert again.total_variation > 0 == before.losses.total_variation
     after = next(steps)
     assert after.losses.total_variation > 0  # the run has them too
-    objective.weights = settings_with(style_weight=0.0)
+    objective.weights = settings_with(style_weight=0.0).loss_weights()
     assert next(steps).losses.style == 0
     assert objective._function.with_gradient.experimental_get_tracing_count() == 1
 
@@ -235,7 +236,7 @@ def test_weights_change_between_steps_without_tracing_again(engine, photo, paint
 )
 def test_gradient_agrees_with_finite_differences(objective, photo, painting, loss_weights):
     image = (0.7 * photo + 0.3 * painting).astype(np.float32)
-    objective.weights = settings_with(**loss_weights)
+    objective.weights = settings_with(**loss_weights).loss_weights()
     random = np.random.default_rng(5)
     try:
         gradient = objective(tf.constant(image)).gradient.numpy().astype(np.float64)
@@ -249,19 +250,19 @@ def test_gradient_agrees_with_finite_differences(objective, photo, painting, los
             )
             assert (above - below) / (2 * length) == pytest.approx(float((gradient * direction).sum()), rel=0.01)
     finally:
-        objective.weights = REFERENCE
+        objective.weights = REFERENCE.loss_weights()
 
 
 # When it goes wrong
 
 
 def test_hopeless_from_the_start(objective, photo):
-    objective.weights = settings_with(style_weight=1e37)
+    objective.weights = settings_with(style_weight=1e37).loss_weights()
     try:
         with pytest.raises(Diverged) as caught:
             next(stylize(objective, photo, settings_with(learning_rate=2.5)))
     finally:
-        objective.weights = REFERENCE
+        objective.weights = REFERENCE.loss_weights()
     assert str(caught.value) == (
         "The loss is no longer a finite number at iteration 0: lower the learning rate (2.5) or the weights."
     )
@@ -271,12 +272,12 @@ def test_hopeless_from_the_start(objective, photo):
 def test_diverging_on_the_way_leaves_a_finite_best(objective, photo, content_weight):
     steps = stylize(objective, photo, settings_with(iterations=10))
     seen = list(itertools.islice(steps, 3))
-    objective.weights = settings_with(content_weight=content_weight)
+    objective.weights = settings_with(content_weight=content_weight).loss_weights()
     try:
         with pytest.raises(Diverged, match=r"^The loss is no longer a finite number at iteration 3: "):
             next(steps)
     finally:
-        objective.weights = REFERENCE
+        objective.weights = REFERENCE.loss_weights()
     best = seen[-1].best
     assert math.isfinite(best.losses.total)
     assert np.isfinite(seen[-1].best_image()).all()

@@ -1,0 +1,146 @@
+"""A run as one ZIP file, to be kept, sent and repeated elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import secrets
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from core import images, paths, runs
+from core.errors import InputError, StudioError
+from core.library import Marks
+from core.runs import METRICS, RUN_ID, SCHEMA_VERSION, Run, RunRecord
+
+MAX_FILES = 25_000
+MAX_BYTES = 2 * 2**30  # unpacked
+PICTURES = ("content.png", "style-1.png", "start.png", "result.png", "live.jpg")
+# all that an archive may hold; the checkpoint, which may be a hundred megabytes, stays at home
+MEMBER = re.compile(r"run\.json|metrics\.csv|marks\.json|result\.npy|frames/[0-9]{6}\.jpg|" + "|".join(PICTURES))
+NEEDED = ("run.json", "content.png", "style-1.png")
+
+
+def export_run(run: Run, target: IO[bytes]) -> None:
+    """Write the run's files as a ZIP, in a folder of its name; the inputs are among them."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in sorted(run.path.rglob("*")):
+            name = path.relative_to(run.path).as_posix()
+            if MEMBER.fullmatch(name):
+                packed = zipfile.ZIP_STORED if path.suffix in (".png", ".jpg") else zipfile.ZIP_DEFLATED
+                archive.write(path, f"{run.id}/{name}", packed)
+
+
+def import_run(source: Path | bytes, name: str = "the file") -> Run:
+    """The run of a ZIP that `export_run` wrote, checked and put among the others; one that is here already comes
+    beside it. Raises `InputError` for anything else than such a ZIP, `StudioError` when it cannot be written."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
+            members = _members(archive, name)
+            record = _record(_read(archive, members["run.json"], 2**20, name), name)
+            run = Run(paths.runs() / _free_id(record))
+            draft = run.path.with_name(f".{run.id}")
+            try:
+                _unpack(archive, members, draft, name)
+                _check(Run(draft), record, name)
+                runs.write_record(Run(draft), record.model_copy(update={"id": run.id}))
+                draft.rename(run.path)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise InputError(f"{name} is not a ZIP file, or is damaged.") from error
+    except OSError as error:
+        raise StudioError(f"{name} cannot be imported: {error.strerror or error}.") from error
+    return run
+
+
+def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
+    """The archive's files by their names in the run, of which it must hold one."""
+    files = [info for info in archive.infolist() if not info.is_dir()]
+    if len(files) > MAX_FILES:
+        raise InputError(f"{name} holds {len(files):,} files; a run has at most {MAX_FILES:,}.")
+    if len({info.filename.partition("/")[0] for info in files}) != 1:
+        raise InputError(f"{name} is not one run as the library exports it.")
+    members = {info.filename.partition("/")[2]: info for info in files}
+    if foreign := [inner for inner in members if not MEMBER.fullmatch(inner)]:
+        raise InputError(f"{name} holds {foreign[0]!r}, which is no file of a run.")
+    if missing := [inner for inner in NEEDED if inner not in members]:
+        raise InputError(f"{name} is not a run: it holds no {missing[0]}.")
+    if len(members) < len(files):
+        raise InputError(f"{name} holds a file twice.")
+    return members
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, name: str) -> bytes:
+    with archive.open(info) as file:
+        data = file.read(limit + 1)  # what the directory says of the size may be a lie
+    if len(data) > limit:
+        raise InputError(f"{name}: {info.filename} is larger than {limit:,} bytes.")
+    return data
+
+
+def _record(data: bytes, name: str) -> RunRecord:
+    try:
+        raw = json.loads(data)
+        if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(f"{name} holds a run of another version; this program reads {SCHEMA_VERSION}.")
+        record = RunRecord.model_validate(raw)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: the record of the run is damaged.") from error
+    if not RUN_ID.fullmatch(record.id):
+        raise InputError(f"{name}: {record.id!r} is no name of a run.")
+    status = "interrupted" if record.unfinished else record.status
+    return record.model_copy(update={"status": status, "writer": None})
+
+
+def _free_id(record: RunRecord) -> str:
+    taken = (paths.runs() / record.id).exists()
+    return f"{record.id}-{secrets.token_hex(2)}" if taken else record.id
+
+
+def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folder: Path, name: str) -> None:
+    left = MAX_BYTES
+    for inner, info in members.items():
+        data = _read(archive, info, left, name)
+        left -= len(data)
+        with paths.replacing(folder / inner) as file:
+            file.write(data)
+
+
+def _check(draft: Run, record: RunRecord, name: str) -> None:
+    """Everything that a page or a report opens later is what its name says."""
+    for picture in (*(draft.path / inner for inner in PICTURES), *(path for _, path in draft.frames())):
+        if picture.exists():
+            images.read_image(picture, f"{name}: {picture.name}", max_bytes=4 * images.MAX_PIXELS)
+    if (draft.path / "result.npy").exists():
+        shape = _array_shape(draft.path / "result.npy")
+        if shape != (*record.shape, 3):
+            raise InputError(f"{name}: result.npy is not the picture that the record tells of.")
+    try:
+        columns = list(draft.metrics().columns)
+    except Exception as error:  # pandas raises nearly anything
+        raise InputError(f"{name}: metrics.csv is damaged.") from error
+    if columns[: len(METRICS)] != list(METRICS):
+        raise InputError(f"{name}: metrics.csv has other columns than a run's.")
+    marks = draft.path / "marks.json"
+    try:
+        if marks.exists():
+            Marks.model_validate_json(marks.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{name}: marks.json is damaged.") from error
+
+
+def _array_shape(path: Path) -> tuple[Any, ...]:
+    try:
+        return tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+    except (OSError, ValueError, EOFError):
+        return ()

@@ -1,0 +1,58 @@
+"""Where a run stands, on disk: from there it goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from core import paths
+from core.errors import StudioError
+
+BRIEF = (
+    8  # pictures' worth of optimizer state that is kept of a run that is done; Adam's fits, L-BFGS's history may not
+)
+PREFIX = "optimizer-"  # of the optimizer's arrays in the file
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Images are preprocessed, `(1, H, W, 3)`, float32; iterations and evaluations count from the run's beginning."""
+
+    image: np.ndarray
+    best_image: np.ndarray
+    iteration: int = 0
+    best_iteration: int = 0
+    evaluations: int = 1  # this image's counted in
+    seconds: float = 0.0
+    optimizer: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def brief(self) -> Checkpoint:
+        """The checkpoint of a run that may well be over: without optimizer state that is large (it begins anew)."""
+        small = sum(array.nbytes for array in self.optimizer.values()) <= BRIEF * self.image.nbytes
+        return self if small else dataclasses.replace(self, optimizer={})
+
+    def save(self, path: Path) -> None:
+        """Write it whole, or leave what was there."""
+        own = {name: value for name, value in vars(self).items() if name != "optimizer"}
+        state = {PREFIX + name: array for name, array in self.optimizer.items()}
+        with paths.replacing(path) as file:
+            np.savez(file, **own, **state)  # type: ignore[arg-type]
+
+    @staticmethod
+    def load(path: Path) -> Checkpoint:
+        """Raises `StudioError` when there is none, or it is damaged."""
+        try:
+            with np.load(path) as kept:
+                arrays = dict(kept)
+            state = {name.removeprefix(PREFIX): arrays.pop(name) for name in list(arrays) if name.startswith(PREFIX)}
+            scalars = {name: value.item() for name, value in arrays.items() if value.ndim == 0}
+            return Checkpoint(**{**arrays, **scalars}, optimizer=state)
+        except FileNotFoundError as error:
+            raise StudioError(f"{path.parent.name} has no checkpoint to go on from.") from error
+        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise StudioError(f"The checkpoint of {path.parent.name} is damaged.") from error
