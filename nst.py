@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from core.settings import TransferSettings
     from core.timings import Timings
     from core.transfer import Engine, Step
+    from core.yardstick import Reading
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
 screen = Console(stderr=True)  # for people; standard output is for results
@@ -274,6 +275,53 @@ def runs(as_json: Json = False) -> None:
     )
 
 
+By = Annotated[
+    str, typer.Option("--by", metavar="PRESET|RUN", help="Whose losses to measure by: a preset's, or a run's own.")
+]
+
+
+@app.command()
+def compare(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs with a result; nst runs lists them.")],
+    by: By = "reference",
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the results of runs by one yardstick: the same losses in float32, and the likeness to the photo."""
+    from core import runs as store
+
+    found = [store.find(run_id) for run_id in run_ids]
+    readings = _readings(found, by, weights)
+    if as_json:
+        _print_json([reading.model_dump() for reading in readings])
+        return
+    _print_table(
+        ["run", "total loss", "style", "content", "likeness to the photo"],
+        [
+            [r.run, f"{r.total:.4g}", f"{r.style:.4g}", f"{r.content:.4g}", f"{r.similarity:.3f}"]
+            for r in sorted(readings, key=lambda reading: reading.total)
+        ],
+    )
+
+
+def _readings(found: list[Run], by: str, weights: Path | None) -> list[Reading]:
+    """Of every run, measured now where that has not been done."""
+    from core import hardware, yardstick
+    from core.timings import Timings
+
+    settings = yardstick.settings_of(by)
+    kept = yardstick.readings(found, settings)
+    if missing := [run for run in found if run.id not in kept]:
+        with _working() as told:
+            records = {run.id: run.record() for run in missing}
+            told("Loading TensorFlow …")
+            hardware.import_tensorflow()
+            engine = _engine(weights, told, Timings())
+            for run in missing:
+                kept[run.id] = yardstick.measure(engine, run, records[run.id], settings, told)
+    return [kept[run.id] for run in found]
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """What this machine has, what will be used, and what is missing, with its remedy."""
@@ -347,11 +395,7 @@ def _measure(
     from core.timings import Timings
 
     wanted_sizes = timings.parse_sizes(sizes) if sizes else timings.SIZES
-    with screen.status("Preparing …") as status:
-
-        def told(line: str) -> None:
-            status.update(line)
-
+    with _working() as told:
         hardware.import_tensorflow()
         from bench import comparisons, quality
         from bench import peers as others
@@ -480,6 +524,16 @@ def _perform(
             if run.result.is_file():
                 raise type(error)(f"{error} The best picture so far is {run.result}") from error
             raise
+
+
+@contextmanager
+def _working() -> Iterator[Callable[[str], None]]:
+    """Says what is being done: in one changing line on a terminal, in a line each elsewhere."""
+    if not screen.is_terminal:
+        yield _tell
+        return
+    with screen.status("Preparing …") as status:
+        yield status.update
 
 
 @contextmanager

@@ -1,0 +1,108 @@
+"""One objective for many results: runs with different weights have incomparable losses of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from core import images, paths, runs
+from core.errors import InputError, StudioError
+from core.runs import Run, RunRecord
+from core.settings import PRESETS, TransferSettings
+
+if TYPE_CHECKING:
+    from core.transfer import Engine
+
+MEASURED_BY = ("style_weight", "content_weight", "total_variation_weight", "style_layers", "style_layer_weights",
+               "content_layers")  # fmt: skip
+
+
+class Reading(BaseModel):
+    """What the yardstick says of a result, at the result's own size: losses in float32, and how much of the photo is
+    still there."""
+
+    run: str
+    total: float
+    style: float
+    content: float
+    total_variation: float
+    similarity: float  # structural similarity to the photo, 1 where they are equal
+
+
+def measure(
+    engine: Engine, run: Run, record: RunRecord, by: TransferSettings, told: Callable[[str], None] = lambda line: None
+) -> Reading:
+    """Evaluate a run's result by the losses of other settings, and keep what comes out.
+
+    The structural similarity is that of Wang, Bovik, Sheikh and Simoncelli, 2004, over the three channels. Raises
+    `StudioError` for a run without a result.
+    """
+    from skimage.metrics import structural_similarity
+
+    told(f"Measuring {record.title} …")
+    result = _result(run)
+    content, style = (
+        images.resize(images.read_image(path, max_bytes=4 * images.MAX_PIXELS), record.settings.size)
+        for path in (run.content, run.style)
+    )
+    if result.shape != content.shape:
+        raise StudioError(f"The result of {run.id} has another size than its photo.")
+    objective, _ = engine.objective(images.to_network(content), images.to_network(style), by, precision="float32")
+    losses = objective.losses(images.to_network(result))
+    reading = Reading(
+        run=run.id,
+        total=losses.total,
+        style=losses.style,
+        content=losses.content,
+        total_variation=losses.total_variation,
+        similarity=float(structural_similarity(content, images.to_uint8(result), channel_axis=2, data_range=255)),
+    )
+    with paths.replacing(_file(run, by)) as file:
+        file.write(reading.model_dump_json().encode())
+    return reading
+
+
+def settings_of(by: str) -> TransferSettings:
+    """Those of a preset, or of a run by its name. Raises `InputError` when it is neither."""
+    if by in PRESETS:
+        return PRESETS[by].settings()
+    try:
+        return runs.find(by).record().settings
+    except InputError as error:
+        raise InputError(f"{by!r} is neither a preset ({', '.join(PRESETS)}) nor a run.") from error
+
+
+def readings(found: Iterable[Run], by: TransferSettings) -> dict[str, Reading]:
+    """What has been measured so far, by the runs' names."""
+    kept = {run.id: _kept(run, by) for run in found}
+    return {name: reading for name, reading in kept.items() if reading}
+
+
+def _kept(run: Run, by: TransferSettings) -> Reading | None:
+    try:
+        return Reading.model_validate_json(_file(run, by).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _file(run: Run, by: TransferSettings) -> Path:
+    """A result that is painted over, or another yardstick, has another file."""
+    try:
+        painted = (run.path / "result.npy").stat().st_mtime_ns
+    except OSError:
+        painted = 0
+    key = json.dumps([run.id, painted, by.model_dump(mode="json", include=set(MEASURED_BY))])
+    return paths.cache() / "yardstick" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def _result(run: Run) -> np.ndarray:
+    try:
+        return np.asarray(np.load(run.path / "result.npy", allow_pickle=False), np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise StudioError(f"The run {run.id} has no result that could be measured.") from error
