@@ -11,7 +11,9 @@ from PIL import Image
 from core import jobs
 from core.errors import StudioError
 from core.runs import Run, RunRecord
-from dashboard.wording import CURVES, duration, plain
+from dashboard.wording import duration, plain
+from export import charts
+from export.charts import CURVES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,8 +75,6 @@ def _live(run: Run) -> None:
 
 
 def _curves(run: Run) -> None:
-    from dashboard import charts  # here, so that the page for a new picture opens without it
-
     metrics = run.metrics()
     if len(metrics) > 1:
         st.altair_chart(charts.loss_curves(metrics), width="stretch", key=f"curves-{run.id}")
@@ -175,8 +175,6 @@ def _timings(record: RunRecord) -> None:
     if "total" not in record.timings:
         return
     import pandas as pd
-
-    from dashboard import charts
 
     seconds = {name: value for name, value in record.timings.items() if name not in ("total", "median step")}
     if "median step" in record.timings:

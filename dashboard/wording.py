@@ -2,9 +2,6 @@
 
 import re
 
-#: The losses that are drawn, by their column in the metrics.
-CURVES = {"total": "Total", "style": "Style", "content": "Content"}
-
 
 def plain(text: str) -> str:
     """Escape what Streamlit would take for Markdown, so that a file's name stays a name."""

@@ -1,0 +1,256 @@
+"""The drawings that the page shows and the reports hold: loss curves of one run and of several, the style layers'
+shares, and where the seconds went.
+
+Altair is imported by the functions: a page that draws nothing yet opens without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from core.runs import METRICS
+from core.settings import KNOBS
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+    from core.runs import Steering
+
+Value = TypeVar("Value")
+
+#: The losses that are drawn, by their column in the metrics.
+CURVES = {"total": "Total", "style": "Style", "content": "Content"}
+
+#: After Okabe and Ito's palette, which colour-blind people tell apart; its yellow, orange and sky blue are darkened,
+#: and a violet stands for its black, so that each has a contrast of 3 on a white and on a dark page.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A67B00", "#4A90C2", "#8C6BB1")
+GREY = "#808080"  # what is no run's: the published curve, the small phases
+DASHES = ([1, 0], [7, 3], [2, 2], [8, 3, 2, 3])  # a second way to tell curves apart; 28 pairs with the colours
+DOTS = [1, 3]
+TEXT = "currentColor"  # whatever the page around it writes in, light or dark
+
+POINTS = 400  # no eye tells more apart on a screen's width
+ROWS = 5000  # so many Altair takes
+PHASES = 6  # drawn in their own colours; the smaller ones together
+
+SVG_WIDTH = 380  # px: legible unscaled on a phone, and two of them side by side on a desk
+_SVG_CONFIG = {
+    "background": "transparent",
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        **dict.fromkeys(("labelColor", "titleColor", "domainColor", "tickColor", "gridColor"), TEXT),
+        "domainOpacity": 0.5,
+        "tickOpacity": 0.5,
+        "gridOpacity": 0.15,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    },
+    "legend": {"labelColor": TEXT, "titleColor": TEXT, "labelFontSize": 12},
+}
+_ILLEGIBLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def loss_curves(metrics: pd.DataFrame, steering: Sequence[Steering] = ()) -> alt.Chart | alt.LayerChart:
+    """Total, style and content loss over the iterations, on a logarithmic axis (a loss of 0 is not on it); where the
+    weights were changed, a numbered vertical line."""
+    import altair as alt
+
+    wide = _thinned(metrics).rename(columns=CURVES)
+    long = wide.melt("iteration", list(CURVES.values()), "curve", "loss")
+    lines = _curves(long, "iteration", list(CURVES.values()), COLOURS[:3], [DASHES[0]] * 3, columns=3)
+    return alt.LayerChart(layer=[lines, *_steering_rules(steering)]) if steering else lines
+
+
+def layer_curves(metrics: pd.DataFrame) -> alt.Chart:
+    """Each style layer's share in the style loss over the iterations, on a logarithmic axis."""
+    layers = list(metrics.columns[len(METRICS) :])
+    long = _thinned(metrics, len(layers)).melt("iteration", layers, "curve", "loss")
+    return _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=3)
+
+
+def comparison(
+    runs: Mapping[str, pd.DataFrame],
+    over: Literal["iteration", "seconds"] = "iteration",
+    published: pd.DataFrame | None = None,
+    published_name: str = "Published",
+) -> alt.Chart:
+    """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis.
+
+    `published` is one more curve, dotted and grey: its columns are "total" and "iteration" or "seconds".
+    """
+    import pandas as pd
+
+    curves = {name: _thinned(metrics, len(runs)) for name, metrics in runs.items()}
+    colours, dashes = _cycle(COLOURS, curves), _cycle(DASHES, curves)
+    if published is not None:
+        curves[published_name] = published
+        colours, dashes = [*colours, GREY], [*dashes, DOTS]
+    long = pd.concat(
+        [frame[[over, "total"]].rename(columns={"total": "loss"}).assign(curve=name) for name, frame in curves.items()]
+    )
+    return _curves(long, over, list(curves), colours, dashes, columns=1)
+
+
+def phases(seconds: Mapping[str, float]) -> alt.LayerChart:
+    """A bar for each phase of one run, in the order in which they came."""
+    import altair as alt
+    import pandas as pd
+
+    frame = pd.DataFrame({"phase": list(seconds), "seconds": list(seconds.values())})
+    bars = alt.Chart(frame).encode(
+        x=alt.X("seconds:Q", title="Seconds", scale=alt.Scale(domainMax=1.15 * max(seconds.values()))),
+        y=alt.Y("phase:N", title=None, sort=list(seconds)),
+        tooltip=["phase:N", alt.Tooltip("seconds:Q", format=".2f")],
+    )
+    text = bars.mark_text(align="left", dx=4, color=TEXT).encode(text=alt.Text("seconds:Q", format=".2f"))
+    return (bars.mark_bar(color=COLOURS[0], cornerRadiusEnd=3) + text).properties(height=28 * len(seconds) + 40)
+
+
+def phases_of_runs(runs: Mapping[str, Mapping[str, float]]) -> alt.Chart:
+    """A bar for each run, by its name, of its phases' seconds one after another; the small phases are drawn as one."""
+    import altair as alt
+    import pandas as pd
+
+    names = list(dict.fromkeys(name for seconds in runs.values() for name in seconds))
+    largest = sorted(names, key=lambda name: -max(seconds.get(name, 0.0) for seconds in runs.values()))[:PHASES]
+    drawn = [name for name in names if name in largest]
+    rest = "all other phases"
+    rows = []
+    for run, seconds in runs.items():
+        rows += [(run, name, seconds.get(name, 0.0), place) for place, name in enumerate(drawn)]
+        if len(drawn) < len(names):
+            rows.append((run, rest, sum(seconds[name] for name in seconds if name not in drawn), len(drawn)))
+    domain = drawn if len(drawn) == len(names) else [*drawn, rest]
+    colours = [*COLOURS[: len(drawn)], GREY][: len(domain)]
+    return (
+        alt.Chart(pd.DataFrame(rows, columns=["run", "phase", "seconds", "place"]))
+        .mark_bar()
+        .encode(
+            x=alt.X("seconds:Q", title="Seconds", stack="zero"),
+            y=alt.Y("run:N", title=None, sort=list(runs)),
+            color=alt.Color(
+                "phase:N",
+                title=None,
+                scale=alt.Scale(domain=domain, range=colours),
+                legend=alt.Legend(orient="top", columns=2),
+            ),
+            order="place:Q",
+            tooltip=["run:N", "phase:N", alt.Tooltip("seconds:Q", format=".2f")],
+        )
+        .properties(height=34 * len(runs) + 10)
+    )
+
+
+def steering_words(change: Steering) -> str:
+    """What was changed, such as "Style weight 0.1"."""
+
+    def word(value: object) -> str:
+        if isinstance(value, list | tuple):
+            return ", ".join(map(word, value)) or "1 each"
+        return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+    return "; ".join(f"{KNOBS[name].label} {word(value)}" for name, value in change.changes.items())
+
+
+def legible(text: str) -> str:
+    """The text without control characters, and those that HTML, XML or a Vega expression cannot hold."""
+    return _ILLEGIBLE.sub("\ufffd", text)
+
+
+def svg(chart: alt.Chart | alt.LayerChart, meaning: str) -> str:
+    """The chart as an `<svg>` element for an HTML page: without scripts or references, as wide as its surroundings, in
+    their text colour. `meaning` says what it shows to those who do not see it."""
+    from html import escape
+
+    import altair as alt
+    import vl_convert
+
+    # A character that XML cannot hold would not raise in the converter, but end the process.
+    specification = _legible(chart.to_dict()) | {
+        "width": SVG_WIDTH,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+    }
+    drawn = vl_convert.vegalite_to_svg(
+        specification,
+        vl_version=".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2]),
+        config=_SVG_CONFIG,
+        allowed_base_urls=[],
+    )
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(legible(meaning))}" ', 1)
+
+
+def _legible(value: Any) -> Any:
+    """A specification of which every text is legible."""
+    if isinstance(value, dict):
+        return {_legible(name): _legible(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_legible(inner) for inner in value]
+    return legible(value) if isinstance(value, str) else value
+
+
+def _thinned(metrics: pd.DataFrame, curves: int = 3) -> pd.DataFrame:
+    """Rows enough for the eye, the last one among them, and of so many curves together no more than Altair takes."""
+    import pandas as pd
+
+    every = -(-len(metrics) // max(2, min(POINTS, ROWS // max(1, curves) - 2))) or 1
+    return pd.concat([metrics.iloc[::every], metrics.iloc[-1:]]).drop_duplicates("iteration")
+
+
+def _curves(
+    long: pd.DataFrame,
+    over: str,
+    names: list[str],
+    colours: Sequence[str],
+    dashes: Sequence[list[int]],
+    columns: int,
+) -> alt.Chart:
+    """Lines of "loss" by "curve" over one of the other columns."""
+    import altair as alt
+    import numpy as np
+
+    legend = alt.Legend(orient="top", columns=columns, symbolType="stroke", symbolStrokeWidth=3, symbolSize=300,
+                        labelLimit=330)  # fmt: skip
+    axis = alt.Axis(format="d", tickMinStep=1) if over == "iteration" else alt.Axis()
+    return (
+        alt.Chart(long[(long["loss"] > 0) & np.isfinite(long["loss"])])
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X(f"{over}:Q", title=over.capitalize(), axis=axis),
+            y=alt.Y("loss:Q", title="Loss", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e", tickCount=5)),
+            color=alt.Color("curve:N", title=None, scale=alt.Scale(domain=names, range=list(colours)), legend=legend),
+            strokeDash=alt.StrokeDash(
+                "curve:N", title=None, scale=alt.Scale(domain=names, range=list(dashes)), legend=legend
+            ),
+            tooltip=[f"{over}:Q", "curve:N", alt.Tooltip("loss:Q", format=".4g")],
+        )
+        .properties(height=280)
+    )
+
+
+def _steering_rules(steering: Sequence[Steering]) -> list[alt.Chart]:
+    import altair as alt
+    import pandas as pd
+
+    changes: dict[int, list[str]] = {}
+    for change in steering:
+        changes.setdefault(change.iteration, []).append(steering_words(change))
+    frame = pd.DataFrame(
+        {
+            "iteration": list(changes),
+            "changed": ["; ".join(words) for words in changes.values()],
+            "number": [str(number) for number in range(1, len(changes) + 1)],
+        }
+    )
+    rules = alt.Chart(frame).encode(x="iteration:Q", tooltip=["iteration:Q", "changed:N"])
+    line = rules.mark_rule(color=TEXT, strokeDash=[4, 3], strokeWidth=1.5, opacity=0.8)
+    number = rules.mark_text(color=TEXT, align="left", baseline="top", dx=4, fontWeight="bold")
+    return [line, number.encode(y=alt.value(2), text="number:N")]
+
+
+def _cycle(values: Sequence[Value], names: Iterable[str]) -> list[Value]:
+    return [values[number % len(values)] for number, _ in enumerate(names)]
