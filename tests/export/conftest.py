@@ -1,0 +1,63 @@
+"""Runs as a report may meet them, painted by the real engine on a tiny pair."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import jobs, runs
+from core.runs import Steering, Writer
+from core.settings import choose
+
+
+@pytest.fixture(scope="session")
+def pair():
+    random = np.random.default_rng(11)
+    return [
+        Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize(
+            (120, 96), Image.Resampling.BICUBIC
+        )
+        for _ in range(2)
+    ]
+
+
+@pytest.fixture(scope="session")
+def new_run(pair):
+    """Makes a queued run at 64 px."""
+
+    def make(name="photo", preset="reference", style_name="painting", start=False, steering=(), **changes):
+        settings = choose(preset, **{"size": 64, "iterations": 6, "frame_every": 2, **changes})
+        changed = [Steering.parse(text, settings) for text in steering]
+        return runs.create(
+            *pair, settings, preset, name, style_name, pair[1] if start else None, "beginning" if start else "", changed
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def painted(engine, new_run):
+    """Five runs that ended in different ways, by these."""
+
+    def perform(run, until=None, engine=engine):
+        for step in jobs.perform(run, lambda *_: engine):
+            if step.iteration == until:
+                run.ask(stop=True)
+        return run
+
+    done = perform(new_run(optimizer="l-bfgs"))
+    steered = perform(
+        new_run(start=True, steering=["2:style_weight=0.1", "2:style_layer_weights=1,2,1,1,0.5", "4:content_weight=7"])
+    )
+    stopped = perform(new_run(preset="draft", init="content", iterations=500), until=3)
+    failed = new_run()
+    with pytest.raises(AttributeError):
+        perform(failed, engine=None)
+    interrupted = perform(new_run(iterations=2))
+    for made in (interrupted.result, interrupted.path / "result.npy"):
+        made.unlink()
+    changes = {"best_total": None, "best_iteration": None, "iteration": None, "evaluations": 0, "timings": {}}
+    gone = Writer(pid=2**22 + 1, started=0.0)
+    runs.write_record(
+        interrupted, interrupted.record().model_copy(update=changes | {"status": "running", "writer": gone})
+    )
+    return {"done": done, "steered": steered, "stopped": stopped, "failed": failed, "interrupted": interrupted}

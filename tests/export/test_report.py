@@ -1,0 +1,455 @@
+"""Reports: true to the runs, safe whatever they are called, and whole by themselves."""
+
+import csv
+import io
+import itertools
+import json
+import re
+import shlex
+import shutil
+import zipfile
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+import typer
+from PIL import Image
+
+import nst
+from core import images, library, runs
+from core.errors import InputError
+from core.runs import Run, Steering
+from core.settings import KNOBS, PRESETS, TransferSettings, choose
+from core.yardstick import Reading
+from export import report
+from export.report import command
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+NASTY = '"><script>alert(1)</script>'
+
+
+class Page(HTMLParser):
+    """A page taken apart; fails where elements are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words, self.open, self.styles = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(SimpleNamespace(tag=tag, attributes=dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append(SimpleNamespace(tag=tag, attributes=dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        (self.styles if self.open[-1:] == ["style"] else self.words).append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [element.attributes for element in self.elements if element.tag == tag]
+
+
+def assert_stands_alone(text):
+    """No script, nothing that is fetched, nothing that leads outside."""
+    page = Page(text)
+    assert not {element.tag for element in page.elements} & {"script", "iframe", "object", "embed", "link", "base"}
+    for element in page.elements:
+        for name, value in element.attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                assert value.startswith(("data:image/jpeg;base64,", "#")), value[:80]
+            if name == "style":
+                assert re.fullmatch(r"--aspect: [0-9.]+", value)
+            if name not in ("aria-label", "alt"):
+                assert "url(" not in (value or "")
+    assert "url(" not in "".join(page.styles) and "@import" not in "".join(page.styles)
+    return page
+
+
+@pytest.fixture(scope="module")
+def found(painted):
+    return list(painted.values())
+
+
+@pytest.fixture(scope="module")
+def readings(painted):
+    """What a yardstick might say of those with a result."""
+    return {
+        painted[name].id: Reading(
+            run=painted[name].id,
+            total=total,
+            style=0.6 * total,
+            content=0.4 * total,
+            total_variation=0,
+            similarity=0.25,
+        )
+        for name, total in (("done", 1234.5), ("steered", 9876.5))
+    }
+
+
+@pytest.fixture(scope="module")
+def text(found, readings):
+    return report.html(found, readings, "Five runs", "the preset reference")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return assert_stands_alone(text)
+
+
+@pytest.fixture
+def renamed(painted, tmp_path):
+    """Makes a copy of a run elsewhere whose record says other things."""
+
+    def make(name="copy", of="done", **changes):
+        run = Run(tmp_path / name)
+        shutil.copytree(painted[of].path, run.path)
+        runs.write_record(run, run.record().model_copy(update=changes))
+        return run
+
+    return make
+
+
+# The page
+
+
+def test_the_page_has_what_every_reader_needs(page, text):
+    assert text.startswith("<!DOCTYPE html>")
+    assert page.all("html") == [{"lang": "en"}]
+    assert page.words[page.words.index("Five runs")] and page.text.startswith("Five runs Five runs 5 runs of")
+    assert any(meta.get("name") == "viewport" for meta in page.all("meta"))
+    levels = [int(element.tag[1]) for element in page.elements if re.fullmatch("h[1-6]", element.tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
+    pictures = page.all("img")
+    assert pictures and all(picture["alt"] and picture["width"] and picture["height"] for picture in pictures)
+    assert page.all("svg") and all(drawing["role"] == "img" and drawing["aria-label"] for drawing in page.all("svg"))
+    names = [element.attributes["id"] for element in page.elements if "id" in element.attributes]
+    assert len(set(names)) == len(names)
+    targets = {link["href"][1:] for link in page.all("a")}
+    assert targets == {f"run-{number}" for number in range(1, 6)} <= set(names)
+    style = "".join(page.styles)
+    assert "@media print" in style and "prefers-color-scheme: dark" in style and "break-inside: avoid" in style
+
+
+def test_texts_stand_out_in_both_lights(page):
+    from test_charts import contrast
+
+    style = "".join(page.styles)
+    themes = [dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
+    assert len(themes) == 3
+    for theme in themes:
+        full = {name: "#" + "".join(c * 2 for c in v[1:]) if len(v) == 4 else v for name, v in theme.items()}
+        for name in ("text", "quiet", "link", "good", "bad"):
+            assert contrast(full[name], full["page"]) >= 4.5, (name, theme)
+        assert contrast(full["text"], full["raised"]) >= 4.5
+
+
+def test_every_run_is_told_of_as_it_is(page, painted):
+    told = page.text
+    for run in painted.values():
+        assert run.id in told
+    for status in ("Done", "Stopped", "Failed", "Interrupted"):
+        assert status in told
+    assert "It was stopped after 3 of 500 iterations; the best picture so far was kept." in told
+    assert painted["failed"].record().message in told
+    assert "The process that painted it is gone: of 2 of 2 iterations the record tells" in told
+    for run in (painted["done"], painted["steered"], painted["stopped"]):
+        record = run.record()
+        assert f"{record.best_total:.4g}" in told and f"{record.timings['total']:.1f}" in told
+        assert record.weights_sha256 in told and record.weights in told
+    alternatives = [picture["alt"] for picture in page.all("img")]
+    assert sum(alternative.startswith("The result: photo in the manner") for alternative in alternatives) == 3
+    assert sum(alternative.startswith("Not finished") for alternative in alternatives) == 2
+    assert "No result; the last picture that was seen" in told
+    assert "after iteration 2: Style weight 0.1; Style layer weights 1, 2, 1, 1, 0.5" in told
+
+
+def test_the_yardstick_is_explained_and_its_lowest_is_marked(page, found, text):
+    assert "those of the preset reference" in page.text
+    assert "1234" in page.text and "9876" in page.text and "0.250" in page.text
+    assert "<strong>1234</strong>" in text and "<strong>9876</strong>" not in text
+    assert "do not compare; the yardstick’s do" in page.text
+    unmeasured = Page(report.html(found))
+    assert "have not been measured by a common yardstick" in unmeasured.text and "likeness" not in unmeasured.text
+
+
+def rows_of(text, heading):
+    """The cells of the first table after a heading, by the first of each line."""
+    after = text[text.index(f'<h2 id="{heading}">') :]
+    table = after[after.index("<tbody>") : after.index("</tbody>")]
+    lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.split("<tr>")[1:]]
+    return {name: values for name, *values in lines}
+
+
+def test_only_what_differs_is_compared(text, found, painted):
+    rows = rows_of(text, "settings")
+    settings = [run.record().settings for run in found]
+    differing = {knob.label for knob in KNOBS.values() if len({getattr(each, knob.name) for each in settings}) > 1}
+    assert {knob.label for knob in KNOBS.values()} & set(rows) == differing == {"Iterations", "Optimizer", "Precision"}
+    assert rows["Iterations"] == ["6", "6", "500", "6", "2"]
+    assert rows["Preset"] == ["reference", "reference", "draft", "reference", "reference"]
+    assert rows["Started from"][1] == "beginning"
+    assert "Photo" not in rows and "Style weight" not in rows
+    alone = rows_of(report.html([painted["stopped"]]), "settings")
+    assert alone == {
+        "Size": ["64 px", "256 px"],
+        "Iterations": ["500", "20"],
+        "Start from": ["content", "preview"],
+    }
+    same = report.html([painted["done"], painted["done"]])
+    assert "Nothing: all runs have the same settings and pictures." in Page(same).text
+
+
+def test_all_settings_are_there(page):
+    for knob in KNOBS.values():
+        assert page.words.count(knob.label) >= 5
+
+
+def test_timings_add_up(text, painted):
+    rows = rows_of(text, "timings")
+    total = painted["done"].record().timings["total"]
+    assert float(rows["Total"][0]) == pytest.approx(total, abs=0.01)
+    phases = [float(values[0]) for name, values in rows.items() if name not in ("Total", "Median step")]
+    assert sum(phases) == pytest.approx(total, abs=0.005 * len(phases) + 0.01)
+    assert rows["Total"][4] == "–"  # nobody was there to say
+
+
+def test_a_page_of_one_run_and_one_of_none(painted):
+    alone = assert_stands_alone(report.html([painted["failed"]]))
+    assert "No run came as far as a second iteration" in alone.text
+    assert "1 run of Style Transfer Studio" in alone.text
+    with pytest.raises(InputError, match="at least one run"):
+        report.html([])
+
+
+def test_a_run_that_waits_has_no_picture(new_run):
+    page = assert_stands_alone(report.html([new_run()]))
+    assert "Waiting · It was not over when this report was written: 0 of 6 iterations." in page.text
+    assert "No picture yet" in page.text and "No result" not in page.text
+
+
+def test_nothing_that_a_user_says_is_taken_for_markup(renamed):
+    run = renamed(NASTY.replace("/", ":"), of="steered", content=NASTY, style="<b>&amp;</b>", message="<i>it</i>",
+                  status="failed", weights="<u>w</u>", start="</code>{{ 7 * 7 }}", preset="<em>",
+                  environment={"<s>": ["<q>", {"a": "</dd>"}]})  # fmt: skip
+    library.mark(run, name=f"{NASTY} \x07", note=f"<marquee>{NASTY}\n\ud7ff")
+    text = report.html([run, renamed("plain")], {}, title=f"{NASTY}\udcff", yardstick=NASTY)
+    page = assert_stands_alone(text)
+    tags = {element.tag for element in page.elements}
+    assert not tags & {"b", "i", "u", "s", "q", "em", "marquee", "script"}
+    assert page.text.startswith(f"{NASTY}\ufffd {NASTY}\ufffd")
+    for shown in (NASTY, "<b>&amp;</b>", "<i>it</i>", "<u>w</u>", "</code>{{ 7 * 7 }}", "<marquee>", "<q>; a </dd>"):
+        assert shown in page.text, shown
+    assert any(NASTY in picture["alt"] for picture in page.all("img"))
+    text.encode()
+
+
+def test_names_and_notes_are_shown(renamed):
+    run = renamed()
+    library.mark(run, name="My best cat", note="With more\nblue")
+    page = Page(report.html([run]))
+    assert "Run 1 · My best cat" in page.text and "With more\nblue" in page.words
+
+
+def test_pictures_are_large_enough_and_a_report_small_enough(new_run, pair):
+    """Noise is the worst for JPEG: no real picture is larger."""
+    found = []
+    for number in range(4):
+        run = new_run(name=f"noise {number}", size=512)
+        for path in (run.content, run.style, run.result):
+            Image.effect_noise((512, 384), 60).convert("RGB").save(path)
+        runs.change(run, shape=(384, 512), status="done", best_total=1.0, writer=None)
+        found.append(run)
+    text = report.html(found)
+    assert len(text.encode()) < 5_000_000
+    sizes = {(picture["width"], picture["height"]) for picture in Page(text).all("img")}
+    assert sizes == {("512", "384")}
+    Image.effect_noise((3000, 1500), 20).convert("RGB").save(found[0].result)
+    assert ("1024", "512") in {(p["width"], p["height"]) for p in Page(report.html(found[:1])).all("img")}
+
+
+def test_the_same_runs_give_the_same_report(found, readings, text):
+    assert report.html(found, readings, "Five runs", "the preset reference") == text
+    first, second = io.BytesIO(), io.BytesIO()
+    for target in (first, second):
+        report.write_zip(target, found, readings)
+    assert first.getvalue() == second.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("run.json", b"{", r"The record of the run copy is damaged\."),
+        ("run.json", None, r"The run copy cannot be read"),
+        ("metrics.csv", b"iteration,total\n1,2\n", r"The metrics of the run copy are damaged\."),
+        ("metrics.csv", b'"\n\xff\n', r"The metrics of the run copy are damaged\."),
+        ("content.png", b"no picture", r"content\.png of the run copy is not a JPEG, PNG"),
+        ("style-1.png", None, r"style-1\.png of the run copy "),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_refused(renamed, file, content, message):
+    run = renamed()
+    if content is None:
+        (run.path / file).unlink()
+    else:
+        (run.path / file).write_bytes(content)
+    for write in (report.html, lambda found: report.write_zip(io.BytesIO(), found)):
+        with pytest.raises(InputError, match=message):
+            write([run])
+    if file in ("run.json", "metrics.csv"):
+        with pytest.raises(InputError, match=message):
+            report.check([run])
+
+
+# The command
+
+
+def parsed(line):
+    """Settings, steering and the rest of a line, as the command line itself takes it."""
+    words = shlex.split(line)
+    assert words[:2] == ["nst", "stylize"]
+    stylize = typer.main.get_command(nst.app).commands["stylize"]
+    given = stylize.make_context("stylize", words[2:]).params
+    settings = choose(given["preset"], **{name: given[name] for name in KNOBS})
+    return settings, [Steering.parse(text, settings) for text in given["steer"] or ()], given
+
+
+def weights_over(settings, steering):
+    """What the losses count at each iteration where they change."""
+    found = []
+    for change in sorted(steering, key=lambda change: change.iteration):
+        settings = settings.changed(**change.changes)
+        found.append((change.iteration, settings.loss_weights()))
+    return dict(found)
+
+
+def test_the_command_says_what_the_record_says(painted):
+    for run in painted.values():
+        record = run.record()
+        settings, steering, given = parsed(command(run, record))
+        assert settings == record.settings
+        assert weights_over(settings, steering) == weights_over(record.settings, record.steering)
+        assert given["preset"] == record.preset
+        assert (given["start_from"] == "start.png") == run.start.is_file()
+        assert (given["content"], given["style"], str(given["output"])) == ("content.png", "style-1.png", "result.png")
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("fast", {}),
+        ("reference", {"optimizer": "l-bfgs", "epsilon": 1e-8, "style_weight": 1e12, "beta_1": 1 / 3}),
+        ("draft", {"style_layers": ("block1_conv2", "block4_conv4"), "style_layer_weights": (0.1, 3)}),
+        ("an older one", {"content_layers": ("block4_conv2",), "total_variation_weight": 2.5e-7}),
+    ],
+)
+def test_the_command_names_only_what_the_preset_has_not(painted, preset, changes):
+    record = painted["done"].record()
+    usual = PRESETS[preset].settings() if preset in PRESETS else TransferSettings()
+    told = record.model_copy(update={"preset": preset, "settings": usual.changed(**changes)})
+    line = command(painted["done"], told)
+    assert parsed(line)[0] == told.settings
+    named = {word[2:].replace("-", "_") for word in shlex.split(line) if word.startswith("--")}
+    assert named == {"preset", *changes}
+
+
+def test_steering_back_to_equal_layers_can_be_repeated(painted):
+    """A list of nothing cannot be said on a command line."""
+    change = Steering(iteration=3, changes={"style_layer_weights": (), "style_weight": 0.5})
+    record = painted["done"].record().model_copy(update={"steering": [change]})
+    settings, steering, _ = parsed(command(painted["done"], record))
+    assert weights_over(settings, steering) == weights_over(record.settings, [change])
+
+
+# The ZIP
+
+
+@pytest.fixture(scope="module")
+def archive(found, readings):
+    file = io.BytesIO()
+    report.write_zip(file, found, readings, "Five runs", "the preset reference")
+    return zipfile.ZipFile(file)
+
+
+def test_the_zip_holds_the_runs_in_full(archive, found, painted, text):
+    assert archive.testzip() is None
+    assert archive.read("report.html").decode() == text
+    names = set(archive.namelist())
+    for run in found:
+        record = run.record()
+        whole = {"content.png", "style-1.png", "run.json", "metrics.csv", "repeat.sh"}
+        whole |= {path.name for path in (run.start, run.result) if path.is_file()}
+        if run == painted["failed"]:
+            whole.remove("metrics.csv")
+        assert {name.partition("/")[2] for name in names if name.startswith(f"{run.id}/")} == whole
+        for name in whole - {"run.json", "repeat.sh"}:
+            assert archive.read(f"{run.id}/{name}") == (run.path / name).read_bytes()
+        told = json.loads(archive.read(f"{run.id}/run.json"))
+        assert "writer" not in told
+        assert told["settings"] == record.settings.model_dump(mode="json")
+        assert told["timings"] == record.timings and told["environment"] == record.environment
+        script = archive.read(f"{run.id}/repeat.sh").decode()
+        assert script.startswith("#!/bin/sh\n") and command(run, record, output="repeated.png") in script
+        assert archive.getinfo(f"{run.id}/repeat.sh").external_attr >> 16 == 0o100755
+    assert {name for name in names if "/" not in name} == {"report.html", "runs.csv", "runs.json"}
+    assert {name.partition("/")[0] for name in names if "/" in name} == {run.id for run in found}
+    assert images.read_image(archive.read(f"{painted['done'].id}/result.png")).size == (64, 51)
+
+
+def test_the_summaries_agree_with_the_records(archive, found, readings):
+    told = json.loads(archive.read("runs.json"))
+    lines = list(csv.DictReader(io.StringIO(archive.read("runs.csv").decode())))
+    for run, summary, line in zip(found, told, lines, strict=True):
+        record = run.with_progress(run.record())
+        assert summary["id"] == line["id"] == run.id
+        assert "writer" not in summary and not any("writer" in name for name in line)
+        assert summary["best_total"] == record.best_total
+        assert line["best_total"] == ("" if record.best_total is None else str(record.best_total))
+        assert line["setting: iterations"] == str(record.settings.iterations)
+        assert line["status"] == record.status
+        reading = readings.get(run.id)
+        assert (summary["reading"] or {}).get("total") == (reading.total if reading else None)
+        assert line["yardstick: total"] == (str(reading.total) if reading else "")
+        assert line["seconds: total"] == str(record.timings.get("total", ""))
+
+
+def test_names_are_no_formulas_in_a_spreadsheet(renamed):
+    run = renamed("=1+1", content="=HYPERLINK(1)", style="@x")
+    file = io.BytesIO()
+    report.write_zip(file, [run])
+    with zipfile.ZipFile(file) as archive:
+        (line,) = csv.DictReader(io.StringIO(archive.read("runs.csv").decode()))
+        assert (line["content"], line["style"]) == ("'=HYPERLINK(1)", "'@x")
+        assert json.loads(archive.read("runs.json"))[0]["content"] == "=HYPERLINK(1)"
+        assert "run-1/run.json" in archive.namelist()  # no folder is called what is no name of a run
+
+
+# Where it goes
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("report.pdf", r"the name of a report must end in \.html or \.zip\."),
+        ("report", r"must end in \.html or \.zip\."),
+        ("none/report.html", r"there is no folder .*none\."),
+        ("folder.zip", r"is a folder: give the name of a file\."),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused(tmp_path, name, message):
+    (tmp_path / "folder.zip").mkdir()
+    with pytest.raises(InputError, match=message):
+        report.check_writable(tmp_path / name)
+    report.check_writable(tmp_path / "report.HTML")
