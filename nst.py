@@ -323,6 +323,44 @@ def _readings(found: list[Run], by: str, weights: Path | None) -> list[Reading]:
 
 
 @app.command()
+def report(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN…", help="What it tells of; nst runs lists them.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Where it goes: .html, or .zip with all pictures.")
+    ],
+    by: By = "reference",
+    title: Annotated[str, typer.Option(metavar="TEXT", help="Its title.")] = "",
+    measure: Annotated[
+        bool,
+        typer.Option("--measure/--no-measure", help="Measure what has not been measured yet by the yardstick."),
+    ] = True,
+    weights: Weights = None,
+) -> None:
+    """Write a report of runs, one page that needs nothing else: pictures, losses, settings, times, commands."""
+    from core import paths, yardstick
+    from core import runs as store
+    from export import report as reports
+
+    reports.check_writable(output)
+    found = [store.find(run_id) for run_id in dict.fromkeys(run_ids)]
+    reports.check(found)
+    settings = yardstick.settings_of(by)
+    if measure:
+        _readings([run for run in found if (run.path / "result.npy").is_file()], by, weights)
+    words = f"the {'preset' if by in PRESETS else 'run'} {by}"
+    contents = found, yardstick.readings(found, settings), title or reports.TITLE, words
+    try:
+        with paths.replacing(output) as file:
+            if output.suffix.lower() == ".zip":
+                reports.write_zip(file, *contents)
+            else:
+                file.write(reports.html(*contents).encode())
+    except OSError as error:
+        raise StudioError(f"{output} could not be written: {error.strerror or error}.") from error
+    _tell(f"The report of {len(found)} run{'s'[: len(found) > 1]} is in {output}")
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """What this machine has, what will be used, and what is missing, with its remedy."""
     from core import doctor as physician

@@ -356,3 +356,92 @@ def test_a_measurement_is_kept_and_can_be_shown_again(engine, own_home, tmp_path
     shown = nst("bench", "--show", tmp_path / "bench.json")
     assert shown.returncode == 0, shown.stderr
     assert "compiled, float32" in shown.stdout and "64" in shown.stdout
+
+
+# Reports
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("{run} -o report.pdf", r"report\.pdf cannot be written: the name of a report must end in \.html or \.zip\."),
+        ("{run} -o none/report.html", r".*report\.html cannot be written: there is no folder .*none\."),
+        ("20260101-000000-none -o report.html", r"There is no run '20260101-000000-none'; nst runs lists them\."),
+        ("../runs -o report.html", r"There is no run '\.\./runs'; nst runs lists them\."),
+        ("{run} -o report.html --by oil", r"'oil' is neither a preset \(draft, fast, reference\) nor a run\."),
+        ("{broken} -o report.html", r"The record of the run {broken} is damaged\."),
+        ("-o report.html", r"Missing argument"),
+        ("{run}", r"Missing option '-o'|Missing option .*--output"),
+    ],
+)
+def test_a_report_that_cannot_be_is_told_in_one_line(files, own_home, arguments, expected):
+    picture = images.read_image(files / "good.png")
+    run, broken = (runs.create(picture, picture, TransferSettings(size=64), "draft", "a", "b") for _ in range(2))
+    (broken.path / "run.json").write_text("{")
+    arguments, expected = (
+        text.replace("{run}", run.id).replace("{broken}", broken.id) for text in (arguments, expected)
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command("report", *arguments.split()), cwd=files, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert re.match(f"nst: (?:{expected})", line), line
+    assert not list(files.glob("*report*"))
+
+
+def test_a_report_without_measuring_needs_no_models(nst_without_models, files, own_home):
+    import zipfile
+
+    picture = images.read_image(files / "good.png")
+    run = runs.create(picture, picture, TransferSettings(size=64), "draft", "<b>a", "b")
+    (files / "report.html").write_text("an older one")
+    told = nst_without_models("report", run.id, run.id, "-o", files / "report.html", "--no-measure", "--title", "<i>T")
+    assert (told.returncode, told.stdout) == (0, ""), told.stderr
+    assert told.stderr == f"The report of 1 run is in {files / 'report.html'}\n"
+    page = (files / "report.html").read_text()
+    assert "<title>&lt;i&gt;T</title>" in page and "&lt;b&gt;a × b" in page and "No picture yet" in page
+    assert nst_without_models("report", run.id, "-o", files / "report.zip").returncode == 0  # nothing to measure
+    assert zipfile.is_zipfile(files / "report.zip")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="runs a script for a POSIX shell")
+@pytest.mark.timeout(600)  # TensorFlow is loaded four times
+def test_a_reported_run_is_painted_again_by_its_command(files, own_home, weights, model, monkeypatch):
+    """From the ZIP alone: the script beside the pictures paints the same losses."""
+    import zipfile
+
+    given = ("--start-from", files / "good.png", "--steer", "1:style_weight=0.5", "--steer", "2:content_weight=30")
+    settings = ("--preset", "reference", "--size", "64", "--iterations", "4", "--style-layer-weights", "1,2,1,0.5,1")
+    made = nst("stylize", "chelsea", "waves", "-o", files / "out.png", *settings, *given, "--json")
+    assert made.returncode == 0, made.stderr
+    (run,) = runs.all_runs()
+
+    reported = nst("report", run.id, "-o", files / "report.zip", "--by", "draft", "--title", "Grüße")
+    assert reported.returncode == 0, reported.stderr
+    with zipfile.ZipFile(files / "report.zip") as archive:
+        archive.extractall(files / "unpacked")
+    (told,) = json.loads((files / "unpacked" / "runs.json").read_text())
+    (measured,) = json.loads(nst("compare", run.id, "--by", "draft", "--json").stdout)
+    assert told["reading"] == {name: value for name, value in measured.items() if name != "run"}
+    page = (files / "unpacked" / "report.html").read_text()
+    assert "those of the preset draft" in page and f"{measured['total']:.4g}" in page
+    kept = nst("report", run.id, "-o", files / "report.html", "--by", "draft", "--title", "Grüße", "--no-measure")
+    assert kept.returncode == 0 and (files / "report.html").read_text() == page
+
+    (files / "bin").mkdir()
+    stub = files / "bin" / "nst"
+    stub.write_text(f'#!/bin/sh\nexec {sys.executable} -m nst "$@"\n')
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{files / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    script = files / "unpacked" / run.id / "repeat.sh"
+    done = subprocess.run(["sh", script], cwd=files, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    again = next(other for other in runs.all_runs() if other != run)
+    assert again.record().settings == run.record().settings
+    assert again.record().steering == run.record().steering
+    losses = [each.metrics().drop(columns="seconds") for each in (run, again)]
+    np.testing.assert_allclose(losses[1].to_numpy(), losses[0].to_numpy(), rtol=1e-6)
+    assert images.read_image(script.parent / "repeated.png").size == images.read_image(run.result).size
