@@ -205,7 +205,10 @@ def reference(
     if (content is None) != (style is None):
         raise InputError("Give both pictures of the pair, or neither to have them fetched.")
     if content is None or style is None:
-        content, style = map(str, published.fetch_pair())
+        try:
+            content, style = map(str, published.fetch_pair())
+        except StudioError as error:
+            raise StudioError(f"{error} Name the pair: nst reference CONTENT STYLE.") from error
     elif not published.is_published(Path(content), Path(style)):
         _tell("These are not the published pictures: the numbers beside yours are another pair's.")
     settings_of_run = settings.choose("reference", iterations=max(max(wanted), 1))
@@ -406,6 +409,7 @@ def bench(
 ) -> None:
     """Measure how long things take on this machine, side by side, and keep what was found as JSON."""
     from bench import timings
+    from core import paths
 
     if show:
         found = timings.read(show)
@@ -413,11 +417,27 @@ def bench(
         wanted = tuple(parts) if parts else PARTS[:-1]
         if unknown := [part for part in wanted if part not in PARTS]:
             raise InputError(f"There is no part {unknown[0]!r} to measure; there are {', '.join(PARTS)}.")
-        for found in _measure(wanted, sizes, peers, remeasure, weights):  # kept as it grows: some parts take long
-            kept = timings.folder() / f"{found.created:%Y%m%d-%H%M%S}.json"
-            for path in filter(None, (kept, output)):
-                found.save(path)
-        _tell(f"The measurement is kept in {kept}")
+        if sizes and "step" not in wanted:
+            raise InputError("--sizes is for the part step, which is not to be measured.")
+        if output:
+            paths.check_writable(output)
+        found, kept = None, None
+        try:
+            for found in _measure(wanted, sizes, peers, remeasure, weights):  # kept as it grows: some parts take long
+                kept = timings.folder() / f"{found.created:%Y%m%d-%H%M%S}.json"
+                for path in filter(None, (kept, output)):
+                    found.save(path)
+        finally:  # what was measured is told also when a later part fails or is broken off
+            if found and kept:
+                _print_measured(found, as_json)
+                _tell(f"The measurement is kept in {kept}")
+        if "quality" in wanted and not (found and found.pairs):
+            raise StudioError("No time to quality was measured.")
+        return
+    _print_measured(found, as_json)
+
+
+def _print_measured(found: Measurement, as_json: bool) -> None:
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
@@ -481,7 +501,7 @@ def _print_measurement(found: Measurement) -> None:
             lines.append([course.way, f"{course.step:.3g}", f"{reached}{' *' if course.extrapolated else ''}", *marks])
         _print_table(["way", "s per iteration", "s to the target", *(f"loss at {mark} s" for mark in MARKS)], lines)
     if any(course.extrapolated for pair in found.pairs for course in pair.courses):
-        _tell("* its first iterations lived through; its iteration 900 is the target by definition")
+        _tell("* not lived through: so many of its median iterations as the published run had")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -531,10 +551,10 @@ def _new_run(
 
 def _picture(given: str) -> tuple[Image.Image, str]:
     """The picture of a file or of a sample, and its name."""
-    from core import images, paths, samples
+    from core import images, samples
 
     path = Path(given)
-    if not paths.is_file(path) and path.name == given and not path.suffix:
+    if not os.path.lexists(path) and path.name == given and not path.suffix:
         return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
     return images.read_image(path), path.stem
 

@@ -56,7 +56,7 @@ def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Co
             if provider in session.get_providers():
                 name = f"ONNX Runtime, {provider.removesuffix('ExecutionProvider')}"
                 ways[name] = functools.partial(session.run, outputs, {targets.IMAGE_INPUT: style})
-    with own_home():
+    with own_home(engine):
         providers = engine.choice(REFERENCE).onnx_providers
         ways["cache"] = lambda: targets.style_targets(style, layers, engine.model, providers)
         return Comparison(title="Style Gram targets", timings=list(in_turns(ways, size, told)))
@@ -98,7 +98,7 @@ def _steps(engine: Engine, size: int, precision: Precision) -> dict[str, Callabl
 
 
 def start(engine: Engine, told: Report) -> Comparison:
-    """From Start to pictures with the default preset: warm, in a worker that has not seen the shape; and cold."""
+    """From Start to pictures with the default preset: in a warm worker, then in one that is started for it."""
     engine.warm_up(PRESETS[DEFAULT_PRESET].settings())
     photo, painting = (images.resize(images.read_image(sample.path()), REFERENCE.size) for sample in PAIR)
     timings: list[Timing] = []
@@ -120,7 +120,7 @@ def start(engine: Engine, told: Report) -> Comparison:
 def _first_pictures(engine: Engine, begin: Callable[[Engine, Run], None]) -> dict[str, float]:
     """Seconds until the run shows a painted picture, and until its first iteration is painted."""
     settings = PRESETS[DEFAULT_PRESET].settings().model_copy(update={"iterations": 1, "frame_every": 1})
-    with own_home():
+    with own_home(engine):
         photo, painting = (images.read_image(sample.path()) for sample in PAIR)
         run = runs.create(photo, painting, settings, DEFAULT_PRESET, PAIR[0].name, PAIR[1].name)
         events = {"first painted picture": run.live, "first iteration": run.path / "frames" / "000001.jpg"}
@@ -142,6 +142,9 @@ def _first_pictures(engine: Engine, begin: Callable[[Engine, Run], None]) -> dic
             time.sleep(0.02)  # what appeared at the very end is seen too
             ended.set()
             watching.join()
+        record = run.record()
+        if record.status != "done":
+            raise StudioError(f"The run that was to be timed is {record.status}: {record.message}")
     return seen
 
 
@@ -159,14 +162,16 @@ def _in_a_new_process(engine: Engine, run: Run) -> None:
 
 
 @contextlib.contextmanager
-def own_home() -> Iterator[None]:
-    """Runs and caches of a measurement are nobody's; models and this machine's pace are the user's own."""
+def own_home(engine: Engine) -> Iterator[None]:
+    """Runs and caches of a measurement are nobody's; models, weights and this machine's pace are the user's own."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may be leaving just then
         for kept in (paths.home() / "models", paths.home() / "pace.json"):
             if kept.exists():
                 (Path(folder) / kept.name).symlink_to(kept)
         before = dict(os.environ)
         os.environ.update(NST_HOME=folder, NST_WORKER_IDLE="0.5")
+        if engine.weights.provenance == "user":
+            os.environ["NST_WEIGHTS"] = str(engine.weights.path)
         try:
             yield
         finally:

@@ -4,6 +4,8 @@ It is the run of the project "Real Time Style Transfer" (anirudhprabhakaran3/rea
 method of Gatys, Ecker and Bethge, 2015, with Keras VGG19 and Adam.
 """
 
+from __future__ import annotations
+
 import hashlib
 import urllib.error
 import urllib.request
@@ -12,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import paths
+from core import images, paths
 from core.errors import InputError, StudioError
+from core.runs import Run
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from core.transfer import Step
 
 SOURCE = "https://cdn.jsdelivr.net/gh/anirudhprabhakaran3/real_time_style_transfer/imgs"
@@ -23,6 +28,10 @@ PAIR = {  # file at the source: sha256
     "image-3.jpg": "088e14097c834298342b9dd1a018adc7eaa89d1a8fd94dd0f10d0a60b54cbaf5",
     "image-4.jpg": "5e844693342d32b830bb9b7b2eb02a8b9f1b33a898f7cde386e48e1e756a634d",
 }
+PIXELS = (  # sha256 of the same pictures, decoded to RGB
+    "f380e27abba82a2f6523ee9fb60a796394ec29029ff9c71f7385dc48ff1afeea",
+    "a74c2d6b403c97d1eca7a689a3cd527526fea5c7770926fb43f79d8cc8ff3567",
+)
 #: iteration: (style, content, total), as published. Row 600 does not add up: a content loss of 8.1799e5 would.
 PUBLISHED: dict[int, tuple[float, float, float]] = {
     0: (5.7769e08, 0.0, 5.7769e08),
@@ -53,7 +62,7 @@ class Row:
         return {"iteration": self.iteration, **self.ours, **published, "deviation_percent": self.deviation_percent}
 
 
-def rows(steps: "Iterable[Step]", wanted: Iterable[int]) -> Iterator[Row]:
+def rows(steps: Iterable[Step], wanted: Iterable[int]) -> Iterator[Row]:
     """Compare the steps of a run of the reference preset with the published rows, as they come."""
     wanted = set(wanted)
     for step in steps:
@@ -81,7 +90,29 @@ def parse_rows(text: str) -> tuple[int, ...]:
 
 def is_published(content: Path, style: Path) -> bool:
     """Whether these files are the published pair."""
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in (content, style)] == list(PAIR.values())
+    return (
+        paths.is_file(content)
+        and paths.is_file(style)
+        and [hashlib.sha256(path.read_bytes()).hexdigest() for path in (content, style)] == list(PAIR.values())
+    )
+
+
+def is_published_run(run: Run) -> bool:
+    """Whether a run paints the published pair, by the pixels of the inputs that it keeps."""
+    try:
+        return all(
+            hashlib.sha256(images.read_image(path, max_bytes=4 * images.MAX_PIXELS).tobytes()).hexdigest() == pixels
+            for path, pixels in zip((run.content, run.style), PIXELS, strict=True)
+        )
+    except StudioError:
+        return False
+
+
+def curve() -> pd.DataFrame:
+    """The published losses, a row for each published iteration, in a run's columns."""
+    import pandas as pd
+
+    return pd.DataFrame([(row, *PUBLISHED[row]) for row in PUBLISHED], columns=["iteration", *LOSSES])
 
 
 def fetch_pair() -> tuple[Path, Path]:
@@ -98,10 +129,7 @@ def _fetch(name: str, sha256: str) -> Path:
         with urllib.request.urlopen(f"{SOURCE}/{name}", timeout=20) as answer:
             data = answer.read()
     except (OSError, urllib.error.URLError) as error:
-        raise StudioError(
-            f"The published picture {SOURCE}/{name} cannot be fetched ({error}): "
-            "name the pair, nst reference CONTENT STYLE."
-        ) from error
+        raise StudioError(f"The published picture {SOURCE}/{name} cannot be fetched ({error}).") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise StudioError(f"{SOURCE}/{name} is not the published picture (its hash is another).")
     with paths.replacing(file) as copy:

@@ -46,7 +46,7 @@ class Timing(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Ways of doing the same, measured in turns so that a slow moment of the machine is everyone's."""
+    """Ways of doing the same, measured side by side."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -135,15 +135,22 @@ def folder() -> Path:
 def read(path: Path) -> Measurement:
     """A measurement of this or another machine. Raises `InputError` when the file is none."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has more than {MAX_BYTES // 2**20} MiB, which no measurement has.")
-        return Measurement.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            return parse(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def parse(data: bytes, name: str) -> Measurement:
+    """A measurement from the file of that name. Raises `InputError` when it is none."""
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{name} has more than {MAX_BYTES // 2**20} MiB, which no measurement has.")
+    try:
+        return Measurement.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = " at " + ".".join(map(str, first["loc"])) if first["loc"] else ""
-        raise InputError(f"{path} holds no measurement of nst bench: {first['msg']}{where}.") from error
+        raise InputError(f"{name} holds no measurement of nst bench: {first['msg']}{where}.") from error
 
 
 def in_turns(

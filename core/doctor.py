@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from core import hardware, paths, targets, weights
+from core import hardware, paths, preview, targets, weights
 from core.errors import StudioError
 
 State = Literal["ok", "note", "missing"]
@@ -98,6 +98,7 @@ def _files() -> Iterator[Finding]:
             "make room, or set NST_HOME to another disk" if scarce else "",
         )
     yield from _weights_and_model()
+    yield _preview()
 
 
 def _weights_and_model() -> Iterator[Finding]:
@@ -122,6 +123,12 @@ def _weights_and_model() -> Iterator[Finding]:
         yield Finding("ok", "ONNX model", f"{model.path}, within {worst:.1e} of TensorFlow")
     else:
         yield Finding("note", "ONNX model", "not here yet", "made at the first run, or by nst export")
+
+
+def _preview() -> Finding:
+    if preview.find():
+        return Finding("ok", "instant preview", "its network is here")
+    return Finding("note", "instant preview", "its network is not here", "nst preview fetches it (4 MB)")
 
 
 def _float32_remedy(loaded: weights.Weights) -> str:

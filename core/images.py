@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from core.errors import InputError, StudioError
+from core.paths import check_writable as check_writable_file
 from core.paths import replacing
 
 MAX_BYTES = 64 * 2**20
@@ -139,13 +140,7 @@ def to_uint8(rgb: np.ndarray) -> np.ndarray:
 def check_writable(path: Path) -> None:
     """Raise InputError if `write_image` is bound to fail there: for the suffix, the folder or the permissions."""
     _write_format(path)
-    folder = path.parent
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file.")
-    if not folder.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {folder}.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written: the folder {folder} is not writable for you.")
+    check_writable_file(path)
 
 
 def write_image(path: Path, rgb: np.ndarray, metadata: Mapping[str, str] = {}) -> None:
@@ -166,6 +161,24 @@ def write_image(path: Path, rgb: np.ndarray, metadata: Mapping[str, str] = {}) -
             file.write(data)
     except OSError as error:
         raise StudioError(f"{path} could not be written: {error.strerror or error}.") from error
+
+
+def encode(rgb: np.ndarray, suffix: str, metadata: Mapping[str, str] = {}) -> bytes:
+    """The file that `write_image` writes under a name with that suffix."""
+    return _encoded(_picture(rgb), _write_format(Path(f"picture{suffix}")), metadata)
+
+
+def encode_tiff16(rgb: np.ndarray, metadata: Mapping[str, str] = {}) -> bytes:
+    """A TIFF file of 16 bits a channel, marked as sRGB, of (H, W, 3) with float values in 0..255."""
+    import tifffile  # seldom needed
+
+    file = BytesIO()
+    levels = np.rint(np.clip(rgb, 0, 255) * (65535 / 255)).astype(np.uint16)
+    description = json.dumps(dict(metadata))
+    tifffile.imwrite(
+        file, levels, photometric="rgb", iccprofile=_srgb_profile(), description=description, metadata=None
+    )
+    return file.getvalue()
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:

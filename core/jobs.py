@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import subprocess
@@ -122,6 +121,7 @@ class Readiness(BaseModel):
     message: str
     ready: bool = False
     failed: bool = False
+    without_preview: str = ""  # why there is no instant preview
     writer: Writer
 
 
@@ -249,9 +249,11 @@ def _was_ready() -> bool:
     return said is not None and said.ready
 
 
-def announce(message: str, ready: bool, failed: bool = False) -> None:
+def announce(message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
     """Say how far this process, as the worker, is with the preparation."""
-    said = Readiness(message=message, ready=ready, failed=failed, writer=Writer.this_process())
+    said = Readiness(
+        message=message, ready=ready, failed=failed, without_preview=without_preview, writer=Writer.this_process()
+    )
     with paths.replacing(_readiness_file()) as file:
         file.write(said.model_dump_json().encode())
 
@@ -272,14 +274,22 @@ def _prepare(make_engine: EngineMaker) -> bool:
             engine.warm_up(settings.PRESETS[settings.DEFAULT_PRESET].settings())
             tell("Measuring this machine's pace …")
             pace.try_out(engine)
-            with contextlib.suppress(StudioError):  # whoever wants a preview is told
-                preview.obtain(tell)
-        announce("Ready.", ready=True)
+        announce("Ready.", ready=True, without_preview=_without_preview(tell))
     except Exception as error:  # whatever it is, the page must not wait for ever
         known = isinstance(error, StudioError)
         announce(str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
         return False
     return True
+
+
+def _without_preview(tell: Report) -> str:
+    """Why there is no preview; nothing where there is one, or a run waits and it is not asked for now."""
+    if not next_queued():
+        try:
+            preview.obtain(tell)
+        except StudioError as error:
+            return str(error)
+    return ""
 
 
 def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:

@@ -29,7 +29,7 @@ class Pace(BaseModel):
 
 def expected_seconds(settings: TransferSettings, shape: tuple[int, int]) -> float | None:
     """How long a run of these settings on an image of `shape` (height, width) should take; `None` if unmeasured."""
-    paces = list(_recent()) or _trial()
+    paces = list(_recent(settings.precision)) or _trial()
     if not paces:
         return None
     step, start = (
@@ -60,12 +60,14 @@ def try_out(engine: "Engine") -> None:
         file.write(pace.model_dump_json().encode())
 
 
-def _recent() -> Iterator[Pace]:
+def _recent(precision: str) -> Iterator[Pace]:
+    """Of runs that asked for that precision, the newest."""
     here = hardware.processor()
     found = 0
     for _, record in runs.readable_runs():
         step = record.timings.get("median step")
-        if step and record.environment.get("processor") == here and record.evaluations > 5:
+        alike = record.settings.precision == precision
+        if step and alike and record.environment.get("processor") == here and record.evaluations > 5:
             start = record.timings["total"] - step * (record.iteration or 0)
             yield Pace(processor=here, step_per_pixel=step / (record.shape[0] * record.shape[1]), start=max(start, 0.0))
             found += 1

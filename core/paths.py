@@ -9,6 +9,8 @@ from typing import IO
 
 import platformdirs
 
+from core.errors import InputError
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -54,6 +56,20 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def check_writable(path: Path) -> None:
+    """Raise `InputError` if a file is bound not to be written there, before much is done for it."""
+    folder = path.parent
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: give the name of a file.")
+        if not folder.is_dir():
+            raise InputError(f"{path} cannot be written: there is no folder {folder}.")
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: the folder {folder} is not writable for you.")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file so that a reader sees the old one or the whole new one, also after a crash.
@@ -62,7 +78,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     when it does not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    draft = path.with_name(f".draft-{secrets.token_hex(6)}")  # short, whatever the name's length
     try:
         with draft.open("x+b") as file:
             yield file

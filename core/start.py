@@ -19,4 +19,5 @@ def starting_picture(
     try:
         return preview.obtain(report).paint(content, style), "preview"
     except StudioError as error:
+        report(f"Without a preview, painting starts from the photo: {error}")
         return content, f"content, since there is no preview: {error}"

@@ -1,11 +1,22 @@
-"""`streamlit run dashboard/app.py`: the frame around the pages."""
+"""`streamlit run dashboard/app.py`: the frame around the pages.
+
+They lie in `views`, not in `pages`: Streamlit would serve a folder of that name by itself, without this frame.
+"""
 
 import streamlit as st
 
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
 # The pictures are what the page is for: little room above them, and on a phone the painted one first.
 st.html("""<style>
-.stMainBlockContainer { padding-top: 2.5rem; }
+.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
-st.navigation([st.Page("pages/stylize.py", title="Stylize", icon=":material/brush:")], position="hidden").run()
+st.navigation(
+    [
+        st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),
+        st.Page("views/library.py", title="Library", icon=":material/photo_library:"),
+        st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
+        st.Page("views/timings.py", title="Timings", icon=":material/timer:"),
+    ],
+    position="top",
+).run()

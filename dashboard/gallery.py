@@ -1,7 +1,8 @@
-"""Choosing a picture: from the samples, or one of one's own."""
+"""Choosing a picture: from the samples, one of one's own, what the camera sees, or that of an earlier run."""
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import streamlit as st
@@ -10,6 +11,8 @@ from PIL import Image, ImageOps
 from core import images, samples
 from core.errors import StudioError
 from core.samples import Sample
+from dashboard import framing as frame
+from dashboard.framing import Framing
 from dashboard.wording import plain
 
 Kind = Literal["photo", "style"]
@@ -33,6 +36,29 @@ def choose(kind: Kind) -> Picture | None:
     """Let the user choose; `None` when what they uploaded cannot be used (they are told why)."""
     st.subheader(HEADINGS[kind], anchor=False)
     shown = st.empty()
+    tools = st.container(horizontal=True)
+    own = _own(kind)
+    try:
+        picture = _read(kind, own)
+        if picture:
+            with tools:
+                framing = frame.choose(kind, picture.name, picture.image)
+            picture = _framed(picture, framing)
+    except (StudioError, OSError) as error:
+        st.error(plain(str(error)))
+        return None
+    if picture:
+        shown.image(picture.preview, width="stretch", alt=picture.name)
+    return picture
+
+
+def keep(kind: Kind, path: Path, name: str) -> None:
+    """Have the next picture be a run's own, as when its settings are tried on another one."""
+    st.session_state[f"kept-{kind}"] = (path, name)
+
+
+def _own(kind: Kind) -> tuple[bytes, str] | None:
+    """A picture that the user brings, and its name: a file, or what the camera sees."""
     upload = st.file_uploader(
         "Your own picture",
         FILE_TYPES,
@@ -40,15 +66,37 @@ def choose(kind: Kind) -> Picture | None:
         max_upload_size=images.MAX_BYTES // 2**20,
         help=f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {images.MAX_PIXELS // 1_000_000} megapixels.",
     )
-    chosen = _chosen_sample(kind)
-    try:
-        picture = _uploaded(upload.getvalue(), upload.name) if upload else _sample(chosen)
-    except (StudioError, OSError) as error:
-        st.error(plain(str(error)))
-        picture = None
-    if picture:
-        shown.image(picture.preview, width="stretch", alt=picture.name)
-    return picture
+    if upload:
+        return upload.getvalue(), upload.name
+    if kind == "photo" and st.toggle("Use the camera", key="camera"):
+        taken = st.camera_input("Take a photo", key="camera-photo", resolution="highest", label_visibility="collapsed")
+        return (taken.getvalue(), "camera.jpg") if taken else None
+    return None
+
+
+def _read(kind: Kind, own: tuple[bytes, str] | None) -> Picture | None:
+    if own:
+        return _uploaded(*own)
+    if kept := st.session_state.get(f"kept-{kind}"):
+        path, name = kept
+        st.button(
+            "Choose another",
+            key=f"unkeep-{kind}",
+            icon=":material/close:",
+            on_click=_forget,
+            args=(kind,),
+            help="It is the picture of the run that you came from.",
+        )
+        return _kept(path, name)
+    return _sample(_chosen_sample(kind))
+
+
+def _forget(kind: Kind) -> None:
+    st.session_state.pop(f"kept-{kind}", None)
+
+
+def _has_own(kind: Kind) -> bool:
+    return any(st.session_state.get(f"{source}-{kind}") for source in ("upload", "kept"))
 
 
 def _chosen_sample(kind: Kind) -> str:
@@ -57,7 +105,7 @@ def _chosen_sample(kind: Kind) -> str:
 
 def offer_samples(kind: Kind) -> None:
     """The samples to choose from; at the very first start painting the styles takes a few seconds."""
-    chosen = None if st.session_state.get(f"upload-{kind}") else _chosen_sample(kind)
+    chosen = None if _has_own(kind) else _chosen_sample(kind)
     with st.container(horizontal=True, gap="small", key=f"samples-{kind}"):
         for sample in SAMPLES[kind]:
             with st.container(width=TILE, gap="xxsmall"):
@@ -90,6 +138,19 @@ def _sample(name: str) -> Picture:
     sample = samples.find(name)
     image = images.read_image(sample.path(), name)
     return Picture(sample.title, image, _preview(image))
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _kept(path: Path, name: str) -> Picture:
+    image = images.read_image(path, name, max_bytes=4 * images.MAX_PIXELS)
+    return Picture(name, image, _preview(image))
+
+
+def _framed(picture: Picture, framing: Framing) -> Picture:
+    if framing == Framing():
+        return picture
+    image = framing.of(picture.image)
+    return Picture(picture.name, image, _preview(image))
 
 
 @st.cache_resource(show_spinner="Reading the picture …", max_entries=8)

@@ -4,7 +4,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from core import images, preview
+from core import images, jobs, preview
 from core.errors import StudioError
 from core.preview import Preview
 from dashboard.gallery import Picture
@@ -17,7 +17,15 @@ def show(content: Picture, style: Picture) -> None:
     """The preview of the two pictures; where its network is not here, what to do about it."""
     network = _network()
     if network is None:
-        st.caption("There is no instant preview yet: its network comes with the first start, or by `nst preview`.")
+        said = jobs.readiness()
+        why = said and said.without_preview
+        st.caption(
+            plain(
+                f"There is no instant preview: {why}"
+                if why
+                else "There is no instant preview yet: its network comes with the preparation, or by nst preview."
+            )
+        )
         return
     try:
         photo = images.resize(content.image, min(SIZE, max(content.image.size)), content.name)

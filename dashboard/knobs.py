@@ -1,5 +1,6 @@
 """The settings as widgets, drawn from their one definition in `core.settings`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -11,15 +12,16 @@ from core.vgg import CONVOLUTIONS
 from dashboard.wording import plain
 
 IN_SIGHT = ("size", "iterations")  # the others are one click away
+MOST_OF_A_LAYER = 5.0  # that a slider goes to; the command line goes farther
 
 
 def choose_preset() -> str:
     """Let the user choose a preset."""
+    st.session_state.setdefault("preset", settings.DEFAULT_PRESET)
     preset = st.segmented_control(
         "Preset",
         list(PRESETS),
         format_func=lambda name: PRESETS[name].title,
-        default=settings.DEFAULT_PRESET,
         required=True,
         key="preset",
     )
@@ -44,24 +46,47 @@ def choose_settings(preset: str) -> TransferSettings | None:
 
 
 def _widget(knob: Knob, preset: str) -> Any:
-    """A widget for one knob; its key names the preset, so that another preset brings its own values."""
+    """A widget for one knob (for each layer, where it has a number for each).
+
+    Its key names the preset, so that another preset brings its own values; its value is set by the key, so that
+    `prefill` can.
+    """
     value = getattr(PRESETS[preset].settings(), knob.name)
     label = f"{knob.label} ({knob.unit})" if knob.unit else knob.label
     key = f"{preset}-{knob.name}"
+    if knob.each_of:
+        st.caption(f"{knob.label}: {knob.meaning}")
+        return layer_weights(st.session_state[f"{preset}-{knob.each_of}"], key)
+    st.session_state.setdefault(key, list(value) if knob.type is tuple else value)
     if knob.choices:
-        return st.selectbox(label, knob.choices, knob.choices.index(value), help=knob.meaning, key=key)
+        return st.selectbox(label, knob.choices, help=knob.meaning, key=key)
     if knob.type is tuple:
-        return st.multiselect(label, list(CONVOLUTIONS), default=list(value), help=knob.meaning, key=key)
+        return st.multiselect(label, list(CONVOLUTIONS), help=knob.meaning, key=key)
     if knob.type is int:
         step = 64 if knob.name == "size" else 1
         low, high = int(knob.minimum or 0), int(knob.maximum or 2**31)
-        return st.number_input(label, low, high, value, step, help=knob.meaning, key=key)
-    return st.number_input(
-        label,
-        float(knob.minimum or 0),
-        knob.maximum and float(knob.maximum),
-        value,
-        format="%g",
-        help=knob.meaning,
-        key=key,
-    )
+        return st.number_input(label, low, high, step=step, help=knob.meaning, key=key)
+    low, high = float(knob.minimum or 0), knob.maximum and float(knob.maximum)
+    return st.number_input(label, low, high, format="%g", help=knob.meaning, key=key)
+
+
+def layer_weights(layers: Sequence[str], key: str) -> tuple[float, ...]:
+    """A slider for each layer; no number at all where all count alike, as the settings have it."""
+    weights = []
+    for layer in layers:
+        st.session_state.setdefault(f"{key}-{layer}", 1.0)
+        weights.append(st.slider(layer, 0.0, MOST_OF_A_LAYER, step=0.05, key=f"{key}-{layer}"))
+    return () if set(weights) == {1.0} else tuple(weights)
+
+
+def prefill(preset: str, chosen: TransferSettings) -> None:
+    """Have the widgets show these settings."""
+    st.session_state["preset"] = preset
+    for name, knob in KNOBS.items():
+        value = getattr(chosen, name)
+        if knob.each_of:
+            layers = getattr(chosen, knob.each_of)
+            for layer, weight in zip(layers, value or (1.0,) * len(layers), strict=True):
+                st.session_state[f"{preset}-{name}-{layer}"] = min(weight, MOST_OF_A_LAYER)
+        else:
+            st.session_state[f"{preset}-{name}"] = list(value) if knob.type is tuple else value

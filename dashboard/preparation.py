@@ -26,11 +26,11 @@ def _progress() -> None:
     elif said.ready:
         st.rerun()
     else:
-        st.status(f"Getting ready: {said.message}", type="compact")
-        st.caption(
-            "This happens once: the network's weights are fetched, exported to ONNX and checked. You can choose "
-            "pictures and press Start meanwhile."
-        )
+        with st.status(f"Getting ready: {said.message}", type="compact"):
+            st.caption(
+                "This happens once: the network's weights are fetched, exported to ONNX and checked. You can choose "
+                "pictures and press Start meanwhile."
+            )
 
 
 @st.cache_data(ttl=10, show_spinner=False)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import psutil
 import streamlit as st
 from PIL import Image
 
-from core import jobs
+from core import jobs, library
 from core.errors import StudioError
-from core.runs import Run, RunRecord
-from dashboard.wording import duration, plain
-from export import charts
+from core.runs import METRICS, SUMS, Run, RunRecord
+from dashboard import afterwards, downloads, drawing, notice, steering
+from dashboard.wording import STATUSES, duration, plain
 from export.charts import CURVES
 
 if TYPE_CHECKING:
@@ -20,14 +22,8 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS = 0.5
 CURVES_SECONDS = 2.0  # drawing costs more than a picture, and the processor is the painter's
+STRIP = 12  # pictures on the way that are shown
 RECENT_STEPS = 20  # the time left is told from these
-
-ENDINGS = {
-    "done": ("Done", "green", ":material/check:"),
-    "stopped": ("Stopped", "orange", ":material/stop:"),
-    "failed": ("Failed", "red", ":material/error:"),
-    "interrupted": ("Interrupted", "orange", ":material/power_off:"),
-}
 
 
 def show(run: Run) -> None:
@@ -37,11 +33,16 @@ def show(run: Run) -> None:
     except StudioError as error:
         st.error(plain(str(error)))
         return
-    st.subheader(plain(record.title), anchor=False)
+    st.subheader(plain(library.marks(run).name or record.title), anchor=False)
     if record.unfinished:
+        st.session_state[f"watched-{run.id}"] = True
         _live(run)
+        if record.status == "running":
+            steering.show(run, record)
         st.fragment(_curves, run_every=CURVES_SECONDS)(run)
     else:
+        if st.session_state.pop(f"watched-{run.id}", False):
+            notice.tell(f"{record.title}: {record.status}")
         _finished(run, record)
 
 
@@ -57,8 +58,9 @@ def _live(run: Run) -> None:
         record = run.record()
     except StudioError:
         st.rerun()  # the whole page, which says what is wrong
-    if not record.unfinished:
-        st.rerun()  # the whole page: it has a result to show now
+    if not record.unfinished or record.status != st.session_state.setdefault(f"seen-{run.id}", record.status):
+        st.session_state.pop(f"seen-{run.id}", None)
+        st.rerun()  # the whole page: it has a result to show now, or can be steered
     if record.status == "queued":
         _see_to_queue()
     metrics = run.metrics()
@@ -71,13 +73,20 @@ def _live(run: Run) -> None:
             st.button("Stopping …", icon=":material/stop:", disabled=True)
         else:
             st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))
-    _pictures(run, "What painting starts from" if metrics.empty else "Painted so far", coming=True)
+        notice.offer(run.id)
+    picture = run.live if run.live.is_file() else run.result  # a run that goes on has the result of its first part
+    _pictures(run, picture, "What painting starts from" if metrics.empty else "Painted so far", coming=True)
 
 
 def _curves(run: Run) -> None:
+    from export import charts  # here, so that the page for a new picture opens without it
+
     metrics = run.metrics()
     if len(metrics) > 1:
-        st.altair_chart(charts.loss_curves(metrics), width="stretch", key=f"curves-{run.id}")
+        drawing.draw(charts.loss_curves(metrics, run.record().steering), f"curves-{run.id}", 230)
+        if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
+            layers = len(metrics.columns) - len(METRICS)
+            drawing.draw(charts.layer_curves(metrics), f"layer-curves-{run.id}", 230, layers // 2 + 1)
 
 
 def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
@@ -92,21 +101,30 @@ def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
         step = (recent.iloc[-1] - recent.iloc[0]) / max(1, len(recent) - 1)
         left = f", {duration(step * (total - last['iteration']))} left" if step else ""
         rate = f"{1 / step:.1f} iterations a second" if step and step < 1 else f"{step:.1f} s an iteration"
-        text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}" if step else "The first step …"
+        text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}{_memory(record)}"
+        text = text if step else "The first step …"
         st.progress(min(1.0, last["iteration"] / total), text)
 
 
-def _pictures(run: Run, caption: str, coming: bool) -> None:
+def _memory(record: RunRecord) -> str:
+    """What the painting process holds in memory."""
+    try:
+        held = psutil.Process(record.writer.pid).memory_info().rss if record.writer else 0
+    except psutil.Error:
+        return ""
+    return f" · {held / 1e9:.1f} GB of memory" if held else ""
+
+
+def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
     with st.container(key="pictures"):  # a narrow screen shows the last one first: see dashboard/app.py
         content, style, painted = st.columns(3)
     with content:
-        st.image(_small(run.content), caption="Photo", width="stretch")
+        st.image(_small(run.content), caption="Photo", width="stretch", alt="The photo")
     with style:
-        st.image(_small(run.style), caption="Painting", width="stretch")
+        st.image(_small(run.style), caption="Painting", width="stretch", alt="The painting")
     with painted:
-        picture = run.result if run.result.is_file() else run.live
         if picture.is_file():
-            st.image(picture.read_bytes(), caption=caption, width="stretch")
+            st.image(picture.read_bytes(), caption=caption, width="stretch", alt=caption)
         elif coming:
             st.skeleton(height=240)
             st.caption("The picture appears with the first step.")
@@ -123,7 +141,7 @@ def _small(path: Path) -> Image.Image:
 
 
 def _finished(run: Run, record: RunRecord) -> None:
-    label, colour, icon = ENDINGS[record.status]
+    label, colour, icon = STATUSES[record.status]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(label, color=colour, icon=icon)
         if record.best_total is not None:
@@ -133,17 +151,14 @@ def _finished(run: Run, record: RunRecord) -> None:
         st.error(plain(record.message))
     elif record.status == "interrupted":
         st.warning("The process that painted this picture is gone; what it had done by then is kept.")
+    with st.container(horizontal=True):
+        if run.result.is_file():
+            downloads.picture(run, record)
+        afterwards.actions(run, record)
     if run.result.is_file():
-        st.download_button(
-            "Download PNG",
-            run.result.read_bytes,
-            file_name=f"{record.content}-{record.style}.png",
-            mime="image/png",
-            type="primary",
-            icon=":material/download:",
-            on_click="ignore",
-        )
-    _pictures(run, "Painted" if run.result.is_file() else "Painted last", coming=False)
+        _pictures(run, run.result, "Painted", coming=False)
+    else:
+        _pictures(run, run.live, "Painted last", coming=False)
     _curves(run)
     _frames(run)
     _timings(record)
@@ -167,8 +182,10 @@ def _frames(run: Run) -> None:
     if len(frames) > 1:
         st.subheader("How it came about", anchor=False)
         with st.container(horizontal=True, key="frames"):
-            for iteration, path in frames[:: max(1, len(frames) // 12)]:
-                st.image(path.read_bytes(), caption=f"{iteration}", width=160)
+            shown = np.linspace(0, len(frames) - 1, min(len(frames), STRIP)).round().astype(int)
+            for iteration, path in (frames[place] for place in shown):
+                st.image(path.read_bytes(), caption=f"{iteration}", width=160, alt=f"After {iteration} iterations")
+        downloads.film(run)
 
 
 def _timings(record: RunRecord) -> None:
@@ -176,7 +193,9 @@ def _timings(record: RunRecord) -> None:
         return
     import pandas as pd
 
-    seconds = {name: value for name, value in record.timings.items() if name not in ("total", "median step")}
+    from export import charts
+
+    seconds = {name: value for name, value in record.timings.items() if name not in SUMS}
     if "median step" in record.timings:
         seconds["further steps"] = record.timings["total"] - sum(seconds.values())
     if not seconds:

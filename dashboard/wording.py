@@ -2,6 +2,17 @@
 
 import re
 
+#: How a run's status is shown: words, colour, icon.
+STATUSES = {
+    "queued": ("Queued", "gray", ":material/hourglass_empty:"),
+    "preparing": ("Preparing", "blue", ":material/hourglass_top:"),
+    "running": ("Running", "blue", ":material/brush:"),
+    "done": ("Done", "green", ":material/check:"),
+    "stopped": ("Stopped", "orange", ":material/stop:"),
+    "failed": ("Failed", "red", ":material/error:"),
+    "interrupted": ("Interrupted", "orange", ":material/power_off:"),
+}
+
 
 def plain(text: str) -> str:
     """Escape what Streamlit would take for Markdown, so that a file's name stays a name."""
@@ -15,3 +26,12 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{round(seconds / 60)} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -146,6 +146,57 @@ def phases_of_runs(runs: Mapping[str, Mapping[str, float]]) -> alt.Chart:
     )
 
 
+def durations(timings: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """How long each way takes: a bar to the median on a logarithmic axis, and a line from the 10th to the 90th
+    percentile.
+
+    A row of `timings` is a "way" with "median", "low" and "high" in seconds, its "size" in px (0: of no size) and the
+    "machine" that it was measured on.
+    """
+    import altair as alt
+
+    rows = timings.assign(low_end=timings["low"].min() / 2)
+    ways, machines = list(dict.fromkeys(rows["way"])), list(dict.fromkeys(rows["machine"]))
+    colour = alt.Color(
+        "machine:N",
+        title=None,
+        scale=alt.Scale(domain=machines, range=_cycle(COLOURS, machines)),
+        legend=alt.Legend(orient="top", columns=1, labelLimit=360) if len(machines) > 1 else None,
+    )
+    scale = alt.Scale(type="log", domainMin=float(rows["low_end"].iloc[0]), nice=False)
+    base = alt.Chart(rows).encode(
+        y=alt.Y("way:N", title=None, sort=ways, axis=alt.Axis(labelLimit=220)),
+        yOffset=alt.YOffset("machine:N", sort=machines),
+        tooltip=["way:N", "machine:N", *(alt.Tooltip(f"{name}:Q", format=".3g") for name in ("median", "low", "high"))],
+    )
+    bars = base.mark_bar(opacity=0.75).encode(
+        x=alt.X("low_end:Q", title="Seconds", scale=scale, axis=alt.Axis(format="~g", tickCount=5)),
+        x2="median:Q",
+        color=colour,
+    )
+    lines = base.mark_rule(color=TEXT, strokeWidth=2).encode(
+        x=alt.X("low:Q", title="Seconds", scale=scale), x2="high:Q"
+    )
+    height = max(24, 18 * len(machines)) * len(ways)
+    layers = (bars + lines).properties(height=height)
+    if not rows["size"].any():
+        return layers
+    return layers.facet(row=alt.Row("size:O", title=None, header=alt.Header(labelExpr="datum.value + ' px'")))
+
+
+def quality(courses: pd.DataFrame) -> alt.LayerChart:
+    """How the loss falls with the seconds, by "way", both axes logarithmic; a rule at the "target"."""
+    import altair as alt
+    import pandas as pd
+
+    ways = list(dict.fromkeys(courses["way"]))
+    long = courses.rename(columns={"way": "curve"})
+    long = pd.concat([_thinned(part, len(ways)) for _, part in long.groupby("curve", sort=False)])
+    lines = _curves(long, "seconds", ways, _cycle(COLOURS, ways), _cycle(DASHES, ways), columns=1)
+    target = alt.Chart(courses[["target"]].drop_duplicates()).mark_rule(color=TEXT, strokeDash=[4, 3])
+    return lines + target.encode(y="target:Q", tooltip=[alt.Tooltip("target:Q", format=".4g")])
+
+
 def steering_words(change: Steering) -> str:
     """What was changed, such as "Style weight 0.1"."""
 
@@ -198,7 +249,7 @@ def _thinned(metrics: pd.DataFrame, curves: int = 3) -> pd.DataFrame:
     import pandas as pd
 
     every = -(-len(metrics) // max(2, min(POINTS, ROWS // max(1, curves) - 2))) or 1
-    return pd.concat([metrics.iloc[::every], metrics.iloc[-1:]]).drop_duplicates("iteration")
+    return pd.concat([metrics.iloc[::every], metrics.iloc[-1:]]).drop_duplicates()
 
 
 def _curves(

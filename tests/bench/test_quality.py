@@ -17,7 +17,7 @@ def pictures(monkeypatch):
 
 
 @pytest.fixture
-def targets_file(tmp_path, monkeypatch):
+def targets_file(own_home, tmp_path, monkeypatch):
     file = tmp_path / "targets.json"
     file.write_text("[]")
     monkeypatch.setattr(quality, "TARGETS", file)
@@ -39,7 +39,8 @@ def test_a_target_is_measured_once_and_then_read(engine, pictures, targets_file,
     measured = quality.target(engine, pictures, True, print)
     monkeypatch.setattr(quality, "stylize", None)  # it is not painted again
     assert quality.target(engine, pictures, False, print) == measured
-    (entry,) = json.loads(targets_file.read_text())
+    assert json.loads(targets_file.read_text()) == []  # that is the project's; one's own is kept with the measurements
+    (entry,) = json.loads(quality._own_file().read_text())
     assert (entry["pair"], entry["iteration"], entry["weights_sha256"]) == ("small pair", 5, engine.weights.sha256)
 
 

@@ -78,7 +78,14 @@ def test_opens_ready_to_start(ready):
 
 def widgets(page):
     """Every setting's widget, by its key."""
-    return {widget.key: widget for widget in [*page.number_input, *page.multiselect, *page.selectbox]}
+    return {widget.key: widget for widget in [*page.number_input, *page.multiselect, *page.selectbox, *page.slider]}
+
+
+def keys_of(name, preset):
+    """The keys of a setting's widgets: one, or one for each layer."""
+    if each_of := settings.KNOBS[name].each_of:
+        return [f"{preset}-{name}-{layer}" for layer in getattr(settings.PRESETS[preset].settings(), each_of)]
+    return [f"{preset}-{name}"]
 
 
 @pytest.mark.parametrize("preset", settings.PRESETS)
@@ -88,6 +95,9 @@ def test_a_preset_brings_its_settings(ready, preset):
         page.button_group(key="preset").set_value(preset).run()
     shown = widgets(page)
     for name, value in settings.PRESETS[preset].settings().model_dump().items():
+        if settings.KNOBS[name].each_of:
+            assert value == () and {shown[key].value for key in keys_of(name, preset)} == {1.0}
+            continue
         shown_value = shown[f"{preset}-{name}"].value
         assert (tuple(shown_value) if isinstance(value, tuple) else shown_value) == value, name
     assert settings.PRESETS[preset].purpose in texts(page)
@@ -105,7 +115,7 @@ def test_a_changed_setting_stays_with_its_preset(ready):
 
 def test_every_setting_has_a_widget(ready):
     page = open_page()
-    assert set(widgets(page)) >= {f"{DEFAULT}-{name}" for name in settings.KNOBS}
+    assert set(widgets(page)) >= {key for name in settings.KNOBS for key in keys_of(name, DEFAULT)}
 
 
 def test_a_setting_of_words_is_chosen_from_a_list(ready):

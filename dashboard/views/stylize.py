@@ -1,6 +1,6 @@
 """The page: two pictures in, a painted picture out, watched while it comes about."""
 
-import itertools
+from pathlib import Path
 
 import streamlit as st
 
@@ -18,10 +18,8 @@ def page() -> None:
     run = _run_to_show()
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         st.title("Style Transfer Studio", anchor=False, width="content")
-        with st.container(horizontal=True, width="content"):
-            if run:
-                st.button("New picture", icon=":material/add:", on_click=_compose)
-            _recent_runs()
+        if run:
+            st.button("New picture", icon=":material/add:", on_click=_compose)
     if run:
         watch.show(run)
     else:
@@ -48,20 +46,12 @@ def _run_to_show() -> Run | None:
 def _compose() -> None:
     st.session_state.composing = True
     st.query_params.clear()
+    for source in ("kept-photo", "kept-style", "kept-start"):
+        st.session_state.pop(source, None)
 
 
 def _watch(run_id: str) -> None:
     st.query_params["run"] = run_id
-
-
-def _recent_runs() -> None:
-    recent = [record for _, record in itertools.islice(runs.readable_runs(), 8)]
-    if recent:
-        with st.popover("Recent runs", icon=":material/history:"):
-            for record in recent:
-                when = f"{record.created.astimezone():%d %b %H:%M}"
-                label = f"{plain(record.title)} · {record.preset} · {record.status} · {when}"
-                st.button(label, key=f"recent-{record.id}", type="tertiary", on_click=_watch, args=(record.id,))
 
 
 def _new_picture() -> None:
@@ -76,8 +66,9 @@ def _new_picture() -> None:
         st.subheader("Settings", anchor=False)
         preset = knobs.choose_preset()
         settings = knobs.choose_settings(preset)
-        _start(content, style, preset, settings)
-        if content and style:
+        start = _given_start()
+        _start(content, style, preset, settings, start)
+        if content and style and not start:
             instant.show(content, style)
     with photo_column:
         gallery.offer_samples("photo")
@@ -92,7 +83,24 @@ def _keep_warm() -> None:
     jobs.keep_warm()
 
 
-def _start(content: Picture | None, style: Picture | None, preset: str, settings: TransferSettings | None) -> None:
+def _given_start() -> tuple[Path, str] | None:
+    """The result of an earlier run to paint on from, and what it is."""
+    kept: tuple[Path, str] | None = st.session_state.get("kept-start")
+    if kept:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.image(str(kept[0]), width=96, alt=kept[1])
+            st.caption(f"Painted on from {plain(kept[1])}")
+            st.button("Start afresh", icon=":material/close:", on_click=st.session_state.pop, args=("kept-start",))
+    return kept
+
+
+def _start(
+    content: Picture | None,
+    style: Picture | None,
+    preset: str,
+    settings: TransferSettings | None,
+    start: tuple[Path, str] | None,
+) -> None:
     ready = content and style and settings
     started = st.button("Start", type="primary", icon=":material/brush:", width="stretch", disabled=not ready)
     if not (content and style and settings):
@@ -103,7 +111,10 @@ def _start(content: Picture | None, style: Picture | None, preset: str, settings
     st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {time_needed}")
     if started:
         try:
-            run = runs.create(content.image, style.image, settings, preset, content.name, style.name)
+            picture, start_name = (images.read_image(start[0]), start[1]) if start else (None, "")
+            run = runs.create(
+                content.image, style.image, settings, preset, content.name, style.name, picture, start_name
+            )
             jobs.submit(run)
         except (StudioError, OSError) as error:
             st.error(plain(str(error)))

@@ -1,0 +1,70 @@
+"""What can be done with a run that is over: go on, begin anew from it, try its settings on other pictures."""
+
+import streamlit as st
+
+from core import jobs, library, runs
+from core.errors import StudioError
+from core.runs import Run, RunRecord
+from dashboard import gallery, knobs
+from dashboard.wording import plain
+
+
+def actions(run: Run, record: RunRecord) -> None:
+    """The buttons, in one row."""
+    marked = library.marks(run)
+    icon = ":material/star:" if marked.favourite else ":material/star_border:"
+    st.button(
+        "Favourite",
+        icon=icon,
+        help="Favourites are never offered for deletion.",
+        on_click=library.mark,
+        args=(run,),
+        kwargs={"favourite": not marked.favourite},
+    )
+    if run.checkpoint.is_file():
+        with st.popover("Continue", icon=":material/play_arrow:"):
+            left = record.settings.iterations - (run.with_progress(record).iteration or 0)
+            more = st.number_input(
+                "Iterations on top", 0 if left > 0 else 1, 10_000, 0 if left > 0 else 50, 10, key=f"more-{run.id}"
+            )
+            if left > 0:
+                st.caption(f"{left} of {record.settings.iterations} are left as it is.")
+            st.button("Go on painting", type="primary", on_click=_resume, args=(run, int(more)))
+    if run.result.is_file():
+        st.button(
+            "Start again from this",
+            icon=":material/replay:",
+            help="The same pair, painted on from this result, with settings of your choice.",
+            on_click=_again,
+            args=(run, record),
+        )
+    st.button(
+        "Same settings, other picture",
+        icon=":material/content_copy:",
+        on_click=_other_picture,
+        args=(run, record),
+    )
+    if refused := st.session_state.pop("refused", ""):
+        st.error(plain(refused))
+
+
+def _resume(run: Run, more: int) -> None:
+    try:
+        runs.resume(run, more)
+        jobs.submit(run)
+    except (StudioError, OSError) as error:
+        st.session_state["refused"] = str(error)
+
+
+def _again(run: Run, record: RunRecord) -> None:
+    gallery.keep("photo", run.content, record.content)
+    st.session_state["kept-start"] = (run.result, f"the result of {record.title}")
+    _other_picture(run, record)
+
+
+def _other_picture(run: Run, record: RunRecord) -> None:
+    """The form for a new run, with this one's settings and style."""
+    gallery.keep("style", run.style, record.style)
+    knobs.prefill(record.preset, record.settings)
+    st.session_state.composing = True
+    st.query_params.clear()

@@ -1,0 +1,18 @@
+"""Charts on a page, with room for their legends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+if TYPE_CHECKING:
+    import altair as alt
+
+LEGEND_ROW = 20  # px
+AXIS = 50
+
+
+def draw(chart: alt.Chart | alt.LayerChart, key: str, height: int, legend_rows: int = 1) -> None:
+    """The chart as wide as its place; Streamlit counts legend and axis into the height, which is the drawing's here."""
+    st.altair_chart(chart.properties(height=height + AXIS + LEGEND_ROW * legend_rows), width="stretch", key=key)

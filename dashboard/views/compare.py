@@ -1,0 +1,265 @@
+"""Two to six runs beside each other: pictures, losses by one yardstick, curves, settings, seconds; and the report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from bench import reference
+from core import background, images, library, yardstick
+from core.errors import StudioError
+from core.runs import SUMS, Run, RunRecord
+from core.settings import KNOBS, PRESETS
+from core.yardstick import Reading
+from dashboard import address, drawing, viewer
+from dashboard.wording import duration, plain
+
+if TYPE_CHECKING:
+    pass
+
+MOST = 6
+SIDE = 1024  # px, of what is looked at
+POLL_SECONDS = 1.0
+
+Chosen = list[tuple[Run, RunRecord]]
+
+
+def page() -> None:
+    """The runs that the address names, or that are chosen here."""
+    st.title("Compare", anchor=False)
+    chosen = _choose()
+    if len(chosen) < 2:
+        st.info("Choose two to six runs. Their address can be kept and sent.")
+        return
+    titles = _titles(chosen)
+    _pictures(chosen, titles)
+    readings = _yardstick(chosen, titles)
+    _curves(chosen, titles)
+    _settings(chosen, titles)
+    _phases(chosen, titles)
+    _report(chosen, readings)
+
+
+def _choose() -> Chosen:
+    """Finished runs; which ones stands in the address."""
+    listed = {entry.run.id: entry for entry in library.entries() if entry.run.result.is_file()}
+
+    def label(name: str) -> str:
+        entry = listed[name]
+        return f"{entry.title} · {entry.record.preset} · {entry.record.created.astimezone():%d %b %H:%M:%S}"
+
+    names, missing = address.choose("Runs", list(listed), label, "runs", MOST)
+    if missing:
+        st.warning(f"There is no finished run {plain(missing[0])} here.")
+    return [(listed[name].run, listed[name].record) for name in names]
+
+
+def _titles(chosen: Chosen) -> dict[str, str]:
+    """What each run is called here: its name, with the preset, numbered where that is not enough."""
+    titles: dict[str, str] = {}
+    for run, record in chosen:
+        title = f"{library.marks(run).name or record.title} · {record.preset}"
+        same = sum(each == title or each.startswith(f"{title} (") for each in titles.values())
+        titles[run.id] = f"{title} ({same + 1})" if same else title
+    return titles
+
+
+def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
+    slider = False
+    if len(chosen) == 2:
+        slider = st.segmented_control("Show", ["Side by side", "Slider"], default="Side by side") == "Slider"
+    shown = [viewer.Shown(titles[run.id], _jpeg(run.result, run.result.stat().st_mtime)) for run, _ in chosen]
+    viewer.together(shown, slider, key=f"viewer-{slider}")
+    with st.expander("The photos and paintings", icon=":material/image:"), st.grid(min_column_width=160):
+        for run, record in chosen:
+            for path, what in ((run.content, record.content), (run.style, record.style)):
+                st.image(_jpeg(path, 0.0, 320), caption=plain(what), width="stretch", alt=what)
+
+
+def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> dict[str, Reading]:
+    st.subheader("By one yardstick", anchor=False)
+    st.caption(
+        "Runs of different weights have incomparable losses of their own. Here every result is evaluated by the same "
+        "losses, in float32; likeness is its structural similarity to the photo."
+    )
+    own = [run.id for run, _ in chosen]
+    by = st.selectbox(
+        "Measured by the losses of",
+        [*PRESETS, *own],
+        list(PRESETS).index("reference"),
+        format_func=lambda name: f"the preset {name}" if name in PRESETS else titles[name],
+        width=360,
+    )
+    settings = yardstick.settings_of(by)
+    readings = yardstick.readings([run for run, _ in chosen], settings)
+    _table(chosen, titles, readings)
+    missing = [run.id for run, _ in chosen if run.id not in readings]
+    if missing:
+        _measure(missing, by)
+    return readings
+
+
+def _table(chosen: Chosen, titles: Mapping[str, str], readings: Mapping[str, Reading]) -> None:
+    import pandas as pd
+
+    rows = []
+    for run, record in chosen:
+        reading = readings.get(run.id)
+        rows.append(
+            {
+                "Run": titles[run.id],
+                "Total": reading and reading.total,
+                "Style": reading and reading.style,
+                "Content": reading and reading.content,
+                "Likeness": reading and reading.similarity,
+                "Own best loss": record.best_total,
+                "Iterations": record.iteration,
+                "Time": duration(record.timings["total"]) if "total" in record.timings else "–",
+            }
+        )
+    loss = st.column_config.NumberColumn(format="compact")
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        column_config={
+            **dict.fromkeys(("Total", "Style", "Content", "Own best loss"), loss),
+            "Likeness": st.column_config.NumberColumn(format="%.3f"),
+        },
+        height="content",
+    )
+
+
+def _measure(missing: Sequence[str], by: str) -> None:
+    """Results that have not been measured by these losses yet: a process of their own does so."""
+    wanted = ["compare", *missing, "--by", by]
+    command = background.look("yardstick")
+    if command and command.is_running():
+        _wait()
+    elif command and command.arguments == wanted:
+        st.error(plain(command.said()))
+        st.button("Try again", icon=":material/refresh:", on_click=background.start, args=("yardstick", *wanted))
+    else:
+        try:
+            background.start("yardstick", *wanted)
+        except (StudioError, OSError) as error:
+            st.error(plain(str(error)))
+            return
+        _wait()
+
+
+@st.fragment(run_every=POLL_SECONDS)
+def _wait() -> None:
+    command = background.look("yardstick")
+    if not command or not command.is_running():
+        st.rerun()
+    st.status(f"Measuring: {plain(command.said() or 'starting …')}", type="compact")
+
+
+def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
+    from export import charts
+
+    st.subheader("How the losses fell", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        over = st.segmented_control("Over", ["iterations", "seconds"], default="iterations", required=True)
+        published = None
+        if over == "iterations" and any(reference.is_published_run(run) for run, _ in chosen):
+            with_published = st.toggle("The published run", value=True, key="with-published")
+            published = reference.curve() if with_published else None
+    metrics = {titles[run.id]: run.metrics() for run, _ in chosen}
+    weights = {record.settings.loss_weights() for _, record in chosen} | {
+        "steered" for _, record in chosen if record.steering
+    }
+    if len(weights) > 1:
+        st.caption("Each curve is the run's own loss, and these have different weights: compare their shapes.")
+    axis = "iteration" if over == "iterations" else "seconds"
+    drawing.draw(charts.comparison(metrics, axis, published), f"compare-{over}", 300, len(metrics) + 1)
+
+
+def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
+    import pandas as pd
+
+    st.subheader("Settings that differ", anchor=False)
+    rows = {}
+    for name, knob in KNOBS.items():
+        values = [getattr(record.settings, name) for _, record in chosen]
+        if len(set(values)) > 1:
+            rows[knob.label] = [
+                ", ".join(map(str, v)) or "all alike" if isinstance(v, tuple) else str(v) for v in values
+            ]
+    for label, values in (
+        ("Photo", [record.content for _, record in chosen]),
+        ("Painting", [record.style for _, record in chosen]),
+        ("Computed in", [record.precision for _, record in chosen]),
+        ("Started from", [record.start for _, record in chosen]),
+        ("Steered", [", ".join(o for c in record.steering for o in c.options()) or "no" for _, record in chosen]),
+    ):
+        if len(set(values)) > 1:
+            rows[label] = values
+    if not rows:
+        st.caption("None: they were painted with the same settings.")
+        return
+    st.dataframe(pd.DataFrame(rows, index=[titles[run.id] for run, _ in chosen]).T, height="content")
+
+
+def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
+    from export import charts
+
+    timings = {
+        titles[run.id]: {**phases, "further steps": max(0.0, record.timings["total"] - sum(phases.values()))}
+        for run, record in chosen
+        if "total" in record.timings
+        and (phases := {name: value for name, value in record.timings.items() if name not in SUMS})
+    }
+    if timings:
+        st.subheader("Where the seconds went", anchor=False)
+        drawing.draw(charts.phases_of_runs(timings), "compare-phases", 34 * len(timings), 4)
+
+
+def _report(chosen: Chosen, readings: Mapping[str, Reading]) -> None:
+    from export import report
+
+    st.subheader("Report", anchor=False)
+    st.caption(
+        "One file that needs no network, or a ZIP with the full pictures, the metrics and what repeats each run."
+    )
+    found = [run for run, _ in chosen]
+
+    def packed() -> bytes:
+        file = io.BytesIO()
+        report.write_zip(file, found, readings)
+        return file.getvalue()
+
+    with st.container(horizontal=True):
+        st.download_button(
+            "Report (HTML)",
+            lambda: report.html(found, readings),
+            "report.html",
+            "text/html",
+            type="primary",
+            icon=":material/description:",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Report and everything (ZIP)",
+            packed,
+            "report.zip",
+            "application/zip",
+            icon=":material/folder_zip:",
+            on_click="ignore",
+        )
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _jpeg(path: Path, changed: float, side: int = SIDE) -> bytes:
+    with Image.open(path) as image:
+        image.thumbnail((side, side), reducing_gap=2.0)
+        return images.encode_jpeg(np.asarray(image.convert("RGB")), quality=88)
+
+
+page()

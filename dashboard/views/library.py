@@ -1,0 +1,224 @@
+"""Every run as a card: found again, marked, deleted, sent and brought in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import streamlit as st
+from PIL import Image
+
+from core import archive, images, library
+from core.errors import StudioError
+from core.library import GIGABYTE, ORDERS, Entry
+from core.runs import Run, Status
+from core.settings import PRESETS
+from dashboard import downloads
+from dashboard.wording import STATUSES, duration, plain, size
+
+PER_PAGE = 24
+THUMBNAIL = 360  # px
+ORDER_NAMES = {
+    "newest": "Newest first",
+    "oldest": "Oldest first",
+    "name": "By name",
+    "loss": "Lowest loss first",
+    "duration": "Shortest first",
+    "size": "Largest first",
+}
+MOST_COMPARED = 6
+
+
+def page() -> None:
+    """The search, the cards that it finds, and what the store holds."""
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+        st.title("Library", anchor=False, width="content")
+        with st.container(horizontal=True, width="content"):
+            _import()
+    _undo()
+    entries = library.entries()
+    if not entries:
+        st.info("There are no runs yet. What you paint on the page Stylize, or with nst stylize, comes here.")
+        return
+    found = _search(entries)
+    _storage(entries)
+    if not found:
+        st.info("No run is like that.")
+        return
+    pages = math.ceil(len(found) / PER_PAGE)
+    st.session_state["page"] = min(max(1, int(st.session_state.get("page", 1))), pages)
+    first = PER_PAGE * (st.session_state["page"] - 1)
+    _cards(found[first : first + PER_PAGE])
+    if pages > 1:
+        st.pagination(pages, key="page", bind="query-params")
+    _selection()
+
+
+def _search(entries: Sequence[Entry]) -> list[Entry]:
+    """What is asked for stands in the address, so that a search can be kept and sent."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        words = st.text_input(
+            "Search", key="words", bind="query-params", placeholder="names, notes, presets …", width=280
+        )
+        statuses = st.multiselect("Status", get_args(Status), key="status", bind="query-params", width=240)
+        presets = st.multiselect("Preset", list(PRESETS), key="preset-is", bind="query-params", width=220)
+        order = st.selectbox(
+            "Order", ORDERS, format_func=ORDER_NAMES.__getitem__, key="order", bind="query-params", width=190
+        )
+        favourites = st.toggle("Favourites", key="favourites", bind="query-params")
+    found = library.select(entries, words or "", statuses, presets, favourites, order)
+    all_of_them = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
+    st.caption(f"{len(found)} of {all_of_them}" if len(found) < len(entries) else all_of_them)
+    return found
+
+
+def _cards(entries: Sequence[Entry]) -> None:
+    with st.grid(min_column_width=280, gap="medium", key="cards"):
+        for entry in entries:
+            with st.container(border=True, key=f"card-{entry.run.id}", height="stretch"):
+                _card(entry)
+
+
+def _card(entry: Entry) -> None:
+    run, record = entry.run, entry.run.with_progress(entry.record)
+    picture = next((path for path in (run.result, run.live, run.content) if path.is_file()), None)
+    if picture:
+        st.image(_thumbnail(picture, picture.stat().st_mtime), width="stretch", alt=f"{entry.title}, {record.status}")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        star = "★ " if entry.marks.favourite else ""
+        st.markdown(f"**{star}{plain(entry.title)}**", width="stretch")
+        label, colour, icon = STATUSES[record.status]
+        st.badge(label, color=colour, icon=icon)
+    facts = [record.preset, f"{record.shape[1]} × {record.shape[0]}"]
+    if record.best_total is not None:
+        facts.append(f"loss {record.best_total:.3g}")
+    if "total" in record.timings:
+        facts.append(duration(record.timings["total"]))
+    st.caption(" · ".join([*facts, f"{record.created.astimezone():%d %b %Y %H:%M}"]))
+    if entry.marks.note:
+        st.caption(plain(entry.marks.note))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        address = {"run": run.id}
+        st.page_link("views/stylize.py", label="View", icon=":material/open_in_full:", query_params=address)
+        st.checkbox("Compare", key=f"chosen-{run.id}", disabled=not run.result.is_file())
+        with st.popover("", icon=":material/more_vert:", help=f"More of {plain(entry.title)}", key=f"more-{run.id}"):
+            _more(entry)
+
+
+def _more(entry: Entry) -> None:
+    run = entry.run
+    name = st.text_input("Name", entry.marks.name, max_chars=120, placeholder=entry.record.title, key=f"name-{run.id}")
+    note = st.text_area("Note", entry.marks.note, max_chars=4000, key=f"note-{run.id}")
+    favourite = st.toggle("Favourite", entry.marks.favourite, key=f"favourite-{run.id}")
+    if (name, note, favourite) != (entry.marks.name, entry.marks.note, entry.marks.favourite):
+        library.mark(run, name=name, note=note, favourite=favourite)
+        st.rerun()
+    downloads.whole(run, "Export (ZIP)")
+    if entry.record.unfinished:
+        st.caption("It is being painted; stop it before you delete it.")
+    elif st.button("Delete …", key=f"delete-{run.id}", icon=":material/delete:", width="stretch"):
+        _confirm([entry])
+
+
+@st.dialog("Delete?", icon=":material/delete:")
+def _confirm(entries: Sequence[Entry]) -> None:
+    for entry in entries[:8]:
+        st.markdown(f"- {plain(entry.title)}, {entry.record.created.astimezone():%d %b %Y %H:%M}")
+    if len(entries) > 8:
+        st.markdown(f"- and {len(entries) - 8} more")
+    st.caption(f"{size(sum(entry.size for entry in entries))}. For a day they can be had back.")
+    if st.button("Delete", type="primary", icon=":material/delete:"):
+        gone = []
+        for entry in entries:
+            try:
+                library.delete(entry.run)
+                gone.append(entry.run)
+            except StudioError as error:
+                st.session_state["refused"] = str(error)
+        st.session_state["deleted"] = gone
+        st.rerun()
+
+
+def _undo() -> None:
+    if refused := st.session_state.pop("refused", ""):
+        st.error(plain(refused))
+    if deleted := st.session_state.get("deleted"):
+        with st.container(horizontal=True, vertical_alignment="center", border=True):
+            st.markdown("One run is deleted." if len(deleted) == 1 else f"{len(deleted)} runs are deleted.")
+            st.button("Undo", icon=":material/undo:", on_click=_restore, args=(deleted,))
+            st.button("Dismiss", icon=":material/close:", on_click=st.session_state.pop, args=("deleted",))
+
+
+def _restore(deleted: Sequence[Run]) -> None:
+    st.session_state.pop("deleted", None)
+    for run in deleted:
+        try:
+            library.restore(run)
+        except StudioError as error:
+            st.session_state["refused"] = str(error)
+
+
+def _import() -> None:
+    with st.popover("Import a run", icon=":material/upload:"):
+        packed = st.file_uploader("A run as the library exports it", ["zip"], key="import")
+        if packed and st.session_state.get("imported") != packed.file_id:
+            try:
+                run = archive.import_run(packed.getvalue(), packed.name)
+            except StudioError as error:
+                st.error(plain(str(error)))
+                return
+            st.session_state["imported"] = packed.file_id
+            st.toast(f"Imported as {plain(run.id)}", icon=":material/check_circle:")
+
+
+def _storage(entries: Sequence[Entry]) -> None:
+    held, quota = sum(entry.size for entry in entries), library.quota()
+    offered = library.beyond_quota(entries, quota)
+    with st.expander(
+        f"{size(held)} of {quota.gigabytes:g} GB are used", icon=":material/database:", expanded=bool(offered)
+    ):
+        st.progress(min(1.0, held / (quota.gigabytes * GIGABYTE)))
+        wanted = st.number_input(
+            "The store may hold (GB)", 0.1, 1e5, quota.gigabytes, 1.0, key="quota",
+            help="Nothing is deleted unasked: beyond this, the oldest runs without name, note or star are offered.",
+        )  # fmt: skip
+        if wanted != quota.gigabytes:
+            library.set_quota(wanted)
+            st.rerun()
+        if offered:
+            freed = size(sum(entry.size for entry in offered))
+            st.warning(f"The store holds more. The {len(offered)} oldest unmarked runs take {freed}.")
+            if st.button(f"Look at them and delete {freed} …", icon=":material/delete_sweep:"):
+                _confirm(offered)
+
+
+def _selection() -> None:
+    """The runs that are ticked, on any page of the library, on their way to Compare."""
+    prefix = "chosen-"
+    ticked = [key.removeprefix(prefix) for key, on in st.session_state.items() if str(key).startswith(prefix) and on]
+    if not ticked:
+        return
+    with st.bottom, st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"{len(ticked)} chosen" + ("" if 2 <= len(ticked) <= MOST_COMPARED else " (two to six can be)"))
+        st.page_link(
+            "views/compare.py",
+            label="Compare them",
+            icon=":material/compare:",
+            disabled=not 2 <= len(ticked) <= MOST_COMPARED,
+            query_params={"runs": ",".join(ticked)},
+        )
+
+
+@st.cache_data(show_spinner=False, max_entries=2000)
+def _thumbnail(path: Path, changed: float) -> bytes:
+    with Image.open(path) as image:
+        image.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
+        small = image.convert("RGB")
+    import numpy as np
+
+    return images.encode_jpeg(np.asarray(small), quality=80)
+
+
+page()

@@ -1,0 +1,211 @@
+"""How long everything takes, here and elsewhere: `nst bench` from the page, and what was measured so far."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from bench import timings
+from bench.timings import MARKS, Measurement
+from core import background
+from core.errors import StudioError
+from dashboard import address, drawing
+from dashboard.wording import duration, plain
+
+PARTS = {
+    "targets": "Gram targets: TensorFlow, ONNX Runtime and the cache (a minute)",
+    "step": "One step in each precision, by size (some minutes)",
+    "start": "From Start to the first picture (a minute or two)",
+    "quality": "Until a picture is as good as the published run's (tens of minutes)",
+}
+QUICK_SIZES = "256,512"
+IMPORTED = "imported-"
+MOST = 4
+POLL_SECONDS = 1.0
+
+
+def page() -> None:
+    """A measurement under way, or the form for one; then those that are kept, side by side."""
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+        st.title("Timings", anchor=False, width="content")
+        with st.popover("Import a measurement", icon=":material/upload:"):
+            _import()
+    command = background.look("bench")
+    if command and command.is_running():
+        _progress()
+    else:
+        if command and command.said().startswith("nst:"):
+            st.error(plain(command.said().removeprefix("nst: ")))
+        _form()
+    _kept()
+
+
+def _form() -> None:
+    with st.expander("Measure this machine", icon=":material/timer:", expanded=not _files()):
+        parts = st.multiselect("What", list(PARTS), ["targets", "step"], format_func=PARTS.__getitem__, key="parts")
+        sizes = st.text_input("Sizes of a step (px)", QUICK_SIZES, key="sizes", help="From 64 to 4096, by commas.")
+        st.caption("Measurements are true of a machine that does nothing else: do not paint meanwhile.")
+        if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not parts):
+            try:
+                timings.parse_sizes(sizes)
+                background.start("bench", "bench", *parts, "--sizes", sizes)
+            except (StudioError, OSError) as error:
+                st.error(plain(str(error).removeprefix("--sizes ")))
+                return
+            st.rerun()
+
+
+@st.fragment(run_every=POLL_SECONDS)
+def _progress() -> None:
+    command = background.look("bench")
+    if not command or not command.is_running():
+        st.rerun()
+    since = duration(datetime.now(UTC).timestamp() - command.process.started)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.status(f"Measuring for {since}: {plain(command.said() or 'starting …')}", type="compact")
+        st.button("Stop measuring", icon=":material/stop:", on_click=command.stop)
+
+
+def _import() -> None:
+    given = st.file_uploader("A file that nst bench wrote", ["json"], key="import-bench")
+    if given and st.session_state.get("imported-bench") != given.file_id:
+        try:
+            found = timings.parse(given.getvalue(), given.name)
+            found.save(timings.folder() / f"{IMPORTED}{found.created:%Y%m%d-%H%M%S}.json")
+        except StudioError as error:
+            st.error(plain(str(error)))
+            return
+        st.session_state["imported-bench"] = given.file_id
+        st.toast("Imported", icon=":material/check_circle:")
+
+
+def _files() -> list[Path]:
+    """The measurements that are kept, the newest first."""
+    folder = timings.folder()
+    return sorted(folder.glob("*.json"), key=lambda path: path.name.removeprefix(IMPORTED), reverse=True)
+
+
+def _kept() -> None:
+    found: dict[str, Measurement] = {}
+    for path in _files():
+        try:
+            found[path.stem] = timings.read(path)
+        except StudioError as error:
+            st.warning(plain(str(error)))
+    if not found:
+        st.info("Nothing has been measured here yet.")
+        return
+    names, missing = address.choose(
+        "Measurements", list(found), lambda name: _label(name, found[name]), "show", MOST, first=[next(iter(found))]
+    )
+    if missing:
+        st.warning(f"There is no measurement {plain(missing[0])} here.")
+    shown = {f"{number}. {_label(name, found[name])}": found[name] for number, name in enumerate(names, 1)}
+    if len(shown) == 1:
+        shown = {_label(names[0], found[names[0]]): found[names[0]]}
+    _machines(shown)
+    _comparisons(shown)
+    _qualities(shown)
+
+
+def _label(name: str, found: Measurement) -> str:
+    where = "imported" if name.startswith(IMPORTED) else "here"
+    return f"{found.environment.get('processor', 'unknown processor')}, {where}, {found.created:%d %b %Y %H:%M} UTC"
+
+
+def _machines(shown: dict[str, Measurement]) -> None:
+    for title, found in shown.items():
+        environment = found.environment
+        cores, gpus = environment.get("cores", "?"), environment.get("gpus") or ["no GPU"]
+        facts = [f"{cores} cores", *map(str, gpus), f"VGG19 weights: {found.weights}"]
+        st.caption(plain(f"{title}: {', '.join(facts)}"))
+
+
+def _comparisons(shown: dict[str, Measurement]) -> None:
+    from export import charts
+
+    titles = dict.fromkeys(comparison.title for found in shown.values() for comparison in found.comparisons)
+    for title in titles:
+        rows = [
+            {
+                "machine": machine,
+                "way": timing.way,
+                "size": timing.size or 0,
+                "median": timing.median,
+                "low": timing.range[0],
+                "high": timing.range[1],
+                "times": len(timing.seconds),
+            }
+            for machine, found in shown.items()
+            for comparison in found.comparisons
+            if comparison.title == title
+            for timing in comparison.timings
+        ]
+        st.subheader(plain(title), anchor=False)
+        frame = pd.DataFrame(rows)
+        drawing, table = st.columns(2, gap="medium")
+        with drawing:
+            st.altair_chart(charts.durations(frame), width="stretch", key=f"durations-{title}")
+        with table:
+            _table(frame, len(shown) > 1)
+
+
+def _table(frame: pd.DataFrame, with_machine: bool) -> None:
+    """Seconds, and how many times faster than the slowest way of the same size."""
+    slowest = frame.groupby(["machine", "size"])["median"].transform("max")
+    told = pd.DataFrame(
+        {
+            **({"machine": frame["machine"]} if with_machine else {}),
+            "way": frame["way"],
+            **({"size (px)": frame["size"]} if frame["size"].any() else {}),
+            "median (s)": frame["median"],
+            "faster": slowest / frame["median"],
+            "10–90 % (s)": [f"{low:.3g} to {high:.3g}" for low, high in zip(frame["low"], frame["high"], strict=True)],
+        }
+    )
+    st.dataframe(
+        told,
+        hide_index=True,
+        height="content",
+        column_config={
+            "median (s)": st.column_config.NumberColumn(format="%.3g"),
+            "faster": st.column_config.NumberColumn(format="%.3g ×", help="Than the slowest way at that size"),
+        },
+    )
+
+
+def _qualities(shown: dict[str, Measurement]) -> None:
+    from export import charts
+
+    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs)
+    for name in pairs:
+        st.subheader(plain(f"Time to quality: {name}"), anchor=False)
+        st.caption(
+            "The float32 loss of the best picture so far, over the seconds since Start; the line is the published "
+            "run's loss at iteration 900 with the same weights."
+        )
+        curves, rows = [], []
+        for machine, found in shown.items():
+            for pair in (pair for pair in found.pairs if pair.pair == name):
+                for course in pair.courses:
+                    way = f"{course.way} ({machine.split('.')[0]})" if len(shown) > 1 else course.way
+                    curves += [
+                        {"way": way, "seconds": at, "loss": loss, "target": pair.target}
+                        for at, loss in zip(course.seconds, course.totals, strict=True)
+                    ]
+                    reached = "not reached" if course.to_target is None else f"{course.to_target:.4g}"
+                    marks = {f"loss at {mark} s": course.total_at(mark) for mark in MARKS}
+                    told = {"way": way, "s to the target": f"{reached}{' *' if course.extrapolated else ''}"}
+                    rows.append({**told, "s an iteration": course.step, **marks})
+        drawing.draw(charts.quality(pd.DataFrame(curves)), f"quality-{name}", 280, len(rows))
+        losses = dict.fromkeys((f"loss at {mark} s" for mark in MARKS), st.column_config.NumberColumn(format="compact"))
+        step = {"s an iteration": st.column_config.NumberColumn(format="%.3g")}
+        st.dataframe(pd.DataFrame(rows), hide_index=True, height="content", column_config={**losses, **step})
+        if any("*" in row["s to the target"] for row in rows):
+            st.caption("\\* not lived through: so many of its median iterations as the published run had")
+
+
+page()

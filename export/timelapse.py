@@ -1,0 +1,48 @@
+"""A run as a short film: its intermediate pictures and its result, as an animated WebP."""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from core.errors import InputError
+from core.runs import Run
+
+FRAMES = 120  # at most; of more, some are left out evenly
+FRAME_MILLISECONDS = 120
+LAST_MILLISECONDS = 2000
+QUALITY = 82
+
+
+def animate(run: Run, longest: int | None = None) -> bytes:
+    """The film as a file, in the run's size or with sides of at most `longest` pixels.
+
+    Raises `InputError` for a run that kept no picture on its way.
+    """
+    pictures = [path for _, path in run.frames()]
+    if not pictures:
+        raise InputError(f"The run {run.id} kept no picture on its way.")
+    pictures = pictures[:: -(-len(pictures) // FRAMES)]
+    if run.result.is_file():
+        pictures.append(run.result)
+    first, *others = (_frame(path, longest) for path in pictures)
+    film = io.BytesIO()
+    first.save(
+        film,
+        "WEBP",
+        save_all=True,
+        append_images=others,
+        duration=[FRAME_MILLISECONDS] * len(others) + [LAST_MILLISECONDS],
+        loop=0,
+        quality=QUALITY,
+        method=2,
+    )
+    return film.getvalue()
+
+
+def _frame(path: Path, longest: int | None) -> Image.Image:
+    with Image.open(path) as image:
+        frame = image.convert("RGB")
+    if longest:
+        frame.thumbnail((longest, longest))
+    return frame
