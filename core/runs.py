@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import psutil
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from core import images, paths
 from core.checkpoint import Checkpoint
@@ -132,7 +132,7 @@ class RunRecord(BaseModel):
 
     schema_version: Literal[1] = 1  # SCHEMA_VERSION, as a type
     id: str
-    created: datetime
+    created: AwareDatetime
     status: Status = "queued"
     message: str = ""  # what is being prepared, or in one sentence what went wrong
     preset: str
