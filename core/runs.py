@@ -532,12 +532,15 @@ class Recorder:
         images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))
 
     def _begin_metrics(self, step: Step) -> None:
-        """A header, or what an earlier part of the run has written up to its checkpoint."""
+        """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
         kept = [",".join([*METRICS, *step.losses.style_layers])]
         if step.iteration:
             text = (self.run.path / "metrics.csv").read_text()
             lines = text[: text.rfind("\n") + 1].splitlines()[1:]  # the last may be half a line
             kept += [line for line in lines if int(line.split(",", 1)[0]) < step.iteration]
+        for iteration, frame in self.run.frames():
+            if iteration > step.iteration:
+                frame.unlink()
         with paths.replacing(self.run.path / "metrics.csv") as file:
             file.write(("\n".join(kept) + "\n").encode())
 

@@ -872,7 +872,7 @@ def test_going_on_is_refused_without_a_checkpoint(steps):
     assert run.record() == before
 
 
-def test_a_broken_off_run_s_metrics_are_cut_to_its_checkpoint(steps, gone_writer):
+def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, gone_writer):
     """Its writer died at iteration 4, amid a line, and its checkpoint was of iteration 2."""
     run = new_run()
     with Recorder(run) as recorder:
@@ -889,6 +889,7 @@ def test_a_broken_off_run_s_metrics_are_cut_to_its_checkpoint(steps, gone_writer
         with Recorder(run) as recorder:
             recorder.write(steps[2])
             assert run.metrics().equals(whole.iloc[:3])
+            assert [iteration for iteration, _ in run.frames()] == [0, 2]  # no picture of what is done once more
             recorder.write(steps[3])
             recorder.write(steps[4])
         assert run.metrics().equals(whole), torn
