@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -538,7 +538,12 @@ def _engine(weights: Path | None, report: Callable[[str], None], timings: Timing
 
 
 def _new_run(
-    content: str, style: str, settings: TransferSettings, preset: str, start: str | None, steering: list[Steering]
+    content: str,
+    style: str,
+    settings: TransferSettings,
+    preset: str,
+    start: str | None = None,
+    steering: Sequence[Steering] = (),
 ) -> Run:
     from core import runs
 

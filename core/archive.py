@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import re
 import secrets
 import shutil
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,9 +19,21 @@ from pydantic import ValidationError
 
 from core import images, paths, runs
 from core.errors import InputError, StudioError
-from core.library import Marks
+from core.library import Marks, trash
 from core.runs import METRICS, RUN_ID, SCHEMA_VERSION, Run, RunRecord
 
+# what zipfile raises over a damaged file
+DAMAGED = (
+    zipfile.BadZipFile,
+    EOFError,
+    IndexError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zlib.error,
+)
 MAX_FILES = 25_000
 MAX_BYTES = 2 * 2**30  # unpacked
 PICTURES = ("content.png", "style-1.png", "start.png", "result.png", "live.jpg")
@@ -54,7 +68,9 @@ def import_run(source: Path | bytes, name: str = "the file") -> Run:
                 draft.rename(run.path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except StudioError:
+        raise
+    except DAMAGED as error:
         raise InputError(f"{name} is not a ZIP file, or is damaged.") from error
     except OSError as error:
         raise StudioError(f"{name} cannot be imported: {error.strerror or error}.") from error
@@ -92,6 +108,7 @@ def _record(data: bytes, name: str) -> RunRecord:
         if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
             raise InputError(f"{name} holds a run of another version; this program reads {SCHEMA_VERSION}.")
         record = RunRecord.model_validate(raw)
+        record = RunRecord.model_validate_json(record.model_dump_json())  # what is written is read again: no NaN
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
@@ -103,7 +120,7 @@ def _record(data: bytes, name: str) -> RunRecord:
 
 
 def _free_id(record: RunRecord) -> str:
-    taken = (paths.runs() / record.id).exists()
+    taken = any((folder / record.id).exists() for folder in (paths.runs(), trash()))  # who deleted it may restore it
     return f"{record.id}-{secrets.token_hex(2)}" if taken else record.id
 
 
@@ -122,14 +139,17 @@ def _check(draft: Run, record: RunRecord, name: str) -> None:
         if picture.exists():
             images.read_image(picture, f"{name}: {picture.name}", max_bytes=4 * images.MAX_PIXELS)
     if (draft.path / "result.npy").exists():
-        shape = _array_shape(draft.path / "result.npy")
-        if shape != (*record.shape, 3):
+        kind = _array_kind(draft.path / "result.npy")
+        if kind != ((*record.shape, 3), np.float32):
             raise InputError(f"{name}: result.npy is not the picture that the record tells of.")
     try:
-        columns = list(draft.metrics().columns)
+        metrics = draft.metrics()
+        whole = np.isfinite(metrics.to_numpy(float)).all()
     except Exception as error:  # pandas raises nearly anything
         raise InputError(f"{name}: metrics.csv is damaged.") from error
-    if columns[: len(METRICS)] != list(METRICS):
+    if not whole:
+        raise InputError(f"{name}: metrics.csv is damaged.")
+    if list(metrics.columns) not in ([*METRICS], [*METRICS, *record.settings.style_layers]):
         raise InputError(f"{name}: metrics.csv has other columns than a run's.")
     marks = draft.path / "marks.json"
     try:
@@ -139,8 +159,10 @@ def _check(draft: Run, record: RunRecord, name: str) -> None:
         raise InputError(f"{name}: marks.json is damaged.") from error
 
 
-def _array_shape(path: Path) -> tuple[Any, ...]:
+def _array_kind(path: Path) -> tuple[Any, ...]:
+    """Shape and type of the array in a file; nothing where there is none."""
     try:
-        return tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape)
-    except (OSError, ValueError, EOFError):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array.shape, array.dtype
+    except Exception:  # NumPy raises nearly anything, and may find an archive of arrays
         return ()

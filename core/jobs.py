@@ -100,8 +100,8 @@ def _starting_picture(recorder: Recorder, content: np.ndarray, style: np.ndarray
     run, wanted = recorder.run, recorder.record.settings
     if run.start.exists():
         height, width = content.shape[:2]
-        with Image.open(run.start) as given:
-            return np.asarray(given.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+        given = images.read_image(run.start, max_bytes=4 * images.MAX_PIXELS)
+        return np.asarray(given.resize((width, height), Image.Resampling.LANCZOS))
     picture, start_is = starting_picture(content, style, wanted, tell)
     recorder.update(start=start_is)
     return picture

@@ -103,11 +103,15 @@ class LBFGS:
             for number, pair in enumerate(self._pairs)
             for name in _Pair._fields
         }
-        return {"move": np.float64(self._move), **pairs}
+        weights = {} if self._weights is None else {"weights": np.hstack(self._weights)}
+        return {"move": np.float64(self._move), **weights, **pairs}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         self._move = float(state["move"])
-        for number in range((len(state) - 1) // len(_Pair._fields)):
+        if "weights" in state:
+            style, content, variation, *layers = state["weights"].tolist()
+            self._weights = LossWeights(style, content, variation, tuple(layers))
+        for number in range(sum(name.startswith("s_y-") for name in state)):
             self._pairs.append(_Pair(*(tf.constant(state[f"{name}-{number}"]) for name in _Pair._fields)))
 
     def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:

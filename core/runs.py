@@ -22,7 +22,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import psutil
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from core import images, paths
 from core.checkpoint import Checkpoint
@@ -97,9 +97,14 @@ class Steering(BaseModel):
         name = name.strip().replace("-", "_")
         if not (iteration.strip().isdecimal() and colon and equals):
             raise InputError(f"{text!r} is no change of a weight such as 40:style_weight=0.1.")
+        return Steering.of(int(iteration), {name: value}, settings)
+
+    @staticmethod
+    def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> Steering:
+        """The changes as the settings' own types. Raises `InputError` when they do not fit, or cannot be steered."""
+        changed = settings.changed(**changes)
         try:
-            changed = settings.changed(**{name: value})
-            return Steering(iteration=int(iteration), changes={name: getattr(changed, name)})
+            return Steering(iteration=iteration, changes={name: getattr(changed, name) for name in changes})
         except ValidationError as error:
             raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
 
@@ -127,7 +132,7 @@ class RunRecord(BaseModel):
 
     schema_version: Literal[1] = 1  # SCHEMA_VERSION, as a type
     id: str
-    created: datetime
+    created: AwareDatetime
     status: Status = "queued"
     message: str = ""  # what is being prepared, or in one sentence what went wrong
     preset: str
@@ -225,8 +230,12 @@ class Run:
 
     def with_progress(self, record: RunRecord) -> RunRecord:
         """The record with how far the run is: one that has not ended well says so only in its metrics."""
-        if record.iteration is not None or (metrics := self.metrics()).empty:
+        told = record.iteration is not None and not record.unfinished and record.status != "interrupted"
+        if told or (metrics := self.metrics()).empty:
             return record
+        last = metrics["iteration"].iloc[-1]
+        steered = max((change.iteration for change in record.steering if change.iteration < last), default=-1)
+        metrics = metrics[metrics["iteration"] > steered]  # losses by other weights are no measure
         best = int(metrics["total"].to_numpy().argmin())
         return record.model_copy(
             update={
@@ -245,12 +254,16 @@ class Run:
         """Ask the writer, beside what was asked before: to stop after its current step, keeping the best picture so
         far (`stop=True`), for so many `iterations` in all, or for other `weights` by the names of their settings.
 
-        Raises `InputError` for weights that are out of range.
+        Raises `InputError` for iterations or weights that are out of range, and for what cannot be changed.
         """
-        request = self.request()
-        weights = {**request.weights, **wishes.pop("weights", {})}
-        self.record().settings.changed(**weights)
-        request = Request.model_validate({**request.model_dump(), **wishes, "weights": weights})
+        request, weights = self.request(), wishes.pop("weights", {})
+        settings = self.record().settings
+        if "iterations" in wishes:
+            settings = settings.changed(iterations=wishes["iterations"])
+        if weights:
+            weights = {**request.weights, **weights}
+            Steering.of(0, weights, settings)
+        request = Request.model_validate({**request.model_dump(), **wishes, "weights": weights or request.weights})
         with paths.replacing(self.path / "request.json") as file:
             file.write(request.model_dump_json().encode())
 
@@ -284,8 +297,12 @@ def create(
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
     in place of what the settings say, and `steering` repeats what was done to an earlier run.
 
-    Raises `InputError` when a picture is too small at this size and `StudioError` when it cannot be written.
+    Raises `InputError` when a picture is too small at this size or the steering would leave nothing to paint, and
+    `StudioError` when it cannot be written.
     """
+    steering, steered = sorted(steering, key=lambda change: change.iteration), settings
+    for weights in steering:  # each may fit, and not what was steered before
+        steered = steered.changed(**weights.changes)
     shape = images.resize(content, settings.size, content_name).shape[:2]
     images.resize(style, settings.size, style_name)
     created = datetime.now(UTC)
@@ -300,7 +317,7 @@ def create(
         style=style_name,
         shape=(shape[0], shape[1]),
         start=start_name,
-        steering=sorted(steering, key=lambda change: change.iteration),
+        steering=steering,
         writer=Writer.this_process(),  # until it is performed, or handed to the queue
     )
     draft = Run(run.path.with_name(f".{run.id}"))  # a reader never meets a run without its inputs
@@ -406,7 +423,8 @@ class Recorder:
     def write(self, step: Step) -> None:
         """Record a step: its metrics, and its picture and a checkpoint where one is due."""
         if self._last is None:
-            self.timings.setdefault("first step", step.seconds)
+            if step.iteration == 0:
+                self.timings.setdefault("first step", step.seconds)
             self.update(status="running", message="")
             self._begin_metrics(step)
         else:
@@ -439,17 +457,16 @@ class Recorder:
         if request == self._answered or not self._last:
             return
         self._answered = request
-        now, changes = self.steered(self._last.iteration + 1), {}
+        now = self.steered(self._last.iteration + 1)
         try:
-            if request.iterations:
+            if request.iterations is not None:
                 self.update(settings=self.record.settings.changed(iterations=request.iterations))
-            wanted = now.changed(**request.weights)
-            changes = {name: getattr(wanted, name) for name in request.weights}
-            changes = {name: value for name, value in changes.items() if value != getattr(now, name)}
+            wanted = Steering.of(self._last.iteration, request.weights, now)
+            changes = {name: value for name, value in wanted.changes.items() if value != getattr(now, name)}
             if changes:
-                change = Steering(iteration=self._last.iteration, changes=changes)
+                change = wanted.model_copy(update={"changes": changes})
                 self.update(steering=sorted([*self.record.steering, change], key=lambda change: change.iteration))
-        except (InputError, ValidationError) as error:
+        except InputError as error:
             self.update(message=f"It went on unchanged: {error}")
 
     def steered(self, before: int) -> TransferSettings:
@@ -515,11 +532,15 @@ class Recorder:
         images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))
 
     def _begin_metrics(self, step: Step) -> None:
-        """A header, or what an earlier part of the run has written up to its checkpoint."""
+        """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
         kept = [",".join([*METRICS, *step.losses.style_layers])]
         if step.iteration:
-            lines = (self.run.path / "metrics.csv").read_text().splitlines()[1:]
+            text = (self.run.path / "metrics.csv").read_text()
+            lines = text[: text.rfind("\n") + 1].splitlines()[1:]  # the last may be half a line
             kept += [line for line in lines if int(line.split(",", 1)[0]) < step.iteration]
+        for iteration, frame in self.run.frames():
+            if iteration > step.iteration:
+                frame.unlink()
         with paths.replacing(self.run.path / "metrics.csv") as file:
             file.write(("\n".join(kept) + "\n").encode())
 

@@ -39,9 +39,13 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _split_if_any(value: Any) -> Any:
+    return [] if isinstance(value, str) and not value.strip() else _split(value)
+
+
 Layers = Annotated[tuple[str, ...], BeforeValidator(_split)]
 LayerWeight = Annotated[float, Field(ge=0, le=1e6)]
-LayerWeights = Annotated[tuple[LayerWeight, ...], BeforeValidator(_split)]
+LayerWeights = Annotated[tuple[LayerWeight, ...], BeforeValidator(_split_if_any)]
 
 
 class LossWeights(NamedTuple):

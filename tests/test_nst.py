@@ -67,6 +67,34 @@ def files(tmp_path):
             r"precision = 'half': should be 'auto', 'float32' or 'b",
         ),
         ("stylize good.png waves -o out.png --optimizer Adam", r"optimizer = 'Adam': should be 'adam' or 'l-bfgs'\."),
+        ("stylize good.png waves -o out.png --start-from none.png", r"none\.png does not exist in "),
+        ("stylize good.png waves -o out.png --start-from words.jpg", r"words\.jpg is not a JPEG, PNG, "),
+        ("stylize good.png waves -o out.png --start-from wavs", r"There is no sample named “wavs”: "),
+        (
+            "stylize good.png waves -o out.png --steer style_weight=3",
+            r"'style_weight=3' is no change of a weight such as 40:style_weight=0\.1\.",
+        ),
+        ("stylize good.png waves -o out.png --steer 4:style-weight=-1", r"style_weight = '-1': .*than or equal to 0\."),
+        ("stylize good.png waves -o out.png --steer 4:colour=3", r"colour = '3': Extra inputs are not permitted\."),
+        (
+            "stylize good.png waves -o out.png --steer 4:size=128",
+            r"size cannot be changed while a run paints; .* can\.",
+        ),
+        (
+            "stylize good.png waves -o out.png --steer 4:style_weight=3 --steer 5:style_layer_weights=1,2",
+            r"style_layer_weights has 2 numbers for 5 style layers: give one for each, or none\.",
+        ),
+        (
+            "stylize good.png waves -o out.png --steer 4:style_weight=0 --steer 5:content_weight=0",
+            r"style_weight and content_weight cannot both be 0: there would be nothing to paint\.",
+        ),
+        ("stylize good.png waves -o out.png --style-layer-weights 1,2", r"style_layer_weights has 2 numbers for 5 "),
+        ("resume none -o out.png", r"There is no run 'none'; nst runs lists them\."),
+        ("resume ../runs -o out.png", r"There is no run '\.\./runs'; nst runs lists them\."),
+        ("resume none -o out.gif", r".*out\.gif cannot be written: the name must end in \.png"),
+        ("resume none -o out.png --more -1", r"Invalid value for '--more': .*greater than or equal to 0|.*range"),
+        ("resume none -o out.png --more some", r"Invalid value for '--more': .*integer"),
+        ("resume none", r"Missing option '-o'|Missing option .*--output"),
         ("preview none.png waves -o out.png", r"none\.png does not exist in "),
         ("bench speed", r"There is no part 'speed' to measure; there are targets, step, start, quality\."),
         ("bench step --sizes 64,big", r"--sizes 64,big is no list of sizes such as 256,512\."),
@@ -102,12 +130,15 @@ def test_bad_input_is_told_in_one_line(files, own_home, arguments, expected):
     assert not (own_home / "runs").exists()
 
 
-def test_failure_that_is_nobody_s_input_exits_with_1(files, monkeypatch):
+@pytest.mark.parametrize("command", ["stylize", "reference"])
+def test_failure_that_is_nobody_s_input_exits_with_1(files, monkeypatch, command):
     (files / "file").touch()
     monkeypatch.setenv("NST_HOME", str(files / "file" / "home"))
-    done = nst("stylize", files / "good.png", files / "good.png", "-o", files / "out.png")
+    more = ("-o", files / "out.png") if command == "stylize" else ("--rows", "0")
+    done = nst(command, files / "good.png", files / "good.png", *more)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    *_, line = done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == (1 if command == "stylize" else 2)  # these are not the published pictures
     assert line.startswith("nst: The run cannot be written to ")
 
 
@@ -173,6 +204,46 @@ def test_stylize_by_the_published_way_whatever_the_preset(files, own_home, weigh
     published = choose("reference", size=64, iterations=3, frame_every=PRESETS["draft"].settings().frame_every)
     assert TransferSettings(**told["settings"]) == published
     assert (told["start"], told["precision"]) == ("content", "float32")
+
+
+def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model):
+    """A run that is given all there is, and goes on; then what cannot go on is told in a line."""
+    Image.new("RGB", (33, 44), "red").save(files / "start.png")
+    given = ("--start-from", files / "start.png", "--optimizer", "adam", "--style-layer-weights", "1,1,0,1,1")
+    given += ("--steer", "1:style-weight=0.5", "--steer", "2:style_layer_weights=2,1,1,1,1", "--frame-every", "2")
+    done = nst("stylize", files / "good.png", "waves", "-o", files / "out.png", *SMALL, *given, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["start"], told["status"], told["iteration"], told["evaluations"]) == ("start", "done", 3, 6)
+    assert told["settings"]["style_layer_weights"] == [1, 1, 0, 1, 1]
+    assert told["steering"] == [
+        {"iteration": 1, "changes": {"style_weight": 0.5}},
+        {"iteration": 2, "changes": {"style_layer_weights": [2, 1, 1, 1, 1]}},
+    ]
+    (run,) = runs.all_runs()
+    assert [share > 0 for share in run.metrics()["block3_conv1"]] == [False, False, False, True]
+    shown = np.asarray(images.read_image(run.frames()[0][1]), int)
+    assert abs(shown - [255, 0, 0]).max() < 8
+
+    done = nst("resume", run.id, "-o", files / "more.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"nst: The run {run.id} has done its 3 iterations; ask for more.\n"
+    done = nst("resume", run.id, "-o", files / "more.png", "--more", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    more = json.loads(done.stdout)
+    assert (more["id"], more["status"], more["iteration"], more["evaluations"]) == (run.id, "done", 5, 8)
+    assert more["settings"] == told["settings"] | {"iterations": 5}
+    assert more["output"] == str(files / "more.png")
+    assert list(run.metrics()["iteration"]) == [0, 1, 2, 3, 4, 5]
+    assert [iteration for iteration, _ in run.frames()] == [0, 2, 4]
+    assert images.read_image(files / "more.png").tobytes() == images.read_image(run.result).tobytes()
+    assert "Reading the pictures …" in done.stderr and "5/5  total " in done.stderr
+
+    run.checkpoint.unlink()
+    done = nst("resume", run.id, "-o", files / "again.png", "--more", "2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"nst: {run.id} has no checkpoint to go on from.\n"
+    assert not (files / "again.png").exists()
 
 
 # The instant preview

@@ -14,22 +14,23 @@ import tensorflow as tf
 from PIL import Image
 
 from core import hardware, images, jobs, paths, preview, runs
-from core.errors import StudioError
-from core.runs import Writer
+from core.errors import InputError, StudioError
+from core.runs import Steering, Writer
 from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
 from core.transfer import Engine
 
 WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
 
 
-def new_run(name="photo", **changes):
+def new_run(name="photo", start=None, steering=(), **changes):
     """A queued run on a tiny pair, whose style differs by the name."""
     random = np.random.default_rng(sum(name.encode()))
     content, style = (
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
     )
     settings = TransferSettings(**{"size": 64, "iterations": 3, "frame_every": 2, **changes})
-    return runs.create(content, style, settings, "draft", name, "painting")
+    start_name = "mine" if start else ""
+    return runs.create(content, style, settings, "draft", name, "painting", start, start_name, steering)
 
 
 @pytest.fixture
@@ -203,6 +204,132 @@ def test_nobody_asks_for_the_next_step(own_home, make_engine):
     record = run.record()
     assert (record.status, record.iteration, record.writer) == ("stopped", 1, None)
     np.testing.assert_array_equal(np.load(run.path / "result.npy"), last.best_image())
+
+
+# Going on, steering, and a picture to start from
+
+
+def painted(run, make_engine, wishes=None):
+    """Perform it to its end, asking by iteration for what is wished; its metrics."""
+    for step in jobs.perform(run, make_engine):
+        if step.iteration in (wishes or {}):
+            run.ask(**wishes[step.iteration])
+    return run.metrics()
+
+
+def assert_same_course(found, expected):
+    """Up to rounding, which grows along the way; the seconds are each run's own."""
+    assert list(found.columns) == list(expected.columns)
+    for column in ("iteration", "evaluations"):
+        assert list(found[column]) == list(expected[column])
+    for column in expected.columns[3:]:
+        scale = expected["total"] if column == "content" else expected[column]  # it begins at 0
+        assert (abs(found[column] - expected[column]) <= 2e-3 * scale).all(), column
+
+
+HEAVIER = {"style_weight": 0.1, "style_layer_weights": [1, 1, 1, 0, 2]}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
+def test_a_run_that_was_stopped_and_went_on_is_as_one_that_never_was(own_home, make_engine, optimizer):
+    """Stopped twice, the second time at the very moment at which it is steered."""
+    wishes = {3: {"weights": HEAVIER}}
+    whole = new_run(optimizer=optimizer, iterations=6)
+    expected = painted(whole, make_engine, wishes)
+    parts = new_run(optimizer=optimizer, iterations=6)
+    seen = painted(parts, make_engine, {1: {"stop": True}})
+    assert list(seen["iteration"]) == [0, 1] and parts.record().status == "stopped"
+    runs.resume(parts)
+    painted(parts, make_engine, {3: {"weights": HEAVIER, "stop": True}})
+    assert (parts.record().status, parts.record().iteration) == ("stopped", 3)
+    runs.resume(parts)
+    found = painted(parts, make_engine)
+    assert_same_course(found, expected)
+    assert list(found["seconds"]) == sorted(found["seconds"])
+    record, other = parts.record(), whole.record()
+    assert (record.status, record.iteration, record.evaluations) == ("done", 6, other.evaluations)
+    assert (record.steering, record.best_iteration) == (other.steering, other.best_iteration)
+    assert record.best_total == pytest.approx(other.best_total, rel=2e-3)
+    assert [iteration for iteration, _ in parts.frames()] == [0, 2, 4, 6]
+    difference = np.load(parts.path / "result.npy") - np.load(whole.path / "result.npy")
+    assert np.abs(difference).mean() < 0.1
+
+
+def test_a_run_that_is_done_goes_on_for_more(own_home, make_engine):
+    run, whole = new_run(iterations=2), new_run(iterations=5)
+    painted(run, make_engine)
+    runs.resume(run, 3)
+    assert_same_course(painted(run, make_engine), painted(whole, make_engine))
+    record = run.record()
+    assert (record.status, record.settings, record.iteration) == ("done", whole.record().settings, 5)
+
+
+def test_a_steered_run_is_repeated_by_its_steering(own_home, make_engine):
+    """As the page's and the command line's texts give it."""
+    first = new_run(iterations=6)
+    expected = painted(first, make_engine, {1: {"weights": {"content_weight": 5.0}}, 4: {"weights": HEAVIER}})
+    texts = [text for change in first.record().steering for text in change.options()]
+    assert texts == [
+        "1:content_weight=5.0",
+        "4:style_weight=0.1",
+        "4:style_layer_weights=1.0,1.0,1.0,0.0,2.0",
+    ]
+    wanted = first.record().settings
+    again = new_run(iterations=6, steering=[Steering.parse(text, wanted) for text in texts])
+    assert_same_course(painted(again, make_engine), expected)
+    assert (expected["block4_conv1"] > 0).tolist() == [True] * 5 + [False] * 2
+    plain = painted(new_run(iterations=6), make_engine)
+    assert_same_course(expected.iloc[:2], plain.iloc[:2])
+    assert expected["content"].iloc[2] < 0.1 * plain["content"].iloc[2]
+    assert list(plain["evaluations"]) == [1, 2, 3, 4, 5, 6, 7]
+    assert list(expected["evaluations"]) == [1, 2, 4, 5, 6, 8, 9]
+    assert first.record().best_iteration >= 5  # losses by other weights are no measure
+
+
+def test_more_and_fewer_iterations_asked_for_while_it_paints(own_home, make_engine):
+    more, fewer = new_run(iterations=2), new_run(iterations=1000)
+    painted(more, make_engine, {0: {"iterations": 3}, 3: {"iterations": 4}})
+    assert (more.record().status, more.record().iteration, more.record().settings.iterations) == ("done", 4, 4)
+    painted(fewer, make_engine, {2: {"iterations": 1}})
+    assert (fewer.record().status, fewer.record().iteration) == ("done", 2)
+
+
+def test_a_run_from_a_picture_of_one_s_own(own_home, make_engine):
+    """It is brought to the photo's size, and asks for no preview."""
+    start = Image.fromarray(np.random.default_rng(9).integers(0, 256, (90, 70, 3)).astype(np.uint8))
+    run = new_run(start=start, init="preview", iterations=1)
+    live, steps = live_before_tensorflow(run, make_engine)
+    expected = np.asarray(start.resize((64, 51), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), expected)
+    assert np.abs(live - expected).mean() < 40 and live.shape == (51, 64, 3)  # noise suffers from JPEG
+    assert (run.record().status, run.record().start) == ("done", "mine")
+    assert steps[0].losses.content > 0
+
+
+def test_a_starting_picture_that_was_damaged_since(own_home, make_engine):
+    run = new_run(start=Image.new("RGB", (64, 51)))
+    run.start.write_bytes(run.start.read_bytes()[:60])
+    with pytest.raises(StudioError, match=r"^start\.png "):
+        list(jobs.perform(run, make_engine))
+    assert run.record().message.startswith("start.png ") and run.record().message.endswith(".")
+
+
+def test_a_checkpoint_that_was_damaged_since(own_home, make_engine):
+    run = new_run(iterations=1)
+    painted(run, make_engine)
+    runs.resume(run, 1)
+    result = run.result.read_bytes()
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
+    with pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
+        list(jobs.perform(run, make_engine))
+    assert (run.record().status, run.record().iteration) == ("failed", 1)
+    assert run.result.read_bytes() == result
+
+
+def test_steering_that_would_leave_nothing_to_paint(own_home):
+    nothing = [Steering(iteration=1, changes={"style_weight": 0.0, "content_weight": 0.0})]
+    with pytest.raises(InputError, match="cannot both be 0"):
+        new_run(steering=nothing)
 
 
 def test_engine_that_cannot_be_made(own_home):

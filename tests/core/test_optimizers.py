@@ -8,10 +8,11 @@ import pytest
 import scipy.optimize
 import tensorflow as tf
 
+from core.checkpoint import Checkpoint
 from core.images import NETWORK_MAX, NETWORK_MIN
 from core.objective import Evaluation, Losses
 from core.optimizers import LBFGS, Adam, in_range, optimizer, spectral_scale
-from core.settings import TransferSettings
+from core.settings import LossWeights, TransferSettings
 from core.transfer import stylize
 
 SHAPE = (1, 7, 6, 3)
@@ -282,6 +283,143 @@ def test_does_not_give_up_however_often_it_fails():
     found, _ = run(objective, 0.0, 40)
     assert objective.evaluations > 200
     assert totals(found)[-1] < 0.9 * totals(found)[0]
+
+
+# Going on, and steering, where the numbers are exact
+
+
+class Tug(Quadratic):
+    """Drawn to two minima, by the weights of style and content. The same calls give the same numbers, bit for bit."""
+
+    weights = LossWeights(1.0, 0.5, 0.0, ())
+
+    def __init__(self, **changes):
+        super().__init__(inside(), curvatures=(1.0, 30.0), **changes)
+        self.other = Quadratic(inside(2), curvatures=(1.0, 300.0), seed=1)
+
+    def value_and_gradient(self, flat):
+        style, gradient = super().value_and_gradient(flat)
+        content, other_gradient = self.other.value_and_gradient(flat)
+        total = self.weights.style * style + self.weights.content * content
+        return total, self.weights.style * gradient + self.weights.content * other_gradient
+
+
+ONLY_STYLE = LossWeights(1.0, 0.0, 0.0, ())
+START = np.zeros(SHAPE, np.float32)
+ADAM = TransferSettings(iterations=14, learning_rate=20.0)  # it overshoots, so that the best is not the last
+SMOOTH = settings_with(iterations=14, preconditioning=0.3)
+SHORT = settings_with(iterations=14, history=2)
+
+
+def painted(objective, start, settings, steering=None, until=None):
+    """The steps from there on, steered as `perform` does it: by the weights that begin after an iteration."""
+    steering = steering or {}
+    iteration = start.iteration if isinstance(start, Checkpoint) else 0
+    for change in sorted(steering):
+        if change < iteration:
+            objective.weights = steering[change]
+    found = []
+    for step in stylize(objective, start, settings):
+        found.append(step)
+        if step.iteration == until:
+            break
+        objective.weights = steering.get(step.iteration, objective.weights)
+    return found
+
+
+def assert_same_course(found, expected):
+    for step, wanted in zip(found, expected, strict=True):
+        assert (step.iteration, step.evaluations) == (wanted.iteration, wanted.evaluations)
+        assert (step.losses, step.best.losses) == (wanted.losses, wanted.best.losses), step.iteration
+        assert step.best_iteration == wanted.best_iteration
+        np.testing.assert_array_equal(step.evaluated.image, wanted.evaluated.image)
+        np.testing.assert_array_equal(step.best.image, wanted.best.image)
+
+
+@pytest.mark.parametrize("steering", [{}, {4: ONLY_STYLE}, {2: ONLY_STYLE, 6: Tug.weights}], ids=["straight", "1", "2"])
+@pytest.mark.parametrize("settings", [ADAM, SMOOTH, SHORT], ids=["adam", "l-bfgs", "short history"])
+def test_going_on_is_as_if_it_had_never_stopped(tmp_path, settings, steering):
+    """Wherever it stopped, also where it was to be steered at that moment, and by way of the disk."""
+    whole = painted(Tug(), START, settings, steering)
+    for stop in (0, 4, 5, 9):
+        *_, last = painted(Tug(), START, settings, steering, until=stop)
+        last.checkpoint().save(tmp_path / "checkpoint.npz")
+        found = painted(Tug(), Checkpoint.load(tmp_path / "checkpoint.npz"), settings, steering)
+        assert_same_course(found, whole[stop:])
+        assert found[0].seconds > last.seconds
+
+
+def test_going_on_after_going_on(tmp_path):
+    for settings in (ADAM, SMOOTH):
+        whole, start = painted(Tug(), START, settings), START
+        for stop in (3, 5, 9):
+            *_, last = painted(Tug(), start, settings, until=stop)
+            start = last.checkpoint()
+        assert_same_course(painted(Tug(), start, settings), whole[9:])
+
+
+def test_the_best_image_of_before_is_still_the_best():
+    """Adam has come past its best when it stops, and what follows is worse."""
+    whole = painted(Tug(), START, ADAM)
+    stop = max(step.iteration for step in whole if step.best_iteration < step.iteration)
+    best = whole[stop].best_iteration
+    assert 0 < best < stop
+    objective = Tug()
+    found = painted(objective, whole[stop].checkpoint(), ADAM.model_copy(update={"iterations": stop}))
+    assert [step.iteration for step in found] == [stop]
+    assert found[0].best_iteration == best and found[0].best.losses == whole[best].losses
+    np.testing.assert_array_equal(found[0].best.image, whole[best].evaluated.image)
+    assert objective.evaluations == 2  # the image and the best one
+    assert found[0].evaluations == whole[stop].evaluations  # which the run has had already
+
+
+def test_l_bfgs_begins_anew_where_only_its_history_is_gone():
+    whole = painted(Tug(), START, SMOOTH)
+    brief = whole[7].checkpoint()
+    found = painted(Tug(), Checkpoint(brief.image, brief.best_image, 7, 7, brief.evaluations), SMOOTH)
+    assert [step.iteration for step in found] == list(range(7, 15))
+    assert found[0].losses == whole[7].losses
+    assert totals(found) == sorted(totals(found), reverse=True)
+    assert totals(found)[-1] < totals(found)[0]
+
+
+@pytest.mark.parametrize("settings", [ADAM, SMOOTH], ids=["adam", "l-bfgs"])
+def test_steering_starts_the_best_anew_and_counts_one_more_evaluation(settings):
+    plain = painted(Tug(), START, settings)
+    raised = LossWeights(50.0, 25.0, 0.0, ())  # no image so low by these as those before by the old ones
+    objective = Tug()
+    steered = painted(objective, START, settings, {6: raised})
+    assert_same_course(steered[:7], plain[:7])
+    first = steered[7]
+    assert first.best is first.evaluated and first.best_iteration == 7
+    assert first.losses.total > steered[6].best.losses.total
+    assert {step.evaluated.weights for step in steered[7:]} == {step.best.weights for step in steered[7:]} == {raised}
+    tried = len(objective.seen[: steered[6].evaluations])
+    np.testing.assert_array_equal(objective.seen[tried], steered[6].evaluated.image)  # once more, by the new weights
+    assert steered[-1].evaluations == objective.evaluations
+    for step in steered[7:]:
+        assert step.best.losses.total == min(other.losses.total for other in steered[7 : step.iteration + 1])
+
+
+@pytest.mark.parametrize("settings", [ADAM, SMOOTH], ids=["adam", "l-bfgs"])
+def test_weights_set_again_as_they_are_change_nothing(settings):
+    same = LossWeights(*map(float, Tug.weights[:3]), ())
+    assert same is not Tug.weights
+    assert_same_course(painted(Tug(), START, settings, {3: same, 4: same, 9: same}), painted(Tug(), START, settings))
+
+
+def test_l_bfgs_forgets_what_it_knows_of_other_losses():
+    image = tf.constant(START)
+    objective, moves = Tug(), LBFGS(image, SMOOTH)
+    evaluation = objective(image)
+    for _ in range(5):
+        evaluation = moves.step(objective, evaluation)
+    assert len(moves._pairs) == 5
+    objective.weights = ONLY_STYLE
+    evaluation = moves.step(objective, objective(evaluation.image))
+    assert len(moves._pairs) == 1
+    moves.step(objective, evaluation)
+    assert len(moves._pairs) == 2
 
 
 # The spectral scale

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -14,8 +15,9 @@ import pytest
 from PIL import Image
 
 from core import images, paths, runs
+from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
-from core.runs import METRICS, Recorder, Request, Run, RunRecord, Writer
+from core.runs import METRICS, Recorder, Request, Run, RunRecord, Steering, Writer
 from core.settings import PRESETS, TransferSettings
 from core.timings import Timings
 
@@ -409,6 +411,223 @@ def test_stop_requests():
     assert json.loads((run.path / "request.json").read_text()) == {"stop": True, "iterations": None, "weights": {}}
 
 
+def test_wishes_add_up():
+    run = new_run()
+    run.ask(weights={"style_weight": 0.5, "content_weight": 10})
+    run.ask(iterations=9)
+    run.ask(weights={"style_weight": 2})
+    assert run.request() == Request(iterations=9, weights={"style_weight": 2, "content_weight": 10})
+    run.ask(stop=True)
+    assert run.request() == Request(stop=True, iterations=9, weights={"style_weight": 2, "content_weight": 10})
+    run.ask(iterations=5)
+    assert run.request().iterations == 5 and run.request().stop
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"iterations": 0},
+        {"iterations": 20_001},
+        {"iterations": "many"},
+        {"weights": {"style_weight": -1}},
+        {"weights": {"style_weight": "much"}},
+        {"weights": {"colour": 1}},
+        {"weights": {"size": 128}},
+        {"weights": {"learning_rate": 1.0}},
+        {"weights": {"style_layer_weights": [1, 2]}},
+        {"weights": {"style_weight": 0, "content_weight": 0}},
+        {"weights": {"content_weight": 5.0, "total_variation_weight": 1e13}},
+    ],
+    ids=str,
+)
+def test_wishes_that_cannot_be_are_refused_and_leave_those_before(wish):
+    run = new_run()
+    run.ask(iterations=9, weights={"style_weight": 0.5})
+    before = (run.path / "request.json").read_bytes()
+    with pytest.raises(InputError) as caught:
+        run.ask(**wish)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    assert (run.path / "request.json").read_bytes() == before
+
+
+def test_wishes_that_do_not_fit_together_are_refused():
+    run = new_run()
+    run.ask(weights={"style_weight": 0})
+    with pytest.raises(InputError, match="cannot both be 0"):
+        run.ask(weights={"content_weight": 0})
+    assert run.request().weights == {"style_weight": 0}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ['{"stop": "perhaps"}', '{"iterations": 1.5}', '{"weights": [1]}', b"\xff\xfe", '{"stop": true', "[" * 10_000],
+)
+def test_a_request_that_cannot_be_read_asks_for_nothing(damage):
+    run = new_run()
+    (run.path / "request.json").write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    assert run.request() == Request()
+    run.ask(iterations=7)
+    assert run.request() == Request(iterations=7)
+
+
+def test_a_run_can_be_stopped_whatever_else_its_request_says():
+    """Another program's wishes are no reason to paint on."""
+    run = new_run()
+    (run.path / "request.json").write_text('{"weights": {"size": 1}, "iterations": -3}')
+    run.ask(stop=True)
+    assert run.request().stop
+
+
+# Steering
+
+
+def steering(*changes):
+    return [Steering(iteration=iteration, changes=weights) for iteration, weights in changes]
+
+
+@pytest.mark.parametrize(
+    ("text", "iteration", "changes"),
+    [
+        ("40:style_weight=0.1", 40, {"style_weight": 0.1}),
+        (" 0 : content-weight =1e3", 0, {"content_weight": 1000.0}),
+        ("7:total_variation_weight=0", 7, {"total_variation_weight": 0.0}),
+        ("7:style-layer-weights=1, 0,2,0.5,1", 7, {"style_layer_weights": (1.0, 0.0, 2.0, 0.5, 1.0)}),
+        ("7:style_layer_weights=", 7, {"style_layer_weights": ()}),
+        ("20000:style_weight=0.30000000000000004", 20_000, {"style_weight": 0.1 + 0.2}),
+    ],
+)
+def test_steering_is_parsed_and_told_again(text, iteration, changes):
+    parsed = Steering.parse(text, SETTINGS)
+    assert parsed == Steering(iteration=iteration, changes=changes)
+    (told,) = parsed.options()
+    assert Steering.parse(told, SETTINGS) == parsed
+    recorded = Steering.model_validate_json(parsed.model_dump_json())  # a tuple comes back as a list
+    assert recorded.options() == [told]
+
+
+def test_steering_of_several_weights_is_an_option_each():
+    (change,) = steering((12, {"style_weight": 0.5, "style_layer_weights": [1.0, 2.0, 1.0, 1.0, 1.0]}))
+    assert change.options() == ["12:style_weight=0.5", "12:style_layer_weights=1.0,2.0,1.0,1.0,1.0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"'' is no change of a weight such as 40:style_weight=0\.1\."),
+        ("style_weight=3", "'style_weight=3' is no change of a weight"),
+        ("40:style_weight", "'40:style_weight' is no change of a weight"),
+        ("-1:style_weight=3", "'-1:style_weight=3' is no change of a weight"),
+        ("4.5:style_weight=3", r"'4\.5:style_weight=3' is no change of a weight"),
+        (":style_weight=3", "':style_weight=3' is no change of a weight"),
+        ("4:style_weight=", "style_weight = '': "),
+        ("4:style_weight=much", "style_weight = 'much': "),
+        ("4:style_weight=-1", r"style_weight = '-1': should be greater than or equal to 0\."),
+        ("4:style_weight=nan", "style_weight = 'nan': "),
+        ("4:colour=3", "colour = '3': Extra inputs are not permitted"),
+        ("4:=3", " = '3': Extra inputs are not permitted"),
+        ("4:size=128", "size cannot be changed while a run paints; style_weight, .* can"),
+        ("4:style_layers=block1_conv1", "style_layers cannot be changed while a run paints"),
+        ("4:style_layer_weights=1,2", "style_layer_weights has 2 numbers for 5 style layers"),
+    ],
+)
+def test_steering_that_is_none(text, message):
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        Steering.parse(text, SETTINGS)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_steering_is_recorded_in_order():
+    changes = steering((9, {"style_weight": 1.0}), (2, {"content_weight": 5.0}), (9, {"style_weight": 2.0}))
+    run = runs.create(picture(), picture(seed=2), SETTINGS, "draft", "a", "b", steering=changes)
+    assert [change.iteration for change in run.record().steering] == [2, 9, 9]
+    recorder = Recorder(run)
+    assert recorder.steered(2) == SETTINGS
+    assert recorder.steered(3) == recorder.steered(9) == SETTINGS.changed(content_weight=5.0)
+    assert recorder.steered(10) == SETTINGS.changed(content_weight=5.0, style_weight=2.0)  # the later of the two
+
+
+def test_steering_that_would_leave_nothing_to_paint_is_refused(own_home):
+    """Each change fits the settings; both together do not."""
+    changes = steering((9, {"style_weight": 0.0}), (2, {"content_weight": 0.0}))
+    with pytest.raises(InputError, match=r"^style_weight and content_weight cannot both be 0"):
+        runs.create(picture(), picture(seed=2), SETTINGS, "draft", "a", "b", steering=changes)
+    assert not (own_home / "runs").exists()
+
+
+def test_answers(steps):
+    """What is wanted is taken up once, and recorded where it begins."""
+    run = new_run()
+    with Recorder(run) as recorder:
+        recorder.answer(Request(weights={"style_weight": 3.0}))  # nothing is painted yet
+        assert run.record().steering == []
+        recorder.write(steps[0])
+        recorder.write(steps[1])
+        wanted = Request(weights={"style_weight": 3, "content_weight": 1e3}, iterations=90)
+        recorder.answer(wanted)
+        record = run.record()
+        assert record.settings == SETTINGS.changed(iterations=90)
+        assert record.steering == steering((1, {"style_weight": 3.0}))  # the content's weight was that already
+        assert (recorder.steered(1), recorder.steered(2)) == (
+            record.settings,
+            record.settings.changed(style_weight=3.0),
+        )
+        recorder.write(steps[2])
+        recorder.answer(wanted)
+        recorder.answer(wanted.model_copy(update={"iterations": 80}))
+        assert run.record().steering == record.steering and run.record().settings.iterations == 80
+        recorder.answer(Request(weights={"style_weight": 0.01, "style_layer_weights": [1, 1, 1, 1, 5]}))
+        assert run.record().steering[1:] == steering(
+            (2, {"style_weight": 0.01, "style_layer_weights": [1.0, 1.0, 1.0, 1.0, 5.0]})
+        )
+        assert recorder.steered(3).loss_weights().style_layers == (1.0, 1.0, 1.0, 1.0, 5.0)
+    assert (run.record().status, run.record().message) == ("done", "")
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (Request(iterations=0), r"iterations = 0: should be greater than or equal to 1\."),
+        (Request(iterations=30_000), r"iterations = 30000: should be less than or equal to 20000\."),
+        (Request(weights={"style_weight": -1}), r"style_weight = -1: should be greater than or equal to 0\."),
+        (Request(weights={"content_weight": 0.0, "style_weight": 0.0}), "style_weight and content_weight cannot both"),
+        (Request(weights={"size": 128}), r"size cannot be changed while a run paints; [a-z_, ]* can\."),
+        (Request(weights={"colour": "red"}), r"colour = 'red': Extra inputs are not permitted\."),
+    ],
+)
+def test_what_cannot_be_is_left_aside_and_said(steps, request_, said):
+    run = new_run()
+    with Recorder(run) as recorder:
+        recorder.write(steps[0])
+        recorder.answer(request_)
+        record = run.record()
+        assert (record.steering, record.settings, record.status) == ([], SETTINGS, "running")
+        recorder.write(steps[1])
+        recorder.answer(Request(weights={"style_weight": 3.0}))
+        assert run.record().steering == steering((1, {"style_weight": 3.0}))
+    assert re.match(f"It went on unchanged: {said}", record.message), record.message
+    assert "\n" not in record.message
+
+
+def test_progress_after_steering_is_by_the_weights_that_count(steps):
+    """Losses by other weights are no measure: the best is the best since they changed."""
+    run = new_run()
+    with Recorder(run) as recorder:
+        for step in steps:
+            recorder.write(step)
+    lines = (run.path / "metrics.csv").read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    for row, total in zip(cells[1:], (5.0, 1.0, 90.0, 70.0, 80.0), strict=True):
+        row[3] = str(total)
+    (run.path / "metrics.csv").write_text("\n".join(map(",".join, cells)) + "\n")
+    nowhere = {"iteration": None, "best_iteration": None, "best_total": None, "status": "interrupted"}
+    for changed, best in (((), (1, 1.0)), ((1,), (3, 70.0)), ((0, 3), (4, 80.0)), ((4,), (1, 1.0))):
+        told = [change.model_dump() for change in steering(*((at, {"style_weight": 1.0 + at}) for at in changed))]
+        rewrite(run, **nowhere, steering=told)
+        record = run.with_progress(run.record())
+        assert (record.iteration, record.evaluations) == (4, 5)
+        assert (record.best_iteration, record.best_total) == best
+
+
 # How a run ends
 
 
@@ -548,6 +767,174 @@ def test_result_in_both_forms_with_its_settings(steps):
     assert TransferSettings.model_validate_json(said["Settings"]) == SETTINGS
     assert said["Title"] == "photo × painting"
     assert float(said["Total loss"]) == pytest.approx(record.best_total, rel=1e-5)
+
+
+# Checkpoints, and going on
+
+
+def held(run):
+    return Checkpoint.load(run.checkpoint)
+
+
+def test_a_run_that_ended_has_a_checkpoint_of_its_last_step(steps):
+    run, _ = recorded(steps[:3], lambda recorder: recorder.answer(Request(stop=True)))
+    found = held(run)
+    assert (found.iteration, found.best_iteration, found.evaluations) == (2, steps[2].best_iteration, 3)
+    np.testing.assert_array_equal(found.image, steps[2].evaluated.image)
+    np.testing.assert_array_equal(found.best_image, steps[2].best.image)
+    assert found.seconds == steps[2].seconds
+    assert found.optimizer.keys() == steps[2].checkpoint().optimizer.keys()
+
+
+@pytest.mark.parametrize("error", [StudioError("Gone."), RuntimeError("OOM"), KeyboardInterrupt()])
+def test_a_run_that_failed_has_one_too(steps, error):
+    run, _ = recorded(steps[:2], error)
+    assert held(run).iteration == 1
+
+
+def test_a_run_without_a_step_has_none():
+    run, _ = recorded([], StudioError("Gone."))
+    assert not run.checkpoint.exists()
+
+
+def test_checkpoints_are_written_on_the_way_now_and_then(steps, monkeypatch):
+    run = new_run()
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 1000.0)
+    with Recorder(run) as recorder:
+        recorder.write(steps[0])
+        assert not run.checkpoint.exists()
+        recorder._checkpoint_written -= 1000.0  # as long ago
+        recorder.write(steps[1])
+        assert held(run).iteration == 1
+        recorder.write(steps[2])
+        assert held(run).iteration == 1
+        monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
+        recorder.write(steps[3])
+        assert held(run).iteration == 3
+        assert not [name for name in names(run.path) if name.startswith(".")]
+    assert held(run).iteration == 3
+
+
+def stopped_run(steps):
+    return recorded(steps, lambda recorder: recorder.answer(Request(stop=True)))[0]
+
+
+def test_going_on_queues_the_run_once_more(steps):
+    run = stopped_run(steps[:3])
+    run.ask(stop=True)
+    runs.resume(run)
+    record = run.record()
+    assert (record.status, record.message, record.settings) == ("queued", "", SETTINGS)
+    assert record.writer == Writer.this_process()
+    assert run.request() == Request()  # or it would stop at once
+    assert (record.iteration, record.best_total) == (2, steps[2].best.losses.total)
+
+
+def test_going_on_for_more(steps):
+    run, _ = recorded(steps)
+    runs.resume(run, 3)
+    assert run.record().settings == SETTINGS.changed(iterations=7)
+    assert run.record().status == "queued"
+
+
+def test_going_on_is_refused_while_it_has_not_ended(steps):
+    run = new_run()
+    with pytest.raises(InputError, match=rf"^The run {run.id} is queued; it can go on when it has ended\.$"):
+        runs.resume(run, 5)
+    with Recorder(run) as recorder:
+        for status in ("preparing", "running"):
+            with pytest.raises(InputError, match=rf"^The run {run.id} is {status}; "):
+                runs.resume(run, 5)
+            recorder.write(steps[0])
+    runs.resume(run)
+    with pytest.raises(InputError, match=rf"^The run {run.id} is queued; "):
+        runs.resume(run)
+
+
+def test_going_on_is_refused_where_nothing_is_left(steps):
+    run, before = recorded(steps)
+    with pytest.raises(InputError, match=rf"^The run {run.id} has done its 4 iterations; ask for more\.$"):
+        runs.resume(run)
+    with pytest.raises(InputError, match=r"^iterations = 20001: should be less than or equal to 20000\.$"):
+        runs.resume(run, 19_997)
+    assert run.record() == before
+
+
+def test_going_on_is_refused_without_a_checkpoint(steps):
+    run, before = recorded(steps)
+    whole = run.checkpoint.read_bytes()
+    run.checkpoint.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
+        runs.resume(run, 5)
+    run.checkpoint.unlink()
+    with pytest.raises(StudioError, match=rf"^{run.id} has no checkpoint to go on from\.$"):
+        runs.resume(run, 5)
+    assert run.record() == before
+
+
+def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, gone_writer):
+    """Its writer died at iteration 4, amid a line, and its checkpoint was of iteration 2."""
+    run = new_run()
+    with Recorder(run) as recorder:
+        for step in steps:
+            recorder.write(step)
+    whole = run.metrics()
+    for torn in ("", "1", "4", "4,5,0.3"):
+        *_, line = (run.path / "metrics.csv").read_text().splitlines()
+        with (run.path / "metrics.csv").open("a") as file:
+            file.write(torn)
+        rewrite(run, status="running", writer=gone_writer.model_dump())
+        dataclasses.replace(held(run), iteration=2).save(run.checkpoint)
+        runs.resume(run)
+        with Recorder(run) as recorder:
+            recorder.write(steps[2])
+            assert run.metrics().equals(whole.iloc[:3])
+            assert [iteration for iteration, _ in run.frames()] == [0, 2]  # no picture of what is done once more
+            recorder.write(steps[3])
+            recorder.write(steps[4])
+        assert run.metrics().equals(whole), torn
+        assert (run.path / "metrics.csv").read_text().splitlines()[-1] == line
+
+
+def test_a_resumed_run_s_progress_is_that_of_its_metrics_until_it_ends(steps, gone_writer):
+    run = stopped_run(steps[:2])
+    runs.resume(run)
+    with Recorder(run) as recorder:
+        assert run.with_progress(run.record()).iteration == 1
+        for step in steps[1:4]:
+            recorder.write(step)
+        record = run.with_progress(run.record())
+        assert (record.status, record.iteration, record.evaluations) == ("running", 3, 4)
+        assert record.best_total == pytest.approx(steps[3].best.losses.total, rel=1e-8)
+        broken = run.record()
+    rewrite(run, **json.loads(broken.model_dump_json()) | {"writer": gone_writer.model_dump()})
+    assert run.with_progress(run.record()).iteration == 3
+
+
+def test_the_first_step_s_time_is_no_later_step_s(steps, gone_writer):
+    """What a broken-off run had timed is lost; where it goes on there is no first step."""
+    run = stopped_run(steps[:2])
+    before = run.record().timings
+    rewrite(run, timings={}, status="interrupted")
+    runs.resume(run)
+    with Recorder(run) as recorder:
+        recorder.write(steps[1])
+    assert "first step" in before and "first step" not in run.record().timings
+
+
+def test_timings_of_both_parts_add_up(steps):
+    run = stopped_run(steps[:2])
+    before = run.record().timings
+    runs.resume(run)
+    with Recorder(run) as recorder:
+        with recorder.timings.phase("pictures"):
+            pass
+        recorder.write(steps[1])
+        recorder.write(steps[2])
+    after = run.record().timings
+    assert after["first step"] == before["first step"]
+    assert after["total"] > before["total"]
+    assert list(after)[-2:] == ["median step", "total"]
 
 
 def test_readers_never_meet_a_torn_record():

@@ -263,6 +263,88 @@ def test_bad_choice_is_refused_in_every_preset():
         assert refusal(preset, optimizer="sgd") == "optimizer = 'sgd': should be 'adam' or 'l-bfgs'."
 
 
+# Style layer weights, and settings that are changed
+
+
+def test_style_layer_weights_are_a_number_for_each_layer():
+    assert choose("reference", style_layer_weights="1, 0.5,0, 2e3 ,1").style_layer_weights == (1.0, 0.5, 0.0, 2e3, 1.0)
+    two = choose("reference", style_layers="block1_conv1,block2_conv2", style_layer_weights=[3, 0])
+    assert two.style_layer_weights == (3.0, 0.0)
+    assert all(type(weight) is float for weight in two.style_layer_weights)
+
+
+def test_no_style_layer_weights_are_none():
+    for nothing in ("", "  ", (), []):
+        assert choose("reference", style_layer_weights=nothing) == choose("reference")
+
+
+@pytest.mark.parametrize("weights", ["1", "1,1,1,1", (1.0,) * 6])
+def test_style_layer_weights_for_other_layers(weights):
+    count = len(weights.split(",")) if isinstance(weights, str) else len(weights)
+    assert refusal(style_layer_weights=weights) == (
+        f"style_layer_weights has {count} numbers for 5 style layers: give one for each, or none."
+    )
+
+
+def test_style_layer_weights_do_not_outlive_their_layers():
+    five = choose("reference", style_layer_weights=(1, 2, 3, 4, 5))
+    with pytest.raises(InputError, match=r"^style_layer_weights has 5 numbers for 1 style layers: "):
+        five.changed(style_layers="block1_conv1")
+    assert five.changed(style_layers="block1_conv1", style_layer_weights=()).loss_weights().style_layers == (1.0,)
+
+
+@pytest.mark.parametrize("weight", [-1e-9, 1.1e6, math.nan, math.inf, "much", "", None])
+def test_a_style_layer_weight_out_of_range(weight):
+    assert refusal(style_layer_weights=[1, 1, weight, 1, 1]).startswith("style_layer_weights = ")
+    assert choose("reference", style_layer_weights=[0, 1e6, 1, 1, 1]).style_layer_weights[1] == 1e6
+
+
+def test_loss_weights_say_all_that_the_losses_count():
+    settings = choose("reference", style_weight=3, content_weight=0, total_variation_weight=0.5)
+    assert settings.loss_weights() == (3.0, 0.0, 0.5, (1.0,) * 5)
+    weighted = settings.changed(style_layer_weights="2,1,0,1,1")
+    assert weighted.loss_weights() == (3.0, 0.0, 0.5, (2.0, 1.0, 0.0, 1.0, 1.0))
+    assert settings.changed(style_layer_weights=(1,) * 5).loss_weights() == settings.loss_weights()
+    assert choose("reference", style_layers="block3_conv1").loss_weights().style_layers == (1.0,)
+
+
+def test_changed_settings_keep_the_others():
+    settings = choose("draft", style_weight=0.5)
+    changed = settings.changed(iterations=7, content_weight="3")
+    assert changed.model_dump() == {**settings.model_dump(), "iterations": 7, "content_weight": 3.0}
+    assert settings.iterations == 20
+    assert settings.changed() == settings
+    assert changed.changed(iterations=20, content_weight=1e3) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"iterations": 0}, "iterations = 0: should be greater than or equal to 1."),
+        ({"iterations": 20_001}, "iterations = 20001: should be less than or equal to 20000."),
+        ({"colour": 1}, "colour = 1: Extra inputs are not permitted."),
+        (
+            {"content_weight": 0},
+            "style_weight and content_weight cannot both be 0: there would be nothing to paint.",
+        ),
+    ],
+)
+def test_changes_that_do_not_fit_are_refused(changes, sentence):
+    settings = choose("reference", style_weight=0)
+    with pytest.raises(InputError) as caught:
+        settings.changed(**changes)
+    assert str(caught.value) == sentence
+
+
+def test_what_can_be_steered():
+    assert [knob.name for knob in KNOBS.values() if knob.steered] == [
+        "style_weight",
+        "content_weight",
+        "total_variation_weight",
+        "style_layer_weights",
+    ]
+
+
 # Knobs
 
 

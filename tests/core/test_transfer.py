@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from core import images, samples
+from core.checkpoint import Checkpoint
 from core.settings import PRESETS, TransferSettings
 from core.timings import Timings
 from core.transfer import Diverged, Engine, Step, stylize
@@ -251,6 +252,121 @@ def test_gradient_agrees_with_finite_differences(objective, photo, painting, los
             assert (above - below) / (2 * length) == pytest.approx(float((gradient * direction).sum()), rel=0.01)
     finally:
         objective.weights = REFERENCE.loss_weights()
+
+
+# Style layer weights
+
+
+def shares(objective, image):
+    return objective(tf.constant(image)).losses.style_layers
+
+
+@pytest.fixture
+def weighted(objective):
+    """The shares of a picture's style layers by those weights, and how the objective is weighted before and after."""
+
+    def by(*factors, **changes):
+        objective.weights = settings_with(style_layer_weights=factors, **changes).loss_weights()
+        return objective
+
+    yield by
+    objective.weights = REFERENCE.loss_weights()
+
+
+def test_style_layer_weights_multiply_the_shares(weighted, photo):
+    plain = weighted()(tf.constant(photo)).losses
+    ones = weighted(1.0, 1.0, 1.0, 1.0, 1.0)(tf.constant(photo)).losses
+    assert ones.style_layers == pytest.approx(plain.style_layers, rel=1e-5)
+    other = weighted(0.0, 2.0, 1.0, 0.5, 10.0)(tf.constant(photo)).losses
+    for layer, factor in zip(REFERENCE.style_layers, (0.0, 2.0, 1.0, 0.5, 10.0), strict=True):
+        assert other.style_layers[layer] == pytest.approx(factor * plain.style_layers[layer], rel=1e-5), layer
+    assert other.style_layers["block1_conv1"] == 0
+    assert other.style == pytest.approx(sum(other.style_layers.values()), rel=1e-6)
+    assert (other.content, other.total_variation) == (plain.content, plain.total_variation)
+
+
+def test_a_layer_of_weight_0_draws_the_picture_nowhere(weighted, photo):
+    """At the photo, where the content draws nowhere either: by one layer alone, by the others, and by all."""
+    image = tf.constant(photo)
+    only, others, whole = (
+        weighted(*factors)(image).gradient.numpy()
+        for factors in ((0.0, 0.0, 0.0, 1.0, 0.0), (1e3, 1e3, 1e3, 0.0, 1e3), (1e3, 1e3, 1e3, 1.0, 1e3))
+    )
+    assert not weighted(*(0.0,) * 5)(image).gradient.numpy().any()
+    assert np.linalg.norm(whole - only - others) < 1e-3 * np.linalg.norm(whole)
+    assert min(np.linalg.norm(only), np.linalg.norm(others)) > 0.01 * np.linalg.norm(whole)
+
+
+def test_style_layer_weights_follow_the_layers_in_their_order(engine, photo, painting):
+    settings = settings_with(style_layers=("block4_conv1", "block1_conv1"), style_layer_weights=(3.0, 0.0))
+    losses = shares(engine.objective(photo, painting, settings)[0], photo)
+    plain = shares(engine.objective(photo, painting, settings_with(style_layers=settings.style_layers))[0], photo)
+    assert list(losses) == ["block4_conv1", "block1_conv1"]
+    assert losses["block4_conv1"] == pytest.approx(3 * plain["block4_conv1"], rel=1e-5)
+    assert losses["block1_conv1"] == 0 < plain["block1_conv1"]
+
+
+# Steering
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
+@pytest.mark.parametrize(
+    ("changes", "answers"),
+    [
+        ({"content_weight": 1e5}, lambda steered, plain: steered.content < 0.7 * plain.content),
+        ({"style_weight": 1.0}, lambda steered, plain: steered.style < plain.style),
+        (
+            {"style_layer_weights": (1.0, 1.0, 1.0, 0.0, 1.0)},  # without the layer that counts most
+            lambda steered, plain: steered.style_layers["block4_conv1"] > 1.05 * plain.style_layers["block4_conv1"],
+        ),
+    ],
+    ids=["content", "style", "a layer"],
+)
+def test_the_picture_answers_to_steering(objective, photo, optimizer, changes, answers):
+    """What counts more becomes less of a loss than in the run that goes straight, as the first weights measure it."""
+    settings = settings_with(optimizer=optimizer, iterations=14)
+    lasts = {}
+    try:
+        for name in ("plain", "steered"):
+            objective.weights = REFERENCE.loss_weights()
+            before = objective.evaluations
+            for step in stylize(objective, photo, settings):
+                if name == "steered" and step.iteration == 3:
+                    objective.weights = settings_with(**changes).loss_weights()
+                    evaluations = step.evaluations
+                if name == "steered" and step.iteration == 4:
+                    assert step.best is step.evaluated and step.best_iteration == 4
+                    assert step.evaluations >= evaluations + 2  # one of them for the image before, by the new weights
+            assert step.evaluations == objective.evaluations - before
+            objective.weights = REFERENCE.loss_weights()
+            lasts[name] = objective.losses(step.best.image)
+    finally:
+        objective.weights = REFERENCE.loss_weights()
+    assert answers(lasts["steered"], lasts["plain"])
+
+
+# Going on
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
+def test_going_on_from_a_checkpoint(engine, photo, painting, optimizer, tmp_path):
+    """Up to rounding: threads that add in another order bring it about. Exactly so: see the optimizers' tests."""
+    settings = settings_with(optimizer=optimizer, iterations=8)
+    objective, _ = engine.objective(photo, painting, settings)
+    whole = list(stylize(objective, photo, settings))
+    steps = stylize(objective, photo, settings)
+    for _ in range(5):
+        step = next(steps)
+    step.checkpoint().save(tmp_path / "checkpoint.npz")
+    fresh, _ = engine.objective(photo, painting, settings)
+    again = list(stylize(fresh, Checkpoint.load(tmp_path / "checkpoint.npz"), settings))
+    assert [(one.iteration, one.evaluations, one.best_iteration) for one in again] == [
+        (one.iteration, one.evaluations, one.best_iteration) for one in whole[4:]
+    ]
+    for found, wanted in zip(again, whole[4:], strict=True):
+        assert found.losses.total == pytest.approx(wanted.losses.total, rel=1e-4)
+        assert found.best.losses.total == pytest.approx(wanted.best.losses.total, rel=1e-4)
+    assert np.abs(again[-1].best_image() - whole[-1].best_image()).mean() < 0.05
 
 
 # When it goes wrong

@@ -1,0 +1,234 @@
+"""A checkpoint on disk: what is kept comes back exactly, and what cannot be read is told in a sentence."""
+
+import dataclasses
+import itertools
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from core.checkpoint import BRIEF, Checkpoint
+from core.errors import StudioError
+from core.settings import TransferSettings
+
+SHAPE = (1, 5, 7, 3)
+
+
+def noise(seed, shape=SHAPE):
+    return np.random.default_rng(seed).uniform(-120, 150, shape).astype(np.float32)
+
+
+def checkpoint(**changes):
+    state = {"s-0": noise(3), "s_y-0": np.float32(1 / 3), "count": np.int64(2**40), "move": np.float64(0.1)}
+    return Checkpoint(
+        **{
+            "image": noise(1),
+            "best_image": noise(2),
+            "iteration": 12,
+            "best_iteration": 9,
+            "evaluations": 15,
+            "seconds": 1 / 3,
+            "optimizer": state,
+            **changes,
+        }
+    )
+
+
+def assert_same(found, expected):
+    for name in ("iteration", "best_iteration", "evaluations", "seconds"):
+        value = getattr(expected, name)
+        assert getattr(found, name) == value and type(getattr(found, name)) is type(value), name
+    pairs = {"image": (found.image, expected.image), "best": (found.best_image, expected.best_image)}
+    assert set(found.optimizer) == set(expected.optimizer)
+    pairs |= {name: (found.optimizer[name], value) for name, value in expected.optimizer.items()}
+    for name, (array, wanted) in pairs.items():
+        assert (array.dtype, array.shape) == (wanted.dtype, wanted.shape), name
+        np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.fixture(scope="module")
+def kept(engine, photo, painting):
+    """Where a real run of each optimizer stands after eight iterations."""
+    from core.transfer import stylize
+
+    found = {}
+    for name in ("adam", "l-bfgs"):
+        settings = TransferSettings(optimizer=name, iterations=8)
+        *_, last = stylize(engine.objective(photo, painting, settings)[0], photo, settings)
+        found[name] = last.checkpoint()
+    return found
+
+
+# There and back
+
+
+def test_what_is_kept_comes_back_exactly(tmp_path):
+    checkpoint().save(tmp_path / "checkpoint.npz")
+    assert_same(Checkpoint.load(tmp_path / "checkpoint.npz"), checkpoint())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
+
+
+def test_a_beginning_comes_back_with_what_is_said_of_none(tmp_path):
+    Checkpoint(noise(1), noise(1)).save(tmp_path / "checkpoint.npz")
+    found = Checkpoint.load(tmp_path / "checkpoint.npz")
+    assert_same(found, Checkpoint(noise(1), noise(1), 0, 0, 1, 0.0, {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
+def test_a_real_run_s_comes_back_exactly(kept, tmp_path, optimizer):
+    kept[optimizer].save(tmp_path / "checkpoint.npz")
+    assert_same(Checkpoint.load(tmp_path / "checkpoint.npz"), kept[optimizer])
+    assert (kept[optimizer].iteration, kept[optimizer].image.shape) == (8, (1, 64, 96, 3))
+
+
+def test_steps_that_follow_change_nothing_of_it(engine, photo, painting):
+    from core.transfer import stylize
+
+    for name in ("adam", "l-bfgs"):
+        settings = TransferSettings(optimizer=name, iterations=4)
+        steps = stylize(engine.objective(photo, painting, settings)[0], photo, settings)
+        *_, step = itertools.islice(steps, 3)
+        taken = step.checkpoint()
+        copy = dataclasses.replace(taken, image=taken.image.copy(), best_image=taken.best_image.copy())
+        copy = dataclasses.replace(copy, optimizer={key: array.copy() for key, array in taken.optimizer.items()})
+        assert len(list(steps)) == 2
+        assert_same(taken, copy)
+
+
+# In brief
+
+
+def test_in_brief_adam_keeps_what_it_has_learnt_and_l_bfgs_forgets_a_long_history(kept):
+    assert kept["adam"].brief() is kept["adam"] and kept["adam"].optimizer
+    short = kept["l-bfgs"].brief()
+    assert len(kept["l-bfgs"].optimizer) > 1
+    assert_same(short, dataclasses.replace(kept["l-bfgs"], optimizer={}))
+
+
+def test_in_brief_is_a_matter_of_bytes():
+    fits = {str(number): noise(number) for number in range(BRIEF)}
+    assert checkpoint(optimizer=fits).brief().optimizer.keys() == fits.keys()
+    assert checkpoint(optimizer={**fits, "more": np.float32(0)}).brief().optimizer == {}
+
+
+# What cannot be read
+
+
+def refusal(path):
+    """The one sentence that loading it ends in."""
+    with pytest.raises(StudioError) as caught:
+        Checkpoint.load(path)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Where a run called "a-run" has its checkpoint."""
+    (tmp_path / "a-run").mkdir()
+    return tmp_path / "a-run" / "checkpoint.npz"
+
+
+def test_none_at_all(file):
+    assert refusal(file) == "a-run has no checkpoint to go on from."
+    assert refusal(file.parent / "gone" / "checkpoint.npz") == "gone has no checkpoint to go on from."
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_cut_short(file, share):
+    checkpoint().save(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    assert refusal(file) == "The checkpoint of a-run is damaged."
+
+
+def test_a_byte_of_a_picture_turned_over(file):
+    checkpoint().save(file)
+    data = bytearray(file.read_bytes())
+    where = data.index(noise(2).tobytes())
+    data[where + 100] ^= 1
+    file.write_bytes(data)
+    assert refusal(file) == "The checkpoint of a-run is damaged."
+
+
+def zipped(file, compression=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+class Trap:
+    """Unpickled, it would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write_text("no checkpoint"),
+        lambda file: file.mkdir(),
+        lambda file: np.save(file.open("wb"), noise(1)),
+        lambda file: np.savez(file, pictures=noise(1)),
+        lambda file: np.savez(file, image=noise(1)),
+        lambda file: np.savez(file, image=noise(1), best_image=noise(1), colour=3),
+        lambda file: zipped(file),
+        lambda file: zipped(file, words="no array"),
+        lambda file: zipped(file, **{"image.npy": b"\x93NUMPY\x01\x00", "best_image.npy": b""}),
+    ],
+    ids=["words", "folder", "npy", "other arrays", "one missing", "one more", "empty ZIP", "ZIP of words", "stumps"],
+)
+def test_what_is_no_checkpoint(file, write):
+    write(file)
+    assert refusal(file) == "The checkpoint of a-run is damaged."
+
+
+def test_packed_otherwise_and_damaged(file):
+    """`numpy.savez_compressed` has another way of being damaged."""
+    np.savez_compressed(file, image=noise(1), best_image=noise(1))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 4 : len(data) // 3] = bytes(len(data) // 3 - len(data) // 4)
+    file.write_bytes(data)
+    assert refusal(file) == "The checkpoint of a-run is damaged."
+
+
+def test_pickles_are_not_opened(file, tmp_path):
+    sprung = tmp_path / "sprung"
+    pickled = np.array([Trap(sprung)], object)
+    for write in (
+        lambda: file.write_bytes(pickle.dumps(Trap(sprung))),
+        lambda: np.savez(file, image=noise(1), best_image=pickled),
+        lambda: np.savez(file, image=noise(1), best_image=noise(1), **{"optimizer-move": pickled}),
+    ):
+        write()
+        assert refusal(file) == "The checkpoint of a-run is damaged."
+    assert not sprung.exists()
+
+
+# Writing
+
+
+def test_one_that_cannot_be_written_leaves_the_one_before(file):
+    checkpoint().save(file)
+
+    class Unwritable:
+        def __array__(self, dtype=None, copy=None):
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint(iteration=13, optimizer={"s": Unwritable()}).save(file)
+    assert_same(Checkpoint.load(file), checkpoint())
+    assert [path.name for path in file.parent.iterdir()] == ["checkpoint.npz"]
+
+
+def test_a_later_one_takes_its_place(file):
+    checkpoint().save(file)
+    later = checkpoint(image=noise(8), iteration=13, optimizer={})
+    later.save(file)
+    assert_same(Checkpoint.load(file), later)
