@@ -58,7 +58,7 @@ def entries() -> list[Entry]:
 
 def size(run: Run) -> int:
     """The bytes that a run takes."""
-    return sum(_size_of(file) for folder in (run.path, run.path / "frames") for file in _files(folder))
+    return sum(_bytes_in(folder) for folder in (run.path, run.path / "frames"))
 
 
 def marks(run: Run) -> Marks:
@@ -189,10 +189,11 @@ def _files(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _size_of(path: Path) -> int:
+def _bytes_in(folder: Path) -> int:
     try:
-        return path.stat().st_size if path.is_file() else 0
-    except OSError:  # its writer has just replaced it
+        with os.scandir(folder) as files:
+            return sum(file.stat().st_size for file in files if file.is_file())
+    except OSError:  # there is none, or its writer has just replaced a file
         return 0
 
 
