@@ -12,7 +12,7 @@ from PIL import Image
 
 from core import jobs, library
 from core.errors import StudioError
-from core.runs import METRICS, SUMS, Run, RunRecord
+from core.runs import METRICS, Run, RunRecord
 from dashboard import afterwards, downloads, drawing, notice, steering
 from dashboard.wording import STATUSES, duration, plain
 from export.charts import CURVES
@@ -193,11 +193,9 @@ def _timings(record: RunRecord) -> None:
         return
     import pandas as pd
 
-    from export import charts
+    from export import charts, report
 
-    seconds = {name: value for name, value in record.timings.items() if name not in SUMS}
-    if "median step" in record.timings:
-        seconds["further steps"] = record.timings["total"] - sum(seconds.values())
+    seconds = report.phase_seconds(record.timings)
     if not seconds:
         return
     st.subheader("Where the seconds went", anchor=False)

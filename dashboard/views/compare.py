@@ -14,7 +14,7 @@ from PIL import Image
 from bench import reference
 from core import background, images, library, yardstick
 from core.errors import StudioError
-from core.runs import SUMS, Run, RunRecord
+from core.runs import Run, RunRecord
 from core.settings import KNOBS, PRESETS
 from core.yardstick import Reading
 from dashboard import address, drawing, viewer
@@ -39,11 +39,11 @@ def page() -> None:
         return
     titles = _titles(chosen)
     _pictures(chosen, titles)
-    readings = _yardstick(chosen, titles)
+    readings, by = _yardstick(chosen, titles)
     _curves(chosen, titles)
     _settings(chosen, titles)
     _phases(chosen, titles)
-    _report(chosen, readings)
+    _report(chosen, readings, by)
 
 
 def _choose() -> Chosen:
@@ -61,13 +61,11 @@ def _choose() -> Chosen:
 
 
 def _titles(chosen: Chosen) -> dict[str, str]:
-    """What each run is called here: its name, with the preset, numbered where that is not enough."""
-    titles: dict[str, str] = {}
-    for run, record in chosen:
-        title = f"{library.marks(run).name or record.title} · {record.preset}"
-        same = sum(each == title or each.startswith(f"{title} (") for each in titles.values())
-        titles[run.id] = f"{title} ({same + 1})" if same else title
-    return titles
+    """What each run is called here: by its number, for names may be alike."""
+    return {
+        run.id: f"{number} · {library.marks(run).name or record.title} · {record.preset}"
+        for number, (run, record) in enumerate(chosen, 1)
+    }
 
 
 def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
@@ -82,7 +80,12 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
                 st.image(_jpeg(path, 0.0, 320), caption=plain(what), width="stretch", alt=what)
 
 
-def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> dict[str, Reading]:
+def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Reading], str]:
+    """The readings that there are so far, and in words whose losses they are."""
+
+    def words(name: str) -> str:
+        return f"the preset {name}" if name in PRESETS else titles[name]
+
     st.subheader("By one yardstick", anchor=False)
     st.caption(
         "Runs of different weights have incomparable losses of their own. Here every result is evaluated by the same "
@@ -93,7 +96,7 @@ def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> dict[str, Reading]:
         "Measured by the losses of",
         [*PRESETS, *own],
         list(PRESETS).index("reference"),
-        format_func=lambda name: f"the preset {name}" if name in PRESETS else titles[name],
+        format_func=words,
         width=360,
     )
     settings = yardstick.settings_of(by)
@@ -102,7 +105,7 @@ def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> dict[str, Reading]:
     missing = [run.id for run, _ in chosen if run.id not in readings]
     if missing:
         _measure(missing, by)
-    return readings
+    return readings, words(by)
 
 
 def _table(chosen: Chosen, titles: Mapping[str, str], readings: Mapping[str, Reading]) -> None:
@@ -208,20 +211,17 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
 
 
 def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
-    from export import charts
+    from export import charts, report
 
     timings = {
-        titles[run.id]: {**phases, "further steps": max(0.0, record.timings["total"] - sum(phases.values()))}
-        for run, record in chosen
-        if "total" in record.timings
-        and (phases := {name: value for name, value in record.timings.items() if name not in SUMS})
+        titles[run.id]: report.phase_seconds(record.timings) for run, record in chosen if "total" in record.timings
     }
     if timings:
         st.subheader("Where the seconds went", anchor=False)
         drawing.draw(charts.phases_of_runs(timings), "compare-phases", 34 * len(timings), 4)
 
 
-def _report(chosen: Chosen, readings: Mapping[str, Reading]) -> None:
+def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
     from export import report
 
     st.subheader("Report", anchor=False)
@@ -232,13 +232,13 @@ def _report(chosen: Chosen, readings: Mapping[str, Reading]) -> None:
 
     def packed() -> bytes:
         file = io.BytesIO()
-        report.write_zip(file, found, readings)
+        report.write_zip(file, found, readings, yardstick=by)
         return file.getvalue()
 
     with st.container(horizontal=True):
         st.download_button(
             "Report (HTML)",
-            lambda: report.html(found, readings),
+            lambda: report.html(found, readings, yardstick=by),
             "report.html",
             "text/html",
             type="primary",
