@@ -337,9 +337,14 @@ def report(
         bool,
         typer.Option("--measure/--no-measure", help="Measure what has not been measured yet by the yardstick."),
     ] = True,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option("--timings", metavar="FILE", help="Add a measurement of nst bench; may be given repeatedly."),
+    ] = None,
     weights: Weights = None,
 ) -> None:
     """Write a report of runs, one page that needs nothing else: pictures, losses, settings, times, commands."""
+    from bench import timings
     from core import paths, yardstick
     from core import runs as store
     from export import report as reports
@@ -347,17 +352,19 @@ def report(
     reports.check_writable(output)
     found = [store.find(run_id) for run_id in dict.fromkeys(run_ids)]
     reports.check(found)
+    measurements = [timings.read(path) for path in measured or ()]
     settings = yardstick.settings_of(by)
     if measure:
         _readings([run for run in found if (run.path / "result.npy").is_file()], by, weights)
     words = f"the {'preset' if by in PRESETS else 'run'} {by}"
     contents = found, yardstick.readings(found, settings), title or reports.TITLE, words
+    tables = timings.tables({each.label: each for each in measurements})
     try:
         with paths.replacing(output) as file:
             if output.suffix.lower() == ".zip":
-                reports.write_zip(file, *contents)
+                reports.write_zip(file, *contents, timings=tables)
             else:
-                file.write(reports.html(*contents).encode())
+                file.write(reports.html(*contents, timings=tables).encode())
     except OSError as error:
         raise StudioError(f"{output} could not be written: {error.strerror or error}.") from error
     _tell(f"The report of {len(found)} run{'s'[: len(found) > 1]} is in {output}")

@@ -95,6 +95,11 @@ class Measurement(BaseModel):
     comparisons: list[Comparison] = Field(default_factory=list, max_length=100)
     pairs: list[Pair] = Field(default_factory=list, max_length=100)
 
+    @property
+    def label(self) -> str:
+        """The machine and the time."""
+        return f"{self.environment.get('processor', 'unknown processor')}, {self.created:%d %b %Y %H:%M} UTC"
+
     @staticmethod
     def begin(weights: str) -> Measurement:
         """An empty measurement of this machine, now."""
@@ -113,6 +118,27 @@ class Measurement(BaseModel):
                 file.write(self.model_dump_json(indent=1).encode())
         except OSError as error:
             raise StudioError(f"{path} could not be written: {error.strerror or error}.") from error
+
+
+def tables(measurements: Mapping[str, Measurement]) -> dict[str, list[dict[str, Any]]]:
+    """The comparisons of measurements (by what their machines are called) side by side: for each title a row for each
+    timing, in seconds and with its repetitions, as `export.charts.durations` draws it."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for machine, measurement in measurements.items():
+        for comparison in measurement.comparisons:
+            found.setdefault(comparison.title, []).extend(
+                {
+                    "machine": machine,
+                    "way": timing.way,
+                    "size": timing.size or 0,
+                    "median": timing.median,
+                    "low": timing.range[0],
+                    "high": timing.range[1],
+                    "times": len(timing.seconds),
+                }
+                for timing in comparison.timings
+            )
+    return found
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:

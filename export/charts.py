@@ -146,7 +146,7 @@ def phases_of_runs(runs: Mapping[str, Mapping[str, float]]) -> alt.Chart:
     )
 
 
-def durations(timings: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def durations(timings: pd.DataFrame) -> alt.LayerChart:
     """How long each way takes: a bar to the median on a logarithmic axis, and a line from the 10th to the 90th
     percentile.
 
@@ -178,10 +178,18 @@ def durations(timings: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
         x=alt.X("low:Q", title="Seconds", scale=scale), x2="high:Q"
     )
     height = max(24, 18 * len(machines)) * len(ways)
-    layers = (bars + lines).properties(height=height)
-    if not rows["size"].any():
-        return layers
-    return layers.facet(row=alt.Row("size:O", title=None, header=alt.Header(labelExpr="datum.value + ' px'")))
+    return (bars + lines).properties(height=height)
+
+
+def durations_by_size(timings: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """The same, one drawing under the other for each size."""
+    import altair as alt
+
+    if not timings["size"].any():
+        return durations(timings)
+    return durations(timings).facet(
+        row=alt.Row("size:O", title=None, header=alt.Header(labelExpr="datum.value + ' px'"))
+    )
 
 
 def quality(courses: pd.DataFrame) -> alt.LayerChart:

@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import os
 import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from core import images, library
+from core import images, library, paths
 from core.errors import InputError, StudioError
 from core.library import Marks
 from core.runs import METRICS, RUN_ID, SUMS, Run, RunRecord, Steering
@@ -40,6 +39,8 @@ FRAME_QUALITY = 80
 FRAMES = 8  # on a strip
 LEGEND_CHARACTERS = 42  # so much of a name fits beside a curve
 
+Timings = Mapping[str, Sequence[Mapping[str, Any]]]
+NO_TIMINGS: Timings = MappingProxyType({})
 NO_READINGS: Mapping[str, Reading] = MappingProxyType({})
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the same bytes
 
@@ -107,13 +108,15 @@ def html(
     title: str = TITLE,
     yardstick: str = "",
     frames: bool = True,
+    timings: Timings = NO_TIMINGS,
 ) -> str:
     """A page about the runs, without scripts or references to anything outside itself.
 
     `readings` are by the runs' names, and `yardstick` says whose losses they are, such as "the preset reference".
-    `frames` shows how the pictures came about. Raises `InputError` for no runs, or for one that cannot be read.
+    `frames` shows how the pictures came about. `timings` are tables of `bench.timings`, by their titles. Raises
+    `InputError` for no runs, or for one that cannot be read.
     """
-    return _page(_shown(found, readings), title, yardstick, frames)
+    return _page(_shown(found, readings), title, yardstick, frames, timings)
 
 
 def write_zip(
@@ -123,11 +126,12 @@ def write_zip(
     title: str = TITLE,
     yardstick: str = "",
     frames: bool = True,
+    timings: Timings = NO_TIMINGS,
 ) -> None:
     """Write the page as report.html, tables of all runs as runs.csv and runs.json, and for each run a folder: its
     pictures in full size, metrics.csv, run.json, and repeat.sh, which paints it again. Raises as `html` does."""
     shown = _shown(found, readings)
-    page = _page(shown, title, yardstick, frames)
+    page = _page(shown, title, yardstick, frames, timings)
     with zipfile.ZipFile(target, "w") as archive:
         _add(archive, "report.html", page.encode())
         _add(archive, "runs.csv", _csv([_row(each) for each in shown]).encode())
@@ -152,12 +156,7 @@ def check_writable(path: Path) -> None:
     """Raise `InputError` if a report is bound to fail there: for the suffix, the folder or the permissions."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} cannot be written: the name of a report must end in {' or '.join(SUFFIXES)}.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file.")
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.parent}.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written: the folder {path.parent} is not writable for you.")
+    paths.check_writable(path)
 
 
 def command(run: Run, record: RunRecord, output: str = "result.png") -> str:
@@ -258,7 +257,7 @@ def _frames(each: Shown) -> list[Picture]:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def _page(shown: list[Shown], title: str, yardstick: str, frames: bool) -> str:
+def _page(shown: list[Shown], title: str, yardstick: str, frames: bool, timings: Timings) -> str:
     from markupsafe import Markup
 
     created = sorted(each.record.created for each in shown)
@@ -275,6 +274,7 @@ def _page(shown: list[Shown], title: str, yardstick: str, frames: bool) -> str:
         drawn=drawn,
         differences=_differences(shown),
         timings=_timings(shown),
+        measured_here=[each for name, rows in timings.items() for each in _durations(name, rows)],
     )
 
 
@@ -340,6 +340,37 @@ def _drawings(shown: list[Shown]) -> dict[str, str]:
     if bars := {each.short: each.phases for each in shown if any(each.phases.values())}:
         drawn["phases"] = charts.svg(charts.phases_of_runs(bars), "Seconds of each phase; the table has the numbers")
     return drawn
+
+
+def _durations(title: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A drawing and a table for each size that was measured."""
+    import pandas as pd
+    from markupsafe import Markup
+
+    shown = []
+    for size in dict.fromkeys(row["size"] for row in rows):
+        of_size = [row for row in rows if row["size"] == size]
+        name = f"{title}, {size} px" if size else title
+        alone = len({row["machine"] for row in of_size}) == 1
+        slowest = max(row["median"] for row in of_size)
+        drawing = charts.durations(pd.DataFrame(of_size))
+        shown.append(
+            {
+                "title": name,
+                "machine": ", ".join(dict.fromkeys(str(row["machine"]) for row in of_size)),
+                "drawn": Markup(charts.svg(drawing, f"{name}: seconds; the table has the numbers")),
+                "rows": [
+                    (
+                        row["way"] if alone else f"{row['way']} · {row['machine']}",
+                        f"{row['median']:.3g}",
+                        f"{row['low']:.3g} to {row['high']:.3g}",
+                        f"{slowest / row['median']:.3g} ×",
+                    )
+                    for row in of_size
+                ],
+            }
+        )
+    return shown
 
 
 def _reason(record: RunRecord) -> str:

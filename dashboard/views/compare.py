@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import streamlit as st
 from PIL import Image
 
-from bench import reference
+from bench import reference, timings
 from core import background, images, library, yardstick
 from core.errors import StudioError
 from core.runs import Run, RunRecord
@@ -19,9 +19,6 @@ from core.settings import KNOBS, PRESETS
 from core.yardstick import Reading
 from dashboard import address, drawing, viewer
 from dashboard.wording import duration, plain
-
-if TYPE_CHECKING:
-    pass
 
 MOST = 6
 SIDE = 1024  # px, of what is looked at
@@ -213,12 +210,12 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
 def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
     from export import charts, report
 
-    timings = {
+    seconds = {
         titles[run.id]: report.phase_seconds(record.timings) for run, record in chosen if "total" in record.timings
     }
-    if timings:
+    if seconds:
         st.subheader("Where the seconds went", anchor=False)
-        drawing.draw(charts.phases_of_runs(timings), "compare-phases", 34 * len(timings), 4)
+        drawing.draw(charts.phases_of_runs(seconds), "compare-phases", 34 * len(seconds), 4)
 
 
 def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
@@ -229,16 +226,17 @@ def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
         "One file that needs no network, or a ZIP with the full pictures, the metrics and what repeats each run."
     )
     found = [run for run, _ in chosen]
+    tables = _measured_here()
 
     def packed() -> bytes:
         file = io.BytesIO()
-        report.write_zip(file, found, readings, yardstick=by)
+        report.write_zip(file, found, readings, yardstick=by, timings=tables)
         return file.getvalue()
 
     with st.container(horizontal=True):
         st.download_button(
             "Report (HTML)",
-            lambda: report.html(found, readings, yardstick=by),
+            lambda: report.html(found, readings, yardstick=by, timings=tables),
             "report.html",
             "text/html",
             type="primary",
@@ -253,6 +251,19 @@ def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
             icon=":material/folder_zip:",
             on_click="ignore",
         )
+
+
+def _measured_here() -> dict[str, list[dict[str, Any]]]:
+    """The newest timings that are kept, if they are to be in the report."""
+    kept = sorted(timings.folder().glob("[0-9]*.json"))
+    if not kept or not st.toggle("With the newest timings of this machine", key="with-timings"):
+        return {}
+    try:
+        newest = timings.read(kept[-1])
+    except StudioError as error:
+        st.warning(plain(str(error)))
+        return {}
+    return timings.tables({newest.label: newest})
 
 
 @st.cache_data(show_spinner=False, max_entries=64)

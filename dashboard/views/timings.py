@@ -113,7 +113,7 @@ def _kept() -> None:
 
 def _label(name: str, found: Measurement) -> str:
     where = "imported" if name.startswith(IMPORTED) else "here"
-    return f"{found.environment.get('processor', 'unknown processor')}, {where}, {found.created:%d %b %Y %H:%M} UTC"
+    return f"{found.label}, {where}"
 
 
 def _machines(shown: dict[str, Measurement]) -> None:
@@ -127,28 +127,12 @@ def _machines(shown: dict[str, Measurement]) -> None:
 def _comparisons(shown: dict[str, Measurement]) -> None:
     from export import charts
 
-    titles = dict.fromkeys(comparison.title for found in shown.values() for comparison in found.comparisons)
-    for title in titles:
-        rows = [
-            {
-                "machine": machine,
-                "way": timing.way,
-                "size": timing.size or 0,
-                "median": timing.median,
-                "low": timing.range[0],
-                "high": timing.range[1],
-                "times": len(timing.seconds),
-            }
-            for machine, found in shown.items()
-            for comparison in found.comparisons
-            if comparison.title == title
-            for timing in comparison.timings
-        ]
+    for title, rows in timings.tables(shown).items():
         st.subheader(plain(title), anchor=False)
         frame = pd.DataFrame(rows)
         drawing, table = st.columns(2, gap="medium")
         with drawing:
-            st.altair_chart(charts.durations(frame), width="stretch", key=f"durations-{title}")
+            st.altair_chart(charts.durations_by_size(frame), width="stretch", key=f"durations-{title}")
         with table:
             _table(frame, len(shown) > 1)
 
