@@ -93,3 +93,19 @@ def test_missing_and_huge_files_are_refused(tmp_path):
         file.truncate(timings.MAX_BYTES + 1)
     with pytest.raises(InputError, match="MiB"):
         timings.read(tmp_path / "huge.json")
+
+
+def test_tables_put_measurements_side_by_side():
+    def measured(median):
+        timing = Timing(way="w", size=64, seconds=[median / 2, median, 2 * median])
+        found = Measurement.begin("weights")
+        found.comparisons = [Comparison(title="T", timings=[timing])]
+        return found
+
+    (title, rows), *others = timings.tables({"here": measured(1.0), "there": measured(3.0)}).items()
+    assert title == "T" and not others
+    assert [(row["machine"], row["way"], row["size"], row["median"], row["times"]) for row in rows] == [
+        ("here", "w", 64, 1.0, 3),
+        ("there", "w", 64, 3.0, 3),
+    ]
+    assert rows[0]["low"] == pytest.approx(0.6) and rows[0]["high"] == pytest.approx(1.8)

@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile
 
+from core import images
 from core.errors import InputError, StudioError
 from core.images import (
     MAX_BYTES,
@@ -823,3 +824,24 @@ def test_odd_files_are_read_without_remarks(tmp_path: Path) -> None:
     path.write_bytes(saved(Image.fromarray(noise()), "PNG", exif=DAMAGED_EXIF))
     code = f"from pathlib import Path; from core.images import read_image; print(read_image(Path({str(path)!r})).size)"
     assert in_fresh_python(code) == "(48, 40)\n"
+
+
+def test_a_tiff_of_16_bits_keeps_what_8_bits_round(tmp_path):
+    exact = np.random.default_rng(3).uniform(-5, 260, (40, 50, 3)).astype(np.float32)
+    data = images.encode_tiff16(exact, {"Title": "é"})
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        levels, profile = page.asarray(), page.tags["InterColorProfile"].value
+    assert levels.dtype == np.uint16
+    np.testing.assert_allclose(levels / 65535 * 255, np.clip(exact, 0, 255), atol=0.5 * 255 / 65535 + 1e-4)
+    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    path = tmp_path / "picture.tif"
+    path.write_bytes(data)
+    assert images.read_metadata(path) == {"Title": "é"}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_encode_gives_the_file_that_write_image_writes(tmp_path, suffix):
+    rgb = np.random.default_rng(4).integers(0, 256, (33, 44, 3), np.uint8)
+    images.write_image(tmp_path / f"x{suffix}", rgb, {"Title": "a"})
+    assert images.encode(rgb, suffix, {"Title": "a"}) == (tmp_path / f"x{suffix}").read_bytes()

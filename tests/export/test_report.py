@@ -453,3 +453,16 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         report.check_writable(tmp_path / name)
     report.check_writable(tmp_path / "report.HTML")
+
+
+def test_timings_of_a_machine_are_drawn_and_told(found):
+    def timed(way, median, size):
+        return {"machine": "<here>", "way": way, "size": size, "median": median, "low": 0.9, "high": 4.1, "times": 3}
+
+    rows = [timed("slow & sure", 4.0, 256), timed("quick", 1.0, 256), timed("quick", 2.0, 512)]
+    text = report.html(found, timings={"One step": rows})
+    assert_stands_alone(text)
+    assert "One step, 256 px" in text and "One step, 512 px" in text
+    assert "slow &amp; sure" in text and "&lt;here&gt;" in text and "<here>" not in text
+    assert "4 ×" in text  # the quick way, of the slow one
+    assert "How long things take" not in report.html(found)

@@ -1,0 +1,70 @@
+"""One yardstick for results of different weights: the losses that an engine would give, and the likeness."""
+
+import numpy as np
+import pytest
+
+from core import images, jobs, runs, samples, settings, yardstick
+from core.errors import InputError, StudioError
+from core.timings import Timings
+
+SIZE = 64
+BY = settings.choose("reference", style_weight=0.5)
+
+
+@pytest.fixture
+def run(own_home, engine):
+    """A finished run, painted with weights that are not the yardstick's."""
+    content, style = (images.read_image(sample.path()) for sample in (samples.PHOTOS[1], samples.STYLES[1]))
+    chosen = settings.choose("draft", size=SIZE, iterations=2, style_weight=1e-3, init="content")
+    made = runs.create(content, style, chosen, "draft", "me", "waves")
+    for _ in jobs.perform(made, lambda *_: engine):
+        pass
+    return made
+
+
+def test_the_losses_are_those_of_the_yardsticks_settings(run, engine):
+    reading = yardstick.measure(engine, run, run.record(), BY)
+    content, style = (
+        images.to_network(images.resize(images.read_image(path), SIZE)) for path in (run.content, run.style)
+    )
+    objective, _ = engine.objective(content, style, BY, Timings())
+    expected = objective.losses(images.to_network(np.load(run.path / "result.npy")))
+    assert reading.total == pytest.approx(expected.total, rel=1e-5)
+    assert reading.style == pytest.approx(expected.style, rel=1e-5)
+    assert reading.content == pytest.approx(expected.content, rel=1e-4)
+    assert reading.total > 10 * run.record().best_total  # its own losses weighed style less
+
+
+def test_the_likeness_of_the_photo_itself_is_1_and_of_noise_near_0(run, engine):
+    photo = images.resize(images.read_image(run.content), SIZE)
+    np.save(run.path / "result.npy", photo.astype(np.float32))
+    assert yardstick.measure(engine, run, run.record(), BY).similarity == pytest.approx(1)
+    noise = np.random.default_rng(0).uniform(0, 255, photo.shape).astype(np.float32)
+    np.save(run.path / "result.npy", noise)
+    assert yardstick.measure(engine, run, run.record(), BY).similarity < 0.2
+
+
+def test_a_reading_is_kept_for_its_result_and_yardstick_alone(run, engine):
+    assert yardstick.readings([run], BY) == {}
+    reading = yardstick.measure(engine, run, run.record(), BY)
+    assert yardstick.readings([run], BY) == {run.id: reading}
+    assert yardstick.readings([run], BY.changed(iterations=7, learning_rate=1)) == {run.id: reading}  # it weighs alike
+    assert yardstick.readings([run], BY.changed(content_weight=1)) == {}
+    np.save(run.path / "result.npy", np.load(run.path / "result.npy"))  # painted anew
+    assert yardstick.readings([run], BY) == {}
+
+
+def test_a_run_without_a_result_cannot_be_measured(run, engine):
+    (run.path / "result.npy").unlink()
+    with pytest.raises(StudioError, match="no result"):
+        yardstick.measure(engine, run, run.record(), BY)
+    np.save(run.path / "result.npy", np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(StudioError, match="another size"):
+        yardstick.measure(engine, run, run.record(), BY)
+
+
+def test_a_yardstick_is_a_preset_or_a_run(run):
+    assert yardstick.settings_of("reference") == settings.PRESETS["reference"].settings()
+    assert yardstick.settings_of(run.id) == run.record().settings
+    with pytest.raises(InputError, match=r"neither a preset .*draft, fast, reference.* nor a run"):
+        yardstick.settings_of("nonsense")
