@@ -10,7 +10,7 @@ import psutil
 import streamlit as st
 from PIL import Image
 
-from core import jobs, library
+from core import images, jobs, library
 from core.errors import StudioError
 from core.runs import METRICS, Run, RunRecord
 from dashboard import afterwards, downloads, drawing, notice, steering
@@ -133,11 +133,11 @@ def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
-def _small(path: Path) -> Image.Image:
-    """A run's input, no larger than the page shows it."""
+def _small(path: Path) -> bytes:
+    """A run's input as a file, no larger than the page shows it."""
     with Image.open(path) as image:
         image.thumbnail((800, 800), reducing_gap=2.0)
-        return image.copy()
+        return images.encode_jpeg(np.asarray(image.convert("RGB")))
 
 
 def _finished(run: Run, record: RunRecord) -> None:

