@@ -216,22 +216,33 @@ class Run:
         return record
 
     def metrics(self) -> pd.DataFrame:
-        """A row per iteration so far; empty before the first. A line that is still being written is left out."""
+        """A row per iteration so far; empty before the first. A line that is still being written is left out.
+
+        Raises `StudioError` when the file is damaged.
+        """
         import io
 
         import pandas as pd
 
         try:
             text = (self.path / "metrics.csv").read_text()
+            whole = text[: text.rfind("\n") + 1]
+            metrics = pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=METRICS)
+            metrics.to_numpy(float)
+            metrics[list(METRICS)]
         except FileNotFoundError:
-            text = ""
-        whole = text[: text.rfind("\n") + 1]
-        return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=METRICS)
+            return pd.DataFrame(columns=METRICS)
+        except (OSError, ValueError, KeyError) as error:
+            raise StudioError(f"The metrics of the run {self.id} are damaged.") from error
+        return metrics
 
     def with_progress(self, record: RunRecord) -> RunRecord:
         """The record with how far the run is: one that has not ended well says so only in its metrics."""
         told = record.iteration is not None and not record.unfinished and record.status != "interrupted"
-        if told or (metrics := self.metrics()).empty:
+        try:
+            if told or (metrics := self.metrics()).empty:
+                return record
+        except StudioError:
             return record
         last = metrics["iteration"].iloc[-1]
         steered = max((change.iteration for change in record.steering if change.iteration < last), default=-1)

@@ -80,7 +80,8 @@ def layer_weights(layers: Sequence[str], key: str) -> tuple[float, ...]:
 
 
 def prefill(preset: str, chosen: TransferSettings) -> None:
-    """Have the widgets show these settings."""
+    """Have the widgets show these settings; a preset that is none here, as of an imported run, gives way."""
+    preset = preset if preset in PRESETS else settings.DEFAULT_PRESET
     st.session_state["preset"] = preset
     for name, knob in KNOBS.items():
         value = getattr(chosen, name)

@@ -36,7 +36,7 @@ def show(run: Run, record: RunRecord) -> None:
                 )  # fmt: skip
             smoothness = KNOBS["total_variation_weight"]
             given = now.total_variation_weight
-            choices = sorted({*SMOOTHNESS, given})
+            choices = sorted({*SMOOTHNESS, began.total_variation_weight, given})
             st.select_slider(
                 smoothness.label, choices, given, "{:g}".format, help=smoothness.meaning, **asking(smoothness.name)
             )

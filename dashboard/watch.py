@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,11 @@ def _live(run: Run) -> None:
         st.rerun()  # the whole page: it has a result to show now, or can be steered
     if record.status == "queued":
         _see_to_queue()
-    metrics = run.metrics()
+    try:
+        metrics = run.metrics()
+    except StudioError as error:
+        st.warning(plain(str(error)))
+        return
     _progress(record, metrics)
     with st.container(horizontal=True, vertical_alignment="center"):
         for name, label in CURVES.items():
@@ -81,7 +86,11 @@ def _live(run: Run) -> None:
 def _curves(run: Run) -> None:
     from export import charts  # here, so that the page for a new picture opens without it
 
-    metrics = run.metrics()
+    try:
+        metrics = run.metrics()
+    except StudioError as error:
+        st.warning(plain(str(error)))
+        return
     if len(metrics) > 1:
         drawing.draw(charts.loss_curves(metrics, run.record().steering), f"curves-{run.id}", 230)
         if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
@@ -94,7 +103,7 @@ def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
     if record.status == "queued":
         st.progress(0.0, "Waiting for its turn …")
     elif metrics.empty:
-        st.progress(0.0, record.message or "Preparing …")
+        st.progress(0.0, plain(record.message) or "Preparing …")
     else:
         last = metrics.iloc[-1]
         recent = metrics["seconds"].tail(RECENT_STEPS + 1)
@@ -119,17 +128,24 @@ def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
     with st.container(key="pictures"):  # a narrow screen shows the last one first: see dashboard/app.py
         content, style, painted = st.columns(3)
     with content:
-        st.image(_small(run.content), caption="Photo", width="stretch", alt="The photo")
+        _image(lambda: _small(run.content), "Photo", "The photo")
     with style:
-        st.image(_small(run.style), caption="Painting", width="stretch", alt="The painting")
+        _image(lambda: _small(run.style), "Painting", "The painting")
     with painted:
         if picture.is_file():
-            st.image(picture.read_bytes(), caption=caption, width="stretch", alt=caption)
+            _image(picture.read_bytes, caption, caption)
         elif coming:
             st.skeleton(height=240)
             st.caption("The picture appears with the first step.")
         else:
             st.caption("It ended before there was a picture.")
+
+
+def _image(read: Callable[[], bytes | Image.Image], caption: str, meaning: str) -> None:
+    try:
+        st.image(read(), caption=caption, width="stretch", alt=meaning)
+    except (OSError, ValueError):
+        st.caption(f"{caption}: the file is damaged.")
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -165,16 +181,17 @@ def _finished(run: Run, record: RunRecord) -> None:
 
 
 def _provenance(record: RunRecord) -> str:
+    """What a record says of itself; an imported one may say anything."""
     parts = [f"{record.shape[1]} × {record.shape[0]}", f"preset {record.preset}"]
     if record.precision:
         parts.append(record.precision)
     if record.start:
-        parts.append(f"started from: {plain(record.start)}")
+        parts.append(f"started from: {record.start}")
     if record.weights:
         parts.append(f"VGG19 weights: {record.weights}")
     if record.style_targets:
         parts.append(f"style targets: {record.style_targets}")
-    return " · ".join(parts)
+    return plain(" · ".join(parts))
 
 
 def _frames(run: Run) -> None:

@@ -69,12 +69,16 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
     slider = False
     if len(chosen) == 2:
         slider = st.segmented_control("Show", ["Side by side", "Slider"], default="Side by side") == "Slider"
-    shown = [viewer.Shown(titles[run.id], _jpeg(run.result, run.result.stat().st_mtime)) for run, _ in chosen]
-    viewer.together(shown, slider, key=f"viewer-{slider}")
+    found = [(titles[run.id], _shown(run.result)) for run, _ in chosen]
+    for title, _ in (each for each in found if not each[1]):
+        st.warning(f"The picture of {plain(title)} is damaged.")
+    shown = [viewer.Shown(title, jpeg) for title, jpeg in found if jpeg]
+    viewer.together(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
     with st.expander("The photos and paintings", icon=":material/image:"), st.grid(min_column_width=160):
         for run, record in chosen:
             for path, what in ((run.content, record.content), (run.style, record.style)):
-                st.image(_jpeg(path, 0.0, 320), caption=plain(what), width="stretch", alt=what)
+                if jpeg := _shown(path, 320):
+                    st.image(jpeg, caption=plain(what), width="stretch", alt=what)
 
 
 def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Reading], str]:
@@ -171,7 +175,14 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
         if over == "iterations" and any(reference.is_published_run(run) for run, _ in chosen):
             with_published = st.toggle("The published run", value=True, key="with-published")
             published = reference.curve() if with_published else None
-    metrics = {titles[run.id]: run.metrics() for run, _ in chosen}
+    metrics = {}
+    for run, _ in chosen:
+        try:
+            metrics[titles[run.id]] = run.metrics()
+        except StudioError as error:
+            st.warning(plain(str(error)))
+    if not metrics:
+        return
     weights = {record.settings.loss_weights() for _, record in chosen} | {
         "steered" for _, record in chosen if record.steering
     }
@@ -266,8 +277,16 @@ def _measured_here() -> dict[str, list[dict[str, Any]]]:
     return timings.tables({newest.label: newest})
 
 
+def _shown(path: Path, side: int = SIDE) -> bytes | None:
+    """A picture small, or nothing where there is none that can be read."""
+    try:
+        return _jpeg(path, path.stat().st_mtime, side)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 @st.cache_data(show_spinner=False, max_entries=64)
-def _jpeg(path: Path, changed: float, side: int = SIDE) -> bytes:
+def _jpeg(path: Path, changed: float, side: int) -> bytes:
     with Image.open(path) as image:
         image.thumbnail((side, side), reducing_gap=2.0)
         return images.encode_jpeg(np.asarray(image.convert("RGB")), quality=88)

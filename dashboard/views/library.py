@@ -12,7 +12,7 @@ from PIL import Image
 
 from core import archive, images, library
 from core.errors import StudioError
-from core.library import GIGABYTE, ORDERS, Entry
+from core.library import GIGABYTE, ORDERS, Entry, Marks
 from core.runs import Run, Status
 from core.settings import PRESETS
 from dashboard import downloads
@@ -48,12 +48,11 @@ def page() -> None:
         st.info("No run is like that.")
         return
     pages = math.ceil(len(found) / PER_PAGE)
-    st.session_state["page"] = min(max(1, int(st.session_state.get("page", 1))), pages)
-    first = PER_PAGE * (st.session_state["page"] - 1)
-    _cards(found[first : first + PER_PAGE])
-    if pages > 1:
-        st.pagination(pages, key="page", bind="query-params")
-    _selection()
+    place = st.container()
+    number = st.pagination(pages, key="page", bind="query-params") if pages > 1 else 1
+    with place:
+        _cards(found[PER_PAGE * (number - 1) : PER_PAGE * number])
+    _selection(entries)
 
 
 def _search(entries: Sequence[Entry]) -> list[Entry]:
@@ -83,15 +82,15 @@ def _cards(entries: Sequence[Entry]) -> None:
 
 def _card(entry: Entry) -> None:
     run, record = entry.run, entry.run.with_progress(entry.record)
-    picture = next((path for path in (run.result, run.live, run.content) if path.is_file()), None)
+    picture = next(filter(None, map(_shown, (run.result, run.live, run.content))), None)
     if picture:
-        st.image(_thumbnail(picture, picture.stat().st_mtime), width="stretch", alt=f"{entry.title}, {record.status}")
+        st.image(picture, width="stretch", alt=f"{entry.title}, {record.status}")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         star = "★ " if entry.marks.favourite else ""
         st.markdown(f"**{star}{plain(entry.title)}**", width="stretch")
         label, colour, icon = STATUSES[record.status]
         st.badge(label, color=colour, icon=icon)
-    facts = [record.preset, f"{record.shape[1]} × {record.shape[0]}"]
+    facts = [plain(record.preset), f"{record.shape[1]} × {record.shape[0]}"]
     if record.best_total is not None:
         facts.append(f"loss {record.best_total:.3g}")
     if "total" in record.timings:
@@ -102,24 +101,34 @@ def _card(entry: Entry) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         address = {"run": run.id}
         st.page_link("views/stylize.py", label="View", icon=":material/open_in_full:", query_params=address)
-        st.checkbox("Compare", key=f"chosen-{run.id}", disabled=not run.result.is_file())
+        st.session_state[f"tick-{run.id}"] = run.id in _chosen()
+        st.checkbox(
+            "Compare", key=f"tick-{run.id}", disabled=not run.result.is_file(), on_change=_choose, args=(run.id,)
+        )
         with st.popover("", icon=":material/more_vert:", help=f"More of {plain(entry.title)}", key=f"more-{run.id}"):
             _more(entry)
 
 
 def _more(entry: Entry) -> None:
     run = entry.run
-    name = st.text_input("Name", entry.marks.name, max_chars=120, placeholder=entry.record.title, key=f"name-{run.id}")
-    note = st.text_area("Note", entry.marks.note, max_chars=4000, key=f"note-{run.id}")
-    favourite = st.toggle("Favourite", entry.marks.favourite, key=f"favourite-{run.id}")
-    if (name, note, favourite) != (entry.marks.name, entry.marks.note, entry.marks.favourite):
-        library.mark(run, name=name, note=note, favourite=favourite)
-        st.rerun()
+    asking = {name: {"key": f"{name}-{run.id}", "on_change": _mark, "args": (run, name)} for name in Marks.model_fields}
+    for name in Marks.model_fields:  # as they are now: another page may have changed them
+        st.session_state[f"{name}-{run.id}"] = getattr(entry.marks, name)
+    st.text_input("Name", max_chars=120, placeholder=entry.record.title, **asking["name"])
+    st.text_area("Note", max_chars=4000, **asking["note"])
+    st.toggle("Favourite", **asking["favourite"])
     downloads.whole(run, "Export (ZIP)")
     if entry.record.unfinished:
         st.caption("It is being painted; stop it before you delete it.")
     elif st.button("Delete …", key=f"delete-{run.id}", icon=":material/delete:", width="stretch"):
         _confirm([entry])
+
+
+def _mark(run: Run, name: str) -> None:
+    try:
+        library.mark(run, **{name: st.session_state[f"{name}-{run.id}"]})
+    except (StudioError, OSError) as error:
+        st.session_state["refused"] = str(error)
 
 
 @st.dialog("Delete?", icon=":material/delete:")
@@ -129,7 +138,7 @@ def _confirm(entries: Sequence[Entry]) -> None:
     if len(entries) > 8:
         st.markdown(f"- and {len(entries) - 8} more")
     st.caption(f"{size(sum(entry.size for entry in entries))}. For a day they can be had back.")
-    if st.button("Delete", type="primary", icon=":material/delete:"):
+    if st.button("Delete", type="primary", icon=":material/delete:", key="confirmed"):
         gone = []
         for entry in entries:
             try:
@@ -180,13 +189,11 @@ def _storage(entries: Sequence[Entry]) -> None:
         f"{size(held)} of {quota.gigabytes:g} GB are used", icon=":material/database:", expanded=bool(offered)
     ):
         st.progress(min(1.0, held / (quota.gigabytes * GIGABYTE)))
-        wanted = st.number_input(
-            "The store may hold (GB)", 0.1, 1e5, quota.gigabytes, 1.0, key="quota",
+        st.session_state["quota"] = quota.gigabytes
+        st.number_input(
+            "The store may hold (GB)", 0.1, 1e5, step=1.0, key="quota", on_change=_set_quota,
             help="Nothing is deleted unasked: beyond this, the oldest runs without name, note or star are offered.",
         )  # fmt: skip
-        if wanted != quota.gigabytes:
-            library.set_quota(wanted)
-            st.rerun()
         if offered:
             freed = size(sum(entry.size for entry in offered))
             st.warning(f"The store holds more. The {len(offered)} oldest unmarked runs take {freed}.")
@@ -194,10 +201,25 @@ def _storage(entries: Sequence[Entry]) -> None:
                 _confirm(offered)
 
 
-def _selection() -> None:
+def _set_quota() -> None:
+    library.set_quota(st.session_state["quota"])
+
+
+def _chosen() -> list[str]:
+    """The runs that are ticked; kept apart from the ticks, which Streamlit forgets when they are out of sight."""
+    chosen: list[str] = st.session_state.setdefault("chosen", [])
+    return chosen
+
+
+def _choose(name: str) -> None:
+    others = [other for other in _chosen() if other != name]
+    st.session_state["chosen"] = [*others, name] if st.session_state[f"tick-{name}"] else others
+
+
+def _selection(entries: Sequence[Entry]) -> None:
     """The runs that are ticked, on any page of the library, on their way to Compare."""
-    prefix = "chosen-"
-    ticked = [key.removeprefix(prefix) for key, on in st.session_state.items() if str(key).startswith(prefix) and on]
+    here = {entry.run.id for entry in entries}
+    ticked = [name for name in _chosen() if name in here]
     if not ticked:
         return
     with st.bottom, st.container(horizontal=True, vertical_alignment="center"):
@@ -209,6 +231,14 @@ def _selection() -> None:
             disabled=not 2 <= len(ticked) <= MOST_COMPARED,
             query_params={"runs": ",".join(ticked)},
         )
+
+
+def _shown(path: Path) -> bytes | None:
+    """A picture small, or nothing where there is none that can be read."""
+    try:
+        return _thumbnail(path, path.stat().st_mtime)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 @st.cache_data(show_spinner=False, max_entries=2000)

@@ -50,8 +50,10 @@ def _form() -> None:
         st.caption("Measurements are true of a machine that does nothing else: do not paint meanwhile.")
         if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not parts):
             try:
-                timings.parse_sizes(sizes)
-                background.start("bench", "bench", *parts, "--sizes", sizes)
+                if "step" in parts:
+                    timings.parse_sizes(sizes)
+                asked = ("--sizes", sizes) if "step" in parts else ()  # they are refused for the other parts
+                background.start("bench", "bench", *parts, *asked)
             except (StudioError, OSError) as error:
                 st.error(plain(str(error).removeprefix("--sizes ")))
                 return

@@ -1,9 +1,23 @@
-"""What the tests of the page share."""
+"""What the tests of the pages share: a home that is ready, runs by the real engine, and pages opened anew."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import streamlit as st
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
-from core import preview
+from core import jobs, paths, preview, runs
 from core.errors import StudioError
+from core.runs import Run, Steering, Writer
+from core.settings import choose
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+HOSTILE = '"><script>alert(1)</script>'
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +27,90 @@ def network(home):
         return preview.obtain()
     except StudioError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
+    calls = []
+    monkeypatch.setattr(jobs, "start_worker", lambda: calls.append("worker"))
+    return calls
+
+
+@pytest.fixture
+def ready(own_home, home, started):
+    """A home in which the preparation has been done, the sample styles too."""
+    (own_home / "cache").mkdir(parents=True)
+    (home / "cache" / "samples").mkdir(parents=True, exist_ok=True)
+    (own_home / "cache" / "samples").symlink_to(home / "cache" / "samples")
+    said = jobs.Readiness(writer=Writer.this_process(), message="Ready.", ready=True)
+    with paths.replacing(own_home / "worker.json") as file:
+        file.write(said.model_dump_json().encode())
+    st.cache_data.clear()  # what a page remembers of another test's home
+
+
+@pytest.fixture
+def visit(ready):
+    """Opens one of the views, with what its address asks for."""
+
+    def open_view(name, **query):
+        page = AppTest.from_file(str(CHECKOUT / "dashboard" / "app.py"), default_timeout=60)
+        for key, value in query.items():
+            page.query_params[key] = value
+        page._page_hash = calc_hash("" if name == "stylize" else name)  # as switch_page, without the first page before
+        page.run()
+        assert page.title, "no such page"
+        assert not page.exception
+        return page
+
+    return open_view
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    random = np.random.default_rng(5)
+    small = (Image.fromarray(random.integers(0, 256, (6, 8, 3)).astype(np.uint8)) for _ in range(2))
+    return [picture.resize((96, 72), Image.Resampling.BICUBIC) for picture in small]
+
+
+@pytest.fixture(scope="session")
+def new_run(pictures):
+    """Makes a queued run at 64 px."""
+
+    def make(name="photo", style="painting", preset="draft", steering=(), **changes):
+        settings = choose(preset, **{"size": 64, "iterations": 6, "frame_every": 2, **changes})
+        changed = [Steering.parse(text, settings) for text in steering]
+        return runs.create(*pictures, settings, preset, name, style, steering=changed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def painted(engine, new_run, tmp_path_factory):
+    """Runs of the real engine, in a folder of their own: two that are done, and one that was stopped."""
+    folder = tmp_path_factory.mktemp("painted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NST_HOME", str(folder))
+
+        def perform(run, until=None):
+            for step in jobs.perform(run, lambda *_: engine):
+                if step.iteration == until:
+                    run.ask(stop=True)
+            return run
+
+        return SimpleNamespace(
+            done=perform(new_run("coffee", "glass")),
+            steered=perform(new_run(HOSTILE, "waves", "reference", ["2:style_weight=0.1"], optimizer="adam")),
+            stopped=perform(new_run("cat", "waves", iterations=400), until=3),
+        )
+
+
+@pytest.fixture
+def kept(ready, painted):
+    """Those runs in the home of one test."""
+
+    def copied(run):
+        shutil.copytree(run.path, paths.runs() / run.id)
+        return Run(paths.runs() / run.id)
+
+    return SimpleNamespace(**{name: copied(run) for name, run in vars(painted).items()})
