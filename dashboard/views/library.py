@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import streamlit as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from core import archive, images, library
 from core.errors import StudioError
@@ -19,7 +20,7 @@ from dashboard import downloads
 from dashboard.wording import STATUSES, duration, plain, size
 
 PER_PAGE = 24
-THUMBNAIL = 360  # px
+THUMBNAIL, INSET, FRAME = 480, 84, 8  # px
 ORDER_NAMES = {
     "newest": "Newest first",
     "oldest": "Oldest first",
@@ -82,8 +83,7 @@ def _cards(entries: Sequence[Entry]) -> None:
 
 def _card(entry: Entry) -> None:
     run, record = entry.run, entry.run.with_progress(entry.record)
-    picture = next(filter(None, map(_shown, (run.result, run.live, run.content))), None)
-    if picture:
+    if picture := _card_picture(run):
         st.image(picture, width="stretch", alt=f"{entry.title}, {record.status}")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         star = "★ " if entry.marks.favourite else ""
@@ -233,22 +233,38 @@ def _selection(entries: Sequence[Entry]) -> None:
         )
 
 
-def _shown(path: Path) -> bytes | None:
-    """A picture small, or nothing where there is none that can be read."""
+def _card_picture(run: Run) -> bytes | None:
+    """What a run has come to, with its photo and painting in the corner; nothing where no picture can be read."""
+    for path in (run.result, run.live, run.content):
+        try:
+            return _drawn(path, path.stat().st_mtime, run.content, run.style)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+    return None
+
+
+@st.cache_data(show_spinner=False, max_entries=2000)
+def _drawn(path: Path, changed: float, *inputs: Path) -> bytes:
+    picture = _thumbnail(path, THUMBNAIL)
+    place = FRAME
+    for given in map(_inset, inputs if path not in inputs else ()):
+        if given:
+            framed = ImageOps.expand(given, FRAME // 2, "white")
+            picture.paste(framed, (place, picture.height - framed.height - FRAME))
+            place += framed.width + FRAME
+    return images.encode_jpeg(np.asarray(picture), quality=80)
+
+
+def _inset(path: Path) -> Image.Image | None:
     try:
-        return _thumbnail(path, path.stat().st_mtime)
+        return _thumbnail(path, INSET)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 
 
-@st.cache_data(show_spinner=False, max_entries=2000)
-def _thumbnail(path: Path, changed: float) -> bytes:
+def _thumbnail(path: Path, side: int) -> Image.Image:
     with Image.open(path) as image:
-        image.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
-        small = image.convert("RGB")
-    import numpy as np
-
-    return images.encode_jpeg(np.asarray(small), quality=80)
+        return ImageOps.contain(image.convert("RGB"), (side, side))
 
 
 page()
