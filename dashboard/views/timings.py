@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from bench import timings
-from bench.timings import MARKS, Measurement
+from bench.timings import MARKS, Course, Measurement, Pair
 from core import background
 from core.errors import StudioError
 from dashboard import address, drawing
@@ -187,10 +187,15 @@ def _table(frame: pd.DataFrame, with_machine: bool) -> None:
     )
 
 
+def _told(pair: Pair) -> list[Course]:
+    """The courses that can be drawn; an imported file may hold others."""
+    return [course for course in pair.courses if course.seconds and len(course.seconds) == len(course.totals)]
+
+
 def _qualities(shown: dict[str, Measurement]) -> None:
     from export import charts
 
-    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if pair.courses)
+    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if _told(pair))
     for name in pairs:
         st.subheader(plain(f"Time to quality: {name}"), anchor=False)
         st.caption(
@@ -200,7 +205,7 @@ def _qualities(shown: dict[str, Measurement]) -> None:
         curves, rows = [], []
         for machine, found in shown.items():
             for pair in (pair for pair in found.pairs if pair.pair == name):
-                for course in pair.courses:
+                for course in _told(pair):
                     way = f"{course.way} ({machine.split('.')[0]})" if len(shown) > 1 else course.way
                     curves += [
                         {"way": way, "seconds": at, "loss": loss, "target": pair.target}

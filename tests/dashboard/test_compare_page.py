@@ -4,6 +4,7 @@ import pytest
 
 from core import background, library, runs, yardstick
 from core.runs import Writer
+from core.settings import PRESETS
 from dashboard.wording import plain
 
 HOSTILE = '"><script>alert(1)</script>'
@@ -11,9 +12,14 @@ HOSTILE = '"><script>alert(1)</script>'
 
 @pytest.fixture
 def commands(monkeypatch):
-    """What would have been started, which loads TensorFlow."""
+    """What would have been started, which loads TensorFlow; it counts as running."""
     calls = []
-    monkeypatch.setattr(background, "start", lambda *words: calls.append(words))
+
+    def start(name, *arguments):
+        calls.append((name, *arguments))
+        command(False, arguments)
+
+    monkeypatch.setattr(background, "start", start)
     return calls
 
 
@@ -58,7 +64,7 @@ def test_the_address_follows_the_choice(visit, kept, commands):
     assert visit("compare", **page.query_params).multiselect[0].value == [kept.stopped.id, kept.done.id]
 
 
-def test_more_runs_than_six_are_not_taken(visit, kept, painted, commands):
+def test_a_run_that_is_named_twice_is_taken_once(visit, kept, commands):
     page = visit("compare", runs=",".join([kept.done.id] * 9))
     assert page.multiselect[0].value == [kept.done.id]
 
@@ -113,15 +119,17 @@ def test_another_yardstick_measures_anew(visit, kept, measured, commands):
     page = visit("compare", runs=address(kept.done, kept.steered))
     page.selectbox[0].set_value(kept.steered.id).run()
     assert commands == []  # its weights are those of its preset
-    page.selectbox[0].set_value("draft").run()
-    assert [words[-1] for words in commands] == ["draft"]
+    reference = PRESETS["reference"].settings().loss_weights()
+    other = next(name for name in PRESETS if PRESETS[name].settings().loss_weights() != reference)
+    page.selectbox[0].set_value(other).run()
+    assert [words[-1] for words in commands] == [other]
 
 
 def command(ended, arguments, *said):
     """The last measurement, as `background` keeps it; running, it is this process."""
-    background.folder().mkdir(parents=True)
+    background.folder().mkdir(parents=True, exist_ok=True)
     process = Writer(pid=2**22 + 1, started=0.0) if ended else Writer.this_process()
-    known = background.Command(name="yardstick", arguments=arguments, process=process)
+    known = background.Command(name="yardstick", arguments=list(arguments), process=process)
     (background.folder() / "yardstick.json").write_text(known.model_dump_json())
     (background.folder() / "yardstick.log").write_text("\n".join(said))
 
