@@ -83,7 +83,7 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
 
 
 def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> dict[str, Reading]:
-    st.subheader("By one yardstick", anchor=False)
+    st.header("By one yardstick", anchor=False)
     st.caption(
         "Runs of different weights have incomparable losses of their own. Here every result is evaluated by the same "
         "losses, in float32; likeness is its structural similarity to the photo."
@@ -164,7 +164,7 @@ def _wait() -> None:
 def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
     from export import charts
 
-    st.subheader("How the losses fell", anchor=False)
+    st.header("How the losses fell", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
         over = st.segmented_control("Over", ["iterations", "seconds"], default="iterations", required=True)
         published = None
@@ -191,7 +191,7 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
 def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     import pandas as pd
 
-    st.subheader("Settings that differ", anchor=False)
+    st.header("Settings that differ", anchor=False)
     rows = {}
     for name, knob in KNOBS.items():
         values = [getattr(record.settings, name) for _, record in chosen]
@@ -224,14 +224,14 @@ def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
         and (phases := {name: value for name, value in record.timings.items() if name not in SUMS})
     }
     if timings:
-        st.subheader("Where the seconds went", anchor=False)
+        st.header("Where the seconds went", anchor=False)
         drawing.draw(charts.phases_of_runs(timings), "compare-phases", 34 * len(timings), 4)
 
 
 def _report(chosen: Chosen, readings: Mapping[str, Reading]) -> None:
     from export import report
 
-    st.subheader("Report", anchor=False)
+    st.header("Report", anchor=False)
     st.caption(
         "One file that needs no network, or a ZIP with the full pictures, the metrics and what repeats each run."
     )

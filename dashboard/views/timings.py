@@ -154,7 +154,7 @@ def _comparisons(shown: dict[str, Measurement]) -> None:
             if comparison.title == title
             for timing in comparison.timings
         ]
-        st.subheader(plain(title), anchor=False)
+        st.header(plain(title), anchor=False)
         frame = pd.DataFrame(rows)
         drawing, table = st.columns(2, gap="medium")
         with drawing:
@@ -197,7 +197,7 @@ def _qualities(shown: dict[str, Measurement]) -> None:
 
     pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if _told(pair))
     for name in pairs:
-        st.subheader(plain(f"Time to quality: {name}"), anchor=False)
+        st.header(plain(f"Time to quality: {name}"), anchor=False)
         st.caption(
             "The float32 loss of the best picture so far, over the seconds since Start; the line is the published "
             "run's loss at iteration 900 with the same weights."

@@ -366,4 +366,4 @@ def test_a_page_is_accessible(served, opened, name, theme):
         if rule["id"] not in STREAMLITS_OWN
         for node in rule["nodes"]
     ]
-    assert not ours
+    assert not ours, "\n".join(ours)

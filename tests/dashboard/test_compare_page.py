@@ -31,7 +31,7 @@ def measured(engine, kept):
 
 
 def texts(page):
-    return " ".join(element.value for element in [*page.markdown, *page.caption, *page.subheader, *page.error])
+    return " ".join(element.value for element in [*page.markdown, *page.caption, *page.header, *page.error])
 
 
 def button(page, label):

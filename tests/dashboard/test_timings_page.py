@@ -46,7 +46,7 @@ def keep(name="20260203-040506", **changes):
 
 
 def texts(page):
-    return " ".join(element.value for element in [*page.markdown, *page.caption, *page.subheader, *page.info])
+    return " ".join(element.value for element in [*page.markdown, *page.caption, *page.header, *page.info])
 
 
 def button(page, label):
