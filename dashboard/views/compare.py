@@ -211,7 +211,8 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     if not rows:
         st.caption("None: they were painted with the same settings.")
         return
-    st.dataframe(pd.DataFrame(rows, index=[titles[run.id] for run, _ in chosen]).T, height="content")
+    table = pd.DataFrame(rows, index=[titles[run.id] for run, _ in chosen]).T
+    st.dataframe(table.rename_axis("Setting"), height="content")
 
 
 def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
