@@ -125,7 +125,7 @@ def tables(measurements: Mapping[str, Measurement]) -> dict[str, list[dict[str, 
     timing, in seconds and with its repetitions, as `export.charts.durations` draws it."""
     found: dict[str, list[dict[str, Any]]] = {}
     for machine, measurement in measurements.items():
-        for comparison in measurement.comparisons:
+        for comparison in (each for each in measurement.comparisons if each.timings):
             found.setdefault(comparison.title, []).extend(
                 {
                     "machine": machine,

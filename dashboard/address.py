@@ -15,7 +15,7 @@ def choose(
 ) -> tuple[list[str], list[str]]:
     """Let the user choose some of the options, by default `first`. What the address asks for and is no option comes
     second."""
-    asked = [part for part in st.query_params.get(name, "").split(",") if part]
+    asked = list(dict.fromkeys(part for part in st.query_params.get(name, "").split(",") if part))
     wanted = asked or list(first)
     if st.session_state.get(f"address-{name}") != wanted:  # another address than this page last wrote
         st.session_state[f"address-{name}"] = wanted

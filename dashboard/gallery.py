@@ -34,7 +34,7 @@ class Picture:
 
 def choose(kind: Kind) -> Picture | None:
     """Let the user choose; `None` when what they uploaded cannot be used (they are told why)."""
-    st.subheader(HEADINGS[kind], anchor=False)
+    st.header(HEADINGS[kind], anchor=False)
     shown = st.empty()
     tools = st.container(horizontal=True)
     own = _own(kind)

@@ -35,7 +35,8 @@ def show(content: Picture, style: Picture) -> None:
     except StudioError as error:
         st.caption(plain(str(error)))
         return
-    st.image(picture, caption="Instant preview, by another network: the painting will differ", width="stretch")
+    said = "Instant preview, by another network: the painting will differ"
+    st.image(picture, caption=said, width="stretch", alt=said)
 
 
 def _network() -> Preview | None:

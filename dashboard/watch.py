@@ -34,7 +34,7 @@ def show(run: Run) -> None:
     except StudioError as error:
         st.error(plain(str(error)))
         return
-    st.subheader(plain(library.marks(run).name or record.title), anchor=False)
+    st.header(plain(library.marks(run).name or record.title), anchor=False)
     if record.unfinished:
         st.session_state[f"watched-{run.id}"] = True
         _live(run)
@@ -197,7 +197,7 @@ def _provenance(record: RunRecord) -> str:
 def _frames(run: Run) -> None:
     frames = run.frames()
     if len(frames) > 1:
-        st.subheader("How it came about", anchor=False)
+        st.header("How it came about", anchor=False)
         with st.container(horizontal=True, key="frames"):
             shown = np.linspace(0, len(frames) - 1, min(len(frames), STRIP)).round().astype(int)
             for iteration, path in (frames[place] for place in shown):
@@ -215,7 +215,7 @@ def _timings(record: RunRecord) -> None:
     seconds = report.phase_seconds(record.timings)
     if not seconds:
         return
-    st.subheader("Where the seconds went", anchor=False)
+    st.header("Where the seconds went", anchor=False)
     drawing, table = st.columns([3, 2])
     with drawing:
         st.altair_chart(charts.phases(seconds), width="stretch", key="phases")

@@ -87,7 +87,7 @@ def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Rea
     def words(name: str) -> str:
         return f"the preset {name}" if name in PRESETS else titles[name]
 
-    st.subheader("By one yardstick", anchor=False)
+    st.header("By one yardstick", anchor=False)
     st.caption(
         "Runs of different weights have incomparable losses of their own. Here every result is evaluated by the same "
         "losses, in float32; likeness is its structural similarity to the photo."
@@ -168,7 +168,7 @@ def _wait() -> None:
 def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
     from export import charts
 
-    st.subheader("How the losses fell", anchor=False)
+    st.header("How the losses fell", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
         over = st.segmented_control("Over", ["iterations", "seconds"], default="iterations", required=True)
         published = None
@@ -195,7 +195,7 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
 def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     import pandas as pd
 
-    st.subheader("Settings that differ", anchor=False)
+    st.header("Settings that differ", anchor=False)
     rows = {}
     for name, knob in KNOBS.items():
         values = [getattr(record.settings, name) for _, record in chosen]
@@ -215,7 +215,8 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     if not rows:
         st.caption("None: they were painted with the same settings.")
         return
-    st.dataframe(pd.DataFrame(rows, index=[titles[run.id] for run, _ in chosen]).T, height="content")
+    table = pd.DataFrame(rows, index=[titles[run.id] for run, _ in chosen]).T
+    st.dataframe(table.rename_axis("Setting"), height="content")
 
 
 def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
@@ -225,14 +226,14 @@ def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
         titles[run.id]: report.phase_seconds(record.timings) for run, record in chosen if "total" in record.timings
     }
     if seconds:
-        st.subheader("Where the seconds went", anchor=False)
+        st.header("Where the seconds went", anchor=False)
         drawing.draw(charts.phases_of_runs(seconds), "compare-phases", 34 * len(seconds), 4)
 
 
 def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
     from export import report
 
-    st.subheader("Report", anchor=False)
+    st.header("Report", anchor=False)
     st.caption(
         "One file that needs no network, or a ZIP with the full pictures, the metrics and what repeats each run."
     )

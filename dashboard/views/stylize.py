@@ -63,7 +63,7 @@ def _new_picture() -> None:
     with painting_column:
         style = gallery.choose("style")
     with settings_column:
-        st.subheader("Settings", anchor=False)
+        st.header("Settings", anchor=False)
         preset = knobs.choose_preset()
         settings = knobs.choose_settings(preset)
         start = _given_start()

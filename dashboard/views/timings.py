@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from bench import timings
-from bench.timings import MARKS, Measurement
+from bench.timings import MARKS, Course, Measurement, Pair
 from core import background
 from core.errors import StudioError
 from dashboard import address, drawing
@@ -50,14 +51,17 @@ def _form() -> None:
         st.caption("Measurements are true of a machine that does nothing else: do not paint meanwhile.")
         if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not parts):
             try:
-                if "step" in parts:
-                    timings.parse_sizes(sizes)
-                asked = ("--sizes", sizes) if "step" in parts else ()  # they are refused for the other parts
-                background.start("bench", "bench", *parts, *asked)
+                background.start("bench", "bench", *parts, *(_sizes(sizes) if "step" in parts else ()))
             except (StudioError, OSError) as error:
                 st.error(plain(str(error).removeprefix("--sizes ")))
                 return
             st.rerun()
+
+
+def _sizes(text: str) -> tuple[str, str]:
+    """The option of the part `step`; the command refuses it for the others."""
+    timings.parse_sizes(text)
+    return "--sizes", text
 
 
 @st.fragment(run_every=POLL_SECONDS)
@@ -76,7 +80,8 @@ def _import() -> None:
     if given and st.session_state.get("imported-bench") != given.file_id:
         try:
             found = timings.parse(given.getvalue(), given.name)
-            found.save(timings.folder() / f"{IMPORTED}{found.created:%Y%m%d-%H%M%S}.json")
+            digest = hashlib.sha256(given.getvalue()).hexdigest()[:8]  # two machines may measure in the same second
+            found.save(timings.folder() / f"{IMPORTED}{found.created:%Y%m%d-%H%M%S}-{digest}.json")
         except StudioError as error:
             st.error(plain(str(error)))
             return
@@ -121,7 +126,8 @@ def _label(name: str, found: Measurement) -> str:
 def _machines(shown: dict[str, Measurement]) -> None:
     for title, found in shown.items():
         environment = found.environment
-        cores, gpus = environment.get("cores", "?"), environment.get("gpus") or ["no GPU"]
+        cores, gpus = environment.get("cores", "?"), environment.get("gpus")
+        gpus = gpus if gpus and isinstance(gpus, list) else ["no GPU"]  # an imported file may say anything
         facts = [f"{cores} cores", *map(str, gpus), f"VGG19 weights: {found.weights}"]
         st.caption(plain(f"{title}: {', '.join(facts)}"))
 
@@ -130,7 +136,7 @@ def _comparisons(shown: dict[str, Measurement]) -> None:
     from export import charts
 
     for title, rows in timings.tables(shown).items():
-        st.subheader(plain(title), anchor=False)
+        st.header(plain(title), anchor=False)
         frame = pd.DataFrame(rows)
         drawing, table = st.columns(2, gap="medium")
         with drawing:
@@ -163,12 +169,17 @@ def _table(frame: pd.DataFrame, with_machine: bool) -> None:
     )
 
 
+def _told(pair: Pair) -> list[Course]:
+    """The courses that can be drawn; an imported file may hold others."""
+    return [course for course in pair.courses if course.seconds and len(course.seconds) == len(course.totals)]
+
+
 def _qualities(shown: dict[str, Measurement]) -> None:
     from export import charts
 
-    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs)
+    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if _told(pair))
     for name in pairs:
-        st.subheader(plain(f"Time to quality: {name}"), anchor=False)
+        st.header(plain(f"Time to quality: {name}"), anchor=False)
         st.caption(
             "The float32 loss of the best picture so far, over the seconds since Start; the line is the published "
             "run's loss at iteration 900 with the same weights."
@@ -176,7 +187,7 @@ def _qualities(shown: dict[str, Measurement]) -> None:
         curves, rows = [], []
         for machine, found in shown.items():
             for pair in (pair for pair in found.pairs if pair.pair == name):
-                for course in pair.courses:
+                for course in _told(pair):
                     way = f"{course.way} ({machine.split('.')[0]})" if len(shown) > 1 else course.way
                     curves += [
                         {"way": way, "seconds": at, "loss": loss, "target": pair.target}

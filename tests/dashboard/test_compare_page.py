@@ -1,0 +1,166 @@
+"""The comparison's logic: which runs, what is told of them, and the yardstick that is read or set to work."""
+
+import pytest
+
+from core import background, library, runs, yardstick
+from core.runs import Writer
+from core.settings import PRESETS
+from dashboard.wording import plain
+
+HOSTILE = '"><script>alert(1)</script>'
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """What would have been started, which loads TensorFlow; it counts as running."""
+    calls = []
+
+    def start(name, *arguments):
+        calls.append((name, *arguments))
+        command(False, arguments)
+
+    monkeypatch.setattr(background, "start", start)
+    return calls
+
+
+@pytest.fixture
+def measured(engine, kept):
+    """The runs with their readings by the preset `reference`, which the page opens with."""
+    by = yardstick.settings_of("reference")
+    return {run.id: yardstick.measure(engine, run, run.record(), by) for run in vars(kept).values()}
+
+
+def texts(page):
+    return " ".join(element.value for element in [*page.markdown, *page.caption, *page.header, *page.error])
+
+
+def button(page, label):
+    return next(button for button in page.button if button.label == label)
+
+
+def address(*chosen):
+    return ",".join(run.id for run in chosen)
+
+
+@pytest.mark.parametrize("chosen", [[], ["done"]])
+def test_fewer_than_two_runs_are_not_compared(visit, kept, commands, chosen):
+    page = visit("compare", runs=address(*(getattr(kept, name) for name in chosen)))
+    assert "Choose two to six runs" in page.info[0].value
+    assert not page.dataframe and commands == []
+
+
+@pytest.mark.parametrize("unknown", ["20260101-000000-nobody", "../../etc", HOSTILE, "%00"])
+def test_an_unknown_run_in_the_address_is_told(visit, kept, commands, unknown):
+    page = visit("compare", runs=f"{kept.done.id},{unknown},{kept.stopped.id}")
+    assert page.warning[0].value == f"There is no finished run {plain(unknown)} here."
+    assert page.multiselect[0].value == [kept.done.id, kept.stopped.id]
+    assert list(page.dataframe[0].value["Iterations"]) == [6, 3]
+
+
+def test_the_address_follows_the_choice(visit, kept, commands):
+    page = visit("compare")
+    page.multiselect[0].set_value([kept.stopped.id, kept.done.id]).run()
+    assert page.query_params["runs"] == address(kept.stopped, kept.done)
+    assert visit("compare", **page.query_params).multiselect[0].value == [kept.stopped.id, kept.done.id]
+
+
+def test_a_run_that_is_named_twice_is_taken_once(visit, kept, commands):
+    page = visit("compare", runs=",".join([kept.done.id] * 9))
+    assert page.multiselect[0].value == [kept.done.id]
+
+
+def test_settings_that_differ_are_shown_and_no_others(visit, kept, commands):
+    page = visit("compare", runs=address(kept.done, kept.steered))
+    table = page.dataframe[1].value
+    assert {"Optimizer", "Photo", "Painting", "Steered"} <= set(table.index)
+    assert "Size" not in table.index and "Iterations" not in table.index
+    assert list(table.loc["Photo"]) == ["coffee", HOSTILE]
+    assert list(table.loc["Steered"]) == ["no", "2:style_weight=0.1"]
+
+
+def test_runs_of_the_same_settings_are_told_apart(visit, kept, new_run, commands):
+    import shutil
+
+    twin = runs.Run(kept.done.path.with_name(f"{kept.done.id}-twin"))
+    shutil.copytree(kept.done.path, twin.path)
+    page = visit("compare", runs=address(kept.done, twin))
+    assert "None: they were painted with the same settings." in texts(page)
+    assert list(page.dataframe[0].value["Run"]) == ["coffee × glass · draft", "coffee × glass · draft (2)"]
+
+
+def test_a_name_that_was_given_is_used(visit, kept, commands):
+    library.mark(kept.done, name=HOSTILE)
+    page = visit("compare", runs=address(kept.done, kept.stopped))
+    assert page.dataframe[0].value["Run"][0] == f"{HOSTILE} · draft"
+    assert HOSTILE not in texts(page)
+
+
+def test_readings_that_are_kept_are_shown(visit, kept, measured, commands):
+    page = visit("compare", runs=address(kept.done, kept.steered))
+    table = page.dataframe[0].value
+    for name, column in (("total", "Total"), ("style", "Style"), ("content", "Content"), ("similarity", "Likeness")):
+        assert list(table[column]) == [getattr(measured[run.id], name) for run in (kept.done, kept.steered)]
+    assert commands == [] and not page.status
+
+
+def test_what_is_missing_is_measured(visit, kept, commands):
+    page = visit("compare", runs=address(kept.done, kept.steered))
+    assert commands == [("yardstick", "compare", kept.done.id, kept.steered.id, "--by", "reference")]
+    assert page.dataframe[0].value["Total"].isna().all()
+
+
+def test_only_what_is_missing_is_measured(visit, kept, measured, commands):
+    (kept.done.path / "result.npy").touch()  # painted over: its reading is of another picture
+    visit("compare", runs=address(kept.done, kept.steered))
+    assert commands == [("yardstick", "compare", kept.done.id, "--by", "reference")]
+
+
+def test_another_yardstick_measures_anew(visit, kept, measured, commands):
+    page = visit("compare", runs=address(kept.done, kept.steered))
+    page.selectbox[0].set_value(kept.steered.id).run()
+    assert commands == []  # its weights are those of its preset
+    reference = PRESETS["reference"].settings().loss_weights()
+    other = next(name for name in PRESETS if PRESETS[name].settings().loss_weights() != reference)
+    page.selectbox[0].set_value(other).run()
+    assert [words[-1] for words in commands] == [other]
+
+
+def command(ended, arguments, *said):
+    """The last measurement, as `background` keeps it; running, it is this process."""
+    background.folder().mkdir(parents=True, exist_ok=True)
+    process = Writer(pid=2**22 + 1, started=0.0) if ended else Writer.this_process()
+    known = background.Command(name="yardstick", arguments=list(arguments), process=process)
+    (background.folder() / "yardstick.json").write_text(known.model_dump_json())
+    (background.folder() / "yardstick.log").write_text("\n".join(said))
+
+
+def test_one_command_at_a_time_and_its_words_are_shown(visit, kept, commands):
+    command(False, ["compare", "other"], "Measuring [another] …")
+    page = visit("compare", runs=address(kept.done, kept.steered))
+    assert r"Measuring: Measuring \[another\]" in page.status[0].label and commands == []
+
+
+def test_a_command_that_failed_is_told_and_tried_again_only_when_asked(visit, kept, commands):
+    wanted = ["compare", kept.done.id, kept.steered.id, "--by", "reference"]
+    command(True, wanted, "nst: It is broken [badly].")
+    page = visit("compare", runs=address(kept.done, kept.steered))
+    assert r"It is broken \[badly\]\." in page.error[0].value and commands == []
+    button(page, "Try again").click().run()
+    assert ("yardstick", *wanted) in commands
+
+
+def test_two_runs_can_be_seen_under_a_slider(visit, kept, measured, commands):
+    page = visit("compare", runs=address(kept.done, kept.steered))
+    next(group for group in page.button_group if "Slider" in group.options).set_value("Slider").run()
+    assert not page.exception
+    assert not any(
+        "Slider" in group.options for group in visit("compare", runs=address(*vars(kept).values())).button_group
+    )
+
+
+def test_curves_of_different_weights_are_said_to_be(visit, kept, measured, commands):
+    page = visit("compare", runs=address(kept.done, kept.steered))
+    assert "compare their shapes" in texts(page)
+    next(group for group in page.button_group if "seconds" in group.options).set_value("seconds").run()
+    assert not page.exception
+    assert "compare their shapes" not in texts(visit("compare", runs=address(kept.done, kept.stopped)))

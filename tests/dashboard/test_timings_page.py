@@ -1,0 +1,202 @@
+"""The timings page's logic: what was measured, here and elsewhere, and a measurement asked for."""
+
+import copy
+import json
+
+import pytest
+
+from bench import timings
+from core import background
+from core.errors import StudioError
+from core.runs import Writer
+from dashboard.wording import plain
+
+HOSTILE = '"><script>alert(1)</script>'
+MEASURED = {
+    "schema_version": 1,
+    "created": "2026-02-03T04:05:06Z",
+    "environment": {"processor": "Abacus 3000", "cores": 2, "gpus": []},
+    "weights": "tests",
+    "comparisons": [
+        {
+            "title": "One step",
+            "timings": [
+                {"way": "slow", "size": 64, "seconds": [0.4, 0.5, 0.6]},
+                {"way": "quick", "size": 64, "seconds": [0.1, 0.1, 0.1]},
+            ],
+        }
+    ],
+    "pairs": [
+        {
+            "pair": "cat and waves",
+            "shape": [64, 48],
+            "target": 10.0,
+            "courses": [
+                {"way": "auto", "seconds": [1, 6, 12], "totals": [90, 20, 9], "step": 0.5, "to_target": 12.0},
+                {"way": "reference", "seconds": [2, 9], "totals": [80, 30], "step": 0.7, "to_target": None},
+            ],
+        }
+    ],
+}  # fmt: skip
+
+
+def keep(name="20260203-040506", **changes):
+    timings.folder().mkdir(parents=True, exist_ok=True)
+    (timings.folder() / f"{name}.json").write_text(json.dumps({**MEASURED, **changes}))
+
+
+def texts(page):
+    return " ".join(element.value for element in [*page.markdown, *page.caption, *page.header, *page.info])
+
+
+def button(page, label):
+    return next(button for button in page.button if button.label == label)
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """What would have been started, which takes minutes."""
+    calls = []
+    monkeypatch.setattr(background, "start", lambda *words: calls.append(words))
+    return calls
+
+
+def test_where_nothing_is_measured_the_form_stands_open(visit):
+    page = visit("timings")
+    assert "Nothing has been measured" in page.info[0].value
+    assert page.expander[0].proto.expanded and button(page, "Measure")
+
+
+def test_a_measurement_is_shown_as_tables(visit):
+    keep()
+    page = visit("timings")
+    assert "Abacus 3000" in texts(page) and "no GPU" in texts(page)
+    assert "One step" in texts(page) and plain("Time to quality: cat and waves") in texts(page)
+    steps, courses = (table.value for table in page.dataframe)
+    assert list(steps["way"]) == ["slow", "quick"] and list(steps["median (s)"]) == [0.5, 0.1]
+    assert list(steps["faster"]) == pytest.approx([1, 5])
+    assert list(courses["s to the target"]) == ["12", "not reached"]
+    assert list(courses["loss at 10 s"]) == [20, 30]
+
+
+def test_two_measurements_stand_side_by_side(visit):
+    keep()
+    keep("imported-20260203-040506", environment={"processor": "Elsewhere"})
+    page = visit("timings", show="20260203-040506,imported-20260203-040506")
+    machines = set(page.dataframe[0].value["machine"])
+    assert len(machines) == 2 and any("Elsewhere, imported" in machine for machine in machines)
+
+
+def test_an_unknown_measurement_in_the_address_is_told(visit):
+    keep()
+    page = visit("timings", show=f"20260203-040506,{HOSTILE}")
+    assert page.warning[0].value == f"There is no measurement {plain(HOSTILE)} here."
+    assert len(page.dataframe) == 2
+
+
+def test_a_damaged_file_is_named_and_the_others_are_shown(visit):
+    keep()
+    keep("20260204-000000", comparisons=7)
+    page = visit("timings")
+    assert "20260204" in page.warning[0].value and "holds no measurement" in page.warning[0].value
+    assert len(page.dataframe) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"comparisons": [{"title": "empty", "timings": []}]},
+        {"pairs": [{"pair": "empty", "shape": [1, 1], "target": 1.0, "courses": []}]},
+        {
+            "pairs": [
+                {
+                    **MEASURED["pairs"][0],
+                    "courses": [{**MEASURED["pairs"][0]["courses"][0], "seconds": [], "totals": []}],
+                }
+            ]
+        },
+        {"pairs": [{**MEASURED["pairs"][0], "courses": [{**MEASURED["pairs"][0]["courses"][0], "seconds": [1]}]}]},
+        {"environment": {"gpus": 7, "processor": None, "cores": {}}},
+        {"environment": {"processor": HOSTILE, "gpus": [HOSTILE]}, "weights": HOSTILE},
+        {"created": "2026-02-03T04:05:06"},
+    ],
+)
+def test_an_odd_measurement_breaks_no_page(visit, changes):
+    keep(**changes)
+    page = visit("timings")
+    assert "<script>" not in texts(page).replace(plain(HOSTILE), "")
+
+
+def test_measuring_starts_the_command_with_what_is_wanted(visit, commands):
+    page = visit("timings")
+    button(page, "Measure").click().run()
+    page.multiselect(key="parts").set_value(["targets"]).run()
+    button(page, "Measure").click().run()
+    assert commands == [("bench", "bench", "targets", "step", "--sizes", "256,512"), ("bench", "bench", "targets")]
+
+
+@pytest.mark.parametrize("sizes", ["big", "7", "64,,128", ""])
+def test_sizes_that_cannot_be_are_refused(visit, commands, sizes):
+    page = visit("timings")
+    page.text_input(key="sizes").set_value(sizes).run()
+    button(page, "Measure").click().run()
+    assert len(page.error) == 1 and not page.exception and commands == []
+
+
+def test_what_cannot_start_says_why(visit, monkeypatch):
+    def refused(*words):
+        raise StudioError("One such measurement is under way already.")
+
+    monkeypatch.setattr(background, "start", refused)
+    page = visit("timings")
+    button(page, "Measure").click().run()
+    assert "under way already" in page.error[0].value
+
+
+def command(ended, *said):
+    """The last measurement, as `background` keeps it; running, it is this process."""
+    background.folder().mkdir(parents=True)
+    process = Writer(pid=2**22 + 1, started=0.0) if ended else Writer.this_process()
+    known = background.Command(name="bench", arguments=["bench", "targets"], process=process)
+    (background.folder() / "bench.json").write_text(known.model_dump_json())
+    (background.folder() / "bench.log").write_text("\n".join(said))
+
+
+def test_a_measurement_under_way_is_shown_and_can_be_stopped(visit):
+    command(False, "Loading TensorFlow …", "turn 2 of [3] …")
+    page = visit("timings")
+    assert r"turn 2 of \[3\]" in page.status[0].label
+    assert button(page, "Stop measuring") and "Measure" not in [each.label for each in page.button]
+
+
+def test_a_measurement_that_failed_says_why(visit):
+    command(True, "Loading TensorFlow …", "nst: No weights can be had.")
+    page = visit("timings")
+    assert page.error[0].value == r"No weights can be had\." and button(page, "Measure")
+
+
+def imported(page, data, name="theirs.json"):
+    return page.file_uploader(key="import-bench").set_value((name, data, "application/json")).run()
+
+
+def test_another_machines_measurement_is_brought_in(visit):
+    other = copy.deepcopy(MEASURED) | {"environment": {"processor": "Elsewhere"}}
+    page = imported(visit("timings"), json.dumps(other).encode())
+    assert not page.error and "Elsewhere, imported" in texts(page).replace("\\", "")
+    (path,) = timings.folder().iterdir()
+    assert path.name.startswith("imported-20260203-040506-")
+
+
+def test_two_machines_that_measured_in_the_same_second_are_both_kept(visit):
+    page = visit("timings")
+    for machine in ("First", "Second"):
+        imported(page, json.dumps(MEASURED | {"environment": {"processor": machine}}).encode())
+    imported(page, json.dumps(MEASURED | {"environment": {"processor": "Second"}}).encode())
+    assert len(list(timings.folder().iterdir())) == 2  # the same file again is no other measurement
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[1, 2]", b"\xff\xfe", b'{"a": NaN}'])
+def test_what_is_no_measurement_is_refused_with_its_reason(visit, data):
+    page = imported(visit("timings"), data, f"{HOSTILE}.json")
+    assert page.error[0].value.startswith(plain(f"{HOSTILE}.json holds no measurement"))
+    assert not timings.folder().exists()
