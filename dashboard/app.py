@@ -7,10 +7,8 @@ import streamlit as st
 
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
 # The pictures are what the page is for: little room above them, and on a phone the painted one first.
-# And what is chosen of a row has the links' colour: the primary one is too dim on its own shade.
 st.html("""<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
-button[kind="segmented_controlActive"] p { color: light-dark(#a8481f, #f0a07c) !important; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
 st.navigation(
