@@ -324,7 +324,8 @@ def test_a_run_is_steered_stopped_and_gone_on_with(server, opened):
         page.get_by_role("spinbutton", name=label).press("Enter")
     page.get_by_text("9000 iterations").wait_for()
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_text("Iteration ").first.wait_for()
+    page.wait_for_url(re.compile(r"run=\d"))
+    page.get_by_text(re.compile(r"^Iteration \d")).wait_for()
     record = home / "runs" / parse_qs(urlparse(page.url).query)["run"][0] / "run.json"
 
     page.get_by_text("Steer", exact=True).click()
@@ -335,7 +336,7 @@ def test_a_run_is_steered_stopped_and_gone_on_with(server, opened):
     first = json.loads(record.read_text())["iteration"]
     page.get_by_role("button", name="Go on painting").click()
     page.get_by_role("button", name="Stop", exact=True).wait_for()
-    page.get_by_text("Iteration ").first.wait_for()
+    page.get_by_text(re.compile(r"^Iteration \d")).wait_for()
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Continue").wait_for()
     assert json.loads(record.read_text())["iteration"] > first
