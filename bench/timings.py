@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core import hardware, paths
 from core.errors import InputError, StudioError
@@ -65,6 +65,12 @@ class Course(BaseModel):
     step: float  # median seconds of a further iteration
     to_target: float | None  # seconds; `None` where it was not reached
     extrapolated: bool = False  # to_target is the start and so many median steps, not lived through
+
+    @model_validator(mode="after")
+    def _a_total_for_each_second(self) -> Course:
+        if len(self.seconds) != len(self.totals):
+            raise ValueError(f"{len(self.seconds)} seconds for {len(self.totals)} totals")
+        return self
 
     def total_at(self, seconds: float) -> float | None:
         """The lowest loss of a picture that was there after so many seconds."""

@@ -12,7 +12,7 @@ from core.vgg import CONVOLUTIONS
 from dashboard.wording import plain
 
 IN_SIGHT = ("size", "iterations")  # the others are one click away
-MOST_OF_A_LAYER = 5.0  # that a slider goes to; the command line goes farther
+MOST_OF_A_LAYER = 5.0  # that a slider goes to, unless the run that it shows has more
 
 
 def choose_preset() -> str:
@@ -74,8 +74,8 @@ def layer_weights(layers: Sequence[str], key: str) -> tuple[float, ...]:
     """A slider for each layer; no number at all where all count alike, as the settings have it."""
     weights = []
     for layer in layers:
-        st.session_state.setdefault(f"{key}-{layer}", 1.0)
-        weights.append(st.slider(layer, 0.0, MOST_OF_A_LAYER, step=0.05, key=f"{key}-{layer}"))
+        now = st.session_state.setdefault(f"{key}-{layer}", 1.0)
+        weights.append(st.slider(layer, 0.0, max(MOST_OF_A_LAYER, now), step=0.05, key=f"{key}-{layer}"))
     return () if set(weights) == {1.0} else tuple(weights)
 
 
@@ -88,6 +88,6 @@ def prefill(preset: str, chosen: TransferSettings) -> None:
         if knob.each_of:
             layers = getattr(chosen, knob.each_of)
             for layer, weight in zip(layers, value or (1.0,) * len(layers), strict=True):
-                st.session_state[f"{preset}-{name}-{layer}"] = min(weight, MOST_OF_A_LAYER)
+                st.session_state[f"{preset}-{name}-{layer}"] = weight
         else:
             st.session_state[f"{preset}-{name}"] = list(value) if knob.type is tuple else value

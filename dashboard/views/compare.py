@@ -238,6 +238,11 @@ def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
         "One file that needs no network, or a ZIP with the full pictures, the metrics and what repeats each run."
     )
     found = [run for run, _ in chosen]
+    try:
+        report.check(found)
+    except StudioError as error:
+        st.error(plain(str(error)))
+        return
     tables = _measured_here()
 
     def packed() -> bytes:

@@ -1,0 +1,144 @@
+"""What can be done with a run from its page: steer it, go on with it, begin anew from it or with its settings."""
+
+import pytest
+from PIL import Image
+
+from core import images, jobs, library, paths, runs, samples
+from core.runs import Recorder
+from dashboard.framing import Framing
+
+
+def button(page, label):
+    return next(button for button in page.button if button.label.startswith(label))
+
+
+def the_new_run(*known):
+    (run,) = [run for run in runs.all_runs() if run.id not in {each.id for each in known}]
+    return run
+
+
+@pytest.fixture
+def running(kept, new_run):
+    """A run that this process says it paints, at its iteration 0."""
+    run = new_run("photo", "painting", style_weight=0.5)
+    recorder = Recorder(run)
+    recorder.__enter__()
+    recorder.update(status="running")
+    return run
+
+
+def test_moving_a_weight_asks_the_painter_for_it(visit, running):
+    page = visit("stylize", run=running.id)
+    began = running.record().settings
+    page.select_slider(key=f"steer-{running.id}-style_weight").set_value(4).run()
+    assert running.request().weights["style_weight"] == 4 * began.style_weight
+    assert running.request().weights["content_weight"] == began.content_weight
+    page.slider(key=f"steer-{running.id}-block3_conv1").set_value(0.5).run()
+    asked = running.request().weights
+    assert asked["style_layer_weights"] == [1, 1, 0.5, 1, 1] and asked["style_weight"] == 4 * began.style_weight
+    assert not page.exception and not running.request().stop
+
+
+def test_going_on_queues_the_run_for_more_iterations(visit, kept, started):
+    page = visit("stylize", run=kept.done.id)
+    page.number_input(key=f"more-{kept.done.id}").set_value(30)
+    button(page, "Go on painting").click().run()
+    record = kept.done.record()
+    assert record.status == "queued" and record.settings.iterations == 6 + 30
+    assert (paths.queue() / kept.done.id).exists() and started
+    assert not page.exception
+
+
+def test_starting_again_paints_on_from_the_result(visit, kept):
+    page = visit("stylize", run=kept.done.id)
+    button(page, "Start again from this").click().run()
+    assert "Painted on from the result of" in " ".join(caption.value for caption in page.caption)
+    button(page, "Start").click().run()
+    run = the_new_run(*vars(kept).values())
+    record = run.record()
+    assert (record.content, record.style, record.start) == ("coffee", "glass", "the result of coffee × glass")
+    assert record.settings == kept.done.record().settings
+    with Image.open(run.start) as start, Image.open(kept.done.result) as result:
+        assert start.tobytes() == result.tobytes()
+    assert not page.exception
+
+
+def test_the_same_settings_with_another_picture(visit, kept):
+    page = visit("stylize", run=kept.steered.id)
+    button(page, "Same settings, other picture").click().run()
+    button(page, samples.PHOTOS[1].title).click().run()
+    button(page, "Start").click().run()
+    run = the_new_run(*vars(kept).values())
+    record, before = run.record(), kept.steered.record()
+    assert (record.settings, record.preset) == (before.settings, before.preset)
+    assert (record.content, record.style) == (samples.PHOTOS[1].title, before.style)
+    with Image.open(run.style) as style, Image.open(kept.steered.style) as own:
+        assert style.tobytes() == own.tobytes()
+    assert record.steering == []  # of the other run
+
+
+def test_another_picture_than_the_runs_own_can_be_chosen_again(visit, kept):
+    page = visit("stylize", run=kept.done.id)
+    button(page, "Same settings").click().run()
+    button(page, "Choose another").click().run()
+    assert not [each for each in page.button if each.label == "Choose another"]
+    assert not page.exception
+
+
+def test_a_favourite_is_marked_and_unmarked(visit, kept):
+    page = visit("stylize", run=kept.done.id)
+    button(page, "Favourite").click().run()
+    assert library.marks(kept.done).favourite
+    button(page, "Favourite").click().run()
+    assert not library.marks(kept.done).favourite
+
+
+def test_a_picture_is_turned_and_cut_before_it_is_painted(visit):
+    page = visit("stylize")
+    button(page, "Turn right").click().run()
+    across = next(slider for slider in page.slider if slider.label == "From left to right")
+    across.set_value((25, 75)).run()
+    button(page, "Start").click().run()
+    (run,) = runs.all_runs()
+    photo = images.read_image(samples.PHOTOS[0].path())
+    expected = Framing(turns=1, across=(25, 75)).of(photo)
+    assert expected.size == (photo.height // 2, photo.width)
+    with Image.open(run.content) as content:
+        assert content.tobytes() == expected.tobytes()
+
+
+def test_framing():
+    image = Image.new("RGB", (40, 20))
+    image.putpixel((0, 0), (255, 0, 0))  # the upper left corner
+    assert Framing().of(image) is image
+    right = Framing(turns=1).of(image)
+    assert right.size == (20, 40) and right.getpixel((19, 0)) == (255, 0, 0)  # turned clockwise: upper right now
+    left = Framing(turns=3).of(image)
+    assert left.size == (20, 40) and left.getpixel((0, 39)) == (255, 0, 0)
+    assert Framing(across=(50, 100), down=(0, 50)).of(image).size == (20, 10)
+
+
+def test_so_little_of_a_picture_that_it_cannot_be_painted_is_refused(visit):
+    page = visit("stylize")
+    across = next(slider for slider in page.slider if slider.label == "From left to right")
+    across.set_value((50, 51)).run()
+    assert f"keep {images.MIN_SIDE} pixels at least" in " ".join(warning.value for warning in page.warning)
+    assert not button(page, "Start").disabled
+
+
+def test_the_film_of_a_run_is_made_when_it_is_asked_for(visit, kept):
+    page = visit("stylize", run=kept.done.id)
+    films = "Download the time-lapse (WebP)"
+    assert films not in {each.label for each in page.get("download_button")}
+    page.toggle(key=f"film-{kept.done.id}").set_value(True).run()
+    assert films in {each.label for each in page.get("download_button")}
+    assert not page.exception
+
+
+def test_a_run_that_goes_on_shows_what_it_paints_now(visit, kept):
+    """Not the result of its first part, which is still there."""
+    runs.resume(kept.done, 5)
+    jobs.submit(kept.done)
+    page = visit("stylize", run=kept.done.id)
+    assert button(page, "Stop") and not page.exception
+    assert not page.button_group
