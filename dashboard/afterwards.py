@@ -24,12 +24,12 @@ def actions(run: Run, record: RunRecord) -> None:
     if run.checkpoint.is_file():
         with st.popover("Continue", icon=":material/play_arrow:"):
             left = record.settings.iterations - (run.with_progress(record).iteration or 0)
-            more = st.number_input(
+            st.number_input(
                 "Iterations on top", 0 if left > 0 else 1, 10_000, 0 if left > 0 else 50, 10, key=f"more-{run.id}"
             )
             if left > 0:
                 st.caption(f"{left} of {record.settings.iterations} are left as it is.")
-            st.button("Go on painting", type="primary", on_click=_resume, args=(run, int(more)))
+            st.button("Go on painting", type="primary", on_click=_resume, args=(run,))
     if run.result.is_file():
         st.button(
             "Start again from this",
@@ -48,9 +48,9 @@ def actions(run: Run, record: RunRecord) -> None:
         st.error(plain(refused))
 
 
-def _resume(run: Run, more: int) -> None:
+def _resume(run: Run) -> None:
     try:
-        runs.resume(run, more)
+        runs.resume(run, int(st.session_state[f"more-{run.id}"]))
         jobs.submit(run)
     except (StudioError, OSError) as error:
         st.session_state["refused"] = str(error)
