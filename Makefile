@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
 
+# Two at a time, a file each: who waits for a browser leaves the processor to the other.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not published"
+	$(BIN)/python -m pytest -m "not published" --numprocesses 2 --dist loadfile
 
 # The published run's first rows at full size: minutes of the same step, so not among the tests that one runs often.
 published: $(VENV)/installed-dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +134,7 @@ def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
         _image(lambda: _small(run.style), "Painting", "The painting")
     with painted:
         if picture.is_file():
-            _image(picture.read_bytes, caption, caption)
+            _image((lambda: _inline(picture)) if coming else picture.read_bytes, caption, caption)
         elif coming:
             st.skeleton(height=240)
             st.caption("The picture appears with the first step.")
@@ -141,11 +142,18 @@ def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
             st.caption("It ended before there was a picture.")
 
 
-def _image(read: Callable[[], bytes | Image.Image], caption: str, meaning: str) -> None:
+def _image(read: Callable[[], bytes | str], caption: str, meaning: str) -> None:
     try:
         st.image(read(), caption=caption, width="stretch", alt=meaning)
     except (OSError, ValueError):
         st.caption(f"{caption}: the file is damaged.")
+
+
+def _inline(picture: Path) -> str:
+    """A live picture within the page itself: Streamlit serves a file only until the next refresh, and on a busy machine
+    the browser asks for it later than that."""
+    kind = "png" if picture.suffix == ".png" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 @st.cache_data(show_spinner=False, max_entries=32)

@@ -1,6 +1,7 @@
 """The published run: its numbers as data, and its first hundred iterations on its own pair of pictures."""
 
 import hashlib
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -90,6 +91,17 @@ def test_rows_come_as_the_steps_do():
 def test_the_pair_at_hand_is_the_published_one(reference_pair):
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in reference_pair]
     assert hashes == list(reference.PAIR.values())
+
+
+def test_the_first_row_of_the_published_run(engine, reference_pair):
+    settings = PRESETS["reference"].settings()
+    content, style = (
+        images.to_network(images.resize(images.read_image(path), settings.size)) for path in reference_pair
+    )
+    objective, _ = engine.objective(content, style, settings)
+    (row,) = itertools.islice(reference.rows(stylize(objective, content, settings), (0,)), 1)
+    assert abs(row.deviation_percent["total"]) < 1
+    assert abs(row.deviation_percent["style"]) < 2.5
 
 
 @pytest.mark.published
