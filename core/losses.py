@@ -8,21 +8,25 @@ import tensorflow as tf
 def gram_matrix(features: tf.Tensor) -> tf.Tensor:
     """G = FᵀF / N: which channels fire together, wherever in the picture.
 
-    F holds the N = H·W positions of `features` `(1, H, W, C)` as rows; the result is `(C, C)`. Gatys et al. leave the
-    division to the loss; dividing by N here makes pictures of different size comparable.
+    F holds the N = H·W positions of `features` `(1, H, W, C)` as rows; the result is `(C, C)`, and float32 where
+    the features are bfloat16. Gatys et al. leave the division to the loss; dividing by N here makes pictures of
+    different size comparable.
     """
     positions = tf.reshape(features, (-1, features.shape[-1]))
-    return _product_with_itself(positions) / tf.cast(tf.shape(positions)[0], features.dtype)
+    product = _product_with_itself(positions)
+    return product / tf.cast(tf.shape(positions)[0], product.dtype)
 
 
 @tf.custom_gradient
 def _product_with_itself(positions: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """FᵀF. Both factors are the same F, so that one product, F (U + Uᵀ), is its whole gradient for an upstream U."""
+    """FᵀF, in float32 at least. Both factors are the same F, so that one product, F (U + Uᵀ), is its whole gradient
+    for an upstream U; it is computed in the precision of F, to which it would be rounded next."""
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(positions, upstream + tf.transpose(upstream))
+        return tf.matmul(positions, tf.cast(upstream + tf.transpose(upstream), positions.dtype))
 
-    return tf.matmul(positions, positions, transpose_a=True), gradient
+    exact = tf.cast(positions, tf.float32) if positions.dtype == tf.bfloat16 else positions
+    return tf.matmul(exact, exact, transpose_a=True), gradient
 
 
 def style_loss(gram: tf.Tensor, target: tf.Tensor) -> tf.Tensor:

@@ -64,13 +64,15 @@ class LossFunction:
 
     def losses(self, image: tf.Tensor, weights: Any, targets: Any) -> tf.Tensor:
         """Style, content and total-variation loss, then each style layer's share, as one vector."""
-        features = {layer: tf.cast(values, tf.float32) for layer, values in self.network(image).items()}
+        features = self.network(image)
         styles = [style_loss(gram_matrix(features[layer]), targets["style"][layer]) for layer in self.style_layers]
         shares = [
             weights.style * factor * loss / len(styles)
             for factor, loss in zip(weights.style_layers, styles, strict=True)
         ]
-        contents = [content_loss(features[layer], target) for layer, target in targets["content"].items()]
+        contents = [
+            content_loss(tf.cast(features[layer], tf.float32), target) for layer, target in targets["content"].items()
+        ]
         content = weights.content * tf.add_n(contents) / len(contents)
         variation = weights.total_variation * total_variation(image)
         return tf.stack([tf.add_n(shares), content, variation, *shares])

@@ -8,6 +8,7 @@ from bench import quality
 from bench.quality import Pictures
 from core import samples
 from core.errors import StudioError
+from core.settings import PRESETS
 
 
 @pytest.fixture
@@ -52,7 +53,8 @@ def test_courses_of_a_pair(engine, pictures, targets_file, monkeypatch):
     published, adam, fast = found.courses
     assert [course.way for course in found.courses] == ["published code path", "compiled Adam", "fast"]
     assert len(published.seconds) == 5
-    assert published.totals == pytest.approx(adam.totals[:5], rel=1e-4)  # one trajectory
+    rounding = {"float32": 1e-4, "bfloat16": 1e-2}[engine.choice(PRESETS["fast"].settings()).precision]
+    assert published.totals == pytest.approx(adam.totals[:5], rel=rounding)  # one trajectory
     assert published.to_target == pytest.approx(published.seconds[0] + 12 * published.step)
     assert fast.totals[-1] <= found.target < fast.totals[-2]  # it stops when it is there
     assert fast.to_target == fast.seconds[-1]

@@ -163,6 +163,16 @@ def test_gradient_of_the_gram_matrix(shape):
     np.testing.assert_allclose(gradient, by_differences, rtol=1e-6, atol=1e-6)
 
 
+def test_gram_matrix_of_bfloat16_features_is_exact_and_its_gradient_as_exact_as_bfloat16():
+    features, upstream = tf.cast(noise(1, 9, 13, 16), tf.bfloat16), noise(16, 16, seed=1)
+    exact = tf.cast(features, tf.float32)
+    assert gram_matrix(features).dtype == tf.float32
+    np.testing.assert_allclose(gram_matrix(features), gram_matrix(exact), rtol=1e-5, atol=1e-5)
+    ours, plain = (gradient_of(weighted_gram(gram_matrix, upstream), values) for values in (features, exact))
+    assert ours.dtype == tf.bfloat16
+    assert np.linalg.norm(tf.cast(ours, tf.float32) - plain) <= 2**-7 * np.linalg.norm(plain)
+
+
 def test_gradient_of_a_style_loss_is_that_of_the_straightforward_formula():
     features = tf.constant(noise(1, 9, 13, 16))
     target = gram_matrix(tf.constant(noise(1, 5, 8, 16, seed=1)))
