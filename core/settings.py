@@ -240,7 +240,7 @@ PRESETS: Mapping[str, Preset] = {
     "fast": Preset(
         "Fast",
         "The published run's loss or better at 512 px, in a fraction of its time.",
-        {"iterations": 150, "frame_every": 10, **_QUICK},
+        {"iterations": 200, "frame_every": 10, **_QUICK},
     ),
     "reference": Preset(
         "Reference",
