@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test published check lint lock lock-check gpu clean
+.PHONY: dashboard test published check lint lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -27,6 +27,28 @@ lint: $(VENV)/installed-dev
 
 # On a host with an NVIDIA card: CUDA 12 libraries for TensorFlow and ONNX Runtime.
 gpu: $(VENV)/installed-gpu
+
+# Needs no card: whether what `make gpu` installs brings every library that a GPU needs, but for the driver. Several GB.
+gpu-libraries: $(VENV)/installed-dev
+	@test -x $(VENV)-gpu/bin/python || $(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-gpu.lock
+	$(BIN)/python tests/container/cuda_libraries.py $$($(VENV)-gpu/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# On a host with an NVIDIA card: parity, the published rows, and how long everything takes there.
+gpu-check: gpu
+	$(BIN)/python -c 'import sys, tensorflow as tf; sys.exit(not tf.config.list_physical_devices("GPU"))' || \
+	  { $(BIN)/nst doctor; echo "TensorFlow sees no GPU here: see the line GPU above" >&2; exit 1; }
+	$(BIN)/nst doctor
+	$(BIN)/nst export
+	$(BIN)/nst reference --rows 0,100
+	$(BIN)/nst bench
+
+# Builds the container for the processor and looks at what runs in it. As root, on Debian: installs buildah.
+image-check: $(VENV)/installed-dev
+	@for tool in buildah debootstrap unshare ip chromium; do command -v $$tool >/dev/null || missing=1; done; \
+	  [ -z "$$missing" ] || { apt-get update -qq && apt-get install --yes -qq --no-install-recommends \
+	    buildah debootstrap util-linux iproute2 procps chromium >/dev/null; }
+	$(BIN)/python tests/container/check_image.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13)' 2>/dev/null || \
@@ -72,4 +94,4 @@ lock-check: $(VENV)/installed-dev
 	@touch $(VENV)/installed*
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-gpu .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -250,6 +250,20 @@ def export(weights: Weights = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def prepare(weights: Weights = None) -> None:
+    """Fetch and convert all that runs and previews need, so that they need no network from then on."""
+    from core import hardware
+    from core import preview as network
+    from core.timings import Timings
+
+    with _working() as told:
+        hardware.import_tensorflow()
+        _engine(weights, told, Timings())
+        network.obtain(told)
+    _tell("All that runs need is here.")
+
+
+@app.command()
 def runs(as_json: Json = False) -> None:
     """List the runs, the newest first."""
     from core import runs as store

@@ -74,8 +74,11 @@ def _machine() -> Iterator[Finding]:
         missing = hardware.missing_cuda_libraries()
         remedy = "make gpu installs NVIDIA's CUDA 12 libraries" if missing else ""
         yield Finding("note" if missing else "ok", "GPU", ", ".join(survey.gpus), remedy)
+    elif survey.cuda_libraries:
+        remedy = "install NVIDIA's driver; a container also needs NVIDIA's container toolkit and --gpus all"
+        yield Finding("note", "GPU", f"CUDA's libraries are here, but {survey.without_gpu}", remedy)
     else:
-        yield Finding("note", "GPU", "no NVIDIA card or driver", "none needed; a card makes pictures many times faster")
+        yield Finding("note", "GPU", survey.without_gpu, "none needed; a card makes pictures many times faster")
     if not survey.onnx_providers:
         remedy = "install again from requirements.lock"
         yield Finding("missing", "ONNX Runtime", "it is installed, but cannot be loaded", remedy)

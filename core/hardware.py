@@ -32,6 +32,7 @@ class Hardware:
     cpu_bfloat16: tuple[str, ...] = ()  # those of CPU_BFLOAT16 that the processor has
     gpu_capability: float = 0.0  # of the first GPU
     cuda_libraries: bool = False  # whether TensorFlow finds what it needs to use a GPU
+    without_gpu: str = ""  # why NVIDIA's driver tells of no GPU
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def survey() -> Hardware:
         onnx_providers = tuple(onnxruntime.get_available_providers())
     except ImportError:
         onnx_providers = ()
-    gpus, capability = _gpus()
+    gpus, capability, without_gpu = _gpus()
     flags = _cpuinfo("flags").split()
     return Hardware(
         processor=processor(),
@@ -63,6 +64,7 @@ def survey() -> Hardware:
         cpu_bfloat16=tuple(name for name in CPU_BFLOAT16 if name in flags),
         gpu_capability=capability,
         cuda_libraries=not missing_cuda_libraries(),
+        without_gpu=without_gpu,
     )
 
 
@@ -156,18 +158,20 @@ def _installed(package: str) -> bool:
     return True
 
 
-def _gpus() -> tuple[tuple[str, ...], float]:
-    """Every GPU's name, and the first one's compute capability."""
+def _gpus() -> tuple[tuple[str, ...], float, str]:
+    """Every GPU's name, the first one's compute capability, and where there is none, why."""
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return (), 0.0
+    except pynvml.NVMLError_LibraryNotFound:
+        return (), 0.0, "no NVIDIA driver (libnvidia-ml.so.1 is not here)"
+    except pynvml.NVMLError as error:
+        return (), 0.0, f"NVIDIA's driver does not answer ({error})"
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         names = tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[0]) if handles else (0, 0)
-        return names, major + minor / 10
-    except pynvml.NVMLError:
-        return (), 0.0
+        return names, major + minor / 10, "" if names else "NVIDIA's driver is here, but no card"
+    except pynvml.NVMLError as error:
+        return (), 0.0, f"NVIDIA's driver does not answer ({error})"
     finally:
         pynvml.nvmlShutdown()

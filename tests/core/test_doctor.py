@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ def test_a_card_with_and_without_its_libraries(monkeypatch, missing, state, reme
     assert found("GPU") == Finding(state, "GPU", "NVIDIA H200", remedy)
     assert found("processor").found == "Xeon, 8 cores"
     assert found("precision auto").found.startswith(precision)
+
+
+def test_a_host_whose_driver_is_missing_is_told_so(monkeypatch):
+    machine = Hardware("Xeon", 8, 2**35, (), ("CPUExecutionProvider",), without_gpu="no NVIDIA driver (a library)")
+    monkeypatch.setattr(hardware, "survey", lambda: machine)
+    assert found("GPU").found == "no NVIDIA driver (a library)"
+    assert found("GPU").remedy.startswith("none needed")
+    monkeypatch.setattr(hardware, "survey", lambda: replace(machine, cuda_libraries=True))
+    assert found("GPU").found == "CUDA's libraries are here, but no NVIDIA driver (a library)"
+    assert "--gpus all" in found("GPU").remedy
 
 
 def test_as_json():

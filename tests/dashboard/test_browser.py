@@ -32,8 +32,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (
 
 
 @pytest.fixture(scope="module")
-def server(model, tmp_path_factory):
-    """The page as `nst dashboard` serves it: its address and its process."""
+def server(request, tmp_path_factory):
+    """The page as `nst dashboard` serves it: its address and its process. `NST_SERVED` names one that is served
+    already, as from a container, and `NST_SERVED_PROCESS` its process."""
+    if address := os.environ.get("NST_SERVED"):
+        yield address, psutil.Process(int(os.environ["NST_SERVED_PROCESS"]))
+        return
+    request.getfixturevalue("model")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
