@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 LEGEND_ROW = 20  # px
-AXIS = 50
+AXIS = 90  # with its title, and the margins
 
 
 def draw(chart: alt.Chart | alt.LayerChart, key: str, height: int, legend_rows: int = 1) -> None:

@@ -177,19 +177,12 @@ def durations(timings: pd.DataFrame) -> alt.LayerChart:
     lines = base.mark_rule(color=TEXT, strokeWidth=2).encode(
         x=alt.X("low:Q", title="Seconds", scale=scale), x2="high:Q"
     )
-    height = max(24, 18 * len(machines)) * len(ways)
-    return (bars + lines).properties(height=height)
+    return (bars + lines).properties(height=height_of_durations(timings))
 
 
-def durations_by_size(timings: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """The same, one drawing under the other for each size."""
-    import altair as alt
-
-    if not timings["size"].any():
-        return durations(timings)
-    return durations(timings).facet(
-        row=alt.Row("size:O", title=None, header=alt.Header(labelExpr="datum.value + ' px'"))
-    )
+def height_of_durations(timings: pd.DataFrame) -> int:
+    """What the drawing of `durations` needs, in px: a bar for each way and machine."""
+    return max(24, 18 * timings["machine"].nunique()) * int(timings["way"].nunique())
 
 
 def quality(courses: pd.DataFrame) -> alt.LayerChart:

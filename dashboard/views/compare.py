@@ -227,7 +227,7 @@ def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
     }
     if seconds:
         st.header("Where the seconds went", anchor=False)
-        drawing.draw(charts.phases_of_runs(seconds), "compare-phases", 34 * len(seconds), 4)
+        drawing.draw(charts.phases_of_runs(seconds), "compare-phases", 48 * len(seconds), 4)
 
 
 def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:

@@ -137,22 +137,25 @@ def _comparisons(shown: dict[str, Measurement]) -> None:
 
     for title, rows in timings.tables(shown).items():
         st.header(plain(title), anchor=False)
-        frame = pd.DataFrame(rows)
-        drawing, table = st.columns(2, gap="medium")
-        with drawing:
-            st.altair_chart(charts.durations_by_size(frame), width="stretch", key=f"durations-{title}")
-        with table:
-            _table(frame, len(shown) > 1)
+        for size, of_size in pd.DataFrame(rows).groupby("size"):  # not a facet, which would not become narrower
+            if size:
+                st.markdown(f"**{size} px**")
+            chart, table = st.columns(2, gap="medium")
+            with chart:
+                legend_rows = len(shown) if len(shown) > 1 else 0
+                drawn = charts.durations(of_size)
+                drawing.draw(drawn, f"durations-{title}-{size}", charts.height_of_durations(of_size), legend_rows)
+            with table:
+                _table(of_size, len(shown) > 1)
 
 
 def _table(frame: pd.DataFrame, with_machine: bool) -> None:
-    """Seconds, and how many times faster than the slowest way of the same size."""
-    slowest = frame.groupby(["machine", "size"])["median"].transform("max")
+    """Seconds, and how many times faster than the slowest way."""
+    slowest = frame.groupby("machine")["median"].transform("max")
     told = pd.DataFrame(
         {
             **({"machine": frame["machine"]} if with_machine else {}),
             "way": frame["way"],
-            **({"size (px)": frame["size"]} if frame["size"].any() else {}),
             "median (s)": frame["median"],
             "faster": slowest / frame["median"],
             "10–90 % (s)": [f"{low:.3g} to {high:.3g}" for low, high in zip(frame["low"], frame["high"], strict=True)],
@@ -164,7 +167,7 @@ def _table(frame: pd.DataFrame, with_machine: bool) -> None:
         height="content",
         column_config={
             "median (s)": st.column_config.NumberColumn(format="%.3g"),
-            "faster": st.column_config.NumberColumn(format="%.3g ×", help="Than the slowest way at that size"),
+            "faster": st.column_config.NumberColumn(format="%.3g ×", help="Than the slowest way"),
         },
     )
 

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from bench.timings import Comparison, Measurement, Timing
 from core import images, samples, settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -161,6 +162,11 @@ def served(server, painted):
     home = Path(psutil.Process(process.pid).environ()["NST_HOME"])
     for run in vars(painted).values():
         shutil.copytree(run.path, home / "runs" / run.id, dirs_exist_ok=True)
+    ways = ("convolutions alone, bfloat16", "compiled, bfloat16", "eager, float32")
+    steps = [Timing(way=way, size=size, seconds=[0.1, 0.2, 0.4]) for way in ways for size in (256, 512)]
+    measured = Measurement.begin("tests")
+    measured.comparisons.append(Comparison(title="One step", timings=steps))
+    measured.save(home / "bench" / "20260101-000000.json")
     return painted, home
 
 
@@ -307,6 +313,13 @@ def test_a_page_fits_a_phone_and_opens_anew_the_same(served, opened, name):
     painted, _ = served
     page = opened(place(name, painted), width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    charts = page.get_by_test_id("stVegaLiteChart")
+    for number in range(charts.count()):
+        drawn = charts.nth(number).locator("canvas, svg").first
+        drawn.wait_for()
+        box = drawn.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert charts.count() == {"stylize": 2, "library": 0, "compare": 2, "timings": 2}[name]
     assert page.locator("script", has_text="alert(1)").count() == 0
     before = page.locator("[data-testid=stMain]").inner_text()
     page.reload()
