@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,15 +44,27 @@ class Checkpoint:
             np.savez(file, **own, **state)  # type: ignore[arg-type]
 
     @staticmethod
+    def load_best(path: Path) -> tuple[np.ndarray, int]:
+        """The best image of a checkpoint and its iteration, without the rest, which may be large. Raises as `load`."""
+        with _telling_what_is_wrong(path), np.load(path) as kept:
+            return kept["best_image"], kept["best_iteration"].item()
+
+    @staticmethod
     def load(path: Path) -> Checkpoint:
         """Raises `StudioError` when there is none, or it is damaged."""
-        try:
+        with _telling_what_is_wrong(path):
             with np.load(path) as kept:
                 arrays = dict(kept)
             state = {name.removeprefix(PREFIX): arrays.pop(name) for name in list(arrays) if name.startswith(PREFIX)}
             scalars = {name: value.item() for name, value in arrays.items() if value.ndim == 0}
             return Checkpoint(**{**arrays, **scalars}, optimizer=state)
-        except FileNotFoundError as error:
-            raise StudioError(f"{path.parent.name} has no checkpoint to go on from.") from error
-        except Exception as error:  # a damaged archive makes NumPy raise nearly anything
-            raise StudioError(f"The checkpoint of {path.parent.name} is damaged.") from error
+
+
+@contextmanager
+def _telling_what_is_wrong(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StudioError(f"{path.parent.name} has no checkpoint to go on from.") from error
+    except Exception as error:  # a damaged archive makes NumPy raise nearly anything
+        raise StudioError(f"The checkpoint of {path.parent.name} is damaged.") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from core import hardware, images, pace, paths, preview, runs, settings
 from core.checkpoint import Checkpoint
 from core.errors import StudioError
-from core.runs import Recorder, Run, Writer
+from core.runs import Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
 from core.start import starting_picture
 from core.timings import Timings
@@ -172,7 +174,7 @@ def start_worker() -> None:
     """Start a worker; one that finds another at work waits its turn, and leaves when nothing is left to do."""
     paths.home().mkdir(parents=True, exist_ok=True)
     with (paths.home() / "worker.log").open("ab") as log:
-        subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, "-m", "nst", "worker"],
             cwd=paths.CHECKOUT,
             stdin=subprocess.DEVNULL,
@@ -180,6 +182,34 @@ def start_worker() -> None:
             stderr=log,
             start_new_session=True,  # a page's server that is stopped does not take the run with it
         )
+    _started[started.pid] = started
+
+
+_started: dict[int, subprocess.Popen[bytes]] = {}  # the workers that this process started, by their number
+
+
+def settle(run: Run) -> RunRecord:
+    """The run's record; of a run whose process is gone it is noted first how that ended, and what it had is kept."""
+    return runs.settle(run, _how_it_ended)
+
+
+def _how_it_ended(writer: Writer) -> str:
+    """What is known of a process that is gone: only who started it learns its exit status."""
+    if writer.is_of_an_earlier_boot():
+        return "The machine was restarted while it was being painted."
+    code = _started[writer.pid].poll() if writer.pid in _started else None
+    if code is None:
+        return "The process that painted it is gone."
+    if code >= 0:
+        return (
+            f"The process that painted it ended with the exit status {code}; {paths.home() / 'worker.log'} may say why."
+        )
+    name = signal.Signals(-code).name
+    if name == "SIGKILL":
+        return "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
+    if name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        return f"The process that painted it was told to end ({name})."
+    return f"The process that painted it crashed ({name}); {paths.home() / 'worker.log'} may say where."
 
 
 def work(make_engine: EngineMaker) -> None:
@@ -193,6 +223,7 @@ def work(make_engine: EngineMaker) -> None:
         engine = engine or make_engine(report, timings)
         return engine
 
+    faulthandler.enable()  # a crash of the engine says where, in the worker's log
     try:
         was_ready = _was_ready()
         announce("Ready." if was_ready else "Starting …", ready=was_ready)

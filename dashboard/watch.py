@@ -31,8 +31,8 @@ RECENT_STEPS = 20  # the time left is told from these
 def show(run: Run) -> None:
     """The run, refreshed by itself until it ends."""
     try:
-        record = run.record()
-    except StudioError as error:
+        record = jobs.settle(run)
+    except (StudioError, OSError) as error:
         st.error(plain(str(error)))
         return
     st.header(plain(library.marks(run).name or record.title), anchor=False)
@@ -174,7 +174,7 @@ def _finished(run: Run, record: RunRecord) -> None:
     if record.status == "failed":
         st.error(plain(record.message))
     elif record.status == "interrupted":
-        st.warning("The process that painted this picture is gone; what it had done by then is kept.")
+        st.warning(plain(f"{record.message} What it had done by its last checkpoint is kept, and it can continue."))
     with st.container(horizontal=True):
         if run.result.is_file():
             downloads.picture(run, record)

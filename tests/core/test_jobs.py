@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -412,7 +415,7 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     run = new_run()
     jobs.submit(run)
     said = json.loads((run.path / "run.json").read_text())
-    said["writer"] = Writer(pid=os.getpid(), started=psutil.Process().create_time() - 60).model_dump()
+    said["writer"] = Writer.this_process().model_copy(update={"started": 1.0}).model_dump()
     (run.path / "run.json").write_text(json.dumps(said))
     assert run.record().status == "queued"
     jobs._perform_to_its_end(run, make_engine)
@@ -594,6 +597,49 @@ def test_a_queue_is_seen_to_only_where_runs_wait(started):
     say(ready=True)
     jobs.see_to_queue()
     assert len(started) == 1
+
+
+# How a worker ended
+
+
+def ended(code, *arguments):
+    """A process that a worker's starter has seen to its end."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    writer = Writer.of(process.pid)
+    jobs._started[process.pid] = process
+    process.communicate(b"\n")
+    return writer
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL\), as the system does when memory runs out"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", r"was told to end \(SIGTERM\)"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed \(SIGSEGV\); .*worker\.log may say where"),
+        ("sys.exit(3)", r"ended with the exit status 3; .*worker\.log may say why"),
+    ],
+)
+def test_how_a_worker_ended_is_noted_of_its_run(own_home, code, said):
+    run = new_run()
+    runs.change(run, status="running", writer=ended(f"import os, signal, sys; input(); {code}"))
+    assert re.search(said, jobs.settle(run).message)
+    assert re.search(said, run.record().message)
+
+
+def test_nobody_knows_how_another_s_worker_ended(own_home):
+    run = new_run()
+    writer = ended("input()")
+    del jobs._started[writer.pid]
+    runs.change(run, status="running", writer=writer)
+    assert jobs.settle(run).message == "The process that painted it is gone."
+
+
+def test_a_restart_of_the_machine_is_told(own_home):
+    run = new_run()
+    runs.change(run, status="running", writer=Writer.this_process().model_copy(update={"boot": "earlier"}))
+    assert "was restarted" in jobs.settle(run).message
 
 
 # In worker processes
