@@ -12,10 +12,10 @@ import psutil
 import streamlit as st
 from PIL import Image
 
-from core import images, jobs, library
+from core import images, jobs, library, paths
 from core.errors import StudioError
 from core.runs import METRICS, Run, RunRecord
-from dashboard import afterwards, downloads, drawing, notice, steering
+from dashboard import afterwards, downloads, drawing, notice, steering, waiting
 from dashboard.wording import STATUSES, duration, plain
 from export.charts import CURVES
 
@@ -42,6 +42,7 @@ def show(run: Run) -> None:
         if record.status == "running":
             steering.show(run, record)
         st.fragment(_curves, run_every=CURVES_SECONDS)(run)
+        waiting.show()
     else:
         if st.session_state.pop(f"watched-{run.id}", False):
             notice.tell(f"{record.title}: {record.status}")
@@ -102,7 +103,7 @@ def _curves(run: Run) -> None:
 def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
     total = record.settings.iterations
     if record.status == "queued":
-        st.progress(0.0, "Waiting for its turn …")
+        st.progress(0.0, waiting.of(Run(paths.runs() / record.id)))
     elif metrics.empty:
         st.progress(0.0, plain(record.message) or "Preparing …")
     else:
