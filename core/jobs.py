@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, ValidationError
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 EngineMaker = Callable[[Report, Timings], "Engine"]
 
+# Nothing heard for so many seconds, a process may be stuck; fetching and compiling take longer than any step should.
+PREPARING_SILENCE, PAINTING_SILENCE = 900.0, 180.0
+SILENT_STEPS = 20  # of the longest of the last ones
 IDLE_SECONDS = 300.0  # how long a worker without work keeps TensorFlow loaded; NST_WORKER_IDLE changes it
 
 
@@ -316,6 +320,33 @@ def stop(run: Run) -> None:
         run.ask(stop=True)
 
 
+def silent_for(run: Run, record: RunRecord) -> float | None:
+    """For how many seconds nothing has been heard of the process that paints a run, if that is more than it may be."""
+    if record.status not in ("preparing", "running"):
+        return None
+    signs = [run.path / "run.json", run.path / "metrics.csv"]
+    heard = max((file.stat().st_mtime for file in signs if file.exists()), default=0.0)
+    silent = time.time() - heard
+    if record.status == "preparing":
+        return silent if silent > PREPARING_SILENCE else None
+    try:
+        step = run.metrics()["seconds"].tail(pace.RECENT_STEPS + 1).diff().max()
+    except StudioError:
+        step = 0.0
+    return silent if silent > max(PAINTING_SILENCE, SILENT_STEPS * (step if step > 0 else 0.0)) else None
+
+
+def break_off(run: Run) -> None:
+    """End the process that paints a run, without asking it; what the last checkpoint holds stays.
+
+    Raises `InputError` when there is none.
+    """
+    writer = run.record().writer
+    if not (writer and writer.is_alive()):
+        raise InputError(f"Nobody paints the run {run.id}.")
+    psutil.Process(writer.pid).kill()
+
+
 def cancel(run: Run) -> None:
     """Take a waiting run out of the queue. Raises `InputError` when it does not wait."""
     if not _take(run):
@@ -350,6 +381,8 @@ def start_worker() -> None:
             stderr=log,
             start_new_session=True,  # a page's server that is stopped does not take the run with it
         )
+    for earlier in _started.values():
+        earlier.poll()  # one that has ended leaves the process table, its exit status stays here
     _started[started.pid] = started
 
 

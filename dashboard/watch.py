@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,7 @@ def _live(run: Run) -> None:
         st.warning(plain(str(error)))
         return
     _progress(record, metrics)
+    _say_if_stuck(run, record)
     with st.container(horizontal=True, vertical_alignment="center"):
         for name, label in CURVES.items():
             value = metrics[name].iloc[-1] if len(metrics) else None
@@ -83,6 +85,24 @@ def _live(run: Run) -> None:
         notice.offer(run.id)
     picture = run.live if run.live.is_file() else run.result  # a run that goes on has the result of its first part
     _pictures(run, picture, "What painting starts from" if metrics.empty else "Painted so far", coming=True)
+
+
+def _say_if_stuck(run: Run, record: RunRecord) -> None:
+    try:
+        silent = jobs.silent_for(run, record)
+    except OSError:  # a file was replaced just now
+        return
+    if silent and record.writer:
+        st.warning(
+            f"Nothing has been heard of the painting process (number {record.writer.pid}) for {duration(silent)}, "
+            "though it is alive: it may be stuck. If it is ended, the run can continue from its last checkpoint."
+        )
+        st.button("End it", icon=":material/power_off:", on_click=_break_off, args=(run,))
+
+
+def _break_off(run: Run) -> None:
+    with contextlib.suppress(StudioError, psutil.Error):  # it has gone by itself, which the page shows
+        jobs.break_off(run)
 
 
 def _curves(run: Run) -> None:

@@ -1,8 +1,13 @@
 """What can be done with a run from its page: steer it, go on with it, begin anew from it or with its settings."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from core import hardware, images, jobs, library, paths, runs, samples
@@ -210,3 +215,49 @@ def test_a_run_broken_off_before_its_first_checkpoint_can_continue_too(visit, ne
     page = visit("stylize", run=run.id)
     button(page, "Go on painting").click().run()
     assert jobs.queue() == [run] and run.record().status == "queued"
+
+
+def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        run = new_run()
+        runs.change(run, status="running", writer=Writer.of(process.pid))
+        assert not visit("stylize", run=run.id).warning
+        long_ago = time.time() - 1000
+        os.utime(run.path / "run.json", (long_ago, long_ago))
+        page = visit("stylize", run=run.id)
+        assert "Nothing has been heard of the painting process" in page.warning[0].value
+        assert f"number {process.pid}" in page.warning[0].value and "17 min" in page.warning[0].value
+        button(page, "End it").click().run()
+        assert process.wait(10) != 0
+        assert visit("stylize", run=run.id).warning[0].value.startswith("The process that painted it is gone")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_slow_steps_are_not_taken_for_being_stuck(visit, running):
+    (running.path / "metrics.csv").write_text(
+        "iteration,evaluations,seconds,total,style,content,total_variation\n0,1,1,5,5,0,0\n1,2,61,4,4,0,0\n"
+    )
+    for age, stuck in ((1000, False), (1300, True), (-1000, False)):  # the clock may have been set back
+        at = time.time() - age
+        for name in ("run.json", "metrics.csv"):
+            os.utime(running.path / name, (at, at))
+        assert (jobs.silent_for(running, running.record()) is not None) == stuck, age
+
+
+def test_a_second_server_says_so_and_only_shows_the_runs(visit, kept):
+    """Until the first one is gone."""
+    lock = FileLock(paths.home() / "server.lock")
+    with lock:
+        page = visit("stylize", run=kept.done.id)
+        assert "Another server works on" in page.warning[0].value
+        assert [each.label for each in page.button] == ["Look again"]
+        assert "coffee × glass" in [each.value for each in page.markdown]
+        names = {path: path.stat().st_mtime_ns for path in paths.runs().rglob("*")}
+        button(page, "Look again").click().run()
+        assert names == {path: path.stat().st_mtime_ns for path in paths.runs().rglob("*")}
+    button(page, "Look again").click().run()
+    assert not page.warning and button(page, "New picture")
+    assert not page.exception
