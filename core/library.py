@@ -119,9 +119,15 @@ def delete(run: Run) -> None:
 def restore(run: Run) -> None:
     """Bring a deleted run back."""
     try:
-        (trash() / run.id).rename(run.path)
+        (trash() / run.id).rename(paths.runs() / run.id)
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be had back: {error.strerror or error}.") from error
+
+
+def deleted() -> list[Run]:
+    """What can still be had back, the last deleted first; what was deleted long ago is removed for good."""
+    empty_trash()
+    return [Run(path) for path in sorted(_files(trash()), key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def empty_trash(older_than: float = TRASH_SECONDS) -> None:

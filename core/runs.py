@@ -102,8 +102,9 @@ class Steering(BaseModel):
     @staticmethod
     def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> Steering:
         """The changes as the settings' own types. Raises `InputError` when they do not fit, or cannot be steered."""
-        changed = settings.changed(**changes)
         try:
+            Steering(iteration=iteration, changes=dict(changes))  # names that cannot be steered are told before values
+            changed = settings.changed(**changes)
             return Steering(iteration=iteration, changes={name: getattr(changed, name) for name in changes})
         except ValidationError as error:
             raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
@@ -347,11 +348,16 @@ def create(
 
 
 def find(run_id: str) -> Run:
-    """The run of that id. Raises `InputError` when there is none."""
+    """The run of that id, of the only id that begins so, or the "last". Raises `InputError` when there is none."""
     run = Run(paths.runs() / run_id)
-    if not RUN_ID.fullmatch(run_id) or not run.path.is_dir():
+    if RUN_ID.fullmatch(run_id) and run.path.is_dir():
+        return run
+    alike = all_runs()[:1] if run_id == "last" else [run for run in all_runs() if run_id and run.id.startswith(run_id)]
+    if len(alike) > 1:
+        raise InputError(f"{len(alike)} runs begin with {run_id!r}; nst runs lists them.")
+    if not alike:
         raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
-    return run
+    return alike[0]
 
 
 def all_runs() -> list[Run]:
@@ -473,7 +479,11 @@ class Recorder:
             if request.iterations is not None:
                 self.update(settings=self.record.settings.changed(iterations=request.iterations))
             wanted = Steering.of(self._last.iteration, request.weights, now)
-            changes = {name: value for name, value in wanted.changes.items() if value != getattr(now, name)}
+            changes = {
+                name: value
+                for name, value in wanted.changes.items()
+                if now.changed(**{name: value}).loss_weights() != now.loss_weights()
+            }
             if changes:
                 change = wanted.model_copy(update={"changes": changes})
                 self.update(steering=sorted([*self.record.steering, change], key=lambda change: change.iteration))

@@ -5,12 +5,15 @@ They lie in `views`, not in `pages`: Streamlit would serve a folder of that name
 
 import streamlit as st
 
+from dashboard import knobs
+
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
 # The pictures are what the page is for: little room above them, and on a phone the painted one first.
 st.html("""<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
+knobs.remember()
 st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),
