@@ -577,12 +577,12 @@ def _new_run(
 
 def _picture(given: str) -> tuple[Image.Image, str]:
     """The picture of a file or of a sample, and its name."""
-    from core import images, samples
+    from core import decoding, images, samples
 
     path = Path(given)
     if not os.path.lexists(path) and path.name == given and not path.suffix:
         return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
-    return images.read_image(path), path.stem
+    return decoding.read(path), path.stem
 
 
 def _result(run: Run) -> Any:

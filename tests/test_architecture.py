@@ -12,6 +12,7 @@ PACKAGES = ("core", "export", "bench", "dashboard", "nst")
 WITHOUT_TENSORFLOW = (
     "core.settings",
     "core.images",
+    "core.decoding",
     "core.runs",
     "core.hardware",
     "core.jobs",
