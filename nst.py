@@ -21,6 +21,7 @@ from rich.text import Text
 from typer._click.exceptions import ClickException
 
 from core.errors import InputError, StudioError
+from core.names import legible
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _deliver(run: Run, output: Path, as_json: bool) -> None:
     if record.best_total is None:
         raise StudioError("Stopped before there was a picture.")
     try:
-        images.write_image(output, images.to_uint8(_result(run)), runs.metadata(record))
+        images.write_image(output, images.to_uint8(images.read_exact(run.path / "result.npy")), runs.metadata(record))
     except StudioError as error:
         raise StudioError(f"{error} The picture is kept as {run.result}") from error
     if as_json:
@@ -585,12 +586,6 @@ def _picture(given: str) -> tuple[Image.Image, str]:
     return decoding.read(path), path.stem
 
 
-def _result(run: Run) -> Any:
-    import numpy as np
-
-    return np.load(run.path / "result.npy")
-
-
 def _perform(
     run: Run,
     weights: Path | None,
@@ -666,7 +661,7 @@ def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable
 
 
 def _tell(line: str) -> None:
-    screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    screen.print(legible(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:
@@ -678,7 +673,7 @@ def _print_table(columns: list[str], lines: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(legible, line))
     results = Console()
     if not results.is_terminal:  # a file or another program: nothing there wants lines of 80 characters
         results = Console(width=200)
@@ -712,7 +707,7 @@ def main() -> None:
 
 def _fail(code: int, message: str) -> None:
     if message:  # without arguments, the help has said it all
-        print("nst: " + " ".join(message.split()), file=sys.stderr)
+        print("nst: " + " ".join(legible(message).split()), file=sys.stderr)
     sys.exit(code)
 
 

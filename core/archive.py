@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from pydantic import ValidationError
@@ -163,10 +163,9 @@ def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folde
 
 def _check(draft: Run, record: RunRecord, name: str) -> None:
     """Everything that a page or a report opens later is what its name says."""
-    if (draft.path / "result.npy").exists():
-        kind = _array_kind(draft.path / "result.npy")
-        if kind != ((*record.shape, 3), np.float32):
-            raise InputError(f"{name}: result.npy is not the picture that the record tells of.")
+    exact = draft.path / "result.npy"
+    if exact.exists() and images.array_kind(exact) != (*record.shape, 3, np.float32):
+        raise InputError(f"{name}: result.npy is not the picture that the record tells of.")
     try:
         metrics = draft.metrics()
     except StudioError as error:
@@ -195,12 +194,3 @@ def _check_pictures(draft: Run, record: RunRecord, name: str) -> None:
             size = decoder.read(picture, label, PICTURE_BYTES, (kind,), most).size
             if picture.name not in INPUTS and size != (width, height):
                 raise InputError(f"{label} has another size than the record tells of.")
-
-
-def _array_kind(path: Path) -> tuple[Any, ...]:
-    """Shape and type of the array in a file; nothing where there is none."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array.shape, array.dtype
-    except Exception:  # NumPy raises nearly anything, and may find an archive of arrays
-        return ()

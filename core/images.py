@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -92,6 +93,40 @@ def read_image(
             rgb = rgb.transpose(TRANSPOSED[orientation])
     rgb.info = {}
     return rgb
+
+
+def shrunk(path: Path, side: int) -> Image.Image:
+    """A picture that a run keeps, as RGB and no larger than `side`, quickly; it is PNG or JPEG, whatever its name.
+
+    Raises InputError as `read_image` does.
+    """
+    label = label_of(path, None)
+    with _decoding(label), _opened(bytes_of(path, label, 4 * MAX_PIXELS), label, ("PNG", "JPEG")) as image:
+        _check_size(*image.size, label)
+        image.thumbnail((side, side), reducing_gap=2.0)
+        return image.convert("RGB")
+
+
+def read_exact(path: Path) -> np.ndarray:
+    """The picture in the .npy file of a run: RGB float32 (H, W, 3) in 0..255, with at most MAX_PIXELS.
+
+    Raises StudioError when there is none, or something else.
+    """
+    kind = array_kind(path)
+    if len(kind) != 4 or kind[2:] != (3, np.float32) or kind[0] * kind[1] > MAX_PIXELS:
+        raise StudioError(
+            f"The run {path.parent.name} has no result that can be used: {path.name} is none, or damaged."
+        )
+    return np.load(path, allow_pickle=False)
+
+
+def array_kind(path: Path) -> tuple[Any, ...]:
+    """Shape and type of the array in a .npy file that is as long as it says; nothing where there is none."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return (*array.shape, array.dtype)
+    except Exception:  # NumPy raises nearly anything, and may find an archive of arrays
+        return ()
 
 
 def read_metadata(path: Path) -> dict[str, str]:
