@@ -21,6 +21,7 @@ from rich.text import Text
 from typer._click.exceptions import ClickException
 
 from core.errors import InputError, StudioError
+from core.names import legible
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _deliver(run: Run, output: Path, as_json: bool) -> None:
     if record.best_total is None:
         raise StudioError("Stopped before there was a picture.")
     try:
-        images.write_image(output, images.to_uint8(_result(run)), runs.metadata(record))
+        images.write_image(output, images.to_uint8(images.read_exact(run.path / "result.npy")), runs.metadata(record))
     except StudioError as error:
         raise StudioError(f"{error} The picture is kept as {run.result}") from error
     if as_json:
@@ -597,18 +598,12 @@ def _new_run(
 
 def _picture(given: str) -> tuple[Image.Image, str]:
     """The picture of a file or of a sample, and its name."""
-    from core import images, samples
+    from core import decoding, images, samples
 
     path = Path(given)
     if not path.is_file() and path.name == given and not path.suffix and not path.is_symlink():
         return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
-    return images.read_image(path), path.stem
-
-
-def _result(run: Run) -> Any:
-    import numpy as np
-
-    return np.load(run.path / "result.npy")
+    return decoding.read(path), path.stem
 
 
 def _perform(
@@ -687,7 +682,7 @@ def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable
 
 
 def _tell(line: str) -> None:
-    screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    screen.print(legible(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:
@@ -699,7 +694,7 @@ def _print_table(columns: list[str], lines: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "run")  # a run's name is there to be copied
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(legible, line))
     results = Console()
     if not results.is_terminal:  # a file or another program: nothing there wants lines of 80 characters
         results = Console(width=200)
@@ -733,7 +728,7 @@ def main() -> None:
 
 def _fail(code: int, message: str) -> None:
     if message:  # without arguments, the help has said it all
-        print("nst: " + " ".join(message.split()), file=sys.stderr)
+        print("nst: " + " ".join(legible(message).split()), file=sys.stderr)
     sys.exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,12 +47,25 @@ class Checkpoint:
     def load(path: Path) -> Checkpoint:
         """Raises `StudioError` when there is none, or it is damaged."""
         try:
-            with np.load(path) as kept:
+            with zipfile.ZipFile(path) as packed:
+                if any(info.compress_type != zipfile.ZIP_STORED for info in packed.infolist()):
+                    raise ValueError("packed, so it may be larger in memory than it is")
+            with np.load(path, allow_pickle=False) as kept:
                 arrays = dict(kept)
             state = {name.removeprefix(PREFIX): arrays.pop(name) for name in list(arrays) if name.startswith(PREFIX)}
             scalars = {name: value.item() for name, value in arrays.items() if value.ndim == 0}
-            return Checkpoint(**{**arrays, **scalars}, optimizer=state)
+            return Checkpoint(**{**arrays, **scalars}, optimizer=state)._checked()
         except FileNotFoundError as error:
             raise StudioError(f"{path.parent.name} has no checkpoint to go on from.") from error
         except Exception as error:  # a damaged archive makes NumPy raise nearly anything
             raise StudioError(f"The checkpoint of {path.parent.name} is damaged.") from error
+
+    def _checked(self) -> Checkpoint:
+        """Itself, if it holds what its fields say. Raises `ValueError`."""
+        images, counts = (self.image, self.best_image), (self.iteration, self.best_iteration, self.evaluations)
+        for image in images:
+            if image.dtype != np.float32 or image.ndim != 4 or image.shape != self.image.shape:
+                raise ValueError("an image of another kind")
+        if not all(type(count) is int and count >= 0 for count in counts) or not 0 <= self.seconds < float("inf"):
+            raise ValueError("a count of another kind")
+        return self

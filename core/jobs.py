@@ -51,6 +51,8 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
         with recorder.timings.phase("pictures"):
             photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
         begun = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
+        if begun and begun.image.shape != (1, *photo.shape):
+            raise StudioError(f"The checkpoint of {run.id} is of another picture than the run's.")
         if not begun:
             with recorder.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
                 picture = _starting_picture(recorder, photo, painting, tell)

@@ -27,18 +27,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import psutil
 from PIL import Image
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core import images, paths
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
+from core.names import Name, as_name
 from core.settings import KNOBS, TransferSettings
 from core.timings import Timings
+from core.vgg import CONVOLUTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +52,13 @@ SCHEMA_VERSION = 1
 LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
 CHECKPOINT_SECONDS = 60.0  # so much work is lost at most
 
-RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]+")
+METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
+
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]{1,200}")
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Side = Annotated[int, Field(ge=1, le=KNOBS["size"].maximum)]  # px
+Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 
 Status = Literal["queued", "preparing", "running", "stopped", "done", "failed", "interrupted"]
 UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
@@ -59,7 +67,7 @@ UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
 class Writer(BaseModel):
     """The process that writes a run; its start time tells it from a later one of the same number."""
 
-    pid: int
+    pid: int = Field(ge=0, lt=2**31)
     started: float
 
     @staticmethod
@@ -78,7 +86,7 @@ class Writer(BaseModel):
 class Steering(BaseModel):
     """Weights that were changed while the run painted: from the step after `iteration` on they are these."""
 
-    iteration: int = Field(ge=0)
+    iteration: Count
     changes: dict[str, Any]
 
     @field_validator("changes")
@@ -136,24 +144,38 @@ class RunRecord(BaseModel):
     created: AwareDatetime
     status: Status = "queued"
     message: str = ""  # what is being prepared, or in one sentence what went wrong
-    preset: str
+    preset: Name
     settings: TransferSettings
-    content: str  # names of the pictures, as the user knows them
-    style: str
-    shape: tuple[int, int]  # height and width of the result
+    content: Name  # names of the pictures, as the user knows them
+    style: Name
+    shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
     precision: str = ""  # that the network computed in; the best loss is float32's in any case
-    start: str = ""  # the picture that painting started from
+    start: Name = ""  # the picture that painting started from
     style_targets: str = ""  # "cache", or the ONNX Runtime provider that computed them
-    steering: list[Steering] = Field(default_factory=list)  # by iteration
-    timings: dict[str, float] = Field(default_factory=dict)  # seconds by phase
+    steering: list[Steering] = Field(default_factory=list, max_length=20_000)  # by iteration
+    timings: dict[str, Seconds] = Field(default_factory=dict, max_length=100)  # seconds by phase
     environment: dict[str, Any] = Field(default_factory=dict)
-    iteration: int | None = None  # the last one
-    evaluations: int = 0
-    best_iteration: int | None = None
+    iteration: Count | None = None  # the last one
+    evaluations: Count = 0
+    best_iteration: Count | None = None
     best_total: float | None = None
     writer: Writer | None = None
+
+    @field_validator("created")
+    @classmethod
+    def _in_any_time_zone(cls, created: datetime) -> datetime:
+        if not 2000 <= created.year <= 9000:  # the calendar's first and last day have no other zones
+            raise ValueError("a run was made in 2000 or later")
+        return created
+
+    @model_validator(mode="after")
+    def _steering_that_fits(self) -> RunRecord:
+        settings = self.settings
+        for change in self.steering:
+            settings = settings.changed(**change.changes)
+        return self
 
     @property
     def title(self) -> str:
@@ -200,16 +222,17 @@ class Run:
         Raises `StudioError` for a record that is missing, damaged or of another version.
         """
         try:
-            raw = json.loads((self.path / "run.json").read_bytes())
+            data = paths.read(self.path / "run.json")
+            raw = json.loads(data)
             version = raw.get("schema_version") if isinstance(raw, dict) else None
             if version != SCHEMA_VERSION:
                 raise StudioError(
                     f"The run {self.id} has the schema version {version!r}; this program reads {SCHEMA_VERSION}."
                 )
-            record = RunRecord.model_validate(raw)
+            record = RunRecord.model_validate_json(data)  # stricter than json: no half characters
         except OSError as error:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
-        except (ValueError, ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
         waiting = record.status == "queued" and (paths.queue() / self.id).exists()
         if record.unfinished and not waiting and not (record.writer and record.writer.is_alive()):
@@ -226,14 +249,20 @@ class Run:
         import pandas as pd
 
         try:
-            text = (self.path / "metrics.csv").read_text()
+            text = paths.read(self.path / "metrics.csv", METRICS_BYTES).decode()
             whole = text[: text.rfind("\n") + 1]
-            metrics = pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=METRICS)
+            if not whole:
+                return pd.DataFrame(columns=METRICS)
+            columns = whole.partition("\n")[0].split(",")
+            if tuple(columns[: len(METRICS)]) != METRICS or not set(columns[len(METRICS) :]) <= set(CONVOLUTIONS):
+                raise ValueError(f"no columns of a run: {columns[:20]}")
+            metrics = pd.read_csv(io.StringIO(whole))
             metrics.to_numpy(float)
-            metrics[list(METRICS)]
+            if not np.isfinite(metrics[["iteration", "evaluations", "seconds"]].to_numpy(float)).all():
+                raise ValueError("a step without a number")
         except FileNotFoundError:
             return pd.DataFrame(columns=METRICS)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # pandas raises nearly anything
             raise StudioError(f"The metrics of the run {self.id} are damaged.") from error
         return metrics
 
@@ -260,7 +289,11 @@ class Run:
 
     def frames(self) -> list[tuple[int, Path]]:
         """The intermediate pictures by iteration."""
-        return sorted((int(path.stem), path) for path in (self.path / "frames").glob("[0-9]*.jpg"))
+        return sorted(
+            (int(path.stem), path)
+            for path in (self.path / "frames").glob("[0-9]*.jpg")
+            if re.fullmatch("[0-9]{1,9}", path.stem)
+        )
 
     def ask(self, **wishes: Any) -> None:
         """Ask the writer, beside what was asked before: to stop after its current step, keeping the best picture so
@@ -282,7 +315,7 @@ class Run:
     def request(self) -> Request:
         """What is wanted of the run; nothing where that cannot be read."""
         try:
-            return Request.model_validate_json((self.path / "request.json").read_bytes())
+            return Request.model_validate_json(paths.read(self.path / "request.json"))
         except (OSError, ValidationError):
             return Request()
 
@@ -315,6 +348,7 @@ def create(
     steering, steered = sorted(steering, key=lambda change: change.iteration), settings
     for weights in steering:  # each may fit, and not what was steered before
         steered = steered.changed(**weights.changes)
+    content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
     shape = images.resize(content, settings.size, content_name).shape[:2]
     images.resize(style, settings.size, style_name)
     created = datetime.now(UTC)
@@ -389,6 +423,8 @@ def resume(run: Run, more: int = 0) -> None:
     record = run.with_progress(run.record())
     if record.unfinished:
         raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
+    if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
+        raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
     iterations = record.settings.iterations + more
     if Checkpoint.load(run.checkpoint).iteration >= iterations:
         raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
