@@ -20,6 +20,7 @@ import re
 import secrets
 import shutil
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import psutil
+from filelock import FileLock
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -50,7 +52,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
-CHECKPOINT_SECONDS = 60.0  # so much work is lost at most
+# A checkpoint may take this share of the time, but so much work, in seconds, is lost at most and need not be less;
+# NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
+CHECKPOINT_SHARE = 0.02
+CHECKPOINT_SECONDS = (5.0, 60.0)
 
 METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
 
@@ -68,19 +73,38 @@ class Writer(BaseModel):
     """The process that writes a run; its start time tells it from a later one of the same number."""
 
     pid: int = Field(ge=0, lt=2**31)
-    started: float
+    started: float  # seconds since the machine's start where that is known: a clock that is set changes nothing of it
+    boot: str = ""  # which start of the machine that was
+
+    @staticmethod
+    def of(pid: int) -> Writer:
+        """Raises `psutil.Error` when there is no such process."""
+        since = psutil.boot_time() if sys.platform == "linux" else 0.0  # what psutil adds there
+        return Writer(pid=pid, started=psutil.Process(pid).create_time() - since, boot=_boot())
 
     @staticmethod
     def this_process() -> Writer:
-        return Writer(pid=os.getpid(), started=psutil.Process().create_time())
+        return Writer.of(os.getpid())
 
     def is_alive(self) -> bool:
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            now = Writer.of(self.pid)
+            same = abs(now.started - self.started) < 0.1 and now.boot == self.boot
+            return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+    def is_of_an_earlier_boot(self) -> bool:
+        """Whether the machine was surely started anew since."""
+        return bool(self.boot) and self.boot != _boot()
+
+
+def _boot() -> str:
+    """A name for this start of the machine; nothing where the system gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 class Steering(BaseModel):
@@ -417,20 +441,63 @@ def change(run: Run, **changes: Any) -> None:
 
 def resume(run: Run, more: int = 0) -> None:
     """Queue a run that has ended once more, to go on from its checkpoint, for `more` iterations than it was to have.
+    One that ended before its first checkpoint begins anew.
 
     Raises `InputError` when it has not ended or would have nothing left to do, `StudioError` without a checkpoint.
     """
-    record = run.with_progress(run.record())
-    if record.unfinished:
-        raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
-    if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
-        raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
-    iterations = record.settings.iterations + more
-    if Checkpoint.load(run.checkpoint).iteration >= iterations:
-        raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
-    settings = record.settings.changed(iterations=iterations)
-    (run.path / "request.json").unlink(missing_ok=True)
-    change(run, status="queued", message="", settings=settings, writer=Writer.this_process())
+    with _endings():
+        record = run.record()
+        if record.unfinished:
+            raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
+        if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
+            raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
+        iterations = record.settings.iterations + more
+        if not begins_anew(run, record):
+            done = Checkpoint.load(run.checkpoint).iteration
+            if done >= iterations and record.status != "interrupted":  # that one has its result still to write
+                raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
+        settings = record.settings.changed(iterations=iterations)
+        (run.path / "request.json").unlink(missing_ok=True)
+        change(run, status="queued", message="", settings=settings, writer=Writer.this_process())
+
+
+def begins_anew(run: Run, record: RunRecord) -> bool:
+    """Whether a run that goes on does so from its beginning: no part of it was ever kept."""
+    return record.iteration is None and not run.checkpoint.exists()
+
+
+def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
+    """Note of a run whose writer is gone that it is interrupted, and why, by what `cause` says of the writer; and make
+    the best picture of its last checkpoint its result. Other runs stay as they are. Gives the record as it is then.
+
+    Raises `StudioError` for a record that cannot be read.
+    """
+    record = run.record()
+    if record.status != "interrupted" or not record.writer:
+        return record
+    with _endings():
+        record = run.record()
+        if record.status != "interrupted" or not record.writer:  # someone was faster
+            return record
+        paths.remove_drafts(run.path)
+        record = record.model_copy(update={"message": cause(record.writer), "writer": None})
+        try:
+            best, iteration = Checkpoint.load_best(run.checkpoint)
+            totals = run.metrics().set_index("iteration")["total"]
+            update = {"best_iteration": iteration, "best_total": float(totals[iteration])}
+            record = record.model_copy(update=update)
+            _write_array(run, images.from_network(best))
+            images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
+        except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
+            pass
+        write_record(run, record)
+    return record
+
+
+def _endings() -> FileLock:
+    """Held by who changes the record of a run that has ended."""
+    paths.home().mkdir(parents=True, exist_ok=True)
+    return FileLock(paths.home() / "endings.lock")
 
 
 def write_record(run: Run, record: RunRecord) -> None:
@@ -453,7 +520,7 @@ class Recorder:
         self._last: Step | None = None
         self._step_seconds: list[float] = []
         self._live_written = -LIVE_SECONDS
-        self._checkpoint_written = time.perf_counter()
+        self._checkpoint_written, self._checkpoint_cost = time.perf_counter(), 0.0  # seconds
         self._answered = Request()  # the last that was taken up
         self._stopped = False
         self.final_losses: Callable[[Step], Losses] = lambda step: step.best.losses  # in float32, of its best image
@@ -461,6 +528,7 @@ class Recorder:
     def __enter__(self) -> Recorder:
         if self.record.status != "queued":
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
+        paths.remove_drafts(self.run.path)
         self.update(status="preparing", writer=Writer.this_process())
         return self
 
@@ -500,9 +568,11 @@ class Recorder:
                 self._write_picture(self.run.path / "frames" / f"{step.iteration:06d}.jpg", picture)
             self._write_picture(self.run.live, picture)
             self._live_written = time.perf_counter()
-        if time.perf_counter() - self._checkpoint_written >= CHECKPOINT_SECONDS:
-            step.checkpoint().save(self.run.checkpoint)
+        began = time.perf_counter()
+        if began - self._checkpoint_written >= _checkpoint_interval(self._checkpoint_cost):
+            self._save(step.checkpoint())
             self._checkpoint_written = time.perf_counter()
+            self._checkpoint_cost = self._checkpoint_written - began
 
     def answer(self, request: Request) -> None:
         """Take up what is wanted of the run, and record it; what cannot be is left aside, and said."""
@@ -567,11 +637,10 @@ class Recorder:
 
     def _keep_result(self, last: Step) -> None:
         best = last.best_image()
-        with paths.replacing(self.run.path / "result.npy") as file:
-            np.save(file, best)
+        _write_array(self.run, best)
         checkpoint = last.checkpoint()
         over = last.iteration >= self.record.settings.iterations
-        (checkpoint.brief() if over else checkpoint).save(self.run.checkpoint)
+        self._save(checkpoint.brief() if over else checkpoint)
         best_total, message = last.best.losses.total, self.record.message
         try:
             best_total = self.final_losses(last).total
@@ -588,13 +657,21 @@ class Recorder:
         )
         images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))
 
+    def _save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; the metrics up to it are on the disk before it is."""
+        with (self.run.path / "metrics.csv").open("a") as file:
+            os.fsync(file.fileno())
+        checkpoint.save(self.run.checkpoint)
+
     def _begin_metrics(self, step: Step) -> None:
         """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
         kept = [",".join([*METRICS, *step.losses.style_layers])]
         if step.iteration:
             text = (self.run.path / "metrics.csv").read_text()
             lines = text[: text.rfind("\n") + 1].splitlines()[1:]  # the last may be half a line
-            kept += [line for line in lines if int(line.split(",", 1)[0]) < step.iteration]
+            # what follows the checkpoint may be rubbish after a loss of power
+            numbers = ((line.partition(",")[0], line) for line in lines)
+            kept += [line for number, line in numbers if number.isdecimal() and int(number) < step.iteration]
         for iteration, frame in self.run.frames():
             if iteration > step.iteration:
                 frame.unlink()
@@ -608,6 +685,19 @@ class Recorder:
     def _write_picture(self, path: Path, picture: bytes) -> None:
         with paths.replacing(path) as file:
             file.write(picture)
+
+
+def _checkpoint_interval(cost: float) -> float:
+    """Seconds until the next checkpoint, where one takes `cost` seconds."""
+    least, most = CHECKPOINT_SECONDS
+    asked = os.environ.get("NST_CHECKPOINT_SECONDS")
+    return float(asked) if asked else min(max(least, cost / CHECKPOINT_SHARE), most)
+
+
+def _write_array(run: Run, best: np.ndarray) -> None:
+    """The best image, `(H, W, 3)` RGB, float32 in 0 … 255."""
+    with paths.replacing(run.path / "result.npy") as file:
+        np.save(file, best)
 
 
 def metadata(record: RunRecord) -> dict[str, str]:
