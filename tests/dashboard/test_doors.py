@@ -1,0 +1,154 @@
+"""Who can reach the page: looked at from outside, as it is really served."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+@contextmanager
+def serving(home, **environment):
+    """The page as `nst dashboard` serves it: its port and its process. Its worker has failed, so none is started."""
+    home.mkdir(exist_ok=True)
+    said = {"message": "No weights.", "ready": False, "failed": True, "writer": {"pid": 1, "started": 0.0}}
+    (home / "worker.json").write_text(json.dumps(said))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "nst", "dashboard", "--server.port", str(port), "--server.headless", "true"]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
+    with (home / "page.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=CHECKOUT, env={**inherited, "NST_HOME": str(home), **environment}, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(600):
+            try:
+                ask(port, "GET", "/_stcore/health")
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise AssertionError((home / "page.log").read_text())
+        yield port, process
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("doors") / "home") as (port, process):
+        yield port, process
+
+
+def ask(port, method, path, **headers):
+    connection = http.client.HTTPConnection("localhost", port, timeout=10)
+    connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return connection.getresponse()
+
+
+def listening(process):
+    return {place.laddr.ip for place in psutil.Process(process.pid).net_connections() if place.status == "LISTEN"}
+
+
+def stream(port, origin, host="localhost"):
+    """The connection by which all that a page does goes, as a browser asks for it that found this machine as `host`."""
+    place = socket.create_connection(("localhost", port))
+    return connect(
+        f"ws://{host}:{port}/_stcore/stream", sock=place, origin=origin, subprotocols=["streamlit"], max_size=None
+    )
+
+
+def connected(port, origin, host="localhost"):
+    try:
+        with stream(port, origin, host):
+            return True
+    except InvalidStatus as refused:
+        assert refused.response.status_code == 403
+        return False
+
+
+def test_it_listens_to_this_machine_alone(served):
+    _, process = served
+    assert listening(process) and listening(process) <= {"127.0.0.1", "::1"}
+
+
+def test_a_container_may_listen_to_all_under_any_name(tmp_path):
+    """By the settings that the Dockerfile makes, as it writes them."""
+    lines = (CHECKOUT / "Dockerfile").read_text().splitlines()
+    settings = dict(
+        line.strip().removesuffix(" \\").split("=", 1) for line in lines if line.strip().startswith("STREAMLIT_")
+    )
+    with serving(tmp_path / "home", **settings) as (port, process):
+        assert listening(process) == {"0.0.0.0"}
+        assert connected(port, f"http://studio.example:{port}", "studio.example")
+        assert not connected(port, "http://evil.example", "studio.example")
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_its_own_page_is_let_in(served, name):
+    port, _ = served
+    assert connected(port, f"http://{name}:{port}", name)
+
+
+def test_another_sites_page_is_turned_away(served):
+    port, _ = served
+    assert not connected(port, "http://evil.example")
+
+
+def test_a_site_whose_name_was_made_to_point_here_is_turned_away(served):
+    port, _ = served
+    assert not connected(port, f"http://evil.example:{port}", "evil.example")
+
+
+@contextmanager
+def session(port):
+    """A session of the page's, begun as a browser does: its name, and the cookie that came with the page."""
+    cookie = ask(port, "GET", "/_stcore/health").headers["Set-Cookie"].partition(";")[0]
+    with stream(port, f"http://localhost:{port}") as connection:
+        message = BackMsg()
+        message.rerun_script.query_string = ""
+        connection.send(message.SerializeToString())
+        said = ForwardMsg()
+        while said.WhichOneof("type") != "new_session":
+            said = ForwardMsg.FromString(connection.recv(timeout=60))
+        yield said.new_session.initialize.session_id, cookie
+
+
+def test_an_upload_needs_the_pages_own_token_and_may_not_be_larger_than_the_limit(served):
+    port, _ = served
+    with session(port) as (name, cookie):
+        path = f"/_stcore/upload_file/{name}/picture"
+        ours = {"Cookie": cookie, "X_Xsrftoken": cookie.partition("=")[2]}
+        assert ask(port, "PUT", path, Content_Length="10").status == 403
+        assert ask(port, "PUT", path, Content_Length="10", Cookie=cookie).status == 403  # as another site's form would
+        assert ask(port, "PUT", path, Content_Length=str(2048 * 2**20 + 1), **ours).status == 413
+        assert ask(port, "PUT", path, Content_Length="0", **ours).status == 400  # let in, and found to be no file
+
+
+SHOWN = """
+from streamlit import config
+config._main_script_path = "dashboard/app.py"
+config.get_config_options(force_reparse=True)
+print(config.get_option("client.showErrorDetails"))
+"""
+
+
+def test_a_traceback_is_not_for_who_looks_at_the_page():
+    done = subprocess.run([sys.executable, "-c", SHOWN], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "none"
