@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from core import paths, runs
+from core import log, paths, runs
 from core.errors import InputError, StudioError
 from core.runs import Run, RunRecord, Status
 
@@ -51,9 +51,9 @@ class Quota(BaseModel):
     gigabytes: float = Field(default=10.0, ge=0.1, le=1e5)
 
 
-def entries() -> list[Entry]:
-    """Every run that can be read, the newest first."""
-    return [Entry(run, record, marks(run), size(run)) for run, record in runs.readable_runs()]
+def entries(owner: str | None = None) -> list[Entry]:
+    """Every run that can be read, the newest first; of an owner's only theirs."""
+    return [Entry(run, record, marks(run), size(run)) for run, record in runs.readable_runs(owner)]
 
 
 def size(run: Run) -> int:
@@ -114,6 +114,7 @@ def delete(run: Run) -> None:
         run.path.rename(trash() / run.id)
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be deleted: {error.strerror or error}.") from error
+    log.event("run deleted", run=run.id)
 
 
 def restore(run: Run) -> None:
@@ -122,6 +123,7 @@ def restore(run: Run) -> None:
         (trash() / run.id).rename(run.path)
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be had back: {error.strerror or error}.") from error
+    log.event("run restored", run=run.id)
 
 
 def empty_trash(older_than: float = TRASH_SECONDS) -> None:
@@ -129,6 +131,7 @@ def empty_trash(older_than: float = TRASH_SECONDS) -> None:
     for path in _files(trash()):
         if time.time() - path.stat().st_mtime > older_than:
             shutil.rmtree(path, ignore_errors=True)
+            log.event("run removed for good", run=path.name)
 
 
 def trash() -> Path:

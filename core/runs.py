@@ -34,7 +34,7 @@ import psutil
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from core import images, paths
+from core import images, log, paths
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.settings import KNOBS, TransferSettings
@@ -139,6 +139,7 @@ class RunRecord(BaseModel):
     settings: TransferSettings
     content: str  # names of the pictures, as the user knows them
     style: str
+    owner: str = ""  # who started it, where people log in; empty elsewhere
     shape: tuple[int, int]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
@@ -304,6 +305,7 @@ def create(
     start: Image.Image | None = None,
     start_name: str = "",
     steering: Sequence[Steering] = (),
+    owner: str = "",
 ) -> Run:
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
     in place of what the settings say, and `steering` repeats what was done to an earlier run.
@@ -326,6 +328,7 @@ def create(
         settings=settings,
         content=content_name,
         style=style_name,
+        owner=owner,
         shape=(shape[0], shape[1]),
         start=start_name,
         steering=steering,
@@ -346,10 +349,10 @@ def create(
     return run
 
 
-def find(run_id: str) -> Run:
-    """The run of that id. Raises `InputError` when there is none."""
+def find(run_id: str, owner: str | None = None) -> Run:
+    """The run of that id, of anyone's or of that owner's. Raises `InputError` when there is none."""
     run = Run(paths.runs() / run_id)
-    if not RUN_ID.fullmatch(run_id) or not run.path.is_dir():
+    if not RUN_ID.fullmatch(run_id) or not run.path.is_dir() or not (owner is None or _is_of(run, owner)):
         raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
     return run
 
@@ -361,13 +364,22 @@ def all_runs() -> list[Run]:
     return [Run(folder / name) for name in names if not name.startswith(".")]
 
 
-def readable_runs() -> Iterator[tuple[Run, RunRecord]]:
-    """Every run whose record can be read, the newest first."""
+def readable_runs(owner: str | None = None) -> Iterator[tuple[Run, RunRecord]]:
+    """Every run whose record can be read, the newest first; of an owner's only theirs."""
     for run in all_runs():
         try:
-            yield run, run.record()
+            record = run.record()
         except StudioError:
             continue
+        if owner is None or record.owner == owner:
+            yield run, record
+
+
+def _is_of(run: Run, owner: str) -> bool:
+    try:
+        return run.record().owner == owner
+    except StudioError:
+        return False
 
 
 def change(run: Run, **changes: Any) -> None:
@@ -420,6 +432,7 @@ class Recorder:
         if self.record.status != "queued":
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
         self.update(status="preparing", writer=Writer.this_process())
+        log.event("run started", run=self.run.id)
         return self
 
     def update(self, **changes: Any) -> None:
@@ -516,6 +529,7 @@ class Recorder:
         else:
             ending = {"status": "stopped" if self._stopped else "done"}
         self.update(timings=dict(self.timings), writer=None, **ending)
+        log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **ending)
         if error and error is unwritten:
             raise unwritten
 

@@ -51,12 +51,13 @@ def ready(own_home, home, started):
 
 @pytest.fixture
 def visit(ready):
-    """Opens one of the views, with what its address asks for."""
+    """Opens one of the views, with what its address asks for, as whom Streamlit takes the user for."""
 
-    def open_view(name, **query):
+    def open_view(name, user=None, **query):
         page = AppTest.from_file(str(CHECKOUT / "dashboard" / "app.py"), default_timeout=60)
         for key, value in query.items():
             page.query_params[key] = value
+        page.user = user or {}
         page._page_hash = calc_hash("" if name == "stylize" else name)  # as switch_page, without the first page before
         page.run()
         assert page.title, "no such page"
