@@ -1,12 +1,9 @@
 """Who can reach the page: looked at from outside, as it is really served."""
 
 import http.client
-import json
-import os
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,39 +17,9 @@ from websockets.sync.client import connect
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
-@contextmanager
-def serving(home, **environment):
-    """The page as `nst dashboard` serves it: its port and its process. Its worker has failed, so none is started."""
-    home.mkdir(exist_ok=True)
-    said = {"message": "No weights.", "ready": False, "failed": True, "writer": {"pid": 1, "started": 0.0}}
-    (home / "worker.json").write_text(json.dumps(said))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "nst", "dashboard", "--server.port", str(port), "--server.headless", "true"]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
-    with (home / "page.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=CHECKOUT, env={**inherited, "NST_HOME": str(home), **environment}, stdout=log, stderr=log
-        )
-    try:
-        for _ in range(600):
-            try:
-                ask(port, "GET", "/_stcore/health")
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            raise AssertionError((home / "page.log").read_text())
-        yield port, process
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("doors") / "home") as (port, process):
+def served(serve, free_port, tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("doors") / "home", free_port()) as (port, process):
         yield port, process
 
 
@@ -88,13 +55,13 @@ def test_it_listens_to_this_machine_alone(served):
     assert listening(process) and listening(process) <= {"127.0.0.1", "::1"}
 
 
-def test_a_container_may_listen_to_all_under_any_name(tmp_path):
+def test_a_container_may_listen_to_all_under_any_name(serve, free_port, tmp_path):
     """By the settings that the Dockerfile makes, as it writes them."""
     lines = (CHECKOUT / "Dockerfile").read_text().splitlines()
     settings = dict(
         line.strip().removesuffix(" \\").split("=", 1) for line in lines if line.strip().startswith("STREAMLIT_")
     )
-    with serving(tmp_path / "home", **settings) as (port, process):
+    with serve(tmp_path / "home", free_port(), **settings) as (port, process):
         assert listening(process) == {"0.0.0.0"}
         assert connected(port, f"http://studio.example:{port}", "studio.example")
         assert not connected(port, "http://evil.example", "studio.example")
