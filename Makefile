@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test published soak-kills check lint lock lock-check gpu gpu-libraries gpu-check image-check clean
+.PHONY: dashboard test published soak-kills check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -22,12 +22,16 @@ soak-kills: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/kills.py
 
 # What CI runs beside the tests.
-check: lint lock-check
+check: lint lock-check audit
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Whether a locked package has a known vulnerability that a later version mends; says where it could not ask.
+audit: $(VENV)/installed-dev
+	@$(BIN)/python .ci/audit.py requirements.lock
 
 # On a host with an NVIDIA card: CUDA 12 libraries for TensorFlow and ONNX Runtime.
 gpu: $(VENV)/installed-gpu

@@ -600,8 +600,9 @@ def dashboard(context: typer.Context) -> None:
 @app.command(hidden=True)
 def worker() -> None:
     """Perform queued runs, one after another. The page starts this by itself."""
-    from core import jobs
+    from core import jobs, log
 
+    log.begin()
     jobs.work(lambda report, timings: _engine(None, report, timings))
 
 
@@ -749,8 +750,12 @@ def _print_table(columns: list[str], lines: list[list[str]]) -> None:
 
 def main() -> None:
     """Run the command line: errors are one line on standard error, exit code 2 for bad input and 1 for a failure."""
+    from core import log
+
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if os.environ.get("NST_LOG"):
+        log.begin()
     try:
         code = app(arguments, prog_name="nst", standalone_mode=False)
     except ClickException as error:
@@ -760,6 +765,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, InputError):
+            log.refused("input refused", error)
+        else:
+            log.failed("command failed", error)
         known = isinstance(error, StudioError)
         _fail(
             2 if isinstance(error, InputError) else 1,

@@ -59,7 +59,8 @@ def start(name: str, *arguments: str) -> Command:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # What it says is read as its progress: no line of a log among it.
+            env={name: value for name, value in os.environ.items() if name != "NST_LOG"} | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # it goes on when the page's server is stopped
         )
     command = Command(

@@ -36,7 +36,7 @@ from filelock import FileLock
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from core import images, paths
+from core import images, log, paths
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.names import Name, as_name
@@ -172,6 +172,7 @@ class RunRecord(BaseModel):
     settings: TransferSettings
     content: Name  # names of the pictures, as the user knows them
     style: Name
+    owner: str = ""  # who started it, where people log in; empty elsewhere
     shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
@@ -362,6 +363,7 @@ def create(
     start: Image.Image | None = None,
     start_name: str = "",
     steering: Sequence[Steering] = (),
+    owner: str = "",
 ) -> Run:
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
     in place of what the settings say, and `steering` repeats what was done to an earlier run.
@@ -385,6 +387,7 @@ def create(
         settings=settings,
         content=content_name,
         style=style_name,
+        owner=owner,
         shape=(shape[0], shape[1]),
         start=start_name,
         steering=steering,
@@ -405,12 +408,14 @@ def create(
     return run
 
 
-def find(run_id: str) -> Run:
-    """The run of that id, of the only id that begins so, or the "last". Raises `InputError` when there is none."""
-    run = Run(paths.runs() / run_id)
-    if RUN_ID.fullmatch(run_id) and run.path.is_dir():
-        return run
-    alike = all_runs()[:1] if run_id == "last" else [run for run in all_runs() if run_id and run.id.startswith(run_id)]
+def find(run_id: str, owner: str | None = None) -> Run:
+    """The run of that id, of the only id that begins so, or the "last"; of anyone's runs or of that owner's.
+
+    Raises `InputError` when there is none.
+    """
+    mine = [run for run in all_runs() if owner is None or is_of(run, owner)]
+    exact = [run for run in mine if run.id == run_id]
+    alike = exact or (mine[:1] if run_id == "last" else [run for run in mine if run_id and run.id.startswith(run_id)])
     if len(alike) > 1:
         raise InputError(f"{len(alike)} runs begin with {run_id!r}; nst runs lists them.")
     if not alike:
@@ -425,13 +430,23 @@ def all_runs() -> list[Run]:
     return [Run(folder / name) for name in names if not name.startswith(".")]
 
 
-def readable_runs() -> Iterator[tuple[Run, RunRecord]]:
-    """Every run whose record can be read, the newest first."""
+def readable_runs(owner: str | None = None) -> Iterator[tuple[Run, RunRecord]]:
+    """Every run whose record can be read, the newest first; of an owner's only theirs."""
     for run in all_runs():
         try:
-            yield run, run.record()
+            record = run.record()
         except StudioError:
             continue
+        if owner is None or record.owner == owner:
+            yield run, record
+
+
+def is_of(run: Run, owner: str) -> bool:
+    """Whether the run is that owner's; one whose record cannot be read is nobody's."""
+    try:
+        return run.record().owner == owner
+    except StudioError:
+        return False
 
 
 def change(run: Run, **changes: Any) -> None:
@@ -530,6 +545,7 @@ class Recorder:
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
         paths.remove_drafts(self.run.path)
         self.update(status="preparing", writer=Writer.this_process())
+        log.event("run started", run=self.run.id)
         return self
 
     def update(self, **changes: Any) -> None:
@@ -632,6 +648,7 @@ class Recorder:
         else:
             ending = {"status": "stopped" if self._stopped else "done"}
         self.update(timings=dict(self.timings), writer=None, **ending)
+        log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **ending)
         if error and error is unwritten:
             raise unwritten
 

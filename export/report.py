@@ -525,7 +525,7 @@ exec {line}
 
 
 def _recorded(record: RunRecord) -> dict[str, Any]:
-    return record.model_dump(mode="json", exclude={"writer"})
+    return record.model_dump(mode="json", exclude={"writer", "owner"})
 
 
 def _summary(each: Shown) -> dict[str, Any]:

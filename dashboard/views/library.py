@@ -16,7 +16,7 @@ from core.errors import StudioError
 from core.library import GIGABYTE, ORDERS, Entry, Marks
 from core.runs import Run, Status
 from core.settings import PRESETS
-from dashboard import downloads
+from dashboard import downloads, visitor
 from dashboard.address import MOST_RUNS
 from dashboard.wording import STATUSES, duration, plain, size
 
@@ -39,7 +39,7 @@ def page() -> None:
         with st.container(horizontal=True, width="content"):
             _import()
     _undo()
-    entries = library.entries()
+    entries = library.entries(visitor.sees())
     if not entries:
         st.info("There are no runs yet. What you paint on the page Stylize, or with nst stylize, comes here.")
         _deleted()
@@ -164,7 +164,7 @@ def _undo() -> None:
 
 def _deleted() -> None:
     """What can be had back, long after the page that deleted it is gone."""
-    if not (found := library.deleted()):
+    if not (found := library.deleted(visitor.sees())):
         return
     with st.expander(f"Deleted within a day: {len(found)}", icon=":material/delete_history:"):
         for run in found:
@@ -190,9 +190,13 @@ def _import() -> None:
     with st.popover("Import a run", icon=":material/upload:"):
         packed = st.file_uploader("A run as the library exports it", ["zip"], key="import")
         if packed and st.session_state.get("imported") != packed.file_id:
+            if (refused := st.session_state.get("not-imported")) and refused[0] == packed.file_id:
+                st.error(plain(refused[1]))  # it has not become better since
+                return
             try:
-                run = archive.import_run(packed.getvalue(), packed.name)
+                run = archive.import_run(packed.getvalue(), packed.name, visitor.owner())
             except StudioError as error:
+                st.session_state["not-imported"] = packed.file_id, str(error)
                 st.error(plain(str(error)))
                 return
             st.session_state["imported"] = packed.file_id
