@@ -111,7 +111,7 @@ class Decoder:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "core.decoding", str(SECONDS), str(MEMORY)],
-                    cwd=paths.CHECKOUT,
+                    cwd=Path(__file__).resolve().parent.parent,  # where the code is, whatever else is moved
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
