@@ -1,6 +1,7 @@
 """Damage done to whole files, the same for the same seed; and what the program then may do: read them, or refuse in a
 sentence. Used by the short form in the tests and by the long one in tests/soak/fuzz.py."""
 
+import copy
 import io
 import json
 import struct
@@ -95,7 +96,7 @@ def damaged_json(value: object, random: np.random.Generator) -> bytes:
             case 2 if isinstance(holder, list):
                 holder *= int(random.integers(2, 50))
             case _:
-                holder[key] = VALUES[random.integers(len(VALUES))]
+                holder[key] = copy.deepcopy(VALUES[random.integers(len(VALUES))])
     text = json.dumps(value)
     if random.integers(20) == 0:
         depth = int(random.choice([100, 1000, 100_000]))
