@@ -137,11 +137,12 @@ def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
 
 def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, name: str) -> Iterator[bytes]:
     """The file piece by piece; what the directory says of its size may be a lie."""
-    # bzip2 and LZMA are unpacked by zipfile as far as what it read goes, which may be ten thousand times as much
-    size = 2**20 if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 2**12
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # zipfile unpacks all that it has read of bzip2 or LZMA at once: a megabyte from every byte, in the worst case
+        raise InputError(f"{name}: {info.filename} is packed otherwise than in an ordinary ZIP (stored or deflated).")
     with archive.open(info) as file:
         left = limit
-        while chunk := file.read(size):
+        while chunk := file.read(2**20):
             left -= len(chunk)
             if left < 0:
                 raise InputError(f"{name}: {info.filename} is larger than {limit:,} bytes.")

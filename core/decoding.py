@@ -28,7 +28,7 @@ from typing import IO
 
 from PIL import Image
 
-from core import images, paths
+from core import images
 from core.errors import InputError, StudioError
 from core.images import MAX_BYTES, MAX_PIXELS, READ_FORMATS
 

@@ -123,6 +123,9 @@ def read_exact(path: Path) -> np.ndarray:
 def array_kind(path: Path) -> tuple[Any, ...]:
     """Shape and type of the array in a .npy file that is as long as it says; nothing where there is none."""
     try:
+        with path.open("rb") as file:
+            if file.read(8) != b"\x93NUMPY\1\0":  # a header of the other versions may be 4 GiB, and is read whole
+                return ()
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return (*array.shape, array.dtype)
     except Exception:  # NumPy raises nearly anything, and may find an archive of arrays

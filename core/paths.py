@@ -65,7 +65,7 @@ def read(path: Path, limit: int = 2**20) -> bytes:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a file", str(path))
     with path.open("rb") as file:
-        data = file.read(limit + 1)
+        data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)  # room is made for so many at once
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
     return data

@@ -151,7 +151,7 @@ def _sample(name: str) -> Picture:
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _kept(path: Path, name: str) -> Picture:
-    image = images.read_image(path, name, max_bytes=4 * images.MAX_PIXELS)
+    image = decoding.read(path, name, max_bytes=4 * images.MAX_PIXELS)  # of a run that may come from elsewhere
     return Picture(name, image, _preview(image))
 
 

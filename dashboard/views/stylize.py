@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from core import images, jobs, log, pace, runs
+from core import decoding, images, jobs, log, pace, runs
 from core.errors import StudioError
 from core.runs import Run
 from core.settings import TransferSettings
@@ -116,7 +116,9 @@ def _start(
     st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {time_needed}")
     if started:
         try:
-            picture, start_name = (images.read_image(start[0]), start[1]) if start else (None, "")
+            picture, start_name = (
+                (decoding.read(start[0], max_bytes=4 * images.MAX_PIXELS), start[1]) if start else (None, "")
+            )
             run = runs.create(
                 content.image,
                 style.image,
