@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from core import hardware, images, log, pace, paths, preview, runs, settings
+from core import hardware, images, log, pace, paths, preview, room, runs, settings
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.runs import Recorder, Run, RunRecord, Writer
@@ -51,6 +51,7 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
             report(line)
 
         wanted = recorder.record.settings
+        room.check(wanted, recorder.record.shape, on_gpu=bool(hardware.gpus()))
         tell("Reading the pictures …")
         with recorder.timings.phase("pictures"):
             photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
@@ -520,6 +521,15 @@ def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
         _take(run)
         log.failed("run failed", error, run=run.id)
+        if _says_that_it_is_painted(run):  # how it ended could not be written: with this process gone it is interrupted
+            raise
+
+
+def _says_that_it_is_painted(run: Run) -> bool:
+    try:
+        return run.record().status in ("preparing", "running")
+    except StudioError:
+        return False
 
 
 def worker_log() -> Path:

@@ -14,6 +14,8 @@ runs/<id>/
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -24,6 +26,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +59,7 @@ LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
 # NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
 CHECKPOINT_SHARE = 0.02
 CHECKPOINT_SECONDS = (5.0, 60.0)
+RESERVE_BYTES = 2**18  # set aside, so that a run that fills the disk can still say so
 
 METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
 
@@ -545,20 +549,31 @@ class Recorder:
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
         paths.remove_drafts(self.run.path)
         self.update(status="preparing", writer=Writer.this_process())
+        with _writing(self.run):
+            self._reserve.write_bytes(bytes(RESERVE_BYTES))
         log.event("run started", run=self.run.id)
         return self
 
     def update(self, **changes: Any) -> None:
         """Change the record, on disk at once."""
         self.record = self.record.model_copy(update=changes)
-        write_record(self.run, self.record)
+        with _writing(self.run):
+            write_record(self.run, self.record)
 
     def show(self, start: np.ndarray) -> None:
         """The picture that painting starts from, uint8 `(H, W, 3)`: seen before its losses are computed."""
-        self._write_picture(self.run.live, images.encode_jpeg(start))
+        with _writing(self.run):
+            self._write_picture(self.run.live, images.encode_jpeg(start))
 
     def write(self, step: Step) -> None:
-        """Record a step: its metrics, and its picture and a checkpoint where one is due."""
+        """Record a step: its metrics, and its picture and a checkpoint where one is due.
+
+        Raises `StudioError` when the disk is full, or the run's folder gone or read-only by now.
+        """
+        with _writing(self.run):
+            self._write(step)
+
+    def _write(self, step: Step) -> None:
         if self._last is None:
             if step.iteration == 0:
                 self.timings.setdefault("first step", step.seconds)
@@ -624,10 +639,13 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         unwritten = None
+        if not self.run.path.is_dir():  # nothing is written of a run that someone has taken away
+            raise StudioError(_gone(self.run)) from error
         if self._last:
             try:
-                self._keep_result(self._last)
-            except (OSError, StudioError) as problem:
+                with _writing(self.run):
+                    self._keep_result(self._last)
+            except StudioError as problem:
                 unwritten = StudioError(f"The result could not be written: {problem}")
                 error = error or unwritten
             except BaseException as problem:  # such as a second Ctrl-C: the record must not say "running" for ever
@@ -644,13 +662,20 @@ class Recorder:
                 "status": "failed",
                 "message": f"The engine failed: {type(error).__name__}: {error}".splitlines()[0],
             }
-            (self.run.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+            with contextlib.suppress(OSError):
+                (self.run.path / "error.txt").write_text("".join(traceback.format_exception(error)))
         else:
             ending = {"status": "stopped" if self._stopped else "done"}
+        with contextlib.suppress(OSError):  # on a full disk this is the room for the record
+            self._reserve.unlink(missing_ok=True)
         self.update(timings=dict(self.timings), writer=None, **ending)
         log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **ending)
         if error and error is unwritten:
             raise unwritten
+
+    @property
+    def _reserve(self) -> Path:
+        return self.run.path / f"{paths.DRAFT}reserve"
 
     def _keep_result(self, last: Step) -> None:
         best = last.best_image()
@@ -702,6 +727,27 @@ class Recorder:
     def _write_picture(self, path: Path, picture: bytes) -> None:
         with paths.replacing(path) as file:
             file.write(picture)
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """Say in a sentence why a run cannot be written."""
+    if not run.path.is_dir():  # and do not make it anew
+        raise StudioError(_gone(run))
+    try:
+        yield
+    except OSError as error:
+        if not run.path.is_dir():
+            raise StudioError(_gone(run)) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why = f"The disk of {run.path.parent} is full: make room, then let the run {run.id} go on."
+        else:
+            why = f"The run {run.id} can no longer be written in {run.path.parent}: {error.strerror or error}."
+        raise StudioError(why) from error
+
+
+def _gone(run: Run) -> str:
+    return f"The folder of the run {run.id} is gone: {run.path}."
 
 
 def _checkpoint_interval(cost: float) -> float:

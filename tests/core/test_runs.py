@@ -838,7 +838,8 @@ def test_checkpoints_are_written_on_the_way_now_and_then(steps, monkeypatch):
         monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0")
         recorder.write(steps[3])
         assert held(run).iteration == 3
-        assert not [name for name in names(run.path) if name.startswith(".")]
+        assert [name for name in names(run.path) if name.startswith(".")] == [".draft-reserve"]
+    assert not [name for name in names(run.path) if name.startswith(".")]
     assert held(run).iteration == 3
 
 
