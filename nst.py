@@ -115,6 +115,10 @@ def stylize(
 
     wanted = settings.choose(preset, **choices)
     steering = [runs.Steering.parse(text, wanted) for text in steer or ()]
+    if late := [
+        text for text, change in zip(steer or (), steering, strict=True) if change.iteration >= wanted.iterations
+    ]:
+        raise InputError(f"--steer {late[0]}: the run ends after {wanted.iterations} iterations.")
     images.check_writable(output)
     run = _new_run(content, style, wanted, preset, start_from, steering)
     _perform(run, weights, wanted.iterations)
@@ -123,7 +127,12 @@ def stylize(
 
 @app.command()
 def resume(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that has ended; nst runs lists them.")],
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run that has ended; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     output: Output,
     more: Annotated[int, typer.Option(metavar="N", min=0, max=20_000, help="So many iterations on top.")] = 0,
     weights: Weights = None,
@@ -299,7 +308,12 @@ By = Annotated[
 
 @app.command()
 def compare(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs with a result; nst runs lists them.")],
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="Runs with a result; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     by: By = "reference",
     weights: Weights = None,
     as_json: Json = False,
@@ -341,7 +355,12 @@ def _readings(found: list[Run], by: str, weights: Path | None) -> list[Reading]:
 
 @app.command()
 def report(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN…", help="What it tells of; nst runs lists them.")],
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="What it tells of; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Where it goes: .html, or .zip with all pictures.")
     ],
@@ -433,6 +452,8 @@ def bench(
     from core import paths
 
     if show:
+        if parts or output or peers:
+            raise InputError("--show only shows a measurement: give it without parts, --peers and --output.")
         found = timings.read(show)
     else:
         wanted = tuple(parts) if parts else PARTS[:-1]
@@ -502,8 +523,7 @@ def _measure(
 def _print_measurement(found: Measurement) -> None:
     from bench.timings import MARKS
 
-    environment = found.environment
-    _tell(f"{found.created:%Y-%m-%d %H:%M} UTC · {environment.get('processor')} · VGG19 weights: {found.weights}")
+    _tell(f"{found.label} · VGG19 weights: {found.weights}")
     for comparison in found.comparisons:
         _tell(f"\n{comparison.title}")
         lines = []
@@ -581,7 +601,7 @@ def _picture(given: str) -> tuple[Image.Image, str]:
     from core import images, samples
 
     path = Path(given)
-    if not os.path.lexists(path) and path.name == given and not path.suffix:
+    if not path.is_file() and path.name == given and not path.suffix and not path.is_symlink():
         return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
     return images.read_image(path), path.stem
 
@@ -659,7 +679,8 @@ def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable
                 losses = step.losses
                 line = f"total {losses.total:.4g}  style {losses.style:.4g}  content {losses.content:.4g}"
                 bar.update(task, completed=step.iteration, description=line)
-                if not screen.is_terminal and step.iteration % max(1, iterations // 10) == 0:
+                due = step.iteration % max(1, iterations // 10) == 0 or step.iteration == iterations
+                if not screen.is_terminal and due:
                     _tell(f"{step.iteration}/{iterations}  {line}  {step.seconds:.1f} s")
                 yield step
 
@@ -677,7 +698,7 @@ def _print_json(value: Any) -> None:
 def _print_table(columns: list[str], lines: list[list[str]]) -> None:
     table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "run")  # a run's name is there to be copied
     for line in lines:
         table.add_row(*line)
     results = Console()

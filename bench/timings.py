@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +22,7 @@ SIZES = (256, 512, 768, 1024)  # px, at which one step is measured
 MARKS = (5, 10, 20, 40)  # seconds after Start at which courses are compared
 ENOUGH_SECONDS = 15.0  # for the repetitions of one way
 
-Seconds = list[float]
+Seconds = list[Annotated[float, Field(gt=0)]]
 
 
 class Timing(BaseModel):
@@ -62,7 +62,7 @@ class Course(BaseModel):
     way: str = Field(max_length=200)
     seconds: Seconds = Field(max_length=20_000)
     totals: list[float] = Field(max_length=20_000)  # the lowest so far
-    step: float  # median seconds of a further iteration
+    step: float = Field(gt=0)  # median seconds of a further iteration
     to_target: float | None  # seconds; `None` where it was not reached
     extrapolated: bool = False  # to_target is the start and so many median steps, not lived through
 

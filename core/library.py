@@ -120,10 +120,18 @@ def delete(run: Run) -> None:
 def restore(run: Run) -> None:
     """Bring a deleted run back."""
     try:
-        (trash() / run.id).rename(run.path)
+        (trash() / run.id).rename(paths.runs() / run.id)
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be had back: {error.strerror or error}.") from error
     log.event("run restored", run=run.id)
+
+
+def deleted(owner: str | None = None) -> list[Run]:
+    """What can still be had back, the last deleted first, of an owner's only theirs; what was deleted long ago is
+    removed for good."""
+    empty_trash()
+    found = [Run(path) for path in sorted(_files(trash()), key=lambda path: path.stat().st_mtime, reverse=True)]
+    return [run for run in found if owner is None or runs.is_of(run, owner)]
 
 
 def empty_trash(older_than: float = TRASH_SECONDS) -> None:

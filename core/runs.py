@@ -102,8 +102,9 @@ class Steering(BaseModel):
     @staticmethod
     def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> Steering:
         """The changes as the settings' own types. Raises `InputError` when they do not fit, or cannot be steered."""
-        changed = settings.changed(**changes)
         try:
+            Steering(iteration=iteration, changes=dict(changes))  # names that cannot be steered are told before values
+            changed = settings.changed(**changes)
             return Steering(iteration=iteration, changes={name: getattr(changed, name) for name in changes})
         except ValidationError as error:
             raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
@@ -350,11 +351,21 @@ def create(
 
 
 def find(run_id: str, owner: str | None = None) -> Run:
-    """The run of that id, of anyone's or of that owner's. Raises `InputError` when there is none."""
+    """The run of that id, of the only id that begins so, or the "last"; of an owner's only theirs.
+
+    Raises `InputError` when there is none.
+    """
     run = Run(paths.runs() / run_id)
-    if not RUN_ID.fullmatch(run_id) or not run.path.is_dir() or not (owner is None or _is_of(run, owner)):
+    if RUN_ID.fullmatch(run_id) and run.path.is_dir():
+        alike = [run]
+    else:
+        alike = [run for run in all_runs() if run_id == "last" or (run_id and run.id.startswith(run_id))]
+    alike = [run for run in alike if owner is None or is_of(run, owner)]
+    if len(alike) > 1 and run_id != "last":
+        raise InputError(f"{len(alike)} runs begin with {run_id!r}; nst runs lists them.")
+    if not alike:
         raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
-    return run
+    return alike[0]
 
 
 def all_runs() -> list[Run]:
@@ -375,7 +386,8 @@ def readable_runs(owner: str | None = None) -> Iterator[tuple[Run, RunRecord]]:
             yield run, record
 
 
-def _is_of(run: Run, owner: str) -> bool:
+def is_of(run: Run, owner: str) -> bool:
+    """Whether the run is that owner's; one that cannot be read is nobody's."""
     try:
         return run.record().owner == owner
     except StudioError:
@@ -486,7 +498,11 @@ class Recorder:
             if request.iterations is not None:
                 self.update(settings=self.record.settings.changed(iterations=request.iterations))
             wanted = Steering.of(self._last.iteration, request.weights, now)
-            changes = {name: value for name, value in wanted.changes.items() if value != getattr(now, name)}
+            changes = {
+                name: value
+                for name, value in wanted.changes.items()
+                if now.changed(**{name: value}).loss_weights() != now.loss_weights()
+            }
             if changes:
                 change = wanted.model_copy(update={"changes": changes})
                 self.update(steering=sorted([*self.record.steering, change], key=lambda change: change.iteration))

@@ -6,7 +6,7 @@ They lie in `views`, not in `pages`: Streamlit would serve a folder of that name
 import streamlit as st
 
 from core import log
-from dashboard import visitor
+from dashboard import knobs, visitor
 
 log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
@@ -16,6 +16,7 @@ st.html("""<style>
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
 visitor.let_in()
+knobs.remember()
 page = st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),

@@ -129,7 +129,8 @@ def offer_samples(kind: Kind) -> None:
                     args=(kind, sample.name),
                 )
     if chosen is None:
-        st.caption("Remove your own picture to choose a sample.")
+        own = st.session_state.get(f"upload-{kind}")
+        st.caption("Remove your own picture to choose a sample." if own else "“Choose another” offers the samples.")
 
 
 def _choose_sample(kind: Kind, name: str) -> None:

@@ -40,11 +40,12 @@ def show(run: Run) -> None:
         st.session_state[f"watched-{run.id}"] = True
         _live(run)
         if record.status == "running":
-            steering.show(run, record)
+            steering.show(run)
         st.fragment(_curves, run_every=CURVES_SECONDS)(run)
     else:
         if st.session_state.pop(f"watched-{run.id}", False):
-            notice.tell(f"{record.title}: {record.status}")
+            label, _, icon = STATUSES[record.status]
+            notice.tell(f"{record.title}: {label}", icon)
         _finished(run, record)
 
 
@@ -93,7 +94,11 @@ def _curves(run: Run) -> None:
         st.warning(plain(str(error)))
         return
     if len(metrics) > 1:
-        drawing.draw(charts.loss_curves(metrics, run.record().steering), f"curves-{run.id}", 230)
+        last = metrics["iteration"].iloc[-1]
+        steered = [change for change in run.record().steering if change.iteration <= last]
+        drawing.draw(charts.loss_curves(metrics, steered), f"curves-{run.id}", 230)
+        for number, (iteration, words) in enumerate(charts.steering_marks(steered).items(), 1):
+            st.caption(plain(f"{number}: after iteration {iteration}, {words}"))
         if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
             layers = len(metrics.columns) - len(METRICS)
             drawing.draw(charts.layer_curves(metrics), f"layer-curves-{run.id}", 230, layers // 2 + 1)

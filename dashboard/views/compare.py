@@ -18,9 +18,9 @@ from core.runs import Run, RunRecord
 from core.settings import KNOBS, PRESETS
 from core.yardstick import Reading
 from dashboard import address, drawing, viewer, visitor
+from dashboard.address import MOST_RUNS
 from dashboard.wording import duration, plain
 
-MOST = 6
 SIDE = 1024  # px, of what is looked at
 POLL_SECONDS = 1.0
 
@@ -51,7 +51,7 @@ def _choose() -> Chosen:
         entry = listed[name]
         return f"{entry.title} · {entry.record.preset} · {entry.record.created.astimezone():%d %b %H:%M:%S}"
 
-    names, missing = address.choose("Runs", list(listed), label, "runs", MOST)
+    names, missing = address.choose("Runs", list(listed), label, "runs", MOST_RUNS)
     if missing:
         st.warning(f"There is no finished run {plain(missing[0])} here.")
     return [(listed[name].run, listed[name].record) for name in names]

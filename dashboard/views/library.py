@@ -17,6 +17,7 @@ from core.library import GIGABYTE, ORDERS, Entry, Marks
 from core.runs import Run, Status
 from core.settings import PRESETS
 from dashboard import downloads, visitor
+from dashboard.address import MOST_RUNS
 from dashboard.wording import STATUSES, duration, plain, size
 
 PER_PAGE = 24
@@ -29,7 +30,6 @@ ORDER_NAMES = {
     "duration": "Shortest first",
     "size": "Largest first",
 }
-MOST_COMPARED = 6
 
 
 def page() -> None:
@@ -42,9 +42,11 @@ def page() -> None:
     entries = library.entries(visitor.sees())
     if not entries:
         st.info("There are no runs yet. What you paint on the page Stylize, or with nst stylize, comes here.")
+        _deleted()
         return
     found = _search(entries)
     _storage(entries)
+    _deleted()
     if not found:
         st.info("No run is like that.")
         return
@@ -160,6 +162,21 @@ def _undo() -> None:
             st.button("Dismiss", icon=":material/close:", on_click=st.session_state.pop, args=("deleted",))
 
 
+def _deleted() -> None:
+    """What can be had back, long after the page that deleted it is gone."""
+    if not (found := library.deleted(visitor.sees())):
+        return
+    with st.expander(f"Deleted within a day: {len(found)}", icon=":material/delete_history:"):
+        for run in found:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                try:
+                    title = library.marks(run).name or run.record().title
+                except StudioError:
+                    title = run.id
+                st.button("Restore", key=f"restore-{run.id}", icon=":material/undo:", on_click=_restore, args=([run],))
+                st.markdown(plain(f"{title}, {size(library.size(run))}"))
+
+
 def _restore(deleted: Sequence[Run]) -> None:
     st.session_state.pop("deleted", None)
     for run in deleted:
@@ -227,12 +244,12 @@ def _selection(entries: Sequence[Entry]) -> None:
     if not ticked:
         return
     with st.bottom, st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"{len(ticked)} chosen" + ("" if 2 <= len(ticked) <= MOST_COMPARED else " (two to six can be)"))
+        st.markdown(f"{len(ticked)} chosen" + ("" if 2 <= len(ticked) <= MOST_RUNS else " (two to six can be)"))
         st.page_link(
             "views/compare.py",
             label="Compare them",
             icon=":material/compare:",
-            disabled=not 2 <= len(ticked) <= MOST_COMPARED,
+            disabled=not 2 <= len(ticked) <= MOST_RUNS,
             query_params={"runs": ",".join(ticked)},
         )
 

@@ -31,8 +31,8 @@ def _run_to_show() -> Run | None:
     if run_id := st.query_params.get("run"):
         try:
             return runs.find(run_id, visitor.sees())
-        except StudioError as error:
-            st.warning(plain(str(error)))
+        except StudioError:
+            st.warning(f"There is no run {plain(run_id)} here; the library shows those that are.")
             return None
     if st.session_state.get("composing"):
         return None
@@ -86,6 +86,10 @@ def _keep_warm() -> None:
 def _given_start() -> tuple[Path, str] | None:
     """The result of an earlier run to paint on from, and what it is."""
     kept: tuple[Path, str] | None = st.session_state.get("kept-start")
+    if kept and not kept[0].is_file():
+        st.session_state.pop("kept-start")
+        st.warning(f"The picture to paint on from, {plain(kept[1])}, is no longer there.")
+        return None
     if kept:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.image(str(kept[0]), width=96, alt=kept[1])

@@ -116,19 +116,33 @@ def test_a_search_finds_nothing_of_others(visit_as, theirs, login):
     assert cards(page) == [] and "0 of 1 run" in texts(page)
 
 
-def not_there(name):
-    with pytest.raises(InputError) as refused:
-        runs.find(name[:-1])
-    return plain(str(refused.value).replace(name[:-1], name))
-
-
 def test_the_address_opens_ones_own_run_and_no_others(visit_as, theirs, login):
     login()
     assert visit_as("ada", "stylize", run=theirs.done.id).image
     for other in (theirs.steered, theirs.stopped):
         page = visit_as("ada", "stylize", run=other.id)
-        assert page.warning[0].value == not_there(other.id)  # not even that there is one
+        assert f"There is no run {plain(other.id)} here" in page.warning[0].value  # not even that there is one
         assert "Continue" not in labels(page) and "Painted" not in texts(page)
+
+
+def test_the_last_run_is_ones_own_last(visit_as, theirs, login):
+    login()
+    assert theirs.done.id < theirs.steered.id < theirs.stopped.id
+    assert runs.find("last") == theirs.stopped and runs.find("last", ADA) == theirs.done
+    assert "coffee × glass" in visit_as("ada", "stylize", run="last").header[0].value
+    assert runs.find(theirs.done.id[:-3], ADA) == theirs.done
+    with pytest.raises(InputError):
+        runs.find(theirs.steered.id[:-3], ADA)
+
+
+def test_each_has_back_what_they_deleted(visit_as, theirs, login):
+    login()
+    for run in vars(theirs).values():
+        library.delete(run)
+    page = visit_as("ada", "library")
+    assert [button.key for button in page.button if button.label == "Restore"] == [f"restore-{theirs.done.id}"]
+    page.button(key=f"restore-{theirs.done.id}").click().run()
+    assert cards(page) == [theirs.done.id]
 
 
 def test_a_run_whose_record_is_damaged_is_nobodys(visit_as, theirs, login):
