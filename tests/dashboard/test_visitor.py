@@ -8,7 +8,7 @@ import pytest
 import streamlit as st
 from streamlit import config
 
-from core import archive, library, runs
+from core import archive, library, paths, runs
 from core.errors import InputError
 from core.runs import Writer
 from dashboard.wording import plain
@@ -143,6 +143,32 @@ def test_each_has_back_what_they_deleted(visit_as, theirs, login):
     assert [button.key for button in page.button if button.label == "Restore"] == [f"restore-{theirs.done.id}"]
     page.button(key=f"restore-{theirs.done.id}").click().run()
     assert cards(page) == [theirs.done.id]
+
+
+@pytest.fixture
+def hush(theirs, new_run):
+    """Runs of Bob's in every state: finished, deleted, waiting and being painted."""
+    runs.change(theirs.steered, content="hush finished")
+    runs.change(theirs.done, content="hush deleted", owner=BOB)
+    library.delete(theirs.done)
+    waiting, painting = new_run("hush waiting"), new_run("hush painting")
+    runs.change(waiting, owner=BOB)
+    runs.change(painting, owner=BOB, status="running", writer=Writer.this_process())
+    paths.queue().mkdir(parents=True)
+    (paths.queue() / waiting.id).touch()
+
+
+@pytest.mark.parametrize("name", ["stylize", "library", "compare", "timings"])
+def test_no_page_names_a_run_of_others(visit_as, hush, login, name):
+    login()
+    assert "hush" not in repr(visit_as("ada", name)._tree)
+
+
+@pytest.mark.parametrize("name", ["stylize", "library", "compare"])
+def test_where_runs_are_shared_the_pages_name_them(visit_as, hush, login, name):
+    login("[auth]\nclient_id = 'studio'\nshare_runs = true\n")
+    page = visit_as("ada", name, **({"run": "last"} if name == "stylize" else {}))
+    assert "hush" in repr(page._tree)
 
 
 def test_a_run_whose_record_is_damaged_is_nobodys(visit_as, theirs, login):
