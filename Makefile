@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test published check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
+.PHONY: dashboard test published soak-kills check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -16,6 +16,10 @@ test: $(VENV)/installed-dev
 # The published run's first rows at full size: minutes of the same step, so not among the tests that one runs often.
 published: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m published
+
+# Fifty kills at random moments, and whether the runs end as if nothing had happened: about ten minutes.
+soak-kills: $(VENV)/installed-dev
+	$(BIN)/python tests/soak/kills.py
 
 # What CI runs beside the tests.
 check: lint lock-check audit

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from rich.text import Text
 from typer._click.exceptions import ClickException
 
 from core.errors import InputError, StudioError
+from core.names import legible
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ Weights = Annotated[
     Path | None, typer.Option("--weights", help="A file of VGG19 weights; otherwise found, or fetched.", metavar="FILE")
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes: .png .jpg .webp .tif")]
+Now = Annotated[bool, typer.Option("--now", help="Paint at once, also while another run is being painted.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on standard output.")]
 
 
@@ -107,6 +109,7 @@ def stylize(
         typer.Option(metavar="N:NAME=X", help="After iteration N, go on with another weight; may be given repeatedly."),
     ] = None,
     weights: Weights = None,
+    now: Now = False,
     as_json: Json = False,
     **choices: Any,
 ) -> None:
@@ -121,7 +124,7 @@ def stylize(
         raise InputError(f"--steer {late[0]}: the run ends after {wanted.iterations} iterations.")
     images.check_writable(output)
     run = _new_run(content, style, wanted, preset, start_from, steering)
-    _perform(run, weights, wanted.iterations)
+    _perform(run, weights, wanted.iterations, now=now)
     _deliver(run, output, as_json)
 
 
@@ -136,6 +139,7 @@ def resume(
     output: Output,
     more: Annotated[int, typer.Option(metavar="N", min=0, max=20_000, help="So many iterations on top.")] = 0,
     weights: Weights = None,
+    now: Now = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run from where it stands: one that was stopped or broken off, or for more iterations."""
@@ -144,7 +148,7 @@ def resume(
     images.check_writable(output)
     run = runs.find(run_id)
     runs.resume(run, more)
-    _perform(run, weights, run.record().settings.iterations)
+    _perform(run, weights, run.record().settings.iterations, now=now)
     _deliver(run, output, as_json)
 
 
@@ -156,7 +160,7 @@ def _deliver(run: Run, output: Path, as_json: bool) -> None:
     if record.best_total is None:
         raise StudioError("Stopped before there was a picture.")
     try:
-        images.write_image(output, images.to_uint8(_result(run)), runs.metadata(record))
+        images.write_image(output, images.to_uint8(images.read_exact(run.path / "result.npy")), runs.metadata(record))
     except StudioError as error:
         raise StudioError(f"{error} The picture is kept as {run.result}") from error
     if as_json:
@@ -299,6 +303,41 @@ def runs(as_json: Json = False) -> None:
             for record in records
         ],
     )
+
+
+@app.command()
+def queue(
+    front: Annotated[str | None, typer.Option(metavar="RUN", help="Have this run come next.")] = None,
+    up: Annotated[str | None, typer.Option(metavar="RUN", help="Have this run come one place sooner.")] = None,
+    cancel: Annotated[str | None, typer.Option(metavar="RUN", help="Take this run out of the queue.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs that wait, the next one first, and when they should begin; or change their order."""
+    from core import jobs
+    from core import runs as store
+
+    if front:
+        jobs.move(store.find(front), to_front=True)
+    if up:
+        jobs.move(store.find(up))
+    if cancel:
+        jobs.cancel(store.find(cancel))
+    waiting = jobs.waiting()
+    under_way = jobs.painting()
+    if as_json:
+        listed = [{"run": run.id, "place": found.place, "seconds": found.seconds} for run, found in waiting]
+        _print_json({"painting": under_way.id if under_way else None, "waiting": listed})
+        return
+    if under_way:
+        _tell(f"{under_way.id} is being painted.")
+    if not waiting:
+        _tell("No run waits.")
+        return
+    lines = [
+        [str(found.place), run.id, "–" if found.seconds is None else f"{found.seconds / 60:.1f}"]
+        for run, found in waiting
+    ]
+    _print_table(["", "run", "should begin in, minutes"], lines)
 
 
 By = Annotated[
@@ -548,6 +587,9 @@ def _print_measurement(found: Measurement) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dashboard(context: typer.Context) -> None:
     """Open the page in the browser. Further options go to Streamlit (--server.port 8600 …)."""
+    from core import jobs
+
+    jobs.see_to_queue()  # what waited when the machine went down
     page = Path(__file__).parent / "dashboard" / "app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(page), *context.args]
     if os.name == "posix":
@@ -598,18 +640,12 @@ def _new_run(
 
 def _picture(given: str) -> tuple[Image.Image, str]:
     """The picture of a file or of a sample, and its name."""
-    from core import images, samples
+    from core import decoding, images, samples
 
     path = Path(given)
     if not path.is_file() and path.name == given and not path.suffix and not path.is_symlink():
         return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
-    return images.read_image(path), path.stem
-
-
-def _result(run: Run) -> Any:
-    import numpy as np
-
-    return np.load(run.path / "result.npy")
+    return decoding.read(path), path.stem
 
 
 def _perform(
@@ -617,11 +653,16 @@ def _perform(
     weights: Path | None,
     iterations: int,
     consume: Callable[[Iterator[Step]], None] = lambda steps: [None for _ in steps] and None,
+    now: bool = False,
 ) -> None:
-    """Perform a run in this process, with a progress bar; `consume` takes the steps."""
+    """Perform a run in this process when it is its turn, with a progress bar; `consume` takes the steps."""
     from core import jobs
 
-    with _progress(iterations) as (report, watch), _interrupt_stops(run):
+    with (
+        _progress(iterations) as (report, watch),
+        _interrupt_stops(run),
+        nullcontext() if now else jobs.turn(run, report),
+    ):
         steps = jobs.perform(run, lambda tell, timings: _engine(weights, tell, timings), report)
         try:
             consume(watch(steps))
@@ -688,7 +729,7 @@ def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable
 
 
 def _tell(line: str) -> None:
-    screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    screen.print(legible(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:
@@ -700,7 +741,7 @@ def _print_table(columns: list[str], lines: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "run")  # a run's name is there to be copied
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(legible, line))
     results = Console()
     if not results.is_terminal:  # a file or another program: nothing there wants lines of 80 characters
         results = Console(width=200)
@@ -742,7 +783,7 @@ def main() -> None:
 
 def _fail(code: int, message: str) -> None:
     if message:  # without arguments, the help has said it all
-        print("nst: " + " ".join(message.split()), file=sys.stderr)
+        print("nst: " + " ".join(legible(message).split()), file=sys.stderr)
     sys.exit(code)
 
 

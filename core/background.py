@@ -66,7 +66,7 @@ def start(name: str, *arguments: str) -> Command:
     command = Command(
         name=name,
         arguments=list(arguments),
-        process=Writer(pid=process.pid, started=psutil.Process(process.pid).create_time()),
+        process=Writer.of(process.pid),
     )
     with paths.replacing(_file(name)) as file:
         file.write(command.model_dump_json().encode())

@@ -64,7 +64,7 @@ def size(run: Run) -> int:
 def marks(run: Run) -> Marks:
     """What has been said of a run; nothing where that cannot be read."""
     try:
-        return Marks.model_validate_json((run.path / "marks.json").read_bytes())
+        return Marks.model_validate_json(paths.read(run.path / "marks.json"))
     except (OSError, ValidationError):
         return Marks()
 
@@ -148,7 +148,7 @@ def trash() -> Path:
 
 def quota() -> Quota:
     try:
-        return Quota.model_validate_json(_quota_file().read_bytes())
+        return Quota.model_validate_json(paths.read(_quota_file()))
     except (OSError, ValidationError):
         return Quota()
 

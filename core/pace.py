@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, paths, runs, samples
+from core.errors import StudioError
+from core.runs import Run
 from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
 from core.timings import Timings
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from core.transfer import Engine
 
 RECENT = 5  # so many runs speak for the machine
+RECENT_STEPS = 20  # so many steps speak for a run
 TRIAL = PRESETS[DEFAULT_PRESET].settings().changed(size=256, iterations=5, init="content")
 
 
@@ -35,6 +38,20 @@ def expected_seconds(settings: TransferSettings, shape: tuple[int, int]) -> floa
         statistics.median(values) for values in zip(*((p.step_per_pixel, p.start) for p in paces), strict=True)
     )
     return start + step * shape[0] * shape[1] * settings.iterations
+
+
+def seconds_left(run: Run) -> float | None:
+    """How long a run that waits or is being painted should still take; `None` if that cannot be told."""
+    try:
+        record = run.record()
+        seconds = run.metrics()["seconds"].tail(RECENT_STEPS + 1).diff().median()
+        done = run.with_progress(record).iteration
+    except StudioError:
+        return None
+    left = max(record.settings.iterations - (done or 0), 0)
+    if record.status == "running" and seconds > 0:
+        return float(seconds * left)
+    return expected_seconds(record.settings.changed(iterations=max(left, 1)), record.shape)
 
 
 def try_out(engine: "Engine") -> None:

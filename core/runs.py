@@ -20,6 +20,7 @@ import re
 import secrets
 import shutil
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,18 +28,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import psutil
+from filelock import FileLock
 from PIL import Image
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core import images, log, paths
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
+from core.names import Name, as_name
 from core.settings import KNOBS, TransferSettings
 from core.timings import Timings
+from core.vgg import CONVOLUTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +52,18 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
-CHECKPOINT_SECONDS = 60.0  # so much work is lost at most
+# A checkpoint may take this share of the time, but so much work, in seconds, is lost at most and need not be less;
+# NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
+CHECKPOINT_SHARE = 0.02
+CHECKPOINT_SECONDS = (5.0, 60.0)
 
-RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]+")
+METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
+
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]{1,200}")
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Side = Annotated[int, Field(ge=1, le=KNOBS["size"].maximum)]  # px
+Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 
 Status = Literal["queued", "preparing", "running", "stopped", "done", "failed", "interrupted"]
 UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
@@ -59,26 +72,45 @@ UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
 class Writer(BaseModel):
     """The process that writes a run; its start time tells it from a later one of the same number."""
 
-    pid: int
-    started: float
+    pid: int = Field(ge=0, lt=2**31)
+    started: float  # seconds since the machine's start where that is known: a clock that is set changes nothing of it
+    boot: str = ""  # which start of the machine that was
+
+    @staticmethod
+    def of(pid: int) -> Writer:
+        """Raises `psutil.Error` when there is no such process."""
+        since = psutil.boot_time() if sys.platform == "linux" else 0.0  # what psutil adds there
+        return Writer(pid=pid, started=psutil.Process(pid).create_time() - since, boot=_boot())
 
     @staticmethod
     def this_process() -> Writer:
-        return Writer(pid=os.getpid(), started=psutil.Process().create_time())
+        return Writer.of(os.getpid())
 
     def is_alive(self) -> bool:
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            now = Writer.of(self.pid)
+            same = abs(now.started - self.started) < 0.1 and now.boot == self.boot
+            return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+    def is_of_an_earlier_boot(self) -> bool:
+        """Whether the machine was surely started anew since."""
+        return bool(self.boot) and self.boot != _boot()
+
+
+def _boot() -> str:
+    """A name for this start of the machine; nothing where the system gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 class Steering(BaseModel):
     """Weights that were changed while the run painted: from the step after `iteration` on they are these."""
 
-    iteration: int = Field(ge=0)
+    iteration: Count
     changes: dict[str, Any]
 
     @field_validator("changes")
@@ -136,25 +168,39 @@ class RunRecord(BaseModel):
     created: AwareDatetime
     status: Status = "queued"
     message: str = ""  # what is being prepared, or in one sentence what went wrong
-    preset: str
+    preset: Name
     settings: TransferSettings
-    content: str  # names of the pictures, as the user knows them
-    style: str
+    content: Name  # names of the pictures, as the user knows them
+    style: Name
     owner: str = ""  # who started it, where people log in; empty elsewhere
-    shape: tuple[int, int]  # height and width of the result
+    shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
     precision: str = ""  # that the network computed in; the best loss is float32's in any case
-    start: str = ""  # the picture that painting started from
+    start: Name = ""  # the picture that painting started from
     style_targets: str = ""  # "cache", or the ONNX Runtime provider that computed them
-    steering: list[Steering] = Field(default_factory=list)  # by iteration
-    timings: dict[str, float] = Field(default_factory=dict)  # seconds by phase
+    steering: list[Steering] = Field(default_factory=list, max_length=20_000)  # by iteration
+    timings: dict[str, Seconds] = Field(default_factory=dict, max_length=100)  # seconds by phase
     environment: dict[str, Any] = Field(default_factory=dict)
-    iteration: int | None = None  # the last one
-    evaluations: int = 0
-    best_iteration: int | None = None
+    iteration: Count | None = None  # the last one
+    evaluations: Count = 0
+    best_iteration: Count | None = None
     best_total: float | None = None
     writer: Writer | None = None
+
+    @field_validator("created")
+    @classmethod
+    def _in_any_time_zone(cls, created: datetime) -> datetime:
+        if not 2000 <= created.year <= 9000:  # the calendar's first and last day have no other zones
+            raise ValueError("a run was made in 2000 or later")
+        return created
+
+    @model_validator(mode="after")
+    def _steering_that_fits(self) -> RunRecord:
+        settings = self.settings
+        for change in self.steering:
+            settings = settings.changed(**change.changes)
+        return self
 
     @property
     def title(self) -> str:
@@ -201,16 +247,17 @@ class Run:
         Raises `StudioError` for a record that is missing, damaged or of another version.
         """
         try:
-            raw = json.loads((self.path / "run.json").read_bytes())
+            data = paths.read(self.path / "run.json")
+            raw = json.loads(data)
             version = raw.get("schema_version") if isinstance(raw, dict) else None
             if version != SCHEMA_VERSION:
                 raise StudioError(
                     f"The run {self.id} has the schema version {version!r}; this program reads {SCHEMA_VERSION}."
                 )
-            record = RunRecord.model_validate(raw)
+            record = RunRecord.model_validate_json(data)  # stricter than json: no half characters
         except OSError as error:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
-        except (ValueError, ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
         waiting = record.status == "queued" and (paths.queue() / self.id).exists()
         if record.unfinished and not waiting and not (record.writer and record.writer.is_alive()):
@@ -227,14 +274,20 @@ class Run:
         import pandas as pd
 
         try:
-            text = (self.path / "metrics.csv").read_text()
+            text = paths.read(self.path / "metrics.csv", METRICS_BYTES).decode()
             whole = text[: text.rfind("\n") + 1]
-            metrics = pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=METRICS)
+            if not whole:
+                return pd.DataFrame(columns=METRICS)
+            columns = whole.partition("\n")[0].split(",")
+            if tuple(columns[: len(METRICS)]) != METRICS or not set(columns[len(METRICS) :]) <= set(CONVOLUTIONS):
+                raise ValueError(f"no columns of a run: {columns[:20]}")
+            metrics = pd.read_csv(io.StringIO(whole))
             metrics.to_numpy(float)
-            metrics[list(METRICS)]
+            if not np.isfinite(metrics[["iteration", "evaluations", "seconds"]].to_numpy(float)).all():
+                raise ValueError("a step without a number")
         except FileNotFoundError:
             return pd.DataFrame(columns=METRICS)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # pandas raises nearly anything
             raise StudioError(f"The metrics of the run {self.id} are damaged.") from error
         return metrics
 
@@ -261,7 +314,11 @@ class Run:
 
     def frames(self) -> list[tuple[int, Path]]:
         """The intermediate pictures by iteration."""
-        return sorted((int(path.stem), path) for path in (self.path / "frames").glob("[0-9]*.jpg"))
+        return sorted(
+            (int(path.stem), path)
+            for path in (self.path / "frames").glob("[0-9]*.jpg")
+            if re.fullmatch("[0-9]{1,9}", path.stem)
+        )
 
     def ask(self, **wishes: Any) -> None:
         """Ask the writer, beside what was asked before: to stop after its current step, keeping the best picture so
@@ -283,7 +340,7 @@ class Run:
     def request(self) -> Request:
         """What is wanted of the run; nothing where that cannot be read."""
         try:
-            return Request.model_validate_json((self.path / "request.json").read_bytes())
+            return Request.model_validate_json(paths.read(self.path / "request.json"))
         except (OSError, ValidationError):
             return Request()
 
@@ -317,6 +374,7 @@ def create(
     steering, steered = sorted(steering, key=lambda change: change.iteration), settings
     for weights in steering:  # each may fit, and not what was steered before
         steered = steered.changed(**weights.changes)
+    content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
     shape = images.resize(content, settings.size, content_name).shape[:2]
     images.resize(style, settings.size, style_name)
     created = datetime.now(UTC)
@@ -351,17 +409,14 @@ def create(
 
 
 def find(run_id: str, owner: str | None = None) -> Run:
-    """The run of that id, of the only id that begins so, or the "last"; of an owner's only theirs.
+    """The run of that id, of the only id that begins so, or the "last"; of anyone's runs or of that owner's.
 
     Raises `InputError` when there is none.
     """
-    run = Run(paths.runs() / run_id)
-    if RUN_ID.fullmatch(run_id) and run.path.is_dir():
-        alike = [run]
-    else:
-        alike = [run for run in all_runs() if run_id == "last" or (run_id and run.id.startswith(run_id))]
-    alike = [run for run in alike if owner is None or is_of(run, owner)]
-    if len(alike) > 1 and run_id != "last":
+    mine = [run for run in all_runs() if owner is None or is_of(run, owner)]
+    exact = [run for run in mine if run.id == run_id]
+    alike = exact or (mine[:1] if run_id == "last" else [run for run in mine if run_id and run.id.startswith(run_id)])
+    if len(alike) > 1:
         raise InputError(f"{len(alike)} runs begin with {run_id!r}; nst runs lists them.")
     if not alike:
         raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
@@ -387,7 +442,7 @@ def readable_runs(owner: str | None = None) -> Iterator[tuple[Run, RunRecord]]:
 
 
 def is_of(run: Run, owner: str) -> bool:
-    """Whether the run is that owner's; one that cannot be read is nobody's."""
+    """Whether the run is that owner's; one whose record cannot be read is nobody's."""
     try:
         return run.record().owner == owner
     except StudioError:
@@ -401,18 +456,64 @@ def change(run: Run, **changes: Any) -> None:
 
 def resume(run: Run, more: int = 0) -> None:
     """Queue a run that has ended once more, to go on from its checkpoint, for `more` iterations than it was to have.
+    One that ended before its first checkpoint begins anew.
 
     Raises `InputError` when it has not ended or would have nothing left to do, `StudioError` without a checkpoint.
     """
-    record = run.with_progress(run.record())
-    if record.unfinished:
-        raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
-    iterations = record.settings.iterations + more
-    if Checkpoint.load(run.checkpoint).iteration >= iterations:
-        raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
-    settings = record.settings.changed(iterations=iterations)
-    (run.path / "request.json").unlink(missing_ok=True)
-    change(run, status="queued", message="", settings=settings, writer=Writer.this_process())
+    with _endings():
+        record = run.record()
+        if record.unfinished:
+            raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
+        if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
+            raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
+        iterations = record.settings.iterations + more
+        if not begins_anew(run, record):
+            done = Checkpoint.load(run.checkpoint).iteration
+            if done >= iterations and record.status != "interrupted":  # that one has its result still to write
+                raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
+        settings = record.settings.changed(iterations=iterations)
+        (run.path / "request.json").unlink(missing_ok=True)
+        change(run, status="queued", message="", settings=settings, writer=Writer.this_process())
+
+
+def begins_anew(run: Run, record: RunRecord) -> bool:
+    """Whether a run that goes on does so from its beginning: no part of it was ever kept."""
+    return record.iteration is None and not run.checkpoint.exists()
+
+
+def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
+    """Note of a run whose writer is gone that it is interrupted, and why, by what `cause` says of the writer; and make
+    the best picture of its last checkpoint its result. Other runs stay as they are. Gives the record as it is then.
+
+    Raises `StudioError` for a record that cannot be read.
+    """
+    record = run.record()
+    if record.status != "interrupted" or not record.writer:
+        return record
+    with _endings():
+        record = run.record()
+        if record.status != "interrupted" or not record.writer:  # someone was faster
+            return record
+        paths.remove_drafts(run.path)
+        record = record.model_copy(update={"message": cause(record.writer), "writer": None})
+        try:
+            best, iteration = Checkpoint.load_best(run.checkpoint)
+            totals = run.metrics().set_index("iteration")["total"]
+            update = {"best_iteration": iteration, "best_total": float(totals[iteration])}
+            record = record.model_copy(update=update)
+            _write_array(run, images.from_network(best))
+            images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
+        except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
+            pass
+        write_record(run, record)
+    log.event("run interrupted", run=run.id, message=record.message)
+    return record
+
+
+def _endings() -> FileLock:
+    """Held by who changes the record of a run that has ended."""
+    paths.home().mkdir(parents=True, exist_ok=True)
+    return FileLock(paths.home() / "endings.lock")
 
 
 def write_record(run: Run, record: RunRecord) -> None:
@@ -435,7 +536,7 @@ class Recorder:
         self._last: Step | None = None
         self._step_seconds: list[float] = []
         self._live_written = -LIVE_SECONDS
-        self._checkpoint_written = time.perf_counter()
+        self._checkpoint_written, self._checkpoint_cost = time.perf_counter(), 0.0  # seconds
         self._answered = Request()  # the last that was taken up
         self._stopped = False
         self.final_losses: Callable[[Step], Losses] = lambda step: step.best.losses  # in float32, of its best image
@@ -443,6 +544,7 @@ class Recorder:
     def __enter__(self) -> Recorder:
         if self.record.status != "queued":
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
+        paths.remove_drafts(self.run.path)
         self.update(status="preparing", writer=Writer.this_process())
         log.event("run started", run=self.run.id)
         return self
@@ -483,9 +585,11 @@ class Recorder:
                 self._write_picture(self.run.path / "frames" / f"{step.iteration:06d}.jpg", picture)
             self._write_picture(self.run.live, picture)
             self._live_written = time.perf_counter()
-        if time.perf_counter() - self._checkpoint_written >= CHECKPOINT_SECONDS:
-            step.checkpoint().save(self.run.checkpoint)
+        began = time.perf_counter()
+        if began - self._checkpoint_written >= _checkpoint_interval(self._checkpoint_cost):
+            self._save(step.checkpoint())
             self._checkpoint_written = time.perf_counter()
+            self._checkpoint_cost = self._checkpoint_written - began
 
     def answer(self, request: Request) -> None:
         """Take up what is wanted of the run, and record it; what cannot be is left aside, and said."""
@@ -551,11 +655,10 @@ class Recorder:
 
     def _keep_result(self, last: Step) -> None:
         best = last.best_image()
-        with paths.replacing(self.run.path / "result.npy") as file:
-            np.save(file, best)
+        _write_array(self.run, best)
         checkpoint = last.checkpoint()
         over = last.iteration >= self.record.settings.iterations
-        (checkpoint.brief() if over else checkpoint).save(self.run.checkpoint)
+        self._save(checkpoint.brief() if over else checkpoint)
         best_total, message = last.best.losses.total, self.record.message
         try:
             best_total = self.final_losses(last).total
@@ -572,13 +675,21 @@ class Recorder:
         )
         images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))
 
+    def _save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; the metrics up to it are on the disk before it is."""
+        with (self.run.path / "metrics.csv").open("a") as file:
+            os.fsync(file.fileno())
+        checkpoint.save(self.run.checkpoint)
+
     def _begin_metrics(self, step: Step) -> None:
         """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
         kept = [",".join([*METRICS, *step.losses.style_layers])]
         if step.iteration:
             text = (self.run.path / "metrics.csv").read_text()
             lines = text[: text.rfind("\n") + 1].splitlines()[1:]  # the last may be half a line
-            kept += [line for line in lines if int(line.split(",", 1)[0]) < step.iteration]
+            # what follows the checkpoint may be rubbish after a loss of power
+            numbers = ((line.partition(",")[0], line) for line in lines)
+            kept += [line for number, line in numbers if number.isdecimal() and int(number) < step.iteration]
         for iteration, frame in self.run.frames():
             if iteration > step.iteration:
                 frame.unlink()
@@ -592,6 +703,19 @@ class Recorder:
     def _write_picture(self, path: Path, picture: bytes) -> None:
         with paths.replacing(path) as file:
             file.write(picture)
+
+
+def _checkpoint_interval(cost: float) -> float:
+    """Seconds until the next checkpoint, where one takes `cost` seconds."""
+    least, most = CHECKPOINT_SECONDS
+    asked = os.environ.get("NST_CHECKPOINT_SECONDS")
+    return float(asked) if asked else min(max(least, cost / CHECKPOINT_SHARE), most)
+
+
+def _write_array(run: Run, best: np.ndarray) -> None:
+    """The best image, `(H, W, 3)` RGB, float32 in 0 … 255."""
+    with paths.replacing(run.path / "result.npy") as file:
+        np.save(file, best)
 
 
 def metadata(record: RunRecord) -> dict[str, str]:

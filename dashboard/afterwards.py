@@ -20,11 +20,12 @@ def actions(run: Run, record: RunRecord) -> None:
         on_click=_mark,
         args=(run, not marked.favourite),
     )
-    if run.checkpoint.is_file():
+    if run.checkpoint.is_file() or runs.begins_anew(run, record):
         with st.popover("Continue", icon=":material/play_arrow:"):
             left = record.settings.iterations - (run.with_progress(record).iteration or 0)
+            as_it_is = left > 0 or record.status == "interrupted"  # that one has at least its result still to write
             st.number_input(
-                "Iterations on top", 0 if left > 0 else 1, 10_000, 0 if left > 0 else 50, 10, key=f"more-{run.id}"
+                "Iterations on top", 0 if as_it_is else 1, 10_000, 0 if as_it_is else 50, 10, key=f"more-{run.id}"
             )
             if left > 0:
                 st.caption(f"{left} of {record.settings.iterations} are left as it is.")

@@ -8,7 +8,7 @@ from typing import Literal
 import streamlit as st
 from PIL import Image, ImageOps
 
-from core import images, log, samples
+from core import decoding, images, log, samples
 from core.errors import StudioError
 from core.samples import Sample
 from dashboard import framing as frame
@@ -162,9 +162,9 @@ def _framed(picture: Picture, framing: Framing) -> Picture:
     return Picture(picture.name, image, _preview(image))
 
 
-@st.cache_resource(show_spinner="Reading the picture …", max_entries=8)
+@st.cache_resource(show_spinner="Reading the picture …", max_entries=4)
 def _uploaded(data: bytes, name: str) -> Picture:
-    image = images.read_image(data, name)
+    image = decoding.read(data, name)
     return Picture(name.rsplit(".", 1)[0], image, _preview(image))
 
 

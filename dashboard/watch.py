@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import psutil
 import streamlit as st
-from PIL import Image
 
-from core import images, jobs, library
+from core import images, jobs, library, paths
 from core.errors import StudioError
 from core.runs import METRICS, Run, RunRecord
-from dashboard import afterwards, downloads, drawing, notice, steering
+from dashboard import afterwards, downloads, drawing, notice, steering, waiting
 from dashboard.wording import STATUSES, duration, plain
 from export.charts import CURVES
 
@@ -31,8 +30,8 @@ RECENT_STEPS = 20  # the time left is told from these
 def show(run: Run) -> None:
     """The run, refreshed by itself until it ends."""
     try:
-        record = run.record()
-    except StudioError as error:
+        record = jobs.settle(run)
+    except (StudioError, OSError) as error:
         st.error(plain(str(error)))
         return
     st.header(plain(library.marks(run).name or record.title), anchor=False)
@@ -42,6 +41,7 @@ def show(run: Run) -> None:
         if record.status == "running":
             steering.show(run)
         st.fragment(_curves, run_every=CURVES_SECONDS)(run)
+        waiting.show()
     else:
         if st.session_state.pop(f"watched-{run.id}", False):
             label, _, icon = STATUSES[record.status]
@@ -107,7 +107,7 @@ def _curves(run: Run) -> None:
 def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
     total = record.settings.iterations
     if record.status == "queued":
-        st.progress(0.0, "Waiting for its turn …")
+        st.progress(0.0, waiting.of(Run(paths.runs() / record.id)))
     elif metrics.empty:
         st.progress(0.0, plain(record.message) or "Preparing …")
     else:
@@ -139,7 +139,7 @@ def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
         _image(lambda: _small(run.style), "Painting", "The painting")
     with painted:
         if picture.is_file():
-            _image((lambda: _inline(picture)) if coming else picture.read_bytes, caption, caption)
+            _image((lambda: _inline(picture)) if coming else (lambda: _whole(picture)), caption, caption)
         elif coming:
             st.skeleton(height=240)
             st.caption("The picture appears with the first step.")
@@ -147,26 +147,31 @@ def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
             st.caption("It ended before there was a picture.")
 
 
-def _image(read: Callable[[], bytes | str], caption: str, meaning: str) -> None:
+def _image(
+    read: Callable[[], bytes | str], caption: str, meaning: str, width: int | Literal["stretch"] = "stretch"
+) -> None:
     try:
-        st.image(read(), caption=caption, width="stretch", alt=meaning)
+        st.image(read(), caption=caption, width=width, alt=meaning)
     except (OSError, ValueError):
         st.caption(f"{caption}: the file is damaged.")
+
+
+def _whole(picture: Path) -> bytes:
+    """The file, of a size that a picture here may have."""
+    return paths.read(picture, 4 * images.MAX_PIXELS)
 
 
 def _inline(picture: Path) -> str:
     """A live picture within the page itself: Streamlit serves a file only until the next refresh, and on a busy machine
     the browser asks for it later than that."""
     kind = "png" if picture.suffix == ".png" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(_whole(picture)).decode()}"
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
 def _small(path: Path) -> bytes:
     """A run's input as a file, no larger than the page shows it."""
-    with Image.open(path) as image:
-        image.thumbnail((800, 800), reducing_gap=2.0)
-        return images.encode_jpeg(np.asarray(image.convert("RGB")))
+    return images.encode_jpeg(np.asarray(images.shrunk(path, 800)))
 
 
 def _finished(run: Run, record: RunRecord) -> None:
@@ -179,7 +184,7 @@ def _finished(run: Run, record: RunRecord) -> None:
     if record.status == "failed":
         st.error(plain(record.message))
     elif record.status == "interrupted":
-        st.warning("The process that painted this picture is gone; what it had done by then is kept.")
+        st.warning(plain(f"{record.message} What it had done by its last checkpoint is kept, and it can continue."))
     with st.container(horizontal=True):
         if run.result.is_file():
             downloads.picture(run, record)
@@ -214,7 +219,7 @@ def _frames(run: Run) -> None:
         with st.container(horizontal=True, key="frames"):
             shown = np.linspace(0, len(frames) - 1, min(len(frames), STRIP)).round().astype(int)
             for iteration, path in (frames[place] for place in shown):
-                st.image(path.read_bytes(), caption=f"{iteration}", width=160, alt=f"After {iteration} iterations")
+                _image(lambda path=path: _whole(path), f"{iteration}", f"After {iteration} iterations", 160)
         downloads.film(run)
 
 

@@ -6,10 +6,10 @@ Altair is imported by the functions: a page that draws nothing yet opens without
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from core.names import legible
 from core.runs import METRICS
 from core.settings import KNOBS
 
@@ -52,7 +52,6 @@ _SVG_CONFIG = {
     },
     "legend": {"labelColor": TEXT, "titleColor": TEXT, "labelFontSize": 12},
 }
-_ILLEGIBLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def loss_curves(metrics: pd.DataFrame, steering: Sequence[Steering] = ()) -> alt.Chart | alt.LayerChart:
@@ -215,11 +214,6 @@ def steering_marks(steering: Sequence[Steering]) -> dict[int, str]:
     for change in steering:
         marks.setdefault(change.iteration, []).append(steering_words(change))
     return {iteration: "; ".join(words) for iteration, words in marks.items()}
-
-
-def legible(text: str) -> str:
-    """The text without control characters, and those that HTML, XML or a Vega expression cannot hold."""
-    return _ILLEGIBLE.sub("\ufffd", text)
 
 
 def svg(chart: alt.Chart | alt.LayerChart, meaning: str) -> str:

@@ -20,11 +20,11 @@ from PIL import Image
 from core import images, library, paths
 from core.errors import InputError, StudioError
 from core.library import Marks
+from core.names import legible
 from core.runs import METRICS, RUN_ID, SUMS, Run, RunRecord, Steering
 from core.settings import KNOBS, PRESETS, Knob, TransferSettings
 from core.yardstick import MEASURED_BY, Reading
 from export import charts
-from export.charts import legible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,6 +12,7 @@ PACKAGES = ("core", "export", "bench", "dashboard", "nst")
 WITHOUT_TENSORFLOW = (
     "core.settings",
     "core.images",
+    "core.decoding",
     "core.runs",
     "core.hardware",
     "core.jobs",
@@ -93,7 +94,7 @@ def test_one_direction(package, forbidden):
 def test_nst_imports_inside_the_commands():
     names = [name for name in at_once(parsed(ROOT / "nst.py")) if name.partition(".")[0] in PACKAGES]
     assert names
-    assert [name for name in names if not name.startswith(("core.errors.", "core.settings."))] == []
+    assert [name for name in names if not name.startswith(("core.errors.", "core.names.", "core.settings."))] == []
     assert {"core", "export", "bench"} <= packages_of(imported(parsed(ROOT / "nst.py")))
 
 

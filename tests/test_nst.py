@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import images, paths, preview, runs, samples
+from core import images, jobs, paths, preview, runs, samples
 from core.errors import StudioError
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choose
 from core.vgg import Precision
@@ -380,6 +380,25 @@ def test_runs_as_json_and_as_a_table(files, own_home):
     }
     table = nst("runs")
     assert table.returncode == 0 and "queued" in table.stdout and "0 of 7" in table.stdout
+
+
+def test_the_queue_is_listed_and_changed(files, own_home):
+    assert "No run waits." in nst("queue").stderr
+    picture = images.read_image(files / "good.png")
+    a, b = (runs.create(picture, picture, choose("draft"), "draft", name, "style") for name in "ab")
+    for run in (a, b):
+        jobs._enter(run, None)
+    done = nst("queue", "--up", b.id, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "painting": None,
+        "waiting": [{"run": b.id, "place": 1, "seconds": 0.0}, {"run": a.id, "place": 2, "seconds": None}],
+    }
+    done = nst("queue", "--front", a.id, "--cancel", b.id)
+    assert a.id in done.stdout and b.id not in done.stdout
+    assert b.record().status == "stopped"
+    done = nst("queue", "--up", b.id)
+    assert (done.returncode, done.stderr) == (2, f"nst: The run {b.id} does not wait in the queue.\n")
 
 
 def test_doctor_as_json_and_as_a_table(weights, model, own_home):

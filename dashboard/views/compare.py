@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import streamlit as st
-from PIL import Image
 
 from bench import reference, timings
 from core import background, images, library, yardstick
@@ -289,15 +288,13 @@ def _shown(path: Path, side: int = SIDE) -> bytes | None:
     """A picture small, or nothing where there is none that can be read."""
     try:
         return _jpeg(path, path.stat().st_mtime, side)
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, StudioError):
         return None
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _jpeg(path: Path, changed: float, side: int) -> bytes:
-    with Image.open(path) as image:
-        image.thumbnail((side, side), reducing_gap=2.0)
-        return images.encode_jpeg(np.asarray(image.convert("RGB")), quality=88)
+    return images.encode_jpeg(np.asarray(images.shrunk(path, side)), quality=88)
 
 
 page()

@@ -259,7 +259,7 @@ def _card_picture(run: Run) -> bytes | None:
     for path in (run.result, run.live, run.content):
         try:
             return _drawn(path, path.stat().st_mtime, run.content, run.style)
-        except (OSError, ValueError, Image.DecompressionBombError):
+        except (OSError, StudioError):
             continue
     return None
 
@@ -279,13 +279,12 @@ def _drawn(path: Path, changed: float, *inputs: Path) -> bytes:
 def _inset(path: Path) -> Image.Image | None:
     try:
         return _thumbnail(path, INSET)
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except StudioError:
         return None
 
 
 def _thumbnail(path: Path, side: int) -> Image.Image:
-    with Image.open(path) as image:
-        return ImageOps.contain(image.convert("RGB"), (side, side))
+    return ImageOps.contain(images.shrunk(path, side), (side, side))
 
 
 page()

@@ -8,7 +8,7 @@ from core import images, jobs, log, pace, runs
 from core.errors import StudioError
 from core.runs import Run
 from core.settings import TransferSettings
-from dashboard import gallery, instant, knobs, preparation, visitor, watch
+from dashboard import gallery, instant, knobs, preparation, visitor, waiting, watch
 from dashboard.gallery import Picture
 from dashboard.wording import duration, plain
 
@@ -74,6 +74,7 @@ def _new_picture() -> None:
         gallery.offer_samples("photo")
     with painting_column:
         gallery.offer_samples("style")
+    waiting.show()
     _keep_warm()
 
 

@@ -76,7 +76,9 @@ def _progress() -> None:
 
 
 def _import() -> None:
-    given = st.file_uploader("A file that nst bench wrote", ["json"], key="import-bench")
+    given = st.file_uploader(
+        "A file that nst bench wrote", ["json"], key="import-bench", max_upload_size=timings.MAX_BYTES // 2**20
+    )
     if given and st.session_state.get("imported-bench") != given.file_id:
         try:
             found = timings.parse(given.getvalue(), given.name)

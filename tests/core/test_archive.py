@@ -465,7 +465,6 @@ def test_deep_json(plain, depth):
         {"timings": {"total": float("inf")}},
         {"steering": [{"iteration": 1, "changes": {"size": 128}}]},
         {"steering": [{"iteration": -1, "changes": {"style_weight": 1}}]},
-        {"content": "\ud800"},
         {"environment": {"processor": "\ud800"}},
     ],
     ids=str,

@@ -1,12 +1,13 @@
 """What can be done with a run from its page: steer it, go on with it, begin anew from it or with its settings."""
 
+import json
 import shutil
 
 import pytest
 from PIL import Image
 
-from core import images, jobs, library, paths, runs, samples
-from core.runs import Recorder, Steering
+from core import hardware, images, jobs, library, paths, runs, samples
+from core.runs import Recorder, Steering, Writer
 from dashboard.framing import Framing
 
 
@@ -176,3 +177,69 @@ def test_a_run_that_goes_on_shows_what_it_paints_now(visit, kept):
     page = visit("stylize", run=kept.done.id)
     assert button(page, "Stop") and not page.exception
     assert not page.button_group
+
+
+def waiting_titles(page):
+    return [each.value for each in page.markdown if each.value[:1].isdigit()]
+
+
+def test_the_queue_is_shown_and_its_order_changed(visit, new_run):
+    found = [new_run(name) for name in ("ant", "bee", "cat")]
+    for run in found:
+        jobs.submit(run)
+    page = visit("stylize", run=found[2].id)
+    assert [title.split("**")[1] for title in waiting_titles(page)] == [
+        "ant × painting",
+        "bee × painting",
+        "cat × painting",
+    ]
+    assert "Number 3 in the queue" in page.get("progress")[0].proto.text
+    page.button(key=f"First-{found[2].id}").click().run()
+    assert jobs.queue() == [found[2], found[0], found[1]]
+    page.button(key=f"Sooner-{found[1].id}").click().run()
+    assert jobs.queue() == [found[2], found[1], found[0]]
+    page.button(key=f"Cancel-{found[1].id}").click().run()
+    assert jobs.queue() == [found[2], found[0]] and found[1].record().status == "stopped"
+    assert [title.split("**")[1] for title in waiting_titles(page)] == ["cat × painting", "ant × painting"]
+    assert not page.exception
+
+
+def test_a_run_that_began_meanwhile_is_not_moved(visit, new_run):
+    found = [new_run(name) for name in ("ant", "bee")]
+    for run in found:
+        jobs.submit(run)
+    page = visit("stylize", run=found[0].id)
+    jobs._take(found[1])
+    page.button(key=f"First-{found[1].id}").click().run()
+    assert "does not wait in the queue" in " ".join(each.value for each in page.warning).replace("\\", "")
+    assert not page.exception
+
+
+def test_when_the_next_run_begins_is_told_once_measured(visit, new_run):
+    pace = {"processor": hardware.processor(), "step_per_pixel": 1.0, "start": 1.0}
+    (paths.home() / "pace.json").write_text(json.dumps(pace))
+    found = [new_run(name) for name in ("ant", "bee")]
+    for run in found:
+        jobs.submit(run)
+    page = visit("stylize", run=found[1].id)
+    assert waiting_titles(page)[0].endswith("begins now") and "begins in about " in waiting_titles(page)[1]
+    assert "begins in about 5.1 h" in page.get("progress")[0].proto.text
+
+
+def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
+    record = kept.stopped.record()
+    gone = Writer.this_process().model_copy(update={"boot": "an earlier one"})
+    runs.change(kept.stopped, status="running", writer=gone, iteration=None)
+    page = visit("stylize", run=kept.stopped.id)
+    assert "The machine was restarted while it was being painted" in page.warning[0].value.replace("\\", "")
+    assert page.number_input(key=f"more-{kept.stopped.id}").value == 0
+    button(page, "Go on painting").click().run()
+    assert jobs.queue() == [kept.stopped] and kept.stopped.record().settings == record.settings
+
+
+def test_a_run_broken_off_before_its_first_checkpoint_can_continue_too(visit, new_run, started):
+    run = new_run()
+    runs.change(run, status="preparing", writer=Writer.this_process().model_copy(update={"started": 1.0}))
+    page = visit("stylize", run=run.id)
+    button(page, "Go on painting").click().run()
+    assert jobs.queue() == [run] and run.record().status == "queued"

@@ -8,7 +8,7 @@ import pytest
 import streamlit as st
 from streamlit import config
 
-from core import archive, library, paths, runs
+from core import archive, jobs, library, paths, runs
 from core.errors import InputError
 from core.runs import Writer
 from dashboard.wording import plain
@@ -169,6 +169,19 @@ def test_where_runs_are_shared_the_pages_name_them(visit_as, hush, login, name):
     login("[auth]\nclient_id = 'studio'\nshare_runs = true\n")
     page = visit_as("ada", name, **({"run": "last"} if name == "stylize" else {}))
     assert "hush" in repr(page._tree)
+
+
+def test_in_the_queue_nobody_passes_others_or_sends_them_away(visit_as, hush, login, new_run, started):
+    login()
+    first, second = new_run("first", "mine"), new_run("second", "mine")
+    for run in (first, second):
+        runs.change(run, owner=ADA)
+        jobs.submit(run)
+    page = visit_as("ada", "stylize", run=first.id)
+    shown = [element.value for element in page.markdown if element.value[:2] in ("1.", "2.", "3.")]
+    assert [words in line for words, line in zip(("Someone else", "first", "second"), shown, strict=True)] == 3 * [True]
+    asked = {button.key for button in page.button if button.label in ("First", "Sooner", "Cancel")}
+    assert asked == {f"Cancel-{first.id}", f"Sooner-{second.id}", f"Cancel-{second.id}"}
 
 
 def test_a_run_whose_record_is_damaged_is_nobodys(visit_as, theirs, login):
