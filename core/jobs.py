@@ -325,6 +325,7 @@ def cancel(run: Run) -> None:
     if not _take(run):
         raise InputError(f"The run {run.id} does not wait in the queue.")
     runs.change(run, status="stopped")
+    log.event("run withdrawn", run=run.id)
 
 
 def see_to_queue() -> None:

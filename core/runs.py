@@ -510,6 +510,7 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
         except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
             pass
         write_record(run, record)
+    log.event("run interrupted", run=run.id, message=record.message)
     return record
 
 

@@ -33,7 +33,7 @@ def own_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def told(monkeypatch, capsys):
-    """Has this process log; gives the lines told since they were last asked for, or what each holds as JSON."""
+    """Has this process log; gives the lines told since they were last asked for, or what each event holds, as JSON."""
     monkeypatch.setattr(log._log, "handlers", [logging.NullHandler()])
     capsys.readouterr()
 
@@ -41,7 +41,7 @@ def told(monkeypatch, capsys):
         return capsys.readouterr().err.splitlines()
 
     log.begin()
-    return SimpleNamespace(lines=lines, facts=lambda: [json.loads(line) for line in lines()])
+    return SimpleNamespace(lines=lines, facts=lambda: [json.loads(line) for line in lines() if line.startswith("{")])
 
 
 @pytest.fixture(scope="session")

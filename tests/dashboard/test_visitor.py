@@ -8,7 +8,7 @@ import pytest
 import streamlit as st
 from streamlit import config
 
-from core import archive, library, runs
+from core import archive, jobs, library, paths, runs
 from core.errors import InputError
 from core.runs import Writer
 from dashboard.wording import plain
@@ -116,19 +116,72 @@ def test_a_search_finds_nothing_of_others(visit_as, theirs, login):
     assert cards(page) == [] and "0 of 1 run" in texts(page)
 
 
-def not_there(name):
-    with pytest.raises(InputError) as refused:
-        runs.find(name[:-1])
-    return plain(str(refused.value).replace(name[:-1], name))
-
-
 def test_the_address_opens_ones_own_run_and_no_others(visit_as, theirs, login):
     login()
     assert visit_as("ada", "stylize", run=theirs.done.id).image
     for other in (theirs.steered, theirs.stopped):
         page = visit_as("ada", "stylize", run=other.id)
-        assert page.warning[0].value == not_there(other.id)  # not even that there is one
+        assert f"There is no run {plain(other.id)} here" in page.warning[0].value  # not even that there is one
         assert "Continue" not in labels(page) and "Painted" not in texts(page)
+
+
+def test_the_last_run_is_ones_own_last(visit_as, theirs, login):
+    login()
+    assert theirs.done.id < theirs.steered.id < theirs.stopped.id
+    assert runs.find("last") == theirs.stopped and runs.find("last", ADA) == theirs.done
+    assert "coffee × glass" in visit_as("ada", "stylize", run="last").header[0].value
+    assert runs.find(theirs.done.id[:-3], ADA) == theirs.done
+    with pytest.raises(InputError):
+        runs.find(theirs.steered.id[:-3], ADA)
+
+
+def test_each_has_back_what_they_deleted(visit_as, theirs, login):
+    login()
+    for run in vars(theirs).values():
+        library.delete(run)
+    page = visit_as("ada", "library")
+    assert [button.key for button in page.button if button.label == "Restore"] == [f"restore-{theirs.done.id}"]
+    page.button(key=f"restore-{theirs.done.id}").click().run()
+    assert cards(page) == [theirs.done.id]
+
+
+@pytest.fixture
+def hush(theirs, new_run):
+    """Runs of Bob's in every state: finished, deleted, waiting and being painted."""
+    runs.change(theirs.steered, content="hush finished")
+    runs.change(theirs.done, content="hush deleted", owner=BOB)
+    library.delete(theirs.done)
+    waiting, painting = new_run("hush waiting"), new_run("hush painting")
+    runs.change(waiting, owner=BOB)
+    runs.change(painting, owner=BOB, status="running", writer=Writer.this_process())
+    paths.queue().mkdir(parents=True)
+    (paths.queue() / waiting.id).touch()
+
+
+@pytest.mark.parametrize("name", ["stylize", "library", "compare", "timings"])
+def test_no_page_names_a_run_of_others(visit_as, hush, login, name):
+    login()
+    assert "hush" not in repr(visit_as("ada", name)._tree)
+
+
+@pytest.mark.parametrize("name", ["stylize", "library", "compare"])
+def test_where_runs_are_shared_the_pages_name_them(visit_as, hush, login, name):
+    login("[auth]\nclient_id = 'studio'\nshare_runs = true\n")
+    page = visit_as("ada", name, **({"run": "last"} if name == "stylize" else {}))
+    assert "hush" in repr(page._tree)
+
+
+def test_in_the_queue_nobody_passes_others_or_sends_them_away(visit_as, hush, login, new_run, started):
+    login()
+    first, second = new_run("first", "mine"), new_run("second", "mine")
+    for run in (first, second):
+        runs.change(run, owner=ADA)
+        jobs.submit(run)
+    page = visit_as("ada", "stylize", run=first.id)
+    shown = [element.value for element in page.markdown if element.value[:2] in ("1.", "2.", "3.")]
+    assert [words in line for words, line in zip(("Someone else", "first", "second"), shown, strict=True)] == 3 * [True]
+    asked = {button.key for button in page.button if button.label in ("First", "Sooner", "Cancel")}
+    assert asked == {f"Cancel-{first.id}", f"Sooner-{second.id}", f"Cancel-{second.id}"}
 
 
 def test_a_run_whose_record_is_damaged_is_nobodys(visit_as, theirs, login):
