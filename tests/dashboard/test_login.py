@@ -6,6 +6,7 @@ import secrets
 import shutil
 import time
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -110,7 +111,8 @@ server_metadata_url = "{provider.address}/.well-known/openid-configuration"
         yield SimpleNamespace(address=f"http://localhost:{port}", home=home, secrets=kept, bobs=bobs)
         workers = psutil.Process(process.pid).children(recursive=True)
     for worker in workers:
-        worker.kill()
+        with suppress(psutil.NoSuchProcess):  # it may have left by itself
+            worker.kill()
     psutil.wait_procs(workers, timeout=20)
 
 
