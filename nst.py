@@ -21,6 +21,7 @@ from rich.text import Text
 from typer._click.exceptions import ClickException
 
 from core.errors import InputError, StudioError
+from core.names import legible
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ def stylize(
 
     wanted = settings.choose(preset, **choices)
     steering = [runs.Steering.parse(text, wanted) for text in steer or ()]
+    if late := [
+        text for text, change in zip(steer or (), steering, strict=True) if change.iteration >= wanted.iterations
+    ]:
+        raise InputError(f"--steer {late[0]}: the run ends after {wanted.iterations} iterations.")
     images.check_writable(output)
     run = _new_run(content, style, wanted, preset, start_from, steering)
     _perform(run, weights, wanted.iterations, now=now)
@@ -125,7 +130,12 @@ def stylize(
 
 @app.command()
 def resume(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that has ended; nst runs lists them.")],
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run that has ended; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     output: Output,
     more: Annotated[int, typer.Option(metavar="N", min=0, max=20_000, help="So many iterations on top.")] = 0,
     weights: Weights = None,
@@ -150,7 +160,7 @@ def _deliver(run: Run, output: Path, as_json: bool) -> None:
     if record.best_total is None:
         raise StudioError("Stopped before there was a picture.")
     try:
-        images.write_image(output, images.to_uint8(_result(run)), runs.metadata(record))
+        images.write_image(output, images.to_uint8(images.read_exact(run.path / "result.npy")), runs.metadata(record))
     except StudioError as error:
         raise StudioError(f"{error} The picture is kept as {run.result}") from error
     if as_json:
@@ -337,7 +347,12 @@ By = Annotated[
 
 @app.command()
 def compare(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs with a result; nst runs lists them.")],
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="Runs with a result; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     by: By = "reference",
     weights: Weights = None,
     as_json: Json = False,
@@ -379,7 +394,12 @@ def _readings(found: list[Run], by: str, weights: Path | None) -> list[Reading]:
 
 @app.command()
 def report(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN…", help="What it tells of; nst runs lists them.")],
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="What it tells of; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Where it goes: .html, or .zip with all pictures.")
     ],
@@ -471,6 +491,8 @@ def bench(
     from core import paths
 
     if show:
+        if parts or output or peers:
+            raise InputError("--show only shows a measurement: give it without parts, --peers and --output.")
         found = timings.read(show)
     else:
         wanted = tuple(parts) if parts else PARTS[:-1]
@@ -540,8 +562,7 @@ def _measure(
 def _print_measurement(found: Measurement) -> None:
     from bench.timings import MARKS
 
-    environment = found.environment
-    _tell(f"{found.created:%Y-%m-%d %H:%M} UTC · {environment.get('processor')} · VGG19 weights: {found.weights}")
+    _tell(f"{found.label} · VGG19 weights: {found.weights}")
     for comparison in found.comparisons:
         _tell(f"\n{comparison.title}")
         lines = []
@@ -579,8 +600,9 @@ def dashboard(context: typer.Context) -> None:
 @app.command(hidden=True)
 def worker() -> None:
     """Perform queued runs, one after another. The page starts this by itself."""
-    from core import jobs
+    from core import jobs, log
 
+    log.begin()
     jobs.work(lambda report, timings: _engine(None, report, timings))
 
 
@@ -618,18 +640,12 @@ def _new_run(
 
 def _picture(given: str) -> tuple[Image.Image, str]:
     """The picture of a file or of a sample, and its name."""
-    from core import images, samples
+    from core import decoding, images, samples
 
     path = Path(given)
-    if not os.path.lexists(path) and path.name == given and not path.suffix:
+    if not path.is_file() and path.name == given and not path.suffix and not path.is_symlink():
         return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
-    return images.read_image(path), path.stem
-
-
-def _result(run: Run) -> Any:
-    import numpy as np
-
-    return np.load(run.path / "result.npy")
+    return decoding.read(path), path.stem
 
 
 def _perform(
@@ -704,7 +720,8 @@ def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable
                 losses = step.losses
                 line = f"total {losses.total:.4g}  style {losses.style:.4g}  content {losses.content:.4g}"
                 bar.update(task, completed=step.iteration, description=line)
-                if not screen.is_terminal and step.iteration % max(1, iterations // 10) == 0:
+                due = step.iteration % max(1, iterations // 10) == 0 or step.iteration == iterations
+                if not screen.is_terminal and due:
                     _tell(f"{step.iteration}/{iterations}  {line}  {step.seconds:.1f} s")
                 yield step
 
@@ -712,7 +729,7 @@ def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable
 
 
 def _tell(line: str) -> None:
-    screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    screen.print(legible(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:
@@ -722,9 +739,9 @@ def _print_json(value: Any) -> None:
 def _print_table(columns: list[str], lines: list[list[str]]) -> None:
     table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "run")  # a run's name is there to be copied
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(legible, line))
     results = Console()
     if not results.is_terminal:  # a file or another program: nothing there wants lines of 80 characters
         results = Console(width=200)
@@ -733,8 +750,12 @@ def _print_table(columns: list[str], lines: list[list[str]]) -> None:
 
 def main() -> None:
     """Run the command line: errors are one line on standard error, exit code 2 for bad input and 1 for a failure."""
+    from core import log
+
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if os.environ.get("NST_LOG"):
+        log.begin()
     try:
         code = app(arguments, prog_name="nst", standalone_mode=False)
     except ClickException as error:
@@ -744,6 +765,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, InputError):
+            log.refused("input refused", error)
+        else:
+            log.failed("command failed", error)
         known = isinstance(error, StudioError)
         _fail(
             2 if isinstance(error, InputError) else 1,
@@ -758,7 +783,7 @@ def main() -> None:
 
 def _fail(code: int, message: str) -> None:
     if message:  # without arguments, the help has said it all
-        print("nst: " + " ".join(message.split()), file=sys.stderr)
+        print("nst: " + " ".join(legible(message).split()), file=sys.stderr)
     sys.exit(code)
 
 

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core import hardware, paths
 from core.errors import InputError, StudioError
+from core.names import as_name
 from core.settings import KNOBS
 
 MAX_BYTES = 4 * 2**20  # of a file that is read: a measurement is some tens of KiB
@@ -22,7 +23,9 @@ SIZES = (256, 512, 768, 1024)  # px, at which one step is measured
 MARKS = (5, 10, 20, 40)  # seconds after Start at which courses are compared
 ENOUGH_SECONDS = 15.0  # for the repetitions of one way
 
-Seconds = list[float]
+Seconds = list[Annotated[float, Field(gt=0, le=1e9)]]
+Loss = Annotated[float, Field(ge=0, le=1e30)]
+Name = Annotated[str, Field(max_length=200)]
 
 
 class Timing(BaseModel):
@@ -30,8 +33,8 @@ class Timing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    way: str = Field(max_length=200)
-    size: int | None = None  # px, the picture's longer side
+    way: Name
+    size: int | None = Field(default=None, ge=0, le=100_000)  # px, the picture's longer side
     seconds: Seconds = Field(min_length=1, max_length=1000)
 
     @property
@@ -50,7 +53,7 @@ class Comparison(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    title: str = Field(max_length=200)
+    title: Name
     timings: list[Timing] = Field(max_length=1000)
 
 
@@ -59,11 +62,11 @@ class Course(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    way: str = Field(max_length=200)
+    way: Name
     seconds: Seconds = Field(max_length=20_000)
-    totals: list[float] = Field(max_length=20_000)  # the lowest so far
-    step: float  # median seconds of a further iteration
-    to_target: float | None  # seconds; `None` where it was not reached
+    totals: list[Loss] = Field(max_length=20_000)  # the lowest so far
+    step: float = Field(gt=0, le=1e9)  # median seconds of a further iteration
+    to_target: float | None = Field(le=1e12)  # seconds; `None` where it was not reached
     extrapolated: bool = False  # to_target is the start and so many median steps, not lived through
 
     @model_validator(mode="after")
@@ -83,9 +86,9 @@ class Pair(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    pair: str = Field(max_length=200)
+    pair: Name
     shape: tuple[int, int]
-    target: float  # the float32 total loss that the preset reference reaches at iteration 900
+    target: Loss  # the float32 total loss that the preset reference reaches at iteration 900
     courses: list[Course] = Field(max_length=50)
 
 
@@ -97,14 +100,15 @@ class Measurement(BaseModel):
     schema_version: Literal[1] = 1
     created: datetime
     environment: dict[str, Any]
-    weights: str
+    weights: Name
     comparisons: list[Comparison] = Field(default_factory=list, max_length=100)
     pairs: list[Pair] = Field(default_factory=list, max_length=100)
 
     @property
     def label(self) -> str:
         """The machine and the time."""
-        return f"{self.environment.get('processor', 'unknown processor')}, {self.created:%d %b %Y %H:%M} UTC"
+        processor = as_name(str(self.environment.get("processor", "unknown processor")))
+        return f"{processor}, {self.created:%d %b %Y %H:%M} UTC"
 
     @staticmethod
     def begin(weights: str) -> Measurement:
@@ -167,6 +171,8 @@ def folder() -> Path:
 def read(path: Path) -> Measurement:
     """A measurement of this or another machine. Raises `InputError` when the file is none."""
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file.")
         with path.open("rb") as file:
             return parse(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:

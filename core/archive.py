@@ -11,16 +11,17 @@ import shutil
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from pydantic import ValidationError
 
-from core import images, paths, runs
+from core import decoding, images, log, paths, runs
 from core.errors import InputError, StudioError
 from core.library import Marks, trash
-from core.runs import METRICS, RUN_ID, SCHEMA_VERSION, Run, RunRecord
+from core.runs import METRICS, METRICS_BYTES, RUN_ID, SCHEMA_VERSION, Run, RunRecord
 
 # what zipfile raises over a damaged file
 DAMAGED = (
@@ -36,7 +37,13 @@ DAMAGED = (
 )
 MAX_FILES = 25_000
 MAX_BYTES = 2 * 2**30  # unpacked
-PICTURES = ("content.png", "style-1.png", "start.png", "result.png", "live.jpg")
+MAX_DIRECTORY = 8 * 2**20  # of the list of files, which zipfile reads whole and keeps
+INPUTS = ("content.png", "style-1.png", "start.png")
+OUTPUTS = ("result.png", "live.jpg")
+PICTURES = (*INPUTS, *OUTPUTS)
+FORMATS = {".png": "PNG", ".jpg": "JPEG"}
+LIMITS = {"run.json": 2**20, "marks.json": 2**16, "metrics.csv": METRICS_BYTES}  # the others: a picture's
+PICTURE_BYTES = 4 * images.MAX_PIXELS
 # all that an archive may hold; the checkpoint, which may be a hundred megabytes, stays at home
 MEMBER = re.compile(r"run\.json|metrics\.csv|marks\.json|result\.npy|frames/[0-9]{6}\.jpg|" + "|".join(PICTURES))
 NEEDED = ("run.json", "content.png", "style-1.png")
@@ -47,24 +54,43 @@ def export_run(run: Run, target: IO[bytes]) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for path in sorted(run.path.rglob("*")):
             name = path.relative_to(run.path).as_posix()
-            if MEMBER.fullmatch(name):
+            if MEMBER.fullmatch(name) and path.is_file() and not path.is_symlink():  # a link may lead anywhere
+                if name == "run.json":  # it may be sent to anyone: whose it was is nobody's business there
+                    record = run.record().model_copy(update={"owner": ""})
+                    archive.writestr(f"{run.id}/{name}", record.model_dump_json(indent=2), zipfile.ZIP_DEFLATED)
+                    continue
                 packed = zipfile.ZIP_STORED if path.suffix in (".png", ".jpg") else zipfile.ZIP_DEFLATED
                 archive.write(path, f"{run.id}/{name}", packed)
+    log.event("run exported", run=run.id)
 
 
-def import_run(source: Path | bytes, name: str = "the file") -> Run:
+def import_run(source: Path | bytes, name: str = "the file", owner: str = "") -> Run:
     """The run of a ZIP that `export_run` wrote, checked and put among the others; one that is here already comes
-    beside it. Raises `InputError` for anything else than such a ZIP, `StudioError` when it cannot be written."""
+    beside it. It belongs to `owner`, whatever it says itself.
+
+    Raises `InputError` for anything else than such a ZIP, `StudioError` when it cannot be written.
+    """
     try:
-        with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
+        run = _brought_in(source, name, owner)
+    except StudioError as error:
+        log.refused("import refused", error)
+        raise
+    log.event("run imported", run=run.id)
+    return run
+
+
+def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
+    try:
+        with _opened(source) as file, zipfile.ZipFile(file) as archive:
+            file.largest = MAX_BYTES
             members = _members(archive, name)
-            record = _record(_read(archive, members["run.json"], 2**20, name), name)
+            record = _record(b"".join(_chunks(archive, members["run.json"], LIMITS["run.json"], name)), name)
             run = Run(paths.runs() / _free_id(record))
             draft = run.path.with_name(f".{run.id}")
             try:
                 _unpack(archive, members, draft, name)
                 _check(Run(draft), record, name)
-                runs.write_record(Run(draft), record.model_copy(update={"id": run.id}))
+                runs.write_record(Run(draft), record.model_copy(update={"id": run.id, "owner": owner}))
                 draft.rename(run.path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -75,6 +101,21 @@ def import_run(source: Path | bytes, name: str = "the file") -> Run:
     except OSError as error:
         raise StudioError(f"{name} cannot be imported: {error.strerror or error}.") from error
     return run
+
+
+class _Source(io.BufferedReader):
+    """A file of which no more than `largest` bytes are read at once."""
+
+    largest = MAX_DIRECTORY
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.largest:
+            raise zipfile.BadZipFile(f"{size} bytes of directory")
+        return super().read(size)
+
+
+def _opened(source: Path | bytes) -> _Source:
+    return _Source(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0))
 
 
 def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
@@ -94,12 +135,18 @@ def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, name: str) -> bytes:
+def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, name: str) -> Iterator[bytes]:
+    """The file piece by piece; what the directory says of its size may be a lie."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # zipfile unpacks all that it has read of bzip2 or LZMA at once: a megabyte from every byte, in the worst case
+        raise InputError(f"{name}: {info.filename} is packed otherwise than in an ordinary ZIP (stored or deflated).")
     with archive.open(info) as file:
-        data = file.read(limit + 1)  # what the directory says of the size may be a lie
-    if len(data) > limit:
-        raise InputError(f"{name}: {info.filename} is larger than {limit:,} bytes.")
-    return data
+        left = limit
+        while chunk := file.read(2**20):
+            left -= len(chunk)
+            if left < 0:
+                raise InputError(f"{name}: {info.filename} is larger than {limit:,} bytes.")
+            yield chunk
 
 
 def _record(data: bytes, name: str) -> RunRecord:
@@ -127,27 +174,22 @@ def _free_id(record: RunRecord) -> str:
 def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folder: Path, name: str) -> None:
     left = MAX_BYTES
     for inner, info in members.items():
-        data = _read(archive, info, left, name)
-        left -= len(data)
         with paths.replacing(folder / inner) as file:
-            file.write(data)
+            for chunk in _chunks(archive, info, min(left, LIMITS.get(inner, PICTURE_BYTES)), name):
+                file.write(chunk)
+            left -= file.tell()
 
 
 def _check(draft: Run, record: RunRecord, name: str) -> None:
     """Everything that a page or a report opens later is what its name says."""
-    for picture in (*(draft.path / inner for inner in PICTURES), *(path for _, path in draft.frames())):
-        if picture.exists():
-            images.read_image(picture, f"{name}: {picture.name}", max_bytes=4 * images.MAX_PIXELS)
-    if (draft.path / "result.npy").exists():
-        kind = _array_kind(draft.path / "result.npy")
-        if kind != ((*record.shape, 3), np.float32):
-            raise InputError(f"{name}: result.npy is not the picture that the record tells of.")
+    exact = draft.path / "result.npy"
+    if exact.exists() and images.array_kind(exact) != (*record.shape, 3, np.float32):
+        raise InputError(f"{name}: result.npy is not the picture that the record tells of.")
     try:
         metrics = draft.metrics()
-        whole = np.isfinite(metrics.to_numpy(float)).all()
-    except Exception as error:  # pandas raises nearly anything
+    except StudioError as error:
         raise InputError(f"{name}: metrics.csv is damaged.") from error
-    if not whole:
+    if not np.isfinite(metrics.to_numpy(float)).all():
         raise InputError(f"{name}: metrics.csv is damaged.")
     if list(metrics.columns) not in ([*METRICS], [*METRICS, *record.settings.style_layers]):
         raise InputError(f"{name}: metrics.csv has other columns than a run's.")
@@ -157,12 +199,17 @@ def _check(draft: Run, record: RunRecord, name: str) -> None:
             Marks.model_validate_json(marks.read_bytes())
     except ValidationError as error:
         raise InputError(f"{name}: marks.json is damaged.") from error
+    _check_pictures(draft, record, name)
 
 
-def _array_kind(path: Path) -> tuple[Any, ...]:
-    """Shape and type of the array in a file; nothing where there is none."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array.shape, array.dtype
-    except Exception:  # NumPy raises nearly anything, and may find an archive of arrays
-        return ()
+def _check_pictures(draft: Run, record: RunRecord, name: str) -> None:
+    height, width = record.shape
+    with decoding.Decoder() as decoder:
+        for picture in (*(draft.path / inner for inner in PICTURES), *(path for _, path in draft.frames())):
+            if not picture.exists():
+                continue
+            most = images.MAX_PIXELS if picture.name in INPUTS else height * width
+            label, kind = f"{name}: {picture.name}", FORMATS[picture.suffix]
+            size = decoder.read(picture, label, PICTURE_BYTES, (kind,), most).size
+            if picture.name not in INPUTS and size != (width, height):
+                raise InputError(f"{label} has another size than the record tells of.")

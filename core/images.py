@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -24,6 +25,7 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
 
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+FORMAT_NAMES = {"WEBP": "WebP"}  # where it is written otherwise than Pillow does
 WRITE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 SETTINGS: dict[str, dict[str, object]] = {
     "JPEG": {"quality": 95, "subsampling": 0},  # 0 is 4:4:4
@@ -62,20 +64,29 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def read_image(source: Path | bytes, name: str | None = None, max_bytes: int | None = None) -> Image.Image:
+def read_image(
+    source: Path | bytes,
+    name: str | None = None,
+    max_bytes: int | None = None,
+    formats: tuple[str, ...] = READ_FORMATS,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
     """A picture from a file, or from a file's bytes: 8-bit RGB in sRGB, upright, over white, without metadata.
+
+    In this process: for a file that may mean harm there is `decoding.read`, which takes and gives the same.
 
     JPEG, PNG, WebP, TIFF, BMP and the first frame of a GIF are read, in any of their modes. 16-bit values are
     scaled to 8 bit, float values are taken to lie in 0..1. Colours are converted from the embedded ICC profile,
     except where this is sRGB: then not a single value changes.
 
     `name` stands for the picture in messages; without it the file's name does. Raises InputError for a file that is
-    missing, unreadable, empty, not such a picture or damaged, and for one over `max_bytes` (MAX_BYTES) or MAX_PIXELS
-    or with a side under MIN_SIDE pixels.
+    missing, unreadable, empty, not such a picture or damaged, not in one of the `formats`, and for one over `max_bytes`
+    (MAX_BYTES) or `max_pixels` or with a side under MIN_SIDE pixels.
     """
-    label = _label(source, name)
+    label = label_of(source, name)
     with _decoding(label):
-        image = _decoded(_bytes_of(source, label, MAX_BYTES if max_bytes is None else max_bytes), label)
+        data = bytes_of(source, label, MAX_BYTES if max_bytes is None else max_bytes)
+        image = _decoded(data, label, formats, max_pixels)
         orientation, profile = _orientation(image), image.info.get("icc_profile")
         rgb = _over_white(_eight_bit(image, label), profile)
         if orientation in TRANSPOSED:
@@ -84,14 +95,51 @@ def read_image(source: Path | bytes, name: str | None = None, max_bytes: int | N
     return rgb
 
 
+def shrunk(path: Path, side: int) -> Image.Image:
+    """A picture that a run keeps, as RGB and no larger than `side`, quickly; it is PNG or JPEG, whatever its name.
+
+    Raises InputError as `read_image` does.
+    """
+    label = label_of(path, None)
+    with _decoding(label), _opened(bytes_of(path, label, 4 * MAX_PIXELS), label, ("PNG", "JPEG")) as image:
+        _check_size(*image.size, label)
+        image.thumbnail((side, side), reducing_gap=2.0)
+        return image.convert("RGB")
+
+
+def read_exact(path: Path) -> np.ndarray:
+    """The picture in the .npy file of a run: RGB float32 (H, W, 3) in 0..255, with at most MAX_PIXELS.
+
+    Raises StudioError when there is none, or something else.
+    """
+    kind = array_kind(path)
+    if len(kind) != 4 or kind[2:] != (3, np.float32) or kind[0] * kind[1] > MAX_PIXELS:
+        raise StudioError(
+            f"The run {path.parent.name} has no result that can be used: {path.name} is none, or damaged."
+        )
+    return np.load(path, allow_pickle=False)
+
+
+def array_kind(path: Path) -> tuple[Any, ...]:
+    """Shape and type of the array in a .npy file that is as long as it says; nothing where there is none."""
+    try:
+        with path.open("rb") as file:
+            if file.read(8) != b"\x93NUMPY\1\0":  # a header of the other versions may be 4 GiB, and is read whole
+                return ()
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return (*array.shape, array.dtype)
+    except Exception:  # NumPy raises nearly anything, and may find an archive of arrays
+        return ()
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The entries that `write_image` stored in a picture; of another program's PNG, its text entries.
 
     A picture without such entries gives an empty dictionary. Raises InputError as `read_image` does for a file that
     is missing, unreadable, empty or not a picture.
     """
-    label = _label(path, None)
-    with _decoding(label), _opened(_bytes_of(path, label, MAX_BYTES), label) as image:
+    label = label_of(path, None)
+    with _decoding(label), _opened(bytes_of(path, label, MAX_BYTES), label) as image:
         if isinstance(image, PngImageFile):
             _check_size(*image.size, label)  # entries may follow the pixels, so these are decoded too
             return {key: str(text) for key, text in image.text.items()}
@@ -111,9 +159,12 @@ def resize(image: Image.Image, size: int, name: str = "the picture") -> np.ndarr
     """
     height, width = resized_shape(image.width, image.height, size)
     if min(height, width) < MIN_SIDE:
+        from core.settings import KNOBS  # here, so that a picture is decoded without them
+
+        helps = min(resized_shape(image.width, image.height, int(KNOBS["size"].maximum or size))) >= MIN_SIDE
         raise InputError(
             f"{name} would be only {width} × {height} pixels at size {size}, and the shorter side must have at least "
-            f"{MIN_SIDE}: choose a larger size."
+            f"{MIN_SIDE}: {'choose a larger size' if helps else 'no size helps, so cut it to a less narrow part'}."
         )
     return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
 
@@ -191,7 +242,8 @@ def encode_png(rgb: np.ndarray) -> bytes:
     return _encoded(_picture(rgb), "PNG", {})
 
 
-def _label(source: Path | bytes, name: str | None) -> str:
+def label_of(source: Path | bytes, name: str | None) -> str:
+    """What stands for the picture in messages."""
     if name is not None:
         return name
     return (source.name or str(source)) if isinstance(source, Path) else "the picture"
@@ -210,7 +262,8 @@ def _decoding(label: str) -> Iterator[None]:
         raise InputError(f"{label} cannot be decoded: it is cut short, damaged or of an unusual kind.") from error
 
 
-def _bytes_of(source: Path | bytes, label: str, limit: int) -> bytes:
+def bytes_of(source: Path | bytes, label: str, limit: int) -> bytes:
+    """The file's bytes, at most `limit`. Raises InputError for a file that is missing, unreadable, empty or larger."""
     data = _file_bytes(source, label, limit) if isinstance(source, Path) else source
     if not data:
         raise InputError(f"{label} is empty (0 bytes).")
@@ -238,34 +291,36 @@ def _too_many_bytes(size: int, label: str, limit: int) -> InputError:
     return InputError(f"{label} has {size:,} bytes ({size / 2**20:.1f} MiB); the limit is {limit / 2**20:.4g} MiB.")
 
 
-def _opened(data: bytes, label: str) -> Image.Image:
+def _opened(data: bytes, label: str, formats: tuple[str, ...] = READ_FORMATS) -> Image.Image:
     """The picture behind its header; the pixels are not yet decoded."""
     try:
-        return Image.open(BytesIO(data), formats=READ_FORMATS)
+        return Image.open(BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
-        raise InputError(f"{label} is not a JPEG, PNG, WebP, TIFF, BMP or GIF picture, or is damaged.") from error
+        *others, last = (FORMAT_NAMES.get(name, name) for name in formats)
+        kinds = f"{', '.join(others)} or {last}" if others else last
+        raise InputError(f"{label} is not a {kinds} picture, or is damaged.") from error
 
 
-def _decoded(data: bytes, label: str) -> Image.Image:
+def _decoded(data: bytes, label: str, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
     """The picture as it is stored, in any of Pillow's modes."""
-    is_tiff = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    is_tiff = "TIFF" in formats and data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     try:
-        image = _opened(data, label)
+        image = _opened(data, label, formats)
     except InputError:
         if not is_tiff:
             raise
-        return _decoded_by_tifffile(data, label)  # such as 32-bit float RGB
-    _check_size(*image.size, label)
+        return _decoded_by_tifffile(data, label, max_pixels)  # such as 32-bit float RGB
+    _check_size(*image.size, label, max_pixels)
     if is_tiff and _is_misread(image):
-        return _decoded_by_tifffile(data, label)
+        return _decoded_by_tifffile(data, label, max_pixels)
     image.load()
     return image
 
 
-def _check_size(width: int, height: int, label: str) -> None:
-    if width * height > MAX_PIXELS:
+def _check_size(width: int, height: int, label: str, max_pixels: int = MAX_PIXELS) -> None:
+    if width * height > max_pixels:
         raise InputError(
-            f"{label} has {width} × {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,} pixels."
+            f"{label} has {width} × {height} = {width * height:,} pixels; the limit is {max_pixels:,} pixels."
         )
     if min(width, height) < MIN_SIDE:
         raise InputError(
@@ -284,14 +339,14 @@ def _is_misread(image: Image.Image) -> bool:
     return _tag(image, PLANAR, 1) == 2 and _tag(image, BITS_PER_SAMPLE, 1) > 8 and _tag(image, COMPRESSION, 1) == 1
 
 
-def _decoded_by_tifffile(data: bytes, label: str) -> Image.Image:
+def _decoded_by_tifffile(data: bytes, label: str, max_pixels: int) -> Image.Image:
     """The first page of a TIFF that Pillow does not read, as 8-bit L, LA, RGB or RGBA."""
     import tifffile  # seldom needed
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tifffile.TiffFile(BytesIO(data)) as file:
         page = file.pages.first
-        _check_size(page.imagewidth, page.imagelength, label)
+        _check_size(page.imagewidth, page.imagelength, label, max_pixels)
         mode = TIFF_MODES.get((int(page.photometric), page.samplesperpixel))
         if mode is None or page.axes not in ("YX", "YXS", "SYX"):
             raise InputError(f"{label} is a TIFF of a kind that is not supported: save it as a PNG.")

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from core import hardware, images, pace, paths, preview, room, runs, settings
+from core import hardware, images, log, pace, paths, preview, room, runs, settings
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.runs import Recorder, Run, RunRecord, Writer
@@ -60,6 +60,8 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
         with recorder.timings.phase("pictures"):
             photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
         begun = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
+        if begun and begun.image.shape != (1, *photo.shape):
+            raise StudioError(f"The checkpoint of {run.id} is of another picture than the run's.")
         if not begun:
             with recorder.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
                 picture = _starting_picture(recorder, photo, painting, tell)
@@ -166,6 +168,7 @@ def painting() -> Run | None:
 def submit(run: Run) -> None:
     """Put a run at the queue's end and see to it that a worker takes from it."""
     _enter(run, None)
+    log.event("run queued", run=run.id)
     start_worker()
 
 
@@ -316,6 +319,7 @@ def stop(run: Run) -> None:
     """Stop a run: at once when it still waits, after its current step when it is being performed."""
     if _take(run):
         runs.change(run, status="stopped")
+        log.event("run withdrawn", run=run.id)
     else:
         run.ask(stop=True)
 
@@ -352,6 +356,7 @@ def cancel(run: Run) -> None:
     if not _take(run):
         raise InputError(f"The run {run.id} does not wait in the queue.")
     runs.change(run, status="stopped")
+    log.event("run withdrawn", run=run.id)
 
 
 def see_to_queue() -> None:
@@ -372,13 +377,13 @@ def keep_warm() -> None:
 def start_worker() -> None:
     """Start a worker; one that finds another at work waits its turn, and leaves when nothing is left to do."""
     paths.home().mkdir(parents=True, exist_ok=True)
-    with (paths.home() / "worker.log").open("ab") as log:
+    with log.bounded(worker_log()) as file:
         started = subprocess.Popen(
             [sys.executable, "-m", "nst", "worker"],
             cwd=paths.CHECKOUT,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
             start_new_session=True,  # a page's server that is stopped does not take the run with it
         )
     for earlier in _started.values():
@@ -426,6 +431,7 @@ def work(make_engine: EngineMaker) -> None:
         return engine
 
     faulthandler.enable()  # a crash of the engine says where, in the worker's log
+    log.event("worker started", pid=os.getpid())
     try:
         was_ready = _was_ready()
         announce("Ready." if was_ready else "Starting …", ready=was_ready)
@@ -439,6 +445,7 @@ def work(make_engine: EngineMaker) -> None:
                     if run := next_queued():  # it may be another by now
                         with _painting(run):
                             _perform_to_its_end(run, make_once)
+                        log.keep_bounded(worker_log())
                 finally:
                     turn_lock.release()
                 if engine:  # whatever the preparation came to
@@ -449,6 +456,7 @@ def work(make_engine: EngineMaker) -> None:
                     idle_since = time.monotonic()
                 time.sleep(0.1)
     finally:
+        log.event("worker left", pid=os.getpid())
         lock.release()
 
 
@@ -517,7 +525,9 @@ def _prepare(make_engine: EngineMaker) -> bool:
             tell("Measuring this machine's pace …")
             pace.try_out(engine)
         announce("Ready.", ready=True, without_preview=_without_preview(tell))
+        log.event("worker ready", pid=os.getpid())
     except Exception as error:  # whatever it is, the page must not wait for ever
+        log.failed("worker not ready", error, pid=os.getpid())
         known = isinstance(error, StudioError)
         announce(str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
         return False
@@ -544,7 +554,7 @@ def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
             pass
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
         _take(run)
-        print(f"{run.id}: {error}", file=sys.stderr)
+        log.failed("run failed", error, run=run.id)
         if _says_that_it_is_painted(run):  # how it ended could not be written: with this process gone it is interrupted
             raise
 
@@ -554,6 +564,10 @@ def _says_that_it_is_painted(run: Run) -> bool:
         return run.record().status in ("preparing", "running")
     except StudioError:
         return False
+
+
+def worker_log() -> Path:
+    return paths.home() / "worker.log"
 
 
 def _readiness_file() -> Path:

@@ -1,6 +1,7 @@
 """Where things lie: `NST_HOME`, by default the platform's folder for user data; models also beside the code."""
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -56,6 +57,18 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def read(path: Path, limit: int = 2**20) -> bytes:
+    """A regular file's bytes. Raises `OSError` also for another thing (a pipe would be waited for) and for a file of
+    more than `limit` bytes."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    with path.open("rb") as file:
+        data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)  # room is made for so many at once
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return data
 
 
 def check_writable(path: Path) -> None:

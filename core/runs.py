@@ -31,19 +31,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import psutil
 from filelock import FileLock
 from PIL import Image
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from core import images, paths
+from core import images, log, paths
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
+from core.names import Name, as_name
 from core.settings import KNOBS, TransferSettings
 from core.timings import Timings
+from core.vgg import CONVOLUTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +61,13 @@ CHECKPOINT_SHARE = 0.02
 CHECKPOINT_SECONDS = (5.0, 60.0)
 RESERVE_BYTES = 2**18  # set aside, so that a run that fills the disk can still say so
 
-RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]+")
+METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
+
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]{1,200}")
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Side = Annotated[int, Field(ge=1, le=KNOBS["size"].maximum)]  # px
+Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 
 Status = Literal["queued", "preparing", "running", "stopped", "done", "failed", "interrupted"]
 UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
@@ -68,7 +76,7 @@ UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
 class Writer(BaseModel):
     """The process that writes a run; its start time tells it from a later one of the same number."""
 
-    pid: int
+    pid: int = Field(ge=0, lt=2**31)
     started: float  # seconds since the machine's start where that is known: a clock that is set changes nothing of it
     boot: str = ""  # which start of the machine that was
 
@@ -106,7 +114,7 @@ def _boot() -> str:
 class Steering(BaseModel):
     """Weights that were changed while the run painted: from the step after `iteration` on they are these."""
 
-    iteration: int = Field(ge=0)
+    iteration: Count
     changes: dict[str, Any]
 
     @field_validator("changes")
@@ -130,8 +138,9 @@ class Steering(BaseModel):
     @staticmethod
     def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> Steering:
         """The changes as the settings' own types. Raises `InputError` when they do not fit, or cannot be steered."""
-        changed = settings.changed(**changes)
         try:
+            Steering(iteration=iteration, changes=dict(changes))  # names that cannot be steered are told before values
+            changed = settings.changed(**changes)
             return Steering(iteration=iteration, changes={name: getattr(changed, name) for name in changes})
         except ValidationError as error:
             raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
@@ -163,24 +172,39 @@ class RunRecord(BaseModel):
     created: AwareDatetime
     status: Status = "queued"
     message: str = ""  # what is being prepared, or in one sentence what went wrong
-    preset: str
+    preset: Name
     settings: TransferSettings
-    content: str  # names of the pictures, as the user knows them
-    style: str
-    shape: tuple[int, int]  # height and width of the result
+    content: Name  # names of the pictures, as the user knows them
+    style: Name
+    owner: str = ""  # who started it, where people log in; empty elsewhere
+    shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
     precision: str = ""  # that the network computed in; the best loss is float32's in any case
-    start: str = ""  # the picture that painting started from
+    start: Name = ""  # the picture that painting started from
     style_targets: str = ""  # "cache", or the ONNX Runtime provider that computed them
-    steering: list[Steering] = Field(default_factory=list)  # by iteration
-    timings: dict[str, float] = Field(default_factory=dict)  # seconds by phase
+    steering: list[Steering] = Field(default_factory=list, max_length=20_000)  # by iteration
+    timings: dict[str, Seconds] = Field(default_factory=dict, max_length=100)  # seconds by phase
     environment: dict[str, Any] = Field(default_factory=dict)
-    iteration: int | None = None  # the last one
-    evaluations: int = 0
-    best_iteration: int | None = None
+    iteration: Count | None = None  # the last one
+    evaluations: Count = 0
+    best_iteration: Count | None = None
     best_total: float | None = None
     writer: Writer | None = None
+
+    @field_validator("created")
+    @classmethod
+    def _in_any_time_zone(cls, created: datetime) -> datetime:
+        if not 2000 <= created.year <= 9000:  # the calendar's first and last day have no other zones
+            raise ValueError("a run was made in 2000 or later")
+        return created
+
+    @model_validator(mode="after")
+    def _steering_that_fits(self) -> RunRecord:
+        settings = self.settings
+        for change in self.steering:
+            settings = settings.changed(**change.changes)
+        return self
 
     @property
     def title(self) -> str:
@@ -227,16 +251,17 @@ class Run:
         Raises `StudioError` for a record that is missing, damaged or of another version.
         """
         try:
-            raw = json.loads((self.path / "run.json").read_bytes())
+            data = paths.read(self.path / "run.json")
+            raw = json.loads(data)
             version = raw.get("schema_version") if isinstance(raw, dict) else None
             if version != SCHEMA_VERSION:
                 raise StudioError(
                     f"The run {self.id} has the schema version {version!r}; this program reads {SCHEMA_VERSION}."
                 )
-            record = RunRecord.model_validate(raw)
+            record = RunRecord.model_validate_json(data)  # stricter than json: no half characters
         except OSError as error:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
-        except (ValueError, ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
         waiting = record.status == "queued" and (paths.queue() / self.id).exists()
         if record.unfinished and not waiting and not (record.writer and record.writer.is_alive()):
@@ -253,14 +278,20 @@ class Run:
         import pandas as pd
 
         try:
-            text = (self.path / "metrics.csv").read_text()
+            text = paths.read(self.path / "metrics.csv", METRICS_BYTES).decode()
             whole = text[: text.rfind("\n") + 1]
-            metrics = pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=METRICS)
+            if not whole:
+                return pd.DataFrame(columns=METRICS)
+            columns = whole.partition("\n")[0].split(",")
+            if tuple(columns[: len(METRICS)]) != METRICS or not set(columns[len(METRICS) :]) <= set(CONVOLUTIONS):
+                raise ValueError(f"no columns of a run: {columns[:20]}")
+            metrics = pd.read_csv(io.StringIO(whole))
             metrics.to_numpy(float)
-            metrics[list(METRICS)]
+            if not np.isfinite(metrics[["iteration", "evaluations", "seconds"]].to_numpy(float)).all():
+                raise ValueError("a step without a number")
         except FileNotFoundError:
             return pd.DataFrame(columns=METRICS)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # pandas raises nearly anything
             raise StudioError(f"The metrics of the run {self.id} are damaged.") from error
         return metrics
 
@@ -287,7 +318,11 @@ class Run:
 
     def frames(self) -> list[tuple[int, Path]]:
         """The intermediate pictures by iteration."""
-        return sorted((int(path.stem), path) for path in (self.path / "frames").glob("[0-9]*.jpg"))
+        return sorted(
+            (int(path.stem), path)
+            for path in (self.path / "frames").glob("[0-9]*.jpg")
+            if re.fullmatch("[0-9]{1,9}", path.stem)
+        )
 
     def ask(self, **wishes: Any) -> None:
         """Ask the writer, beside what was asked before: to stop after its current step, keeping the best picture so
@@ -309,7 +344,7 @@ class Run:
     def request(self) -> Request:
         """What is wanted of the run; nothing where that cannot be read."""
         try:
-            return Request.model_validate_json((self.path / "request.json").read_bytes())
+            return Request.model_validate_json(paths.read(self.path / "request.json"))
         except (OSError, ValidationError):
             return Request()
 
@@ -332,6 +367,7 @@ def create(
     start: Image.Image | None = None,
     start_name: str = "",
     steering: Sequence[Steering] = (),
+    owner: str = "",
 ) -> Run:
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
     in place of what the settings say, and `steering` repeats what was done to an earlier run.
@@ -342,6 +378,7 @@ def create(
     steering, steered = sorted(steering, key=lambda change: change.iteration), settings
     for weights in steering:  # each may fit, and not what was steered before
         steered = steered.changed(**weights.changes)
+    content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
     shape = images.resize(content, settings.size, content_name).shape[:2]
     images.resize(style, settings.size, style_name)
     created = datetime.now(UTC)
@@ -354,6 +391,7 @@ def create(
         settings=settings,
         content=content_name,
         style=style_name,
+        owner=owner,
         shape=(shape[0], shape[1]),
         start=start_name,
         steering=steering,
@@ -374,12 +412,19 @@ def create(
     return run
 
 
-def find(run_id: str) -> Run:
-    """The run of that id. Raises `InputError` when there is none."""
-    run = Run(paths.runs() / run_id)
-    if not RUN_ID.fullmatch(run_id) or not run.path.is_dir():
+def find(run_id: str, owner: str | None = None) -> Run:
+    """The run of that id, of the only id that begins so, or the "last"; of anyone's runs or of that owner's.
+
+    Raises `InputError` when there is none.
+    """
+    mine = [run for run in all_runs() if owner is None or is_of(run, owner)]
+    exact = [run for run in mine if run.id == run_id]
+    alike = exact or (mine[:1] if run_id == "last" else [run for run in mine if run_id and run.id.startswith(run_id)])
+    if len(alike) > 1:
+        raise InputError(f"{len(alike)} runs begin with {run_id!r}; nst runs lists them.")
+    if not alike:
         raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
-    return run
+    return alike[0]
 
 
 def all_runs() -> list[Run]:
@@ -389,13 +434,23 @@ def all_runs() -> list[Run]:
     return [Run(folder / name) for name in names if not name.startswith(".")]
 
 
-def readable_runs() -> Iterator[tuple[Run, RunRecord]]:
-    """Every run whose record can be read, the newest first."""
+def readable_runs(owner: str | None = None) -> Iterator[tuple[Run, RunRecord]]:
+    """Every run whose record can be read, the newest first; of an owner's only theirs."""
     for run in all_runs():
         try:
-            yield run, run.record()
+            record = run.record()
         except StudioError:
             continue
+        if owner is None or record.owner == owner:
+            yield run, record
+
+
+def is_of(run: Run, owner: str) -> bool:
+    """Whether the run is that owner's; one whose record cannot be read is nobody's."""
+    try:
+        return run.record().owner == owner
+    except StudioError:
+        return False
 
 
 def change(run: Run, **changes: Any) -> None:
@@ -413,6 +468,8 @@ def resume(run: Run, more: int = 0) -> None:
         record = run.record()
         if record.unfinished:
             raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
+        if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
+            raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
         iterations = record.settings.iterations + more
         if not begins_anew(run, record):
             done = Checkpoint.load(run.checkpoint).iteration
@@ -453,6 +510,7 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
         except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
             pass
         write_record(run, record)
+    log.event("run interrupted", run=run.id, message=record.message)
     return record
 
 
@@ -494,6 +552,7 @@ class Recorder:
         self.update(status="preparing", writer=Writer.this_process())
         with _writing(self.run):
             self._reserve.write_bytes(bytes(RESERVE_BYTES))
+        log.event("run started", run=self.run.id)
         return self
 
     def update(self, **changes: Any) -> None:
@@ -558,7 +617,11 @@ class Recorder:
             if request.iterations is not None:
                 self.update(settings=self.record.settings.changed(iterations=request.iterations))
             wanted = Steering.of(self._last.iteration, request.weights, now)
-            changes = {name: value for name, value in wanted.changes.items() if value != getattr(now, name)}
+            changes = {
+                name: value
+                for name, value in wanted.changes.items()
+                if now.changed(**{name: value}).loss_weights() != now.loss_weights()
+            }
             if changes:
                 change = wanted.model_copy(update={"changes": changes})
                 self.update(steering=sorted([*self.record.steering, change], key=lambda change: change.iteration))
@@ -607,6 +670,7 @@ class Recorder:
         with contextlib.suppress(OSError):  # on a full disk this is the room for the record
             self._reserve.unlink(missing_ok=True)
         self.update(timings=dict(self.timings), writer=None, **ending)
+        log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **ending)
         if error and error is unwritten:
             raise unwritten
 

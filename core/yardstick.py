@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from core import images, paths, runs
@@ -46,7 +45,7 @@ def measure(
     from skimage.metrics import structural_similarity
 
     told(f"Measuring {record.title} …")
-    result = _result(run)
+    result = images.read_exact(run.path / "result.npy")
     content, style = (
         images.resize(images.read_image(path, max_bytes=4 * images.MAX_PIXELS), record.settings.size)
         for path in (run.content, run.style)
@@ -99,10 +98,3 @@ def _file(run: Run, by: TransferSettings) -> Path:
         painted = 0
     key = json.dumps([run.id, painted, by.model_dump(mode="json", include=set(MEASURED_BY))])
     return paths.cache() / "yardstick" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-
-
-def _result(run: Run) -> np.ndarray:
-    try:
-        return np.asarray(np.load(run.path / "result.npy", allow_pickle=False), np.float32)
-    except (OSError, ValueError, EOFError) as error:
-        raise StudioError(f"The run {run.id} has no result that could be measured.") from error

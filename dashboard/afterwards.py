@@ -17,9 +17,8 @@ def actions(run: Run, record: RunRecord) -> None:
         "Favourite",
         icon=icon,
         help="Favourites are never offered for deletion.",
-        on_click=library.mark,
-        args=(run,),
-        kwargs={"favourite": not marked.favourite},
+        on_click=_mark,
+        args=(run, not marked.favourite),
     )
     if run.checkpoint.is_file() or runs.begins_anew(run, record):
         with st.popover("Continue", icon=":material/play_arrow:"):
@@ -47,6 +46,13 @@ def actions(run: Run, record: RunRecord) -> None:
     )
     if refused := st.session_state.pop("refused", ""):
         st.error(plain(refused))
+
+
+def _mark(run: Run, favourite: bool) -> None:
+    try:
+        library.mark(run, favourite=favourite)
+    except (StudioError, OSError) as error:  # it may have been deleted on another page
+        st.session_state["refused"] = str(error)
 
 
 def _resume(run: Run) -> None:

@@ -5,14 +5,18 @@ They lie in `views`, not in `pages`: Streamlit would serve a folder of that name
 
 import streamlit as st
 
-from dashboard import sole
+from core import log
+from dashboard import knobs, sole, visitor
 
+log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
 # The pictures are what the page is for: little room above them, and on a phone the painted one first.
 st.html("""<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
+visitor.let_in()
+knobs.remember()
 page = st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),
@@ -22,4 +26,8 @@ page = st.navigation(
     ],
     position="top" if (alone := not sole.another_serves()) else "hidden",
 )
-page.run() if alone else sole.show_runs()
+try:
+    page.run() if alone else sole.show_runs()
+except Exception as error:  # Streamlit shows that something went wrong
+    log.failed("page failed", error, page=page.title)
+    raise

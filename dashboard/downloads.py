@@ -2,10 +2,9 @@
 
 import io
 
-import numpy as np
 import streamlit as st
 
-from core import archive, images, runs
+from core import archive, images, paths, runs
 from core.errors import StudioError
 from core.runs import Run, RunRecord
 from dashboard.wording import plain
@@ -70,8 +69,8 @@ def film(run: Run) -> None:
 def _encoded(run: Run, suffix: str) -> bytes:
     said = runs.metadata(run.record())
     if suffix == ".png":
-        return run.result.read_bytes()
-    result = np.load(run.path / "result.npy", allow_pickle=False)
+        return paths.read(run.result, 4 * images.MAX_PIXELS)
+    result = images.read_exact(run.path / "result.npy")
     if suffix == ".tif":
         return images.encode_tiff16(result, said)
     return images.encode(images.to_uint8(result), suffix, said)

@@ -7,6 +7,7 @@ import streamlit as st
 from filelock import FileLock, Timeout
 
 from core import library, paths
+from dashboard import visitor
 from dashboard.wording import STATUSES, plain
 
 SHOWN = 30  # runs, the newest
@@ -39,7 +40,7 @@ def show_runs() -> None:
         plain(f"Another server works on {paths.home()}: use its page. This one only shows the runs that are there.")
     )
     st.button("Look again", icon=":material/refresh:")
-    for entry in library.entries()[:SHOWN]:
+    for entry in library.entries(visitor.sees())[:SHOWN]:
         label, colour, icon = STATUSES[entry.record.status]
         with st.container(horizontal=True, vertical_alignment="center"):
             if entry.run.result.is_file():

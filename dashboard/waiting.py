@@ -5,10 +5,11 @@ from typing import Any
 
 import streamlit as st
 
-from core import jobs, library
+from core import jobs, library, runs
 from core.errors import StudioError
 from core.jobs import Waiting
 from core.runs import Run
+from dashboard import visitor
 from dashboard.wording import duration, plain
 
 REFRESH_SECONDS = 2.0
@@ -16,16 +17,23 @@ REFRESH_SECONDS = 2.0
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def show() -> None:
-    """The runs that wait, with what can be done about them; nothing where none does."""
+    """The runs that wait, with what can be done about them; nothing where none does. What others wait for is not told
+    where people see their own runs alone, and nobody is passed there."""
     found = jobs.waiting()
     if not found:
         return
+    owner = visitor.sees()
+    mine = [owner is None or runs.is_of(run, owner) for run, _ in found]
     st.header("Waiting", anchor=False)
-    for run, waiting in found:
-        with st.container(horizontal=True, vertical_alignment="center", key=f"waiting-{run.id}"):
-            st.markdown(f"{waiting.place}. **{plain(_title(run))}** {_begins(waiting)}", width="stretch")
-            if waiting.place > 1:
+    for number, (run, waiting) in enumerate(found):
+        title = f"**{plain(_title(run))}**" if mine[number] else "Someone else's run"
+        with st.container(horizontal=True, vertical_alignment="center", key=f"waiting-{waiting.place}"):
+            st.markdown(f"{waiting.place}. {title} {_begins(waiting)}", width="stretch")
+            if not mine[number]:
+                continue
+            if number and all(mine[:number]):
                 _button("First", ":material/vertical_align_top:", run, jobs.move, True)
+            if number and mine[number - 1]:
                 _button("Sooner", ":material/arrow_upward:", run, jobs.move)
             _button("Cancel", ":material/close:", run, jobs.cancel)
     if refused := st.session_state.pop("queue-refused", ""):

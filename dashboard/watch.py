@@ -6,12 +6,11 @@ import base64
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import psutil
 import streamlit as st
-from PIL import Image
 
 from core import images, jobs, library, paths
 from core.errors import StudioError
@@ -41,12 +40,13 @@ def show(run: Run) -> None:
         st.session_state[f"watched-{run.id}"] = True
         _live(run)
         if record.status == "running":
-            steering.show(run, record)
+            steering.show(run)
         st.fragment(_curves, run_every=CURVES_SECONDS)(run)
         waiting.show()
     else:
         if st.session_state.pop(f"watched-{run.id}", False):
-            notice.tell(f"{record.title}: {record.status}")
+            label, _, icon = STATUSES[record.status]
+            notice.tell(f"{record.title}: {label}", icon)
         _finished(run, record)
 
 
@@ -114,7 +114,11 @@ def _curves(run: Run) -> None:
         st.warning(plain(str(error)))
         return
     if len(metrics) > 1:
-        drawing.draw(charts.loss_curves(metrics, run.record().steering), f"curves-{run.id}", 230)
+        last = metrics["iteration"].iloc[-1]
+        steered = [change for change in run.record().steering if change.iteration <= last]
+        drawing.draw(charts.loss_curves(metrics, steered), f"curves-{run.id}", 230)
+        for number, (iteration, words) in enumerate(charts.steering_marks(steered).items(), 1):
+            st.caption(plain(f"{number}: after iteration {iteration}, {words}"))
         if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
             layers = len(metrics.columns) - len(METRICS)
             drawing.draw(charts.layer_curves(metrics), f"layer-curves-{run.id}", 230, layers // 2 + 1)
@@ -155,7 +159,7 @@ def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
         _image(lambda: _small(run.style), "Painting", "The painting")
     with painted:
         if picture.is_file():
-            _image((lambda: _inline(picture)) if coming else picture.read_bytes, caption, caption)
+            _image((lambda: _inline(picture)) if coming else (lambda: _whole(picture)), caption, caption)
         elif coming:
             st.skeleton(height=240)
             st.caption("The picture appears with the first step.")
@@ -163,26 +167,31 @@ def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
             st.caption("It ended before there was a picture.")
 
 
-def _image(read: Callable[[], bytes | str], caption: str, meaning: str) -> None:
+def _image(
+    read: Callable[[], bytes | str], caption: str, meaning: str, width: int | Literal["stretch"] = "stretch"
+) -> None:
     try:
-        st.image(read(), caption=caption, width="stretch", alt=meaning)
+        st.image(read(), caption=caption, width=width, alt=meaning)
     except (OSError, ValueError):
         st.caption(f"{caption}: the file is damaged.")
+
+
+def _whole(picture: Path) -> bytes:
+    """The file, of a size that a picture here may have."""
+    return paths.read(picture, 4 * images.MAX_PIXELS)
 
 
 def _inline(picture: Path) -> str:
     """A live picture within the page itself: Streamlit serves a file only until the next refresh, and on a busy machine
     the browser asks for it later than that."""
     kind = "png" if picture.suffix == ".png" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(_whole(picture)).decode()}"
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
 def _small(path: Path) -> bytes:
     """A run's input as a file, no larger than the page shows it."""
-    with Image.open(path) as image:
-        image.thumbnail((800, 800), reducing_gap=2.0)
-        return images.encode_jpeg(np.asarray(image.convert("RGB")))
+    return images.encode_jpeg(np.asarray(images.shrunk(path, 800)))
 
 
 def _finished(run: Run, record: RunRecord) -> None:
@@ -230,7 +239,7 @@ def _frames(run: Run) -> None:
         with st.container(horizontal=True, key="frames"):
             shown = np.linspace(0, len(frames) - 1, min(len(frames), STRIP)).round().astype(int)
             for iteration, path in (frames[place] for place in shown):
-                st.image(path.read_bytes(), caption=f"{iteration}", width=160, alt=f"After {iteration} iterations")
+                _image(lambda path=path: _whole(path), f"{iteration}", f"After {iteration} iterations", 160)
         downloads.film(run)
 
 

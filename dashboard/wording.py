@@ -2,6 +2,8 @@
 
 import re
 
+from core.names import legible
+
 #: How a run's status is shown: words, colour, icon.
 STATUSES = {
     "queued": ("Queued", "gray", ":material/hourglass_empty:"),
@@ -15,8 +17,8 @@ STATUSES = {
 
 
 def plain(text: str) -> str:
-    """Escape what Streamlit would take for Markdown, so that a file's name stays a name."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^])", r"\\\1", text)
+    """Escape what Streamlit would take for Markdown, so that a file's name stays a name, and a legible one."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^])", r"\\\1", legible(text))
 
 
 def duration(seconds: float) -> str:

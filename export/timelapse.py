@@ -5,8 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from core import images
 from core.errors import InputError
 from core.runs import Run
+from core.settings import KNOBS
 
 FRAMES = 120  # at most; of more, some are left out evenly
 FRAME_MILLISECONDS = 120
@@ -41,8 +43,4 @@ def animate(run: Run, longest: int | None = None) -> bytes:
 
 
 def _frame(path: Path, longest: int | None) -> Image.Image:
-    with Image.open(path) as image:
-        frame = image.convert("RGB")
-    if longest:
-        frame.thumbnail((longest, longest))
-    return frame
+    return images.shrunk(path, longest or int(KNOBS["size"].maximum or 0))

@@ -545,12 +545,13 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     assert run.record().status == "done"
 
 
-def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, capsys):
+def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, told):
     paths.queue().mkdir(parents=True)
     (paths.queue() / "20260101-000000-000000-gone-ffff").touch()
     jobs._perform_to_its_end(jobs.next_queued(), make_engine)
     assert jobs.next_queued() is None
-    assert "gone" in capsys.readouterr().err
+    (line,) = told.lines()
+    assert "error run failed run=20260101-000000-000000-gone-ffff" in line
 
 
 def test_own_copy_of_a_picture_may_be_larger_than_a_given_file(own_home, monkeypatch):
@@ -844,7 +845,19 @@ def test_worker_performs_what_is_submitted(story):
         assert {"imports", "pictures", "start", "network", "median step", "total"} <= set(record.timings)
         assert run.result.is_file()
     assert story.queue == []
-    assert story.log == ""
+
+
+def test_worker_tells_what_it_does_and_nothing_else(story):
+    lines = [line.split(" ", 2)[1:] for line in story.log.splitlines()]
+    assert {level for level, _ in lines} == {"info"}
+    told = [event for _, event in lines]
+    second = told.index(f"run started run={story.second.id}")
+    assert told[second + 1].startswith(f"run ended run={story.second.id} seconds=")
+    assert told[second + 1].endswith("status=done")
+    assert [event for event in told if story.killed.id in event] == [f"run started run={story.killed.id}"]
+    for pid in (story.first_pid, story.second_pid):
+        assert f"worker started pid={pid}" in told
+    assert f"worker left pid={story.second_pid}" in told and f"worker left pid={story.first_pid}" not in told
 
 
 def test_later_runs_find_what_the_first_one_made(story):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 
 import pytest
 
@@ -106,6 +107,17 @@ def deleted(page, run):
     page.button(key=f"delete-{run.id}").click()
     page.button(key="confirmed").click().run()
     assert not page.exception
+
+
+def test_what_was_deleted_is_had_back_by_another_page_too(visit, kept):
+    page = visit("library")
+    for run in (kept.done, kept.steered):
+        deleted(page, run)
+    later = visit("library")
+    assert cards(later) == ids(kept.stopped)
+    later.button(key=f"restore-{kept.done.id}").click().run()
+    assert not later.exception and cards(later) == ids(kept.stopped, kept.done)
+    assert [each.id for each in library.deleted()] == ids(kept.steered)
 
 
 def test_deleting_is_confirmed_and_undone(visit, kept):
@@ -273,3 +285,32 @@ def test_a_run_that_failed_before_a_picture_has_a_card(visit, new_run):
     page = visit("library")
     assert cards(page) == [run.id] and "size" in KNOBS
     assert page.checkbox[0].disabled
+
+
+HEADER_OF_60000_X_60000 = (
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0) + bytes(60)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("result.png", b"<html><script>alert(1)</script></html>"),
+        ("result.png", HEADER_OF_60000_X_60000),
+        ("content.png", b"%!PS-Adobe-3.0 EPSF-3.0\n(evil) run\n"),
+        ("frames/000000.jpg", b"<svg onload='alert(1)'/>"),
+        ("metrics.csv", b"iteration,total\nnan,nan\n"),
+        ("result.npy", b"\x93NUMPY\x02\0\xff\xff\xff\xff"),
+        ("checkpoint.npz", b"PK\x03\x04"),
+        ("marks.json", b"[" * 100_000),
+    ],
+    ids=["page", "bomb", "program", "frame", "metrics", "array", "checkpoint", "marks"],
+)
+def test_the_pages_open_whatever_lies_in_a_run(visit, kept, name, data):
+    (kept.done.path / name).parent.mkdir(exist_ok=True)
+    (kept.done.path / name).write_bytes(data)
+    page = visit("library")
+    assert kept.done.id in cards(page)
+    page = visit("stylize", run=kept.done.id)
+    button(page, "Same settings").click().run()
+    assert not page.exception

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from filelock import FileLock
 from PIL import Image
 
 from core import hardware, images, jobs, library, paths, runs, samples
-from core.runs import Recorder, Writer
+from core.runs import Recorder, Steering, Writer
 from dashboard.framing import Framing
 
 
@@ -38,12 +39,44 @@ def test_moving_a_weight_asks_the_painter_for_it(visit, running):
     page = visit("stylize", run=running.id)
     began = running.record().settings
     page.select_slider(key=f"steer-{running.id}-style_weight").set_value(4).run()
-    assert running.request().weights["style_weight"] == 4 * began.style_weight
-    assert running.request().weights["content_weight"] == began.content_weight
+    assert running.request().weights == {"style_weight": 4 * began.style_weight}  # and nothing that was not moved
     page.slider(key=f"steer-{running.id}-block3_conv1").set_value(0.5).run()
     asked = running.request().weights
     assert asked["style_layer_weights"] == [1, 1, 0.5, 1, 1] and asked["style_weight"] == 4 * began.style_weight
     assert not page.exception and not running.request().stop
+
+
+def test_two_pages_steer_one_run_together(visit, running):
+    page, other = (visit("stylize", run=running.id) for _ in range(2))
+    began = running.record().settings
+    page.select_slider(key=f"steer-{running.id}-style_weight").set_value(4).run()
+    other.select_slider(key=f"steer-{running.id}-total_variation_weight").set_value(10).run()
+    page.slider(key=f"steer-{running.id}-block1_conv1").set_value(0.5).run()
+    other.slider(key=f"steer-{running.id}-block2_conv1").set_value(2.0).run()
+    assert running.request().weights == {
+        "style_weight": 4 * began.style_weight,
+        "total_variation_weight": 10,
+        "style_layer_weights": [0.5, 2.0, 1, 1, 1],
+    }
+
+
+def test_what_is_steered_elsewhere_is_shown_and_what_is_planned_for_later_is_not(visit, running):
+    page = visit("stylize", run=running.id)
+    weight = running.record().settings.style_weight
+    planned = [Steering(iteration=0, changes={"style_weight": 8 * weight}),
+               Steering(iteration=400, changes={"content_weight": 1.0})]  # fmt: skip
+    runs.change(running, steering=planned)
+    page.run()
+    assert page.select_slider(key=f"steer-{running.id}-style_weight").value == 8
+    assert page.select_slider(key=f"steer-{running.id}-content_weight").value == 1
+
+
+def test_a_mark_on_a_run_that_is_gone_is_refused_in_words(visit, kept):
+    page = visit("stylize", run=kept.done.id)
+    favourite = button(page, "Favourite")
+    shutil.rmtree(kept.done.path)
+    favourite.click().run()
+    assert not page.exception
 
 
 def test_going_on_queues_the_run_for_more_iterations(visit, kept, started):

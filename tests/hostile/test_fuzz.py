@@ -1,0 +1,151 @@
+"""The short form of the fuzzer, and hypotheses about JSON, settings and names: whatever comes in, nothing else than a
+sentence comes out. The long form is tests/soak/fuzz.py."""
+
+import json
+
+import mutations
+import pytest
+import seeds
+from hypothesis import HealthCheck, given
+from hypothesis import settings as how
+from hypothesis import strategies as some
+
+from bench import timings
+from core import runs, settings
+from core.archive import import_run
+from core.errors import InputError, StudioError
+from core.names import LONGEST, as_name, legible
+from core.runs import Request, Run, Steering
+from core.settings import KNOBS, PRESETS
+from dashboard.wording import plain
+
+INPUTS = {
+    "picture": 250,
+    "picture of a run": 50,
+    "zip": 40,
+    "zip of damaged files": 25,
+    "run directory": 60,
+    "bench JSON": 100,
+    "settings": 100,
+    "names": 50,
+    "weights": 50,
+}
+QUICK = how(max_examples=100, deadline=None, derandomize=True, database=None,
+            suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+
+
+@pytest.fixture
+def fuzzer(own_home, tmp_path):
+    made = mutations.Fuzzer(tmp_path, seed=2)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("way", mutations.Fuzzer.WAYS)
+def test_damaged_files_end_in_a_sentence(fuzzer, way):
+    tally = fuzzer.feed(way, INPUTS[way])
+    assert tally.failures == []
+    assert tally.refused > 0 and tally.inputs == INPUTS[way]
+
+
+def test_whole_files_are_taken(own_home, tmp_path):
+    """Else the damage would never be looked at."""
+    made = mutations.Fuzzer(tmp_path, seed=2)
+    try:
+        for name, data in made.pictures.items():
+            made._decoded(data, name)
+        made._imported(seeds.zipped(made.files))
+    finally:
+        made.close()
+    assert timings.parse(json.dumps(seeds.measurement()).encode(), "b.json").pairs
+
+
+def test_the_fuzzer_finds_what_it_looks_for(fuzzer, own_home, monkeypatch):
+    """An exception, a hang and a file that is left are failures."""
+    monkeypatch.setattr(mutations, "HANG_SECONDS", 0.0)
+    fuzzer._settings = lambda: {}["evil"]
+    fuzzer._names = lambda: (own_home / "evil").touch()
+    assert "KeyError" in fuzzer.feed("settings", 1).failures[0]
+    assert [failure.split(": ", 1)[1][:4] for failure in fuzzer.feed("names", 1).failures] == ["took", "left"]
+
+
+JSON = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=30),
+    lambda inner: some.lists(inner, max_size=5) | some.dictionaries(some.text(max_size=10), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@QUICK
+@given(name=some.sampled_from(sorted(seeds.record())), value=JSON)
+def test_any_value_in_a_record(own_home, name, value):
+    run = Run(own_home / "runs" / seeds.RUN_ID)
+    run.path.mkdir(parents=True, exist_ok=True)
+    (run.path / "run.json").write_text(json.dumps(seeds.record() | {name: value}))
+    try:
+        record = run.record()
+    except StudioError:
+        return
+    assert record.title == legible(record.title) and runs.readable_runs()
+    assert run.with_progress(record).id == record.id
+
+
+@QUICK
+@given(name=some.sampled_from(sorted(seeds.measurement())), value=JSON)
+def test_any_value_in_a_measurement(name, value):
+    try:
+        found = timings.parse(json.dumps(seeds.measurement() | {name: value}).encode(), "b.json")
+    except InputError as error:
+        assert str(error).startswith("b.json holds no measurement")
+        return
+    assert timings.tables({found.label: found}) is not None
+
+
+@QUICK
+@given(value=JSON)
+def test_any_request(own_home, value):
+    run = Run(own_home / "runs" / seeds.RUN_ID)
+    run.path.mkdir(parents=True, exist_ok=True)
+    (run.path / "request.json").write_text(json.dumps(value))
+    assert isinstance(run.request(), Request)
+
+
+@QUICK
+@given(preset=some.sampled_from(sorted(PRESETS)), choices=some.dictionaries(some.sampled_from(sorted(KNOBS)), JSON))
+def test_any_choice_of_settings(preset, choices):
+    try:
+        chosen = settings.choose(preset, **choices)
+    except InputError as error:
+        assert str(error).endswith(".")
+        return
+    for name, knob in KNOBS.items():
+        if knob.maximum is not None:
+            assert knob.minimum <= getattr(chosen, name) <= knob.maximum
+
+
+@QUICK
+@given(text=some.text() | some.from_regex(r"[0-9]{1,30}:[a-z_]+=.*"))
+def test_any_words_for_steering(text):
+    wanted = settings.choose()
+    try:
+        change = Steering.parse(text, wanted)
+    except InputError:
+        return
+    assert [Steering.parse(option, wanted) for option in change.options()] == [change]
+
+
+@QUICK
+@given(text=some.text(max_size=400))
+def test_any_name(text):
+    name = as_name(text)
+    assert as_name(name) == name == legible(name) and len(name) <= LONGEST and "\n" not in name
+    assert plain(name).replace("\\", "") == name.replace("\\", "")
+    with pytest.raises(InputError):
+        runs.find(text)
+
+
+@QUICK
+@given(data=some.binary(max_size=300))
+def test_any_bytes_for_a_run(own_home, data):
+    with pytest.raises(InputError, match=r"^my\.zip "):
+        import_run(data, "my.zip")

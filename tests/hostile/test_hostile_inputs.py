@@ -1,0 +1,611 @@
+"""Files and words that mean harm, each by its name: every one ends in a sentence, or is read as what it is."""
+
+import io
+import json
+import lzma
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import zipfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import seeds
+from PIL import Image
+from seeds import noise, saved, tiff
+
+from bench import timings
+from core import archive, decoding, images, library, paths, runs, settings
+from core.archive import export_run, import_run
+from core.checkpoint import Checkpoint
+from core.errors import InputError, StudioError
+from core.names import LONGEST, as_name, legible
+from core.runs import METRICS, Run
+from core.settings import KNOBS
+from core.vgg import CONVOLUTIONS
+from core.weights import WeightsFile, read
+
+ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs links and pipes")
+RGB = Image.fromarray(noise())
+
+
+@pytest.fixture(autouse=True)
+def _own_home(own_home):
+    """These tests count runs, and leave hostile ones."""
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with decoding.Decoder() as decoder:
+        yield decoder
+
+
+@contextmanager
+def bounded(mebibytes):
+    """What Python takes at most while the block runs."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < mebibytes * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+# Pictures
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width=64, height=48, extra=b"", pixels=None, colour=2):
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise()) if pixels is None else pixels, 9)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + extra + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def tiff_of(tags):
+    """A little-endian TIFF of one directory that says this; tags of one LONG each, by their numbers."""
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 8)  # the next one is itself
+
+
+def exif(entries, next_directory=0):
+    """An EXIF block of one directory."""
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + directory + struct.pack("<I", next_directory)
+
+
+SPACES = b" " * (100 * 2**20)
+ZEROS = bytes(64 * 2**20)
+SMALL = zlib.compress(ZEROS, 9)
+POLYGLOT_ZIP = io.BytesIO()
+with zipfile.ZipFile(POLYGLOT_ZIP, "w") as opened:
+    opened.writestr("evil.py", "print()")
+JPEG = saved(RGB, "JPEG")
+GIF = saved(RGB.convert("P"), "GIF")
+
+NOT_ONE = "is not a JPEG, PNG, WebP, TIFF, BMP or GIF picture"
+DAMAGED = "cannot be decoded: it is cut short, damaged or of an unusual kind"
+TOO_LARGE = "the limit is 100,000,000 pixels"
+TOO_SMALL = "the shorter side must have at least 32 pixels"
+
+REFUSED = {
+    "nothing": (b"", "is empty (0 bytes)"),
+    "zeros": (bytes(1000), NOT_ONE),
+    "a page": (b"<html><script>alert(1)</script></html>", NOT_ONE),
+    "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>', NOT_ONE),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n(evil) run\n", NOT_ONE),
+    "a PDF": (b"%PDF-1.7\n", NOT_ONE),
+    "a program": (b"\x7fELF" + bytes(200), NOT_ONE),
+    "a PPM": (b"P6 64 64 255\n" + bytes(64 * 64 * 3), NOT_ONE),
+    "a PNG of 4 thousand million rows": (png(2**31 - 1, 2**31 - 1), TOO_LARGE),
+    "a PNG of 20000 x 20000": (png(20_000, 20_000), TOO_LARGE),
+    "a GIF of 65535 x 65535": (GIF[:6] + b"\xff\xff\xff\xff" + GIF[10:], TOO_LARGE),
+    "a BMP of 2**30 rows": (b"BM" + bytes(8) + struct.pack("<IIii", 54, 40, 64, 2**30) + bytes(500), ""),
+    "a TIFF of 2**31 rows": (tiff_of({256: 2**31, 257: 2**31, 258: 8, 259: 1, 262: 1, 277: 1, 273: 8}), ""),
+    "a strip of one row": (saved(Image.new("RGB", (5000, 1)), "PNG"), TOO_SMALL),
+    "a strip of one column": (saved(Image.new("RGB", (1, 5000)), "JPEG"), TOO_SMALL),
+    "a PNG of no row": (png(64, 0), ""),
+    "a PNG without pixels": (png(pixels=b""), DAMAGED),
+    "a PNG cut amid": (saved(RGB, "PNG")[:3000], DAMAGED),
+    "a JPEG cut amid": (JPEG[:1500], DAMAGED),
+    "a WebP cut amid": (saved(RGB, "WEBP")[:800], DAMAGED),
+    "a TIFF cut amid": (saved(RGB, "TIFF")[:-3000], ""),
+    "a GIF cut amid": (GIF[:1200], DAMAGED),
+    "a TIFF of directories in a circle": (tiff_of({256: 64, 257: 64}), ""),
+    "a TIFF of no numbers": (tiff(np.full((48, 64, 3), np.nan, np.float32), photometric="rgb"), "holds values"),
+    "a TIFF of complex numbers": (tiff(np.zeros((48, 64), np.complex64)), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_pictures_that_are_refused(decoder, name):
+    data, why = REFUSED[name]
+    with pytest.raises(InputError, match=r"^photo\.png .*" + re.escape(why)) as caught:
+        decoder.read(data, "photo.png")
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    assert decoder.read(JPEG).size == RGB.size  # it goes on to serve
+
+
+FRAMES = [RGB.convert("P").rotate(angle) for angle in range(0, 360, 2)]
+READ_AS_THEY_ARE = {
+    "a PNG that is a ZIP too": saved(RGB, "PNG") + POLYGLOT_ZIP.getvalue(),
+    "a PNG that is a page too": png(extra=chunk(b"tEXt", b"Comment\0<script>alert(1)</script>")),
+    "a JPEG that is a page too": JPEG[:2] + b"\xff\xfe\0\x22<script>alert(document.domain)/*" + JPEG[2:],
+    "a JPEG under another name": JPEG,
+    "a film of 180 frames": saved(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]),
+    "a PNG of several frames": saved(RGB, "PNG", save_all=True, append_images=[RGB.rotate(90)] * 20),
+    "a TIFF of 200 pages": saved(RGB, "TIFF", save_all=True, append_images=[RGB] * 199),
+    "64 MiB of text in a PNG": png(extra=chunk(b"zTXt", b"Comment\0\0" + SMALL)),
+    "64 MiB of profile in a PNG": png(extra=chunk(b"iCCP", b"sRGB\0\0" + SMALL)),
+    "64 MiB of pixels for 9 KiB": png(pixels=b"".join(b"\0" + row.tobytes() for row in noise()) + ZEROS),
+    "a profile of noise": saved(RGB, "JPEG", icc_profile=np.random.default_rng(1).bytes(3000)),
+    "a profile that says it is 4 GiB": saved(RGB, "PNG", icc_profile=b"\xff" * 4 + bytes(32) + b"acsp" + bytes(88)),
+    "EXIF in a circle": saved(RGB, "JPEG", exif=exif([(0x8769, 4, 1, 8), (0x8825, 4, 1, 8)], 8)),
+    "EXIF of 4 thousand million values": saved(RGB, "JPEG", exif=exif([(0x010E, 2, 2**32 - 1, 8)])),
+    "EXIF of 5000 entries": saved(RGB, "JPEG", exif=exif([(1000 + n, 3, 1, n) for n in range(5000)])),
+    "EXIF that turns by 99": saved(RGB, "JPEG", exif=exif([(0x0112, 3, 1, 99)])),
+    "EXIF that is a word": saved(RGB, "JPEG", exif=b"Exif\0\0evil"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ_AS_THEY_ARE)
+def test_pictures_with_something_else_in_them(decoder, name):
+    """What is no pixel of the first picture does not count, and what it would take to read that is not taken."""
+    began = time.monotonic()
+    try:
+        found = decoder.read(READ_AS_THEY_ARE[name], "photo.png")
+    except InputError as error:
+        assert "64 MiB" in name and DAMAGED in str(error)  # Pillow refuses what grows so large
+    else:
+        assert found.size == RGB.size and found.info == {}
+        assert np.abs(np.asarray(found, int) - noise()).mean() < 60  # this one, in its colours or nearly
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_pictures_that_a_run_keeps_are_no_way_in(name, tmp_path):
+    (tmp_path / "result.png").write_bytes(REFUSED[name][0])
+    with pytest.raises(InputError, match=r"^result\.png .*\.$"):
+        images.shrunk(tmp_path / "result.png", 100)
+
+
+# ZIPs
+
+
+def refusal(files, **how):
+    data = files if isinstance(files, bytes) else seeds.zipped(files, **how)
+    before = {path.name for path in paths.home().rglob("*")}
+    with pytest.raises(InputError, match=r"^my\.zip.*\.$") as caught:
+        import_run(data, "my.zip")
+    assert {path.name for path in paths.home().rglob("*")} <= {*before, "runs"}
+    return str(caught.value)
+
+
+def test_the_seed_itself_is_imported():
+    assert import_run(seeds.zipped(seeds.run_files())).record().title == "photo × painting"
+
+
+def test_a_directory_larger_than_any_run_has_is_not_read():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as opened:
+        for number in range(90_000):
+            opened.writestr(zipfile.ZipInfo(f"{number:0>60}"), b"")
+    assert len(packed.getvalue()) > archive.MAX_DIRECTORY
+    with bounded(20):
+        assert refusal(packed.getvalue()) == "my.zip is not a ZIP file, or is damaged."
+
+
+def test_a_bomb_is_unpacked_only_as_far_as_its_limit():
+    with bounded(12):
+        files = seeds.run_files() | {"marks.json": SPACES}
+        assert refusal(files).endswith("marks.json is larger than 65,536 bytes.")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_bomb_of_the_kinds_that_zipfile_unpacks_at_once(compression):
+    data = seeds.zipped(seeds.run_files() | {"marks.json": SPACES}, compression=compression)
+    with bounded(12):
+        assert refusal(data).endswith("is packed otherwise than in an ordinary ZIP (stored or deflated).")
+
+
+def test_a_bomb_in_a_picture_s_place(monkeypatch):
+    """Its own limit is that of a picture; it goes to the disk piece by piece, and from there."""
+    monkeypatch.setattr(archive, "PICTURE_BYTES", 50 * 2**20)
+    data = seeds.zipped(seeds.run_files() | {"start.png": SPACES})
+    with bounded(12):
+        assert refusal(data).endswith("start.png is larger than 52,428,800 bytes.")
+
+
+@pytest.mark.parametrize("name", ["content.png", "result.png", "frames/000004.jpg"])
+def test_a_picture_of_another_kind_than_its_name_says(name):
+    other = saved(RGB, "JPEG" if name.endswith("png") else "PNG")
+    kind = "PNG" if name.endswith("png") else "JPEG"
+    short = name.rpartition("/")[2]
+    assert refusal(seeds.run_files() | {name: other}) == f"my.zip: {short} is not a {kind} picture, or is damaged."
+
+
+@pytest.mark.parametrize("name", ["result.png", "live.jpg", "frames/000004.jpg"])
+def test_a_picture_of_another_size_than_the_run(name):
+    smaller = saved(Image.fromarray(noise(48, 60)), "PNG" if name.endswith("png") else "JPEG")
+    larger = saved(Image.new("RGB", (3000, 3000)), "PNG" if name.endswith("png") else "JPEG")
+    assert refusal(seeds.run_files() | {name: smaller}).endswith("has another size than the record tells of.")
+    assert refusal(seeds.run_files() | {name: larger}).endswith("the limit is 3,072 pixels.")
+
+
+@ON_POSIX
+@pytest.mark.parametrize("name", ["result.png", "marks.json", "frames/000099.jpg"])
+def test_a_link_in_a_run_is_not_exported(name, tmp_path):
+    (tmp_path / "secret").write_text("a secret")
+    run = import_run(seeds.zipped(seeds.run_files()))
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(tmp_path / "secret")
+    packed = io.BytesIO()
+    export_run(run, packed)
+    with zipfile.ZipFile(packed) as opened:
+        assert f"{run.id}/{name}" not in opened.namelist() and f"{run.id}/run.json" in opened.namelist()
+
+
+# Run directories
+
+
+@pytest.fixture
+def run():
+    return import_run(seeds.zipped(seeds.run_files()))
+
+
+def rewritten(run, **changes):
+    said = json.loads((run.path / "run.json").read_text()) | changes
+    (run.path / "run.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [0, 0]},
+        {"shape": [48, 2**40]},
+        {"created": "0001-01-01T00:00:00Z"},
+        {"created": "9999-12-31T23:59:59-14:00"},
+        {"timings": {"total": float("nan")}},
+        {"timings": {"total": -1}},
+        {"timings": {"total": 1e300}},
+        {"iteration": 10**400},
+        {"iteration": -1},
+        {"evaluations": 1e300},
+        {"writer": {"pid": -1, "started": 0}},
+        {"writer": {"pid": 10**30, "started": 0}},
+        {"environment": {"processor": "\ud800"}},
+        {"steering": [{"iteration": 1, "changes": {"style_weight": "much"}}]},
+        {"steering": [{"iteration": 1, "changes": {"style_weight": 0, "content_weight": 0}}]},
+        {"steering": [{"iteration": 1, "changes": {"size": 128}}]},
+        {"settings": []},
+    ],
+    ids=str,
+)
+def test_records_of_no_run(run, changes):
+    rewritten(run, **changes)
+    with pytest.raises(StudioError, match=rf"^The record of the run {run.id} is damaged\.$"):
+        run.record()
+    assert library.entries() == []
+    library.delete(run)  # it can still be got rid of
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_a_record_that_is_deep(run, depth):
+    (run.path / "run.json").write_text('{"schema_version": 1, "a": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(StudioError, match=r"is damaged\.$"):
+        run.record()
+
+
+def test_files_of_100_mb_are_not_read(run):
+    for name in ("run.json", "marks.json", "request.json", "metrics.csv"):
+        with (run.path / name).open("wb") as file:
+            file.truncate(100 * 2**20)
+    with bounded(10):
+        with pytest.raises(StudioError, match=r"cannot be read: it has more than 1,048,576 bytes\.$"):
+            run.record()
+        assert library.marks(run) == library.Marks() and run.request() == runs.Request()
+    with bounded(80), pytest.raises(StudioError, match=r"^The metrics of the run .* are damaged\.$"):
+        run.metrics()
+
+
+@ON_POSIX
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_things_that_are_no_files(run, kind):
+    """A pipe that nobody writes to would be waited for without end."""
+    for name in ("run.json", "marks.json", "request.json", "metrics.csv"):
+        (run.path / name).unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(run.path / name)
+        elif kind == "folder":
+            (run.path / name).mkdir()
+        else:
+            (run.path / name).symlink_to("/dev/zero")
+    with pytest.raises(StudioError, match=r"cannot be read: it is not a file\.$"):
+        run.record()
+    with pytest.raises(StudioError, match=r"are damaged\.$"):
+        run.metrics()
+    assert library.marks(run) == library.Marks() and run.request() == runs.Request()
+    assert library.entries() == []
+
+
+HEAD = ",".join([*METRICS, *seeds.SETTINGS.style_layers])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",".join(map(str, range(300_000))) + "\n",
+        HEAD + "," + ",".join(["block1_conv1"] * 5) + ",evil\n",
+        f"{HEAD}\nnan,1,0.5,9,4,5,0,1,3\n",
+        f"{HEAD}\n0,inf,0.5,9,4,5,0,1,3\n",
+        f"{HEAD}\n0,1,much,9,4,5,0,1,3\n",
+        f"{HEAD}\n0,1,0.5,=1+1,4,5,0,1,3\n",
+        f"{HEAD}\n" + '"' * 1001 + "\n",
+        f"{HEAD}\n\x00\n",
+        "\ufeff" + HEAD + "\n",
+    ],
+    ids=["wide", "columns", "nan", "inf", "word", "formula", "quotes", "nul", "mark"],
+)
+def test_metrics_of_no_run(run, text):
+    (run.path / "metrics.csv").write_text(text)
+    with bounded(30), pytest.raises(StudioError, match=rf"^The metrics of the run {run.id} are damaged\.$"):
+        run.metrics()
+    assert run.with_progress(run.record()) == run.record()
+
+
+def test_frames_of_other_names_are_none(run):
+    for name in ("1e5.jpg", "0x1.jpg", "1 (copy).jpg", "9" * 30 + ".jpg", "１.jpg"):
+        (run.path / "frames" / name).touch()
+    assert [iteration for iteration, _ in run.frames()] == [0, 4]
+
+
+def lying(shape, descr="<f4"):
+    head = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode()
+    head += b" " * (63 - (10 + len(head)) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + bytes(48)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lying((10**6, 10**6, 3)),
+        lying((48, 64, 3)),
+        lying((-1, 64, 3)),
+        lying((10**30, 64, 3)),
+        lying((48, 64, 3), "|O"),
+        lying((48, 64, 3), [("a", "<f4")]),
+        b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1),
+        pickle.dumps(np.zeros(3)),
+        seeds.npy(np.zeros((48, 64, 4), np.float32)),
+        b"",
+    ],
+    ids=["large", "short", "negative", "beyond", "objects", "fields", "header", "pickle", "channels", "empty"],
+)
+def test_results_of_no_run(run, data):
+    (run.path / "result.npy").write_bytes(data)
+    with (
+        bounded(5),
+        pytest.raises(StudioError, match=r"has no result that can be used: result\.npy is none, or damaged"),
+    ):
+        images.read_exact(run.path / "result.npy")
+    assert refusal(seeds.run_files() | {"result.npy": data}).endswith("is not the picture that the record tells of.")
+
+
+def npz(**members):
+    """A checkpoint's file of these members, packed."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, data in members.items():
+            opened.writestr(f"{name}.npy", data)
+    return packed.getvalue()
+
+
+def test_a_checkpoint_that_is_larger_in_memory_than_on_disk(run):
+    run.checkpoint.write_bytes(npz(image=seeds.npy(np.zeros((1, 4000, 4000, 3), np.float32))))
+    assert run.checkpoint.stat().st_size < 300_000
+    with bounded(5), pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
+        Checkpoint.load(run.checkpoint)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": np.array([None], object)},
+        {"image": np.zeros((1, 48, 64, 3), np.float64)},
+        {"best_image": np.zeros((1, 8, 8, 3), np.float32)},
+        {"iteration": -1},
+        {"iteration": 0.5},
+        {"seconds": float("nan")},
+        {"evil": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_checkpoints_of_no_run(run, changes):
+    image = np.zeros((1, 48, 64, 3), np.float32)
+    np.savez(run.path / "checkpoint.npz", **{"image": image, "best_image": image, "iteration": 3} | changes)
+    with pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
+        Checkpoint.load(run.checkpoint)
+
+
+@ON_POSIX
+@pytest.mark.parametrize("name", ["error.txt", "frames", "metrics.csv"])
+def test_a_run_with_a_link_in_it_does_not_go_on(run, name, tmp_path):
+    """What it writes would come to lie elsewhere."""
+    seeds.checkpoint(run.path)
+    (tmp_path / "elsewhere").mkdir()
+    for path in [*(run.path / "frames").iterdir()]:
+        path.unlink()
+    (run.path / "frames").rmdir()
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=rf"does not go on: {name} is a link"):
+        runs.resume(run, 5)
+    assert run.record().status == "done"
+
+
+# JSON, settings, names
+
+
+def test_a_measurement_of_100_mb(tmp_path):
+    file = tmp_path / "bench.json"
+    with file.open("wb") as opened:
+        opened.truncate(100 * 2**20)
+    with bounded(10), pytest.raises(InputError, match=r"has more than 4 MiB, which no measurement has\.$"):
+        timings.read(file)
+
+
+@ON_POSIX
+def test_a_measurement_that_is_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "bench.json")
+    with pytest.raises(InputError, match=r"bench\.json is no file\.$"):
+        timings.read(tmp_path / "bench.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("schema_version",), 2),
+        (("created",), "yesterday"),
+        (("environment",), []),
+        (("weights",), "w" * 201),
+        (("comparisons", 0, "title"), 5),
+        (("comparisons", 0, "timings", 0, "seconds"), []),
+        (("comparisons", 0, "timings", 0, "seconds"), [float("nan")]),
+        (("comparisons", 0, "timings", 0, "seconds"), [1e300]),
+        (("comparisons", 0, "timings", 0, "size"), 10**30),
+        (("pairs", 0, "shape"), [1, 2, 3]),
+        (("pairs", 0, "courses", 0, "seconds"), [1.0]),
+        (("pairs", 0, "courses", 0, "totals"), [float("inf"), 1.0]),
+        (("pairs", 0, "courses"), [None]),
+        (("evil",), {}),
+    ],
+    ids=str,
+)
+def test_measurements_of_no_machine(place, value):
+    said = holder = seeds.measurement()
+    for part in place[:-1]:
+        holder = holder[part]
+    holder[place[-1]] = value
+    with pytest.raises(InputError, match=r"^b\.json holds no measurement of nst bench: .*\.$"):
+        timings.parse(json.dumps(said).encode(), "b.json")
+
+
+@pytest.mark.parametrize("depth", [300, 100_000])
+def test_a_measurement_that_is_deep(depth):
+    with pytest.raises(InputError, match=r"^b\.json holds no measurement"):
+        timings.parse(b'{"environment": ' + b'{"a": ' * depth + b"1" + b"}" * depth + b"}", "b.json")
+
+
+@pytest.mark.parametrize("name", KNOBS)
+@pytest.mark.parametrize(
+    "value", [-1, 10**30, float("nan"), float("inf"), "", "\x00", [], {}, "size=1; rm -rf", b"\xff"]
+)
+def test_settings_out_of_range(name, value):
+    knob = KNOBS[name]
+    if knob.each_of and value in ("", []):
+        assert settings.choose(**{name: value}).style_layer_weights == ()  # none: each counts alike
+        return
+    with pytest.raises(InputError, match=rf"^{name} = .*\.$") as caught:
+        settings.choose(**{name: value})
+    assert len(str(caught.value)) < 600
+
+
+NAMES = {
+    "NUL": "a\x00b",
+    "a line more": "a\nb\r\nc",
+    "escape": "\x1b[2J\x1b]0;evil\x07",
+    "turned": "invoice\u202egnp.exe",
+    "isolated": "a\u2066b\u2069c",
+    "marks": "a\u200e\u200f\u061cb",
+    "half a character": "a\ud800b",
+    "a separator": "a\u2028b\u2029c",
+    "long": "a" * 5000,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_made_legible(run, name):
+    """In a run's record, whoever wrote it; what people do write stays."""
+    rewritten(run, content=NAMES[name] if name != "half a character" else "a\ufffdb")
+    found = run.record().content
+    assert found == as_name(NAMES[name]) == as_name(found)
+    assert found.isprintable() and len(found) <= LONGEST
+    made = runs.create(RGB, RGB, seeds.SETTINGS, "draft", NAMES[name], "style").record()
+    assert made.content == found
+    with pytest.raises(InputError) as caught:
+        runs.create(Image.new("RGB", (4000, 40)), RGB, seeds.SETTINGS, "draft", NAMES[name], "style")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", ["Grüße vom  Meer, Teil 2/3!", "富嶽三十六景", "👩‍👩‍👧", "صورة", "תמונה", "a–b “c” … ½"]
+)
+def test_names_that_people_write_stay(name):
+    assert as_name(name) == legible(name) == name
+
+
+@ON_POSIX
+def test_a_name_cannot_speak_to_the_terminal(tmp_path):
+    """Also not that of a file which is only refused."""
+    file = tmp_path / "evil\x1b[2J\x07\u202egnp.png"
+    file.write_bytes(b"no picture")
+    command = [sys.executable, "-m", "nst", "stylize", str(file), "waves", "-o", str(tmp_path / "out.png")]
+    done = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("nst: evil\ufffd[2J\ufffd\ufffdgnp.png is not a JPEG, PNG") and done.stdout == ""
+
+
+def test_a_run_s_name_is_no_way_out():
+    for name in ("..", "../../etc", "a\x00", "20260101-000000-" + "a" * 5000, "20260101-000000-a/..", ""):
+        with pytest.raises(InputError, match="There is no run"):
+            runs.find(name)
+
+
+# Weights
+
+
+def test_weights_that_declare_terabytes(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for layer in CONVOLUTIONS:
+            group = file.create_group(layer)
+            group.create_dataset("kernel", (10**4, 10**4, 10**4, 10**4), np.float32, chunks=(1, 1, 64, 64))
+            group.create_dataset("bias", (64,), np.float32)
+    with bounded(20), pytest.raises(InputError, match=r"does not hold VGG19 weights \(block1_conv1 has the shapes"):
+        read(WeightsFile(tmp_path / "w.h5", "user"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # kept under a number for which the unpickler would make a list as long
+        b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.",  # bytes that are not there
+        b"\x80\x04\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",  # a number of 2 GiB
+        b"\x80\x02" + b"N" * 200_000 + b".",
+        b"\x80\x02ceval\nexec\n.",
+        lzma.compress(b"a"),
+    ],
+    ids=["memo", "bytes", "number", "operations", "call", "lzma"],
+)
+def test_weights_that_are_a_hostile_pickle(tmp_path, data):
+    (tmp_path / "w.bin").write_bytes(data)
+    with bounded(20), pytest.raises(InputError, match=r"does not hold VGG19 weights \(.*\): give Keras's"):
+        read(WeightsFile(tmp_path / "w.bin", "user"))
+
+
+def test_nothing_of_this_lies_outside(own_home):
+    """What the tests above would have left beside the home is looked for by each of them; this one looks that the
+    home holds what it may."""
+    import_run(seeds.zipped(seeds.run_files()))
+    assert {path.name for path in own_home.iterdir()} == {"runs"}
+    assert isinstance(runs.all_runs()[0], Run) and not list(Path(own_home).glob("runs/.*"))
