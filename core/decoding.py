@@ -28,12 +28,13 @@ from typing import IO
 
 from PIL import Image
 
-from core import images, paths
+from core import images
 from core.errors import InputError, StudioError
 from core.images import MAX_BYTES, MAX_PIXELS, READ_FORMATS
 
 SECONDS = 60.0  # of the clock, and of the processor, for one picture
 MEMORY = 4 * 2**30  # bytes of address space: what the largest pictures take in their most wasteful kinds
+CODE = Path(__file__).resolve().parent.parent  # where -m finds this package, also where it is not installed
 ANSWER_BYTES = 64 * 2**10  # of the line of JSON
 
 
@@ -111,7 +112,7 @@ class Decoder:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "core.decoding", str(SECONDS), str(MEMORY)],
-                    cwd=paths.CHECKOUT,
+                    cwd=CODE,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
