@@ -14,6 +14,7 @@ ENV PATH=/opt/studio/.venv/bin:$PATH \
     KERAS_HOME=/opt/studio/models/keras \
     PYTHONDONTWRITEBYTECODE=1 \
     STREAMLIT_SERVER_ADDRESS=0.0.0.0 \
+    STREAMLIT_SERVER_ALLOWED_HOSTS=* \
     STREAMLIT_SERVER_HEADLESS=true
 WORKDIR /opt/studio
 

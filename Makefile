@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test published soak-fuzz check lint lock lock-check gpu gpu-libraries gpu-check image-check clean
+.PHONY: dashboard test published soak soak-fuzz soak-kills check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -17,17 +17,28 @@ test: $(VENV)/installed-dev
 published: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m published
 
+# The long forms of the tests of docs/reliability.md: about half an hour.
+soak: soak-fuzz soak-kills
+
 # Many thousand damaged files into every way in: some minutes.
 soak-fuzz: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/fuzz.py
 
+# Fifty kills at random moments, and whether the runs end as if nothing had happened: about ten minutes.
+soak-kills: $(VENV)/installed-dev
+	$(BIN)/python tests/soak/kills.py
+
 # What CI runs beside the tests.
-check: lint lock-check
+check: lint lock-check audit
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Whether a locked package has a known vulnerability that a later version mends; says where it could not ask.
+audit: $(VENV)/installed-dev
+	@$(BIN)/python .ci/audit.py requirements.lock
 
 # On a host with an NVIDIA card: CUDA 12 libraries for TensorFlow and ONNX Runtime.
 gpu: $(VENV)/installed-gpu

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +46,7 @@ Weights = Annotated[
     Path | None, typer.Option("--weights", help="A file of VGG19 weights; otherwise found, or fetched.", metavar="FILE")
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes: .png .jpg .webp .tif")]
+Now = Annotated[bool, typer.Option("--now", help="Paint at once, also while another run is being painted.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on standard output.")]
 
 
@@ -108,6 +109,7 @@ def stylize(
         typer.Option(metavar="N:NAME=X", help="After iteration N, go on with another weight; may be given repeatedly."),
     ] = None,
     weights: Weights = None,
+    now: Now = False,
     as_json: Json = False,
     **choices: Any,
 ) -> None:
@@ -116,18 +118,28 @@ def stylize(
 
     wanted = settings.choose(preset, **choices)
     steering = [runs.Steering.parse(text, wanted) for text in steer or ()]
+    if late := [
+        text for text, change in zip(steer or (), steering, strict=True) if change.iteration >= wanted.iterations
+    ]:
+        raise InputError(f"--steer {late[0]}: the run ends after {wanted.iterations} iterations.")
     images.check_writable(output)
     run = _new_run(content, style, wanted, preset, start_from, steering)
-    _perform(run, weights, wanted.iterations)
+    _perform(run, weights, wanted.iterations, now=now)
     _deliver(run, output, as_json)
 
 
 @app.command()
 def resume(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that has ended; nst runs lists them.")],
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run that has ended; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     output: Output,
     more: Annotated[int, typer.Option(metavar="N", min=0, max=20_000, help="So many iterations on top.")] = 0,
     weights: Weights = None,
+    now: Now = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run from where it stands: one that was stopped or broken off, or for more iterations."""
@@ -136,7 +148,7 @@ def resume(
     images.check_writable(output)
     run = runs.find(run_id)
     runs.resume(run, more)
-    _perform(run, weights, run.record().settings.iterations)
+    _perform(run, weights, run.record().settings.iterations, now=now)
     _deliver(run, output, as_json)
 
 
@@ -293,6 +305,41 @@ def runs(as_json: Json = False) -> None:
     )
 
 
+@app.command()
+def queue(
+    front: Annotated[str | None, typer.Option(metavar="RUN", help="Have this run come next.")] = None,
+    up: Annotated[str | None, typer.Option(metavar="RUN", help="Have this run come one place sooner.")] = None,
+    cancel: Annotated[str | None, typer.Option(metavar="RUN", help="Take this run out of the queue.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs that wait, the next one first, and when they should begin; or change their order."""
+    from core import jobs
+    from core import runs as store
+
+    if front:
+        jobs.move(store.find(front), to_front=True)
+    if up:
+        jobs.move(store.find(up))
+    if cancel:
+        jobs.cancel(store.find(cancel))
+    waiting = jobs.waiting()
+    under_way = jobs.painting()
+    if as_json:
+        listed = [{"run": run.id, "place": found.place, "seconds": found.seconds} for run, found in waiting]
+        _print_json({"painting": under_way.id if under_way else None, "waiting": listed})
+        return
+    if under_way:
+        _tell(f"{under_way.id} is being painted.")
+    if not waiting:
+        _tell("No run waits.")
+        return
+    lines = [
+        [str(found.place), run.id, "–" if found.seconds is None else f"{found.seconds / 60:.1f}"]
+        for run, found in waiting
+    ]
+    _print_table(["", "run", "should begin in, minutes"], lines)
+
+
 By = Annotated[
     str, typer.Option("--by", metavar="PRESET|RUN", help="Whose losses to measure by: a preset's, or a run's own.")
 ]
@@ -300,7 +347,12 @@ By = Annotated[
 
 @app.command()
 def compare(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs with a result; nst runs lists them.")],
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="Runs with a result; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     by: By = "reference",
     weights: Weights = None,
     as_json: Json = False,
@@ -342,7 +394,12 @@ def _readings(found: list[Run], by: str, weights: Path | None) -> list[Reading]:
 
 @app.command()
 def report(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN…", help="What it tells of; nst runs lists them.")],
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="What it tells of; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Where it goes: .html, or .zip with all pictures.")
     ],
@@ -434,6 +491,8 @@ def bench(
     from core import paths
 
     if show:
+        if parts or output or peers:
+            raise InputError("--show only shows a measurement: give it without parts, --peers and --output.")
         found = timings.read(show)
     else:
         wanted = tuple(parts) if parts else PARTS[:-1]
@@ -503,8 +562,7 @@ def _measure(
 def _print_measurement(found: Measurement) -> None:
     from bench.timings import MARKS
 
-    environment = found.environment
-    _tell(f"{found.created:%Y-%m-%d %H:%M} UTC · {environment.get('processor')} · VGG19 weights: {found.weights}")
+    _tell(f"{found.label} · VGG19 weights: {found.weights}")
     for comparison in found.comparisons:
         _tell(f"\n{comparison.title}")
         lines = []
@@ -529,6 +587,9 @@ def _print_measurement(found: Measurement) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dashboard(context: typer.Context) -> None:
     """Open the page in the browser. Further options go to Streamlit (--server.port 8600 …)."""
+    from core import jobs
+
+    jobs.see_to_queue()  # what waited when the machine went down
     page = Path(__file__).parent / "dashboard" / "app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(page), *context.args]
     if os.name == "posix":
@@ -539,8 +600,9 @@ def dashboard(context: typer.Context) -> None:
 @app.command(hidden=True)
 def worker() -> None:
     """Perform queued runs, one after another. The page starts this by itself."""
-    from core import jobs
+    from core import jobs, log
 
+    log.begin()
     jobs.work(lambda report, timings: _engine(None, report, timings))
 
 
@@ -581,7 +643,7 @@ def _picture(given: str) -> tuple[Image.Image, str]:
     from core import decoding, images, samples
 
     path = Path(given)
-    if not os.path.lexists(path) and path.name == given and not path.suffix:
+    if not path.is_file() and path.name == given and not path.suffix and not path.is_symlink():
         return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
     return decoding.read(path), path.stem
 
@@ -591,11 +653,16 @@ def _perform(
     weights: Path | None,
     iterations: int,
     consume: Callable[[Iterator[Step]], None] = lambda steps: [None for _ in steps] and None,
+    now: bool = False,
 ) -> None:
-    """Perform a run in this process, with a progress bar; `consume` takes the steps."""
+    """Perform a run in this process when it is its turn, with a progress bar; `consume` takes the steps."""
     from core import jobs
 
-    with _progress(iterations) as (report, watch), _interrupt_stops(run):
+    with (
+        _progress(iterations) as (report, watch),
+        _interrupt_stops(run),
+        nullcontext() if now else jobs.turn(run, report),
+    ):
         steps = jobs.perform(run, lambda tell, timings: _engine(weights, tell, timings), report)
         try:
             consume(watch(steps))
@@ -653,7 +720,8 @@ def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable
                 losses = step.losses
                 line = f"total {losses.total:.4g}  style {losses.style:.4g}  content {losses.content:.4g}"
                 bar.update(task, completed=step.iteration, description=line)
-                if not screen.is_terminal and step.iteration % max(1, iterations // 10) == 0:
+                due = step.iteration % max(1, iterations // 10) == 0 or step.iteration == iterations
+                if not screen.is_terminal and due:
                     _tell(f"{step.iteration}/{iterations}  {line}  {step.seconds:.1f} s")
                 yield step
 
@@ -671,7 +739,7 @@ def _print_json(value: Any) -> None:
 def _print_table(columns: list[str], lines: list[list[str]]) -> None:
     table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "run")  # a run's name is there to be copied
     for line in lines:
         table.add_row(*map(legible, line))
     results = Console()
@@ -682,8 +750,12 @@ def _print_table(columns: list[str], lines: list[list[str]]) -> None:
 
 def main() -> None:
     """Run the command line: errors are one line on standard error, exit code 2 for bad input and 1 for a failure."""
+    from core import log
+
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if os.environ.get("NST_LOG"):
+        log.begin()
     try:
         code = app(arguments, prog_name="nst", standalone_mode=False)
     except ClickException as error:
@@ -693,6 +765,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, InputError):
+            log.refused("input refused", error)
+        else:
+            log.failed("command failed", error)
         known = isinstance(error, StudioError)
         _fail(
             2 if isinstance(error, InputError) else 1,

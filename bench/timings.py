@@ -23,7 +23,7 @@ SIZES = (256, 512, 768, 1024)  # px, at which one step is measured
 MARKS = (5, 10, 20, 40)  # seconds after Start at which courses are compared
 ENOUGH_SECONDS = 15.0  # for the repetitions of one way
 
-Seconds = list[Annotated[float, Field(ge=0, le=1e9)]]
+Seconds = list[Annotated[float, Field(gt=0, le=1e9)]]
 Loss = Annotated[float, Field(ge=0, le=1e30)]
 Name = Annotated[str, Field(max_length=200)]
 
@@ -65,7 +65,7 @@ class Course(BaseModel):
     way: Name
     seconds: Seconds = Field(max_length=20_000)
     totals: list[Loss] = Field(max_length=20_000)  # the lowest so far
-    step: float = Field(ge=0, le=1e9)  # median seconds of a further iteration
+    step: float = Field(gt=0, le=1e9)  # median seconds of a further iteration
     to_target: float | None = Field(le=1e12)  # seconds; `None` where it was not reached
     extrapolated: bool = False  # to_target is the start and so many median steps, not lived through
 

@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from pydantic import ValidationError
 
-from core import decoding, images, paths, runs
+from core import decoding, images, log, paths, runs
 from core.errors import InputError, StudioError
 from core.library import Marks, trash
 from core.runs import METRICS, METRICS_BYTES, RUN_ID, SCHEMA_VERSION, Run, RunRecord
@@ -55,13 +55,31 @@ def export_run(run: Run, target: IO[bytes]) -> None:
         for path in sorted(run.path.rglob("*")):
             name = path.relative_to(run.path).as_posix()
             if MEMBER.fullmatch(name) and path.is_file() and not path.is_symlink():  # a link may lead anywhere
+                if name == "run.json":  # it may be sent to anyone: whose it was is nobody's business there
+                    record = run.record().model_copy(update={"owner": ""})
+                    archive.writestr(f"{run.id}/{name}", record.model_dump_json(indent=2), zipfile.ZIP_DEFLATED)
+                    continue
                 packed = zipfile.ZIP_STORED if path.suffix in (".png", ".jpg") else zipfile.ZIP_DEFLATED
                 archive.write(path, f"{run.id}/{name}", packed)
+    log.event("run exported", run=run.id)
 
 
-def import_run(source: Path | bytes, name: str = "the file") -> Run:
+def import_run(source: Path | bytes, name: str = "the file", owner: str = "") -> Run:
     """The run of a ZIP that `export_run` wrote, checked and put among the others; one that is here already comes
-    beside it. Raises `InputError` for anything else than such a ZIP, `StudioError` when it cannot be written."""
+    beside it. It belongs to `owner`, whatever it says itself.
+
+    Raises `InputError` for anything else than such a ZIP, `StudioError` when it cannot be written.
+    """
+    try:
+        run = _brought_in(source, name, owner)
+    except StudioError as error:
+        log.refused("import refused", error)
+        raise
+    log.event("run imported", run=run.id)
+    return run
+
+
+def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
     try:
         with _opened(source) as file, zipfile.ZipFile(file) as archive:
             file.largest = MAX_BYTES
@@ -72,7 +90,7 @@ def import_run(source: Path | bytes, name: str = "the file") -> Run:
             try:
                 _unpack(archive, members, draft, name)
                 _check(Run(draft), record, name)
-                runs.write_record(Run(draft), record.model_copy(update={"id": run.id}))
+                runs.write_record(Run(draft), record.model_copy(update={"id": run.id, "owner": owner}))
                 draft.rename(run.path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +39,9 @@ class Command(BaseModel):
         try:
             process = psutil.Process(self.process.pid)
             if self.is_running():
-                for each in (*process.children(recursive=True), process):
-                    each.terminate()
+                for child in process.children(recursive=True):
+                    child.terminate()
+                process.send_signal(signal.SIGINT)  # as by Ctrl-C: it clears away what it made
         except psutil.Error:
             pass
 
@@ -57,13 +59,14 @@ def start(name: str, *arguments: str) -> Command:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # What it says is read as its progress: no line of a log among it.
+            env={name: value for name, value in os.environ.items() if name != "NST_LOG"} | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # it goes on when the page's server is stopped
         )
     command = Command(
         name=name,
         arguments=list(arguments),
-        process=Writer(pid=process.pid, started=psutil.Process(process.pid).create_time()),
+        process=Writer.of(process.pid),
     )
     with paths.replacing(_file(name)) as file:
         file.write(command.model_dump_json().encode())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,21 +45,19 @@ class Checkpoint:
             np.savez(file, **own, **state)  # type: ignore[arg-type]
 
     @staticmethod
+    def load_best(path: Path) -> tuple[np.ndarray, int]:
+        """The best image of a checkpoint and its iteration, without the rest, which may be large. Raises as `load`."""
+        with _opened(path) as kept:
+            return kept["best_image"], kept["best_iteration"].item()
+
+    @staticmethod
     def load(path: Path) -> Checkpoint:
         """Raises `StudioError` when there is none, or it is damaged."""
-        try:
-            with zipfile.ZipFile(path) as packed:
-                if any(info.compress_type != zipfile.ZIP_STORED for info in packed.infolist()):
-                    raise ValueError("packed, so it may be larger in memory than it is")
-            with np.load(path, allow_pickle=False) as kept:
-                arrays = dict(kept)
+        with _opened(path) as kept:
+            arrays = dict(kept)
             state = {name.removeprefix(PREFIX): arrays.pop(name) for name in list(arrays) if name.startswith(PREFIX)}
             scalars = {name: value.item() for name, value in arrays.items() if value.ndim == 0}
             return Checkpoint(**{**arrays, **scalars}, optimizer=state)._checked()
-        except FileNotFoundError as error:
-            raise StudioError(f"{path.parent.name} has no checkpoint to go on from.") from error
-        except Exception as error:  # a damaged archive makes NumPy raise nearly anything
-            raise StudioError(f"The checkpoint of {path.parent.name} is damaged.") from error
 
     def _checked(self) -> Checkpoint:
         """Itself, if it holds what its fields say. Raises `ValueError`."""
@@ -69,3 +68,18 @@ class Checkpoint:
         if not all(type(count) is int and count >= 0 for count in counts) or not 0 <= self.seconds < float("inf"):
             raise ValueError("a count of another kind")
         return self
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of a checkpoint, told in a sentence what is wrong with it, also while they are read."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in packed.infolist()):
+                raise ValueError("packed, so it may be larger in memory than it is")
+        with np.load(path, allow_pickle=False) as kept:
+            yield kept
+    except FileNotFoundError as error:
+        raise StudioError(f"{path.parent.name} has no checkpoint to go on from.") from error
+    except Exception as error:  # a damaged archive makes NumPy raise nearly anything
+        raise StudioError(f"The checkpoint of {path.parent.name} is damaged.") from error

@@ -34,7 +34,6 @@ from core.images import MAX_BYTES, MAX_PIXELS, READ_FORMATS
 
 SECONDS = 60.0  # of the clock, and of the processor, for one picture
 MEMORY = 4 * 2**30  # bytes of address space: what the largest pictures take in their most wasteful kinds
-CODE = Path(__file__).resolve().parent.parent  # where -m finds this package, also where it is not installed
 ANSWER_BYTES = 64 * 2**10  # of the line of JSON
 
 
@@ -112,7 +111,7 @@ class Decoder:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "core.decoding", str(SECONDS), str(MEMORY)],
-                    cwd=CODE,
+                    cwd=Path(__file__).resolve().parent.parent,  # where the code is, whatever else is moved
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

@@ -158,6 +158,11 @@ def _installed(package: str) -> bool:
     return True
 
 
+def gpus() -> tuple[str, ...]:
+    """The GPUs that will be used: every one's name, where what TensorFlow needs for them is here."""
+    return () if missing_cuda_libraries() else _gpus()[0]
+
+
 def _gpus() -> tuple[tuple[str, ...], float, str]:
     """Every GPU's name, the first one's compute capability, and where there is none, why."""
     try:

@@ -159,9 +159,12 @@ def resize(image: Image.Image, size: int, name: str = "the picture") -> np.ndarr
     """
     height, width = resized_shape(image.width, image.height, size)
     if min(height, width) < MIN_SIDE:
+        from core.settings import KNOBS  # here, so that a picture is decoded without them
+
+        helps = min(resized_shape(image.width, image.height, int(KNOBS["size"].maximum or size))) >= MIN_SIDE
         raise InputError(
             f"{name} would be only {width} × {height} pixels at size {size}, and the shorter side must have at least "
-            f"{MIN_SIDE}: choose a larger size."
+            f"{MIN_SIDE}: {'choose a larger size' if helps else 'no size helps, so cut it to a less narrow part'}."
         )
     return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +20,10 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from core import hardware, images, pace, paths, preview, runs, settings
+from core import hardware, images, log, pace, paths, preview, room, runs, settings
 from core.checkpoint import Checkpoint
-from core.errors import StudioError
-from core.runs import Recorder, Run, Writer
+from core.errors import InputError, StudioError
+from core.runs import Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
 from core.start import starting_picture
 from core.timings import Timings
@@ -47,6 +51,7 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
             report(line)
 
         wanted = recorder.record.settings
+        room.check(wanted, recorder.record.shape, on_gpu=bool(hardware.gpus()))
         tell("Reading the pictures …")
         with recorder.timings.phase("pictures"):
             photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
@@ -114,6 +119,172 @@ def _read_input(path: Path, size: int) -> np.ndarray:
     return images.resize(own_copy, size, path.name)
 
 
+# --- the queue ------------------------------------------------------------------------------------------------------
+
+
+class Place(BaseModel):
+    """What the queue's file of a run holds."""
+
+    order: float = 0.0  # the lower, the sooner
+    waiter: Writer | None = None  # a process that waits to perform the run itself; otherwise a worker does
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Where a run stands in the queue."""
+
+    place: int  # 1 is the next
+    seconds: float | None  # until it should begin; `None` where this machine has not been measured
+
+
+def queue() -> list[Run]:
+    """The runs that wait, the next one first."""
+    return [run for run, _ in _places()]
+
+
+def waiting() -> list[tuple[Run, Waiting]]:
+    """The queue, and when each run of it should begin."""
+    found, seconds = [], pace.seconds_left(under_way) if (under_way := painting()) else 0.0
+    for place, run in enumerate(queue(), 1):
+        found.append((run, Waiting(place, seconds)))
+        needed = pace.seconds_left(run)
+        seconds = None if seconds is None or needed is None else seconds + needed
+    return found
+
+
+def painting() -> Run | None:
+    """The run that is being painted by who holds the turn."""
+    try:
+        run = Run(paths.runs() / _painting_file().read_text())
+        return run if run.record().status in ("preparing", "running") else None
+    except (OSError, StudioError):
+        return None
+
+
+def submit(run: Run) -> None:
+    """Put a run at the queue's end and see to it that a worker takes from it."""
+    _enter(run, None)
+    log.event("run queued", run=run.id)
+    start_worker()
+
+
+def move(run: Run, to_front: bool = False) -> None:
+    """Have a waiting run come before the one that is before it, or first. Raises `InputError` when it does not wait."""
+    with _queue_lock():
+        places = _places()
+        found = {each.id: number for number, (each, _) in enumerate(places)}
+        if run.id not in found:
+            raise InputError(f"The run {run.id} does not wait in the queue.")
+        before = 0 if to_front else found[run.id] - 1
+        if found[run.id] > 0:
+            ahead = places[before][1].order
+            further = places[before - 1][1].order if before else ahead - 2.0
+            moved = places[found[run.id]][1].model_copy(update={"order": (further + ahead) / 2})
+            _write_place(run, moved)
+
+
+@contextmanager
+def turn(run: Run, report: Report) -> Iterator[None]:
+    """Wait in the queue until it is this run's turn, saying so, and hold it: nobody else paints meanwhile.
+
+    Raises `StudioError` when the run is taken out of the queue by someone.
+    """
+    lock = _turn_lock()
+    _enter(run, Writer.this_process())
+    try:
+        told = 0
+        while not (queue()[:1] == [run] and _acquired(lock)):
+            ahead = queue()
+            if run not in ahead:
+                raise StudioError(f"The run {run.id} was taken out of the queue.")
+            if (place := ahead.index(run) + 1) != told:
+                told = place
+                report(_say(dict(waiting())[run]))
+                see_to_queue()  # those before it need someone to paint them
+            time.sleep(0.2)
+        try:
+            if not _take(run):
+                raise StudioError(f"The run {run.id} was taken out of the queue.")
+            with _painting(run):
+                yield
+        finally:
+            lock.release()
+    except BaseException:
+        if _take(run):  # given up while it waited
+            runs.change(run, status="stopped")
+        raise
+
+
+def _say(now: Waiting) -> str:
+    before = f"{now.place - 1} in the queue before it" if now.place > 1 else "another run is being painted"
+    expected = f", about {max(1, round(now.seconds / 60))} min" if now.seconds is not None else ""
+    return f"Waiting for its turn: {before}{expected} (--now paints at once) …"
+
+
+def _enter(run: Run, waiter: Writer | None) -> None:
+    paths.queue().mkdir(parents=True, exist_ok=True)
+    with _queue_lock():
+        last = max((place.order for _, place in _places()), default=0.0)
+        _write_place(run, Place(order=last + 1, waiter=waiter))
+
+
+def _places() -> list[tuple[Run, Place]]:
+    """The queue; a run whose own process is gone waits no longer."""
+    found = []
+    for file in paths.queue().iterdir() if paths.queue().is_dir() else ():
+        if file.name.startswith("."):
+            continue
+        try:
+            place = Place.model_validate_json(file.read_bytes())
+        except FileNotFoundError:  # taken just now
+            continue
+        except (OSError, ValidationError):
+            place = Place()
+        if place.waiter and not place.waiter.is_alive():
+            file.unlink(missing_ok=True)
+        else:
+            found.append((Run(paths.runs() / file.name), place))
+    return sorted(found, key=lambda each: (each[1].order, each[0].id))
+
+
+def _write_place(run: Run, place: Place) -> None:
+    with paths.replacing(paths.queue() / run.id) as file:
+        file.write(place.model_dump_json().encode())
+
+
+def _queue_lock() -> FileLock:
+    """Held by who changes the queue, so that no run is in it again that was just taken."""
+    return FileLock(paths.home() / "queue.lock")
+
+
+def _turn_lock() -> FileLock:
+    """Held by who paints: one run at a time has the machine."""
+    return FileLock(paths.home() / "painting.lock")
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+@contextmanager
+def _painting(run: Run) -> Iterator[None]:
+    """Say which run has the turn."""
+    with paths.replacing(_painting_file()) as file:
+        file.write(run.id.encode())
+    try:
+        yield
+    finally:
+        _painting_file().unlink(missing_ok=True)
+
+
+def _painting_file() -> Path:
+    return paths.home() / "painting"
+
+
 # --- the worker -----------------------------------------------------------------------------------------------------
 
 
@@ -140,25 +311,27 @@ def _last_said() -> Readiness | None:
         return None
 
 
-def submit(run: Run) -> None:
-    """Put a run into the queue and see to it that a worker takes from it."""
-    paths.queue().mkdir(parents=True, exist_ok=True)
-    (paths.queue() / run.id).touch()
-    start_worker()
-
-
 def stop(run: Run) -> None:
     """Stop a run: at once when it still waits, after its current step when it is being performed."""
     if _take(run):
         runs.change(run, status="stopped")
+        log.event("run withdrawn", run=run.id)
     else:
         run.ask(stop=True)
+
+
+def cancel(run: Run) -> None:
+    """Take a waiting run out of the queue. Raises `InputError` when it does not wait."""
+    if not _take(run):
+        raise InputError(f"The run {run.id} does not wait in the queue.")
+    runs.change(run, status="stopped")
+    log.event("run withdrawn", run=run.id)
 
 
 def see_to_queue() -> None:
     """Start a worker where runs wait and none is alive, as after a reboot."""
     said = _last_said()
-    if next_queued() and not (said and said.writer.is_alive()):
+    if any(not place.waiter for _, place in _places()) and not (said and said.writer.is_alive()):
         start_worker()
 
 
@@ -173,28 +346,59 @@ def keep_warm() -> None:
 def start_worker() -> None:
     """Start a worker; one that finds another at work waits its turn, and leaves when nothing is left to do."""
     paths.home().mkdir(parents=True, exist_ok=True)
-    with (paths.home() / "worker.log").open("ab") as log:
-        subprocess.Popen(
+    with log.bounded(worker_log()) as file:
+        started = subprocess.Popen(
             [sys.executable, "-m", "nst", "worker"],
             cwd=paths.CHECKOUT,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
             start_new_session=True,  # a page's server that is stopped does not take the run with it
         )
+    _started[started.pid] = started
+
+
+_started: dict[int, subprocess.Popen[bytes]] = {}  # the workers that this process started, by their number
+
+
+def settle(run: Run) -> RunRecord:
+    """The run's record; of a run whose process is gone it is noted first how that ended, and what it had is kept."""
+    return runs.settle(run, _how_it_ended)
+
+
+def _how_it_ended(writer: Writer) -> str:
+    """What is known of a process that is gone: only who started it learns its exit status."""
+    if writer.is_of_an_earlier_boot():
+        return "The machine was restarted while it was being painted."
+    code = _started[writer.pid].poll() if writer.pid in _started else None
+    if code is None:
+        return "The process that painted it is gone."
+    if code >= 0:
+        return (
+            f"The process that painted it ended with the exit status {code}; {paths.home() / 'worker.log'} may say why."
+        )
+    name = signal.Signals(-code).name
+    if name == "SIGKILL":
+        return "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
+    if name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        return f"The process that painted it was told to end ({name})."
+    return f"The process that painted it crashed ({name}); {paths.home() / 'worker.log'} may say where."
 
 
 def work(make_engine: EngineMaker) -> None:
-    """What a worker process does: prepare, then perform queued runs, oldest first, until none came for a while."""
+    """What a worker process does: prepare, then perform queued runs in their order, until none came for a while."""
     if not (lock := _work_place()):
         return
     engine: Engine | None = None
+    turn_lock = _turn_lock()
 
     def make_once(report: Report, timings: Timings) -> Engine:
         nonlocal engine
         engine = engine or make_engine(report, timings)
         return engine
 
+    faulthandler.enable()  # a crash of the engine says where, in the worker's log
+    log.event("worker started", pid=os.getpid())
     try:
         was_ready = _was_ready()
         announce("Ready." if was_ready else "Starting …", ready=was_ready)
@@ -203,29 +407,40 @@ def work(make_engine: EngineMaker) -> None:
             run = next_queued()
             if not engine and not (run and was_ready) and not _prepare(make_once) and not next_queued():
                 return  # whoever mends it starts another worker, which prepares anew
-            if run := run or next_queued():
-                _perform_to_its_end(run, make_once)
+            if next_queued() and _acquired(turn_lock):
+                try:
+                    if run := next_queued():  # it may be another by now
+                        with _painting(run):
+                            _perform_to_its_end(run, make_once)
+                        log.keep_bounded(worker_log())
+                finally:
+                    turn_lock.release()
                 if engine:  # whatever the preparation came to
                     announce("Ready.", ready=True)
                 idle_since = time.monotonic()
             else:
+                if queue():
+                    idle_since = time.monotonic()
                 time.sleep(0.1)
     finally:
+        log.event("worker left", pid=os.getpid())
         lock.release()
 
 
 def next_queued() -> Run | None:
-    """The run that has waited longest."""
-    waiting = sorted(paths.queue().iterdir()) if paths.queue().is_dir() else []
-    return Run(paths.runs() / waiting[0].name) if waiting else None
+    """The run that a worker is to perform next; `None` also when it is the turn of one that performs itself."""
+    return next((None if place.waiter else run for run, place in _places()), None)
 
 
 def _take(run: Run) -> bool:
     """Take a run out of the queue; only one process can."""
-    try:
-        (paths.queue() / run.id).unlink()
-    except FileNotFoundError:
+    if not paths.queue().is_dir():
         return False
+    with _queue_lock():
+        try:
+            (paths.queue() / run.id).unlink()
+        except FileNotFoundError:
+            return False
     return True
 
 
@@ -277,7 +492,9 @@ def _prepare(make_engine: EngineMaker) -> bool:
             tell("Measuring this machine's pace …")
             pace.try_out(engine)
         announce("Ready.", ready=True, without_preview=_without_preview(tell))
+        log.event("worker ready", pid=os.getpid())
     except Exception as error:  # whatever it is, the page must not wait for ever
+        log.failed("worker not ready", error, pid=os.getpid())
         known = isinstance(error, StudioError)
         announce(str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
         return False
@@ -304,7 +521,20 @@ def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
             pass
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
         _take(run)
-        print(f"{run.id}: {error}", file=sys.stderr)
+        log.failed("run failed", error, run=run.id)
+        if _says_that_it_is_painted(run):  # how it ended could not be written: with this process gone it is interrupted
+            raise
+
+
+def _says_that_it_is_painted(run: Run) -> bool:
+    try:
+        return run.record().status in ("preparing", "running")
+    except StudioError:
+        return False
+
+
+def worker_log() -> Path:
+    return paths.home() / "worker.log"
 
 
 def _readiness_file() -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from core import paths, runs
+from core import log, paths, runs
 from core.errors import InputError, StudioError
 from core.runs import Run, RunRecord, Status
 
@@ -51,9 +51,9 @@ class Quota(BaseModel):
     gigabytes: float = Field(default=10.0, ge=0.1, le=1e5)
 
 
-def entries() -> list[Entry]:
-    """Every run that can be read, the newest first."""
-    return [Entry(run, record, marks(run), size(run)) for run, record in runs.readable_runs()]
+def entries(owner: str | None = None) -> list[Entry]:
+    """Every run that can be read, the newest first; of an owner's only theirs."""
+    return [Entry(run, record, marks(run), size(run)) for run, record in runs.readable_runs(owner)]
 
 
 def size(run: Run) -> int:
@@ -114,14 +114,24 @@ def delete(run: Run) -> None:
         run.path.rename(trash() / run.id)
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be deleted: {error.strerror or error}.") from error
+    log.event("run deleted", run=run.id)
 
 
 def restore(run: Run) -> None:
     """Bring a deleted run back."""
     try:
-        (trash() / run.id).rename(run.path)
+        (trash() / run.id).rename(paths.runs() / run.id)
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be had back: {error.strerror or error}.") from error
+    log.event("run restored", run=run.id)
+
+
+def deleted(owner: str | None = None) -> list[Run]:
+    """What can still be had back, the last deleted first, of an owner's only theirs; what was deleted long ago is
+    removed for good."""
+    empty_trash()
+    found = [Run(path) for path in sorted(_files(trash()), key=lambda path: path.stat().st_mtime, reverse=True)]
+    return [run for run in found if owner is None or runs.is_of(run, owner)]
 
 
 def empty_trash(older_than: float = TRASH_SECONDS) -> None:
@@ -129,6 +139,7 @@ def empty_trash(older_than: float = TRASH_SECONDS) -> None:
     for path in _files(trash()):
         if time.time() - path.stat().st_mtime > older_than:
             shutil.rmtree(path, ignore_errors=True)
+            log.event("run removed for good", run=path.name)
 
 
 def trash() -> Path:

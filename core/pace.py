@@ -2,21 +2,23 @@
 
 import itertools
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, paths, runs, samples
-from core.settings import TransferSettings
+from core.errors import StudioError
+from core.runs import Run
+from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
 from core.timings import Timings
 
 if TYPE_CHECKING:
     from core.transfer import Engine
 
 RECENT = 5  # so many runs speak for the machine
-TRIAL = TransferSettings(size=256, iterations=3)
+RECENT_STEPS = 20  # so many steps speak for a run
+TRIAL = PRESETS[DEFAULT_PRESET].settings().changed(size=256, iterations=5, init="content")
 
 
 class Pace(BaseModel):
@@ -29,13 +31,27 @@ class Pace(BaseModel):
 
 def expected_seconds(settings: TransferSettings, shape: tuple[int, int]) -> float | None:
     """How long a run of these settings on an image of `shape` (height, width) should take; `None` if unmeasured."""
-    paces = list(_recent(settings.precision)) or _trial()
+    paces = _recent(settings, shape) or _trial()
     if not paces:
         return None
     step, start = (
         statistics.median(values) for values in zip(*((p.step_per_pixel, p.start) for p in paces), strict=True)
     )
     return start + step * shape[0] * shape[1] * settings.iterations
+
+
+def seconds_left(run: Run) -> float | None:
+    """How long a run that waits or is being painted should still take; `None` if that cannot be told."""
+    try:
+        record = run.record()
+        seconds = run.metrics()["seconds"].tail(RECENT_STEPS + 1).diff().median()
+        done = run.with_progress(record).iteration
+    except StudioError:
+        return None
+    left = max(record.settings.iterations - (done or 0), 0)
+    if record.status == "running" and seconds > 0:
+        return float(seconds * left)
+    return expected_seconds(record.settings.changed(iterations=max(left, 1)), record.shape)
 
 
 def try_out(engine: "Engine") -> None:
@@ -60,19 +76,23 @@ def try_out(engine: "Engine") -> None:
         file.write(pace.model_dump_json().encode())
 
 
-def _recent(precision: str) -> Iterator[Pace]:
-    """Of runs that asked for that precision, the newest."""
+def _recent(settings: TransferSettings, shape: tuple[int, int]) -> list[Pace]:
+    """Of the newest runs with that precision and optimizer; of those about as large where there are any, since a small
+    picture costs more a pixel."""
     here = hardware.processor()
-    found = 0
+    as_large: list[Pace] = []
+    others: list[Pace] = []
     for _, record in runs.readable_runs():
         step = record.timings.get("median step")
-        alike = record.settings.precision == precision
+        alike = all(getattr(record.settings, name) == getattr(settings, name) for name in ("precision", "optimizer"))
         if step and alike and record.environment.get("processor") == here and record.evaluations > 5:
-            start = record.timings["total"] - step * (record.iteration or 0)
-            yield Pace(processor=here, step_per_pixel=step / (record.shape[0] * record.shape[1]), start=max(start, 0.0))
-            found += 1
-        if found == RECENT:
-            return
+            pixels = record.shape[0] * record.shape[1]
+            start = max(record.timings["total"] - step * (record.iteration or 0), 0.0)
+            found = as_large if 0.5 <= pixels / (shape[0] * shape[1]) <= 2 else others
+            found.append(Pace(processor=here, step_per_pixel=step / pixels, start=start))
+        if len(as_large) == RECENT:
+            break
+    return (as_large or others)[:RECENT]
 
 
 def _trial() -> list[Pace]:

@@ -1,5 +1,6 @@
 """Where things lie: `NST_HOME`, by default the platform's folder for user data; models also beside the code."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -13,6 +14,7 @@ import platformdirs
 from core.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+DRAFT = ".draft-"  # how the name of a file begins that is not whole yet
 
 
 def home() -> Path:
@@ -91,13 +93,34 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     when it does not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".draft-{secrets.token_hex(6)}")  # short, whatever the name's length
+    draft = path.with_name(f"{DRAFT}{secrets.token_hex(6)}")  # short, whatever the name's length
     try:
         with draft.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        _flush_folder(path.parent)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(
+            OSError
+        ):  # such as a folder that is read-only by now: the error that counts is the first
+            draft.unlink(missing_ok=True)
         raise
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a process left that was killed while it wrote there; nobody may be writing."""
+    for draft in folder.rglob(f"{DRAFT}*"):
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the new name survive a loss of power, where folders can be flushed (not on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

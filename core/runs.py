@@ -14,15 +14,19 @@ runs/<id>/
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,10 +35,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import psutil
+from filelock import FileLock
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from core import images, paths
+from core import images, log, paths
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.names import Name, as_name
@@ -50,7 +55,11 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
-CHECKPOINT_SECONDS = 60.0  # so much work is lost at most
+# A checkpoint may take this share of the time, but so much work, in seconds, is lost at most and need not be less;
+# NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
+CHECKPOINT_SHARE = 0.02
+CHECKPOINT_SECONDS = (5.0, 60.0)
+RESERVE_BYTES = 2**18  # set aside, so that a run that fills the disk can still say so
 
 METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
 
@@ -68,19 +77,38 @@ class Writer(BaseModel):
     """The process that writes a run; its start time tells it from a later one of the same number."""
 
     pid: int = Field(ge=0, lt=2**31)
-    started: float
+    started: float  # seconds since the machine's start where that is known: a clock that is set changes nothing of it
+    boot: str = ""  # which start of the machine that was
+
+    @staticmethod
+    def of(pid: int) -> Writer:
+        """Raises `psutil.Error` when there is no such process."""
+        since = psutil.boot_time() if sys.platform == "linux" else 0.0  # what psutil adds there
+        return Writer(pid=pid, started=psutil.Process(pid).create_time() - since, boot=_boot())
 
     @staticmethod
     def this_process() -> Writer:
-        return Writer(pid=os.getpid(), started=psutil.Process().create_time())
+        return Writer.of(os.getpid())
 
     def is_alive(self) -> bool:
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            now = Writer.of(self.pid)
+            same = abs(now.started - self.started) < 0.1 and now.boot == self.boot
+            return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+    def is_of_an_earlier_boot(self) -> bool:
+        """Whether the machine was surely started anew since."""
+        return bool(self.boot) and self.boot != _boot()
+
+
+def _boot() -> str:
+    """A name for this start of the machine; nothing where the system gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 class Steering(BaseModel):
@@ -110,8 +138,9 @@ class Steering(BaseModel):
     @staticmethod
     def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> Steering:
         """The changes as the settings' own types. Raises `InputError` when they do not fit, or cannot be steered."""
-        changed = settings.changed(**changes)
         try:
+            Steering(iteration=iteration, changes=dict(changes))  # names that cannot be steered are told before values
+            changed = settings.changed(**changes)
             return Steering(iteration=iteration, changes={name: getattr(changed, name) for name in changes})
         except ValidationError as error:
             raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
@@ -147,6 +176,7 @@ class RunRecord(BaseModel):
     settings: TransferSettings
     content: Name  # names of the pictures, as the user knows them
     style: Name
+    owner: str = ""  # who started it, where people log in; empty elsewhere
     shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
@@ -337,6 +367,7 @@ def create(
     start: Image.Image | None = None,
     start_name: str = "",
     steering: Sequence[Steering] = (),
+    owner: str = "",
 ) -> Run:
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
     in place of what the settings say, and `steering` repeats what was done to an earlier run.
@@ -360,6 +391,7 @@ def create(
         settings=settings,
         content=content_name,
         style=style_name,
+        owner=owner,
         shape=(shape[0], shape[1]),
         start=start_name,
         steering=steering,
@@ -380,12 +412,19 @@ def create(
     return run
 
 
-def find(run_id: str) -> Run:
-    """The run of that id. Raises `InputError` when there is none."""
-    run = Run(paths.runs() / run_id)
-    if not RUN_ID.fullmatch(run_id) or not run.path.is_dir():
+def find(run_id: str, owner: str | None = None) -> Run:
+    """The run of that id, of the only id that begins so, or the "last"; of anyone's runs or of that owner's.
+
+    Raises `InputError` when there is none.
+    """
+    mine = [run for run in all_runs() if owner is None or is_of(run, owner)]
+    exact = [run for run in mine if run.id == run_id]
+    alike = exact or (mine[:1] if run_id == "last" else [run for run in mine if run_id and run.id.startswith(run_id)])
+    if len(alike) > 1:
+        raise InputError(f"{len(alike)} runs begin with {run_id!r}; nst runs lists them.")
+    if not alike:
         raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
-    return run
+    return alike[0]
 
 
 def all_runs() -> list[Run]:
@@ -395,13 +434,23 @@ def all_runs() -> list[Run]:
     return [Run(folder / name) for name in names if not name.startswith(".")]
 
 
-def readable_runs() -> Iterator[tuple[Run, RunRecord]]:
-    """Every run whose record can be read, the newest first."""
+def readable_runs(owner: str | None = None) -> Iterator[tuple[Run, RunRecord]]:
+    """Every run whose record can be read, the newest first; of an owner's only theirs."""
     for run in all_runs():
         try:
-            yield run, run.record()
+            record = run.record()
         except StudioError:
             continue
+        if owner is None or record.owner == owner:
+            yield run, record
+
+
+def is_of(run: Run, owner: str) -> bool:
+    """Whether the run is that owner's; one whose record cannot be read is nobody's."""
+    try:
+        return run.record().owner == owner
+    except StudioError:
+        return False
 
 
 def change(run: Run, **changes: Any) -> None:
@@ -411,20 +460,64 @@ def change(run: Run, **changes: Any) -> None:
 
 def resume(run: Run, more: int = 0) -> None:
     """Queue a run that has ended once more, to go on from its checkpoint, for `more` iterations than it was to have.
+    One that ended before its first checkpoint begins anew.
 
     Raises `InputError` when it has not ended or would have nothing left to do, `StudioError` without a checkpoint.
     """
-    record = run.with_progress(run.record())
-    if record.unfinished:
-        raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
-    if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
-        raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
-    iterations = record.settings.iterations + more
-    if Checkpoint.load(run.checkpoint).iteration >= iterations:
-        raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
-    settings = record.settings.changed(iterations=iterations)
-    (run.path / "request.json").unlink(missing_ok=True)
-    change(run, status="queued", message="", settings=settings, writer=Writer.this_process())
+    with _endings():
+        record = run.record()
+        if record.unfinished:
+            raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
+        if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
+            raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
+        iterations = record.settings.iterations + more
+        if not begins_anew(run, record):
+            done = Checkpoint.load(run.checkpoint).iteration
+            if done >= iterations and record.status != "interrupted":  # that one has its result still to write
+                raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
+        settings = record.settings.changed(iterations=iterations)
+        (run.path / "request.json").unlink(missing_ok=True)
+        change(run, status="queued", message="", settings=settings, writer=Writer.this_process())
+
+
+def begins_anew(run: Run, record: RunRecord) -> bool:
+    """Whether a run that goes on does so from its beginning: no part of it was ever kept."""
+    return record.iteration is None and not run.checkpoint.exists()
+
+
+def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
+    """Note of a run whose writer is gone that it is interrupted, and why, by what `cause` says of the writer; and make
+    the best picture of its last checkpoint its result. Other runs stay as they are. Gives the record as it is then.
+
+    Raises `StudioError` for a record that cannot be read.
+    """
+    record = run.record()
+    if record.status != "interrupted" or not record.writer:
+        return record
+    with _endings():
+        record = run.record()
+        if record.status != "interrupted" or not record.writer:  # someone was faster
+            return record
+        paths.remove_drafts(run.path)
+        record = record.model_copy(update={"message": cause(record.writer), "writer": None})
+        try:
+            best, iteration = Checkpoint.load_best(run.checkpoint)
+            totals = run.metrics().set_index("iteration")["total"]
+            update = {"best_iteration": iteration, "best_total": float(totals[iteration])}
+            record = record.model_copy(update=update)
+            _write_array(run, images.from_network(best))
+            images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
+        except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
+            pass
+        write_record(run, record)
+    log.event("run interrupted", run=run.id, message=record.message)
+    return record
+
+
+def _endings() -> FileLock:
+    """Held by who changes the record of a run that has ended."""
+    paths.home().mkdir(parents=True, exist_ok=True)
+    return FileLock(paths.home() / "endings.lock")
 
 
 def write_record(run: Run, record: RunRecord) -> None:
@@ -447,7 +540,7 @@ class Recorder:
         self._last: Step | None = None
         self._step_seconds: list[float] = []
         self._live_written = -LIVE_SECONDS
-        self._checkpoint_written = time.perf_counter()
+        self._checkpoint_written, self._checkpoint_cost = time.perf_counter(), 0.0  # seconds
         self._answered = Request()  # the last that was taken up
         self._stopped = False
         self.final_losses: Callable[[Step], Losses] = lambda step: step.best.losses  # in float32, of its best image
@@ -455,20 +548,33 @@ class Recorder:
     def __enter__(self) -> Recorder:
         if self.record.status != "queued":
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
+        paths.remove_drafts(self.run.path)
         self.update(status="preparing", writer=Writer.this_process())
+        with _writing(self.run):
+            self._reserve.write_bytes(bytes(RESERVE_BYTES))
+        log.event("run started", run=self.run.id)
         return self
 
     def update(self, **changes: Any) -> None:
         """Change the record, on disk at once."""
         self.record = self.record.model_copy(update=changes)
-        write_record(self.run, self.record)
+        with _writing(self.run):
+            write_record(self.run, self.record)
 
     def show(self, start: np.ndarray) -> None:
         """The picture that painting starts from, uint8 `(H, W, 3)`: seen before its losses are computed."""
-        self._write_picture(self.run.live, images.encode_jpeg(start))
+        with _writing(self.run):
+            self._write_picture(self.run.live, images.encode_jpeg(start))
 
     def write(self, step: Step) -> None:
-        """Record a step: its metrics, and its picture and a checkpoint where one is due."""
+        """Record a step: its metrics, and its picture and a checkpoint where one is due.
+
+        Raises `StudioError` when the disk is full, or the run's folder gone or read-only by now.
+        """
+        with _writing(self.run):
+            self._write(step)
+
+    def _write(self, step: Step) -> None:
         if self._last is None:
             if step.iteration == 0:
                 self.timings.setdefault("first step", step.seconds)
@@ -494,9 +600,11 @@ class Recorder:
                 self._write_picture(self.run.path / "frames" / f"{step.iteration:06d}.jpg", picture)
             self._write_picture(self.run.live, picture)
             self._live_written = time.perf_counter()
-        if time.perf_counter() - self._checkpoint_written >= CHECKPOINT_SECONDS:
-            step.checkpoint().save(self.run.checkpoint)
+        began = time.perf_counter()
+        if began - self._checkpoint_written >= _checkpoint_interval(self._checkpoint_cost):
+            self._save(step.checkpoint())
             self._checkpoint_written = time.perf_counter()
+            self._checkpoint_cost = self._checkpoint_written - began
 
     def answer(self, request: Request) -> None:
         """Take up what is wanted of the run, and record it; what cannot be is left aside, and said."""
@@ -509,7 +617,11 @@ class Recorder:
             if request.iterations is not None:
                 self.update(settings=self.record.settings.changed(iterations=request.iterations))
             wanted = Steering.of(self._last.iteration, request.weights, now)
-            changes = {name: value for name, value in wanted.changes.items() if value != getattr(now, name)}
+            changes = {
+                name: value
+                for name, value in wanted.changes.items()
+                if now.changed(**{name: value}).loss_weights() != now.loss_weights()
+            }
             if changes:
                 change = wanted.model_copy(update={"changes": changes})
                 self.update(steering=sorted([*self.record.steering, change], key=lambda change: change.iteration))
@@ -528,10 +640,13 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         unwritten = None
+        if not self.run.path.is_dir():  # nothing is written of a run that someone has taken away
+            raise StudioError(_gone(self.run)) from error
         if self._last:
             try:
-                self._keep_result(self._last)
-            except (OSError, StudioError) as problem:
+                with _writing(self.run):
+                    self._keep_result(self._last)
+            except StudioError as problem:
                 unwritten = StudioError(f"The result could not be written: {problem}")
                 error = error or unwritten
             except BaseException as problem:  # such as a second Ctrl-C: the record must not say "running" for ever
@@ -548,20 +663,27 @@ class Recorder:
                 "status": "failed",
                 "message": f"The engine failed: {type(error).__name__}: {error}".splitlines()[0],
             }
-            (self.run.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+            with contextlib.suppress(OSError):
+                (self.run.path / "error.txt").write_text("".join(traceback.format_exception(error)))
         else:
             ending = {"status": "stopped" if self._stopped else "done"}
+        with contextlib.suppress(OSError):  # on a full disk this is the room for the record
+            self._reserve.unlink(missing_ok=True)
         self.update(timings=dict(self.timings), writer=None, **ending)
+        log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **ending)
         if error and error is unwritten:
             raise unwritten
 
+    @property
+    def _reserve(self) -> Path:
+        return self.run.path / f"{paths.DRAFT}reserve"
+
     def _keep_result(self, last: Step) -> None:
         best = last.best_image()
-        with paths.replacing(self.run.path / "result.npy") as file:
-            np.save(file, best)
+        _write_array(self.run, best)
         checkpoint = last.checkpoint()
         over = last.iteration >= self.record.settings.iterations
-        (checkpoint.brief() if over else checkpoint).save(self.run.checkpoint)
+        self._save(checkpoint.brief() if over else checkpoint)
         best_total, message = last.best.losses.total, self.record.message
         try:
             best_total = self.final_losses(last).total
@@ -578,13 +700,21 @@ class Recorder:
         )
         images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))
 
+    def _save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; the metrics up to it are on the disk before it is."""
+        with (self.run.path / "metrics.csv").open("a") as file:
+            os.fsync(file.fileno())
+        checkpoint.save(self.run.checkpoint)
+
     def _begin_metrics(self, step: Step) -> None:
         """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
         kept = [",".join([*METRICS, *step.losses.style_layers])]
         if step.iteration:
             text = (self.run.path / "metrics.csv").read_text()
             lines = text[: text.rfind("\n") + 1].splitlines()[1:]  # the last may be half a line
-            kept += [line for line in lines if int(line.split(",", 1)[0]) < step.iteration]
+            # what follows the checkpoint may be rubbish after a loss of power
+            numbers = ((line.partition(",")[0], line) for line in lines)
+            kept += [line for number, line in numbers if number.isdecimal() and int(number) < step.iteration]
         for iteration, frame in self.run.frames():
             if iteration > step.iteration:
                 frame.unlink()
@@ -598,6 +728,40 @@ class Recorder:
     def _write_picture(self, path: Path, picture: bytes) -> None:
         with paths.replacing(path) as file:
             file.write(picture)
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """Say in a sentence why a run cannot be written."""
+    if not run.path.is_dir():  # and do not make it anew
+        raise StudioError(_gone(run))
+    try:
+        yield
+    except OSError as error:
+        if not run.path.is_dir():
+            raise StudioError(_gone(run)) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why = f"The disk of {run.path.parent} is full: make room, then let the run {run.id} go on."
+        else:
+            why = f"The run {run.id} can no longer be written in {run.path.parent}: {error.strerror or error}."
+        raise StudioError(why) from error
+
+
+def _gone(run: Run) -> str:
+    return f"The folder of the run {run.id} is gone: {run.path}."
+
+
+def _checkpoint_interval(cost: float) -> float:
+    """Seconds until the next checkpoint, where one takes `cost` seconds."""
+    least, most = CHECKPOINT_SECONDS
+    asked = os.environ.get("NST_CHECKPOINT_SECONDS")
+    return float(asked) if asked else min(max(least, cost / CHECKPOINT_SHARE), most)
+
+
+def _write_array(run: Run, best: np.ndarray) -> None:
+    """The best image, `(H, W, 3)` RGB, float32 in 0 … 255."""
+    with paths.replacing(run.path / "result.npy") as file:
+        np.save(file, best)
 
 
 def metadata(record: RunRecord) -> dict[str, str]:

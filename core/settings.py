@@ -315,6 +315,8 @@ def _validated(wanted: Mapping[str, Any]) -> TransferSettings:
     except ValidationError as error:
         first = error.errors()[0]
         message = re.sub("^Value error, |^Input (?=should)", "", first["msg"])
+        if first["type"] == "too_short":
+            message = "name at least one"
         given = repr(first["input"])
         where = f"{first['loc'][0]} = {given if len(given) < 80 else given[:77] + '…'}: " if first["loc"] else ""
         raise InputError(f"{where}{message}.") from error

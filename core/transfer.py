@@ -21,9 +21,14 @@ from core.timings import Timings
 from core.vgg import Precision, feature_network
 from core.weights import Weights
 
+# A loss so many times its best, for so many iterations on end, is not coming back; with a learning rate that is too
+# high, Adam overshoots by as much and recovers.
+EXPLODED = 30.0
+EXPLODED_ITERATIONS = 30
+
 
 class Diverged(StudioError):
-    """A loss became infinite or not a number; the step before holds the best image so far."""
+    """A loss became infinite, not a number or ever so large; the step before holds the best image so far."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +134,17 @@ def stylize(objective: Objective, start: np.ndarray | Checkpoint, settings: Tran
         best, best_iteration = objective(tf.constant(start.best_image)), start.best_iteration
         evaluations_before += 1
     optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer)
+    exploded = 0  # iterations on end
     for iteration in itertools.count(start.iteration):
+        remedy = f"lower the learning rate ({settings.learning_rate:g}) or the weights."
         if not math.isfinite(evaluated.losses.total):
+            raise Diverged(f"The loss is no longer a finite number at iteration {iteration}: {remedy}")
+        far_off = evaluated.weights == best.weights and evaluated.losses.total > EXPLODED * best.losses.total
+        exploded = exploded + 1 if far_off else 0
+        if exploded == EXPLODED_ITERATIONS:
             raise Diverged(
-                f"The loss is no longer a finite number at iteration {iteration}: lower the learning rate "
-                f"({settings.learning_rate:g}) or the weights."
+                f"The loss has been more than {EXPLODED:g} times its best (iteration {best_iteration}) for "
+                f"{exploded} iterations, up to iteration {iteration}: {remedy}"
             )
         if evaluated.weights != best.weights or evaluated.losses.total < best.losses.total:
             best, best_iteration = evaluated, iteration

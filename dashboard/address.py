@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+MOST_RUNS = 6  # that are compared
+
 
 def choose(
     label: str,

@@ -17,15 +17,15 @@ def actions(run: Run, record: RunRecord) -> None:
         "Favourite",
         icon=icon,
         help="Favourites are never offered for deletion.",
-        on_click=library.mark,
-        args=(run,),
-        kwargs={"favourite": not marked.favourite},
+        on_click=_mark,
+        args=(run, not marked.favourite),
     )
-    if run.checkpoint.is_file():
+    if run.checkpoint.is_file() or runs.begins_anew(run, record):
         with st.popover("Continue", icon=":material/play_arrow:"):
             left = record.settings.iterations - (run.with_progress(record).iteration or 0)
+            as_it_is = left > 0 or record.status == "interrupted"  # that one has at least its result still to write
             st.number_input(
-                "Iterations on top", 0 if left > 0 else 1, 10_000, 0 if left > 0 else 50, 10, key=f"more-{run.id}"
+                "Iterations on top", 0 if as_it_is else 1, 10_000, 0 if as_it_is else 50, 10, key=f"more-{run.id}"
             )
             if left > 0:
                 st.caption(f"{left} of {record.settings.iterations} are left as it is.")
@@ -46,6 +46,13 @@ def actions(run: Run, record: RunRecord) -> None:
     )
     if refused := st.session_state.pop("refused", ""):
         st.error(plain(refused))
+
+
+def _mark(run: Run, favourite: bool) -> None:
+    try:
+        library.mark(run, favourite=favourite)
+    except (StudioError, OSError) as error:  # it may have been deleted on another page
+        st.session_state["refused"] = str(error)
 
 
 def _resume(run: Run) -> None:

@@ -5,13 +5,19 @@ They lie in `views`, not in `pages`: Streamlit would serve a folder of that name
 
 import streamlit as st
 
+from core import log
+from dashboard import knobs, visitor
+
+log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
 # The pictures are what the page is for: little room above them, and on a phone the painted one first.
 st.html("""<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
-st.navigation(
+visitor.let_in()
+knobs.remember()
+page = st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),
         st.Page("views/library.py", title="Library", icon=":material/photo_library:"),
@@ -19,4 +25,9 @@ st.navigation(
         st.Page("views/timings.py", title="Timings", icon=":material/timer:"),
     ],
     position="top",
-).run()
+)
+try:
+    page.run()
+except Exception as error:  # Streamlit shows that something went wrong
+    log.failed("page failed", error, page=page.title)
+    raise

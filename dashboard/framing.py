@@ -32,7 +32,7 @@ def choose(kind: str, picture: str, image: Image.Image) -> Framing:
         st.session_state[f"{key}-of"] = picture
         _set(key, Framing())
     now: Framing = st.session_state[key]
-    with st.popover("Crop and rotate", icon=":material/crop_rotate:", key=f"{key}-panel"):
+    with st.expander("Crop and rotate", icon=":material/crop_rotate:", key=f"{key}-panel"):
         with st.container(horizontal=True):
             for label, icon, turns in (("Turn left", "rotate_left", 3), ("Turn right", "rotate_right", 1)):
                 turned = replace(now, turns=(now.turns + turns) % 4)

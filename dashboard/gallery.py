@@ -8,7 +8,7 @@ from typing import Literal
 import streamlit as st
 from PIL import Image, ImageOps
 
-from core import decoding, images, samples
+from core import decoding, images, log, samples
 from core.errors import StudioError
 from core.samples import Sample
 from dashboard import framing as frame
@@ -45,11 +45,19 @@ def choose(kind: Kind) -> Picture | None:
                 framing = frame.choose(kind, picture.name, picture.image)
             picture = _framed(picture, framing)
     except (StudioError, OSError) as error:
+        _log_once(kind, error)
         st.error(plain(str(error)))
         return None
     if picture:
         shown.image(picture.preview, width="stretch", alt=picture.name)
     return picture
+
+
+def _log_once(kind: Kind, error: Exception) -> None:
+    """A picture that is refused is met again each time the page is drawn."""
+    if st.session_state.get(f"refused-{kind}") != str(error):
+        st.session_state[f"refused-{kind}"] = str(error)
+        log.refused("picture refused", error)
 
 
 def keep(kind: Kind, path: Path, name: str) -> None:
@@ -121,7 +129,8 @@ def offer_samples(kind: Kind) -> None:
                     args=(kind, sample.name),
                 )
     if chosen is None:
-        st.caption("Remove your own picture to choose a sample.")
+        own = st.session_state.get(f"upload-{kind}")
+        st.caption("Remove your own picture to choose a sample." if own else "“Choose another” offers the samples.")
 
 
 def _choose_sample(kind: Kind, name: str) -> None:

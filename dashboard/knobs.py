@@ -1,5 +1,6 @@
 """The settings as widgets, drawn from their one definition in `core.settings`."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,21 @@ def _widget(knob: Knob, preset: str) -> Any:
         low, high = int(knob.minimum or 0), int(knob.maximum or 2**31)
         return st.number_input(label, low, high, step=step, help=knob.meaning, key=key)
     low, high = float(knob.minimum or 0), knob.maximum and float(knob.maximum)
-    return st.number_input(label, low, high, format="%g", help=knob.meaning, key=key)
+    return st.number_input(label, low, high, step=_step(value), format="%g", help=knob.meaning, key=key)
+
+
+def _step(value: float) -> float:
+    """A tenth of the value's magnitude, for a number's − and +."""
+    return 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 0.1
+
+
+def remember() -> None:
+    """Keep what was chosen while another page is shown: Streamlit forgets widgets that are not drawn, but not what is
+    written to the session."""
+    layers = [f"style_layer_weights-{layer}" for layer in CONVOLUTIONS]
+    for key in ("preset", *(f"{preset}-{name}" for preset in PRESETS for name in (*KNOBS, *layers))):
+        if key in st.session_state:
+            st.session_state[key] = st.session_state[key]
 
 
 def layer_weights(layers: Sequence[str], key: str) -> tuple[float, ...]:

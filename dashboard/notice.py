@@ -23,8 +23,8 @@ def offer(run_id: str) -> None:
         _desktop_notice(data={"ask": True, "tell": ""}, key=f"notice-ask-{run_id}", height=1)
 
 
-def tell(what: str) -> None:
+def tell(what: str, icon: str) -> None:
     """Say that something is over."""
-    st.toast(plain(what), icon=":material/check_circle:", duration="long")
+    st.toast(plain(what), icon=icon, duration="long")
     if st.session_state.get("notify"):
         _desktop_notice(data={"ask": False, "tell": what}, key=f"notice-{what}", height=1)

@@ -11,63 +11,87 @@ from dashboard.knobs import MOST_OF_A_LAYER
 from dashboard.wording import plain
 
 FACTORS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64]  # of the weight that it began with
+BY_FACTOR = ("style_weight", "content_weight")
 SMOOTHNESS = [0, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
+REFRESH_SECONDS = 2.0  # another page may steer the same run
 
 
-def show(run: Run, record: RunRecord) -> None:
+def show(run: Run) -> None:
     """Sliders for what can be steered; the picture answers from the next iteration on."""
-    began, now = record.settings, _now(record)
-
-    def asking(name: str) -> dict[str, Any]:
-        return {"key": f"steer-{run.id}-{name}", "on_change": _ask, "args": (run, began)}
-
     with st.expander("Steer", icon=":material/explore:", key=f"steering-{run.id}"):
         st.caption("Move a weight and watch the picture answer. Each change is marked in the curves and recorded.")
-        losses, layers = st.columns(2, gap="large")
-        with losses:
-            for name in ("style_weight", "content_weight"):
-                weight = getattr(began, name)
-                factor = min(
-                    FACTORS, key=lambda factor, name=name, weight=weight: abs(factor * weight - getattr(now, name))
-                )
-                st.select_slider(
-                    KNOBS[name].label, FACTORS, factor, _times, help=KNOBS[name].meaning, disabled=weight == 0,
-                    **asking(name),
-                )  # fmt: skip
-            smoothness = KNOBS["total_variation_weight"]
-            given = now.total_variation_weight
-            choices = sorted({*SMOOTHNESS, began.total_variation_weight, given})
+        _sliders(run)
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _sliders(run: Run) -> None:
+    try:
+        record = run.with_progress(run.record())
+    except StudioError:
+        return  # the page says so
+    began, now = record.settings, _now(record)
+    weights = now.loss_weights().style_layers
+    at = {
+        **{name: _nearest(getattr(now, name), getattr(began, name)) for name in BY_FACTOR},
+        "total_variation_weight": now.total_variation_weight,
+        **dict(zip(began.style_layers, weights, strict=True)),
+    }
+    if st.session_state.get(f"steer-{run.id}-seen") != at:  # steered meanwhile, here or elsewhere
+        st.session_state[f"steer-{run.id}-seen"] = at
+        for name, value in at.items():
+            st.session_state[_key(run, name)] = value
+
+    def asking(name: str) -> dict[str, Any]:
+        return {"key": _key(run, name), "on_change": _ask, "args": (run, began, now, name)}
+
+    losses, layers = st.columns(2, gap="large")
+    with losses:
+        for name in BY_FACTOR:
+            knob, nothing = KNOBS[name], getattr(began, name) == 0
             st.select_slider(
-                smoothness.label, choices, given, "{:g}".format, help=smoothness.meaning, **asking(smoothness.name)
+                knob.label, FACTORS, format_func=_times, help=knob.meaning, disabled=nothing, **asking(name)
             )
-        with layers:
-            for layer, weight in zip(began.style_layers, now.loss_weights().style_layers, strict=True):
-                st.slider(f"Style in {layer}", 0.0, max(MOST_OF_A_LAYER, weight), weight, 0.05, **asking(layer))
-        if refused := st.session_state.pop(f"steer-{run.id}-refused", ""):
-            st.error(plain(refused))
+        smoothness = KNOBS["total_variation_weight"]
+        choices = sorted({*SMOOTHNESS, began.total_variation_weight, now.total_variation_weight})
+        st.select_slider(
+            smoothness.label, choices, format_func="{:g}".format, help=smoothness.meaning, **asking(smoothness.name)
+        )
+    with layers:
+        for layer, weight in zip(began.style_layers, weights, strict=True):
+            st.slider(f"Style in {layer}", 0.0, max(MOST_OF_A_LAYER, weight), step=0.05, **asking(layer))
+    if refused := st.session_state.pop(f"steer-{run.id}-refused", ""):
+        st.error(plain(refused))
+
+
+def _key(run: Run, name: str) -> str:
+    return f"steer-{run.id}-{name}"
 
 
 def _now(record: RunRecord) -> TransferSettings:
+    """The settings as they were steered up to the last iteration; what is planned for later is not yet so."""
     settings = record.settings
     for change in record.steering:
-        settings = settings.changed(**change.changes)
+        if change.iteration <= (record.iteration or 0):
+            settings = settings.changed(**change.changes)
     return settings
+
+
+def _nearest(weight: float, began: float) -> float:
+    return min(FACTORS, key=lambda factor: abs(factor * began - weight))
 
 
 def _times(factor: float) -> str:
     return "as it began" if factor == 1 else f"× {factor:g}" if factor > 1 else f"÷ {1 / factor:g}"
 
 
-def _ask(run: Run, began: TransferSettings) -> None:
-    def moved(name: str) -> float:
-        return float(st.session_state[f"steer-{run.id}-{name}"])
-
-    weights = {
-        "style_weight": began.style_weight * moved("style_weight"),
-        "content_weight": began.content_weight * moved("content_weight"),
-        "total_variation_weight": moved("total_variation_weight"),
-        "style_layer_weights": [moved(layer) for layer in began.style_layers],
-    }
+def _ask(run: Run, began: TransferSettings, now: TransferSettings, name: str) -> None:
+    """Ask for the weight whose slider was moved, and for no other: they may have been steered elsewhere."""
+    moved = float(st.session_state[_key(run, name)])
+    weights: dict[str, Any] = {name: moved * getattr(began, name) if name in BY_FACTOR else moved}
+    if name in began.style_layers:
+        layers = run.request().weights.get("style_layer_weights") or now.loss_weights().style_layers
+        changed = {**dict(zip(began.style_layers, layers, strict=True)), name: moved}
+        weights = {"style_layer_weights": list(changed.values())}
     try:
         run.ask(weights=weights)
     except (StudioError, OSError) as error:

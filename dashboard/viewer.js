@@ -63,7 +63,8 @@ export default function ({ data, parentElement }) {
         [x, y] = [event.clientX, event.clientY];
       };
       view.addEventListener("pointermove", drag);
-      view.addEventListener("pointerup", () => view.removeEventListener("pointermove", drag), { once: true });
+      for (const end of ["pointerup", "pointercancel"])
+        view.addEventListener(end, () => view.removeEventListener("pointermove", drag), { once: true });
     });
     return view;
   }
@@ -92,7 +93,7 @@ export default function ({ data, parentElement }) {
     slider.oninput = slide;
     slide();
     const label = element("label", { textContent: `Left: ${before.label} · right: ${after.label}` }, slider);
-    viewer.append(element("div", { className: "both" }, view, label));
+    viewer.append(element("div", { className: "both" }, label, view));
   } else {
     const grid = element("div", { className: "grid" });
     grid.style.setProperty("--least", data.pictures.length === 4 ? "15rem" : "18rem");

@@ -14,7 +14,7 @@ import streamlit as st
 from core import images, jobs, library, paths
 from core.errors import StudioError
 from core.runs import METRICS, Run, RunRecord
-from dashboard import afterwards, downloads, drawing, notice, steering
+from dashboard import afterwards, downloads, drawing, notice, steering, waiting
 from dashboard.wording import STATUSES, duration, plain
 from export.charts import CURVES
 
@@ -30,8 +30,8 @@ RECENT_STEPS = 20  # the time left is told from these
 def show(run: Run) -> None:
     """The run, refreshed by itself until it ends."""
     try:
-        record = run.record()
-    except StudioError as error:
+        record = jobs.settle(run)
+    except (StudioError, OSError) as error:
         st.error(plain(str(error)))
         return
     st.header(plain(library.marks(run).name or record.title), anchor=False)
@@ -39,11 +39,13 @@ def show(run: Run) -> None:
         st.session_state[f"watched-{run.id}"] = True
         _live(run)
         if record.status == "running":
-            steering.show(run, record)
+            steering.show(run)
         st.fragment(_curves, run_every=CURVES_SECONDS)(run)
+        waiting.show()
     else:
         if st.session_state.pop(f"watched-{run.id}", False):
-            notice.tell(f"{record.title}: {record.status}")
+            label, _, icon = STATUSES[record.status]
+            notice.tell(f"{record.title}: {label}", icon)
         _finished(run, record)
 
 
@@ -92,7 +94,11 @@ def _curves(run: Run) -> None:
         st.warning(plain(str(error)))
         return
     if len(metrics) > 1:
-        drawing.draw(charts.loss_curves(metrics, run.record().steering), f"curves-{run.id}", 230)
+        last = metrics["iteration"].iloc[-1]
+        steered = [change for change in run.record().steering if change.iteration <= last]
+        drawing.draw(charts.loss_curves(metrics, steered), f"curves-{run.id}", 230)
+        for number, (iteration, words) in enumerate(charts.steering_marks(steered).items(), 1):
+            st.caption(plain(f"{number}: after iteration {iteration}, {words}"))
         if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
             layers = len(metrics.columns) - len(METRICS)
             drawing.draw(charts.layer_curves(metrics), f"layer-curves-{run.id}", 230, layers // 2 + 1)
@@ -101,7 +107,7 @@ def _curves(run: Run) -> None:
 def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
     total = record.settings.iterations
     if record.status == "queued":
-        st.progress(0.0, "Waiting for its turn …")
+        st.progress(0.0, waiting.of(Run(paths.runs() / record.id)))
     elif metrics.empty:
         st.progress(0.0, plain(record.message) or "Preparing …")
     else:
@@ -178,7 +184,7 @@ def _finished(run: Run, record: RunRecord) -> None:
     if record.status == "failed":
         st.error(plain(record.message))
     elif record.status == "interrupted":
-        st.warning("The process that painted this picture is gone; what it had done by then is kept.")
+        st.warning(plain(f"{record.message} What it had done by its last checkpoint is kept, and it can continue."))
     with st.container(horizontal=True):
         if run.result.is_file():
             downloads.picture(run, record)

@@ -131,7 +131,7 @@ def phases_of_runs(runs: Mapping[str, Mapping[str, float]]) -> alt.Chart:
         .mark_bar()
         .encode(
             x=alt.X("seconds:Q", title="Seconds", stack="zero"),
-            y=alt.Y("run:N", title=None, sort=list(runs)),
+            y=alt.Y("run:N", title=None, sort=list(runs), axis=alt.Axis(labelLimit=220, labelOverlap=False)),
             color=alt.Color(
                 "phase:N",
                 title=None,
@@ -208,6 +208,14 @@ def steering_words(change: Steering) -> str:
     return "; ".join(f"{KNOBS[name].label} {word(value)}" for name, value in change.changes.items())
 
 
+def steering_marks(steering: Sequence[Steering]) -> dict[int, str]:
+    """What was changed, by the iteration after which it was: a numbered mark each in `loss_curves`."""
+    marks: dict[int, list[str]] = {}
+    for change in steering:
+        marks.setdefault(change.iteration, []).append(steering_words(change))
+    return {iteration: "; ".join(words) for iteration, words in marks.items()}
+
+
 def svg(chart: alt.Chart | alt.LayerChart, meaning: str) -> str:
     """The chart as an `<svg>` element for an HTML page: without scripts or references, as wide as its surroundings, in
     their text colour. `meaning` says what it shows to those who do not see it."""
@@ -261,7 +269,7 @@ def _curves(
 
     legend = alt.Legend(orient="top", columns=columns, symbolType="stroke", symbolStrokeWidth=3, symbolSize=300,
                         labelLimit=330)  # fmt: skip
-    axis = alt.Axis(format="d", tickMinStep=1) if over == "iteration" else alt.Axis()
+    axis = alt.Axis(format="d", tickMinStep=1, labelOverlap="greedy") if over == "iteration" else alt.Axis()
     return (
         alt.Chart(long[(long["loss"] > 0) & np.isfinite(long["loss"])])
         .mark_line(strokeWidth=2)
@@ -282,16 +290,9 @@ def _steering_rules(steering: Sequence[Steering]) -> list[alt.Chart]:
     import altair as alt
     import pandas as pd
 
-    changes: dict[int, list[str]] = {}
-    for change in steering:
-        changes.setdefault(change.iteration, []).append(steering_words(change))
-    frame = pd.DataFrame(
-        {
-            "iteration": list(changes),
-            "changed": ["; ".join(words) for words in changes.values()],
-            "number": [str(number) for number in range(1, len(changes) + 1)],
-        }
-    )
+    marks = steering_marks(steering)
+    numbers = [str(number) for number in range(1, len(marks) + 1)]
+    frame = pd.DataFrame({"iteration": list(marks), "changed": list(marks.values()), "number": numbers})
     rules = alt.Chart(frame).encode(x="iteration:Q", tooltip=["iteration:Q", "changed:N"])
     line = rules.mark_rule(color=TEXT, strokeDash=[4, 3], strokeWidth=1.5, opacity=0.8)
     number = rules.mark_text(color=TEXT, align="left", baseline="top", dx=4, fontWeight="bold")

@@ -44,16 +44,6 @@ NO_TIMINGS: Timings = MappingProxyType({})
 NO_READINGS: Mapping[str, Reading] = MappingProxyType({})
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the same bytes
 
-STATUSES = {
-    "done": "Done",
-    "stopped": "Stopped",
-    "failed": "Failed",
-    "interrupted": "Interrupted",
-    "queued": "Waiting",
-    "preparing": "Being prepared",
-    "running": "Being painted",
-}
-
 ABBREVIATIONS = {"cpu": "CPU", "cuda": "CUDA", "gpu": "GPU", "gpus": "GPUs", "onnx": "ONNX"}
 
 
@@ -308,7 +298,7 @@ def _described(each: Shown, frames: bool) -> dict[str, Any]:
         "title": each.title,
         "id": each.run.id,
         "note": each.marks.note,
-        "status": STATUSES[record.status],
+        "status": record.status.capitalize(),
         "ended_well": record.status == "done",
         "unfinished": record.unfinished,
         "reason": _reason(record),
@@ -535,7 +525,7 @@ exec {line}
 
 
 def _recorded(record: RunRecord) -> dict[str, Any]:
-    return record.model_dump(mode="json", exclude={"writer"})
+    return record.model_dump(mode="json", exclude={"writer", "owner"})
 
 
 def _summary(each: Shown) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """What many tests need: a home of their own, the real weights and the engine made of them, small pictures."""
 
+import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from core import hardware, images, samples
+from core import hardware, images, log, samples
 
 REFERENCE = Path(__file__).resolve().parent.parent.parent / "shared" / "reference"
 
@@ -26,6 +29,19 @@ def own_home(tmp_path, monkeypatch):
     """A home for one test alone, where what other tests left would matter."""
     monkeypatch.setenv("NST_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture
+def told(monkeypatch, capsys):
+    """Has this process log; gives the lines told since they were last asked for, or what each event holds, as JSON."""
+    monkeypatch.setattr(log._log, "handlers", [logging.NullHandler()])
+    capsys.readouterr()
+
+    def lines():
+        return capsys.readouterr().err.splitlines()
+
+    log.begin()
+    return SimpleNamespace(lines=lines, facts=lambda: [json.loads(line) for line in lines() if line.startswith("{")])
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import images, paths, preview, runs, samples
+from core import images, jobs, paths, preview, runs, samples
 from core.errors import StudioError
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choose
 from core.vgg import Precision
@@ -75,7 +75,7 @@ def files(tmp_path):
             r"'style_weight=3' is no change of a weight such as 40:style_weight=0\.1\.",
         ),
         ("stylize good.png waves -o out.png --steer 4:style-weight=-1", r"style_weight = '-1': .*than or equal to 0\."),
-        ("stylize good.png waves -o out.png --steer 4:colour=3", r"colour = '3': Extra inputs are not permitted\."),
+        ("stylize good.png waves -o out.png --steer 4:colour=3", r"colour cannot be changed while a run paints; "),
         (
             "stylize good.png waves -o out.png --steer 4:size=128",
             r"size cannot be changed while a run paints; .* can\.",
@@ -101,6 +101,8 @@ def files(tmp_path):
         ("bench step --sizes 4097", r"--sizes 4097: 4097 is not between 64 and 4096 px\."),
         ("bench --show words.jpg", r"words\.jpg holds no measurement of nst bench: "),
         ("bench --show none.json", r"none\.json cannot be read: "),
+        ("bench targets --show none.json", r"--show only shows a measurement"),
+        ("stylize good.png waves -o out.png --steer 400:style_weight=1", r"--steer 400:.*ends after 200 iterations"),
         ("preview good.png wavs -o out.png", r"There is no sample named “wavs”: .*styles are night, waves, "),
         ("preview good.png words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
         ("preview narrow.png waves -o out.png --size 256", r"narrow would be only 256 × 26 pixels .* a larger size\."),
@@ -378,6 +380,25 @@ def test_runs_as_json_and_as_a_table(files, own_home):
     }
     table = nst("runs")
     assert table.returncode == 0 and "queued" in table.stdout and "0 of 7" in table.stdout
+
+
+def test_the_queue_is_listed_and_changed(files, own_home):
+    assert "No run waits." in nst("queue").stderr
+    picture = images.read_image(files / "good.png")
+    a, b = (runs.create(picture, picture, choose("draft"), "draft", name, "style") for name in "ab")
+    for run in (a, b):
+        jobs._enter(run, None)
+    done = nst("queue", "--up", b.id, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "painting": None,
+        "waiting": [{"run": b.id, "place": 1, "seconds": 0.0}, {"run": a.id, "place": 2, "seconds": None}],
+    }
+    done = nst("queue", "--front", a.id, "--cancel", b.id)
+    assert a.id in done.stdout and b.id not in done.stdout
+    assert b.record().status == "stopped"
+    done = nst("queue", "--up", b.id)
+    assert (done.returncode, done.stderr) == (2, f"nst: The run {b.id} does not wait in the queue.\n")
 
 
 def test_doctor_as_json_and_as_a_table(weights, model, own_home):

@@ -16,10 +16,10 @@ from core.errors import StudioError
 from core.runs import Run, RunRecord
 from core.settings import KNOBS, PRESETS
 from core.yardstick import Reading
-from dashboard import address, drawing, viewer
+from dashboard import address, drawing, viewer, visitor
+from dashboard.address import MOST_RUNS
 from dashboard.wording import duration, plain
 
-MOST = 6
 SIDE = 1024  # px, of what is looked at
 POLL_SECONDS = 1.0
 
@@ -44,13 +44,13 @@ def page() -> None:
 
 def _choose() -> Chosen:
     """Finished runs; which ones stands in the address."""
-    listed = {entry.run.id: entry for entry in library.entries() if entry.run.result.is_file()}
+    listed = {entry.run.id: entry for entry in library.entries(visitor.sees()) if entry.run.result.is_file()}
 
     def label(name: str) -> str:
         entry = listed[name]
         return f"{entry.title} · {entry.record.preset} · {entry.record.created.astimezone():%d %b %H:%M:%S}"
 
-    names, missing = address.choose("Runs", list(listed), label, "runs", MOST)
+    names, missing = address.choose("Runs", list(listed), label, "runs", MOST_RUNS)
     if missing:
         st.warning(f"There is no finished run {plain(missing[0])} here.")
     return [(listed[name].run, listed[name].record) for name in names]
@@ -143,7 +143,7 @@ def _measure(missing: Sequence[str], by: str) -> None:
     wanted = ["compare", *missing, "--by", by]
     command = background.look("yardstick")
     if command and command.is_running():
-        _wait()
+        _wait(command.arguments == wanted or visitor.sees() is None)
     elif command and command.arguments == wanted:
         st.error(plain(command.said()))
         st.button("Try again", icon=":material/refresh:", on_click=background.start, args=("yardstick", *wanted))
@@ -153,15 +153,17 @@ def _measure(missing: Sequence[str], by: str) -> None:
         except (StudioError, OSError) as error:
             st.error(plain(str(error)))
             return
-        _wait()
+        _wait(True)
 
 
 @st.fragment(run_every=POLL_SECONDS)
-def _wait() -> None:
+def _wait(these: bool) -> None:
+    """Until the measuring is over, of these runs or of others, whose names may not be for everyone."""
     command = background.look("yardstick")
     if not command or not command.is_running():
         st.rerun()
-    st.status(f"Measuring: {plain(command.said() or 'starting …')}", type="compact")
+    said = plain(command.said() or "starting …") if these else "other runs are measured first"
+    st.status(f"Measuring: {said}", type="compact")
 
 
 def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:

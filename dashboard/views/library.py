@@ -16,7 +16,8 @@ from core.errors import StudioError
 from core.library import GIGABYTE, ORDERS, Entry, Marks
 from core.runs import Run, Status
 from core.settings import PRESETS
-from dashboard import downloads
+from dashboard import downloads, visitor
+from dashboard.address import MOST_RUNS
 from dashboard.wording import STATUSES, duration, plain, size
 
 PER_PAGE = 24
@@ -29,7 +30,6 @@ ORDER_NAMES = {
     "duration": "Shortest first",
     "size": "Largest first",
 }
-MOST_COMPARED = 6
 
 
 def page() -> None:
@@ -39,12 +39,14 @@ def page() -> None:
         with st.container(horizontal=True, width="content"):
             _import()
     _undo()
-    entries = library.entries()
+    entries = library.entries(visitor.sees())
     if not entries:
         st.info("There are no runs yet. What you paint on the page Stylize, or with nst stylize, comes here.")
+        _deleted()
         return
     found = _search(entries)
     _storage(entries)
+    _deleted()
     if not found:
         st.info("No run is like that.")
         return
@@ -160,6 +162,21 @@ def _undo() -> None:
             st.button("Dismiss", icon=":material/close:", on_click=st.session_state.pop, args=("deleted",))
 
 
+def _deleted() -> None:
+    """What can be had back, long after the page that deleted it is gone."""
+    if not (found := library.deleted(visitor.sees())):
+        return
+    with st.expander(f"Deleted within a day: {len(found)}", icon=":material/delete_history:"):
+        for run in found:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                try:
+                    title = library.marks(run).name or run.record().title
+                except StudioError:
+                    title = run.id
+                st.button("Restore", key=f"restore-{run.id}", icon=":material/undo:", on_click=_restore, args=([run],))
+                st.markdown(plain(f"{title}, {size(library.size(run))}"))
+
+
 def _restore(deleted: Sequence[Run]) -> None:
     st.session_state.pop("deleted", None)
     for run in deleted:
@@ -173,9 +190,13 @@ def _import() -> None:
     with st.popover("Import a run", icon=":material/upload:"):
         packed = st.file_uploader("A run as the library exports it", ["zip"], key="import")
         if packed and st.session_state.get("imported") != packed.file_id:
+            if (refused := st.session_state.get("not-imported")) and refused[0] == packed.file_id:
+                st.error(plain(refused[1]))  # it has not become better since
+                return
             try:
-                run = archive.import_run(packed.getvalue(), packed.name)
+                run = archive.import_run(packed.getvalue(), packed.name, visitor.owner())
             except StudioError as error:
+                st.session_state["not-imported"] = packed.file_id, str(error)
                 st.error(plain(str(error)))
                 return
             st.session_state["imported"] = packed.file_id
@@ -223,12 +244,12 @@ def _selection(entries: Sequence[Entry]) -> None:
     if not ticked:
         return
     with st.bottom, st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"{len(ticked)} chosen" + ("" if 2 <= len(ticked) <= MOST_COMPARED else " (two to six can be)"))
+        st.markdown(f"{len(ticked)} chosen" + ("" if 2 <= len(ticked) <= MOST_RUNS else " (two to six can be)"))
         st.page_link(
             "views/compare.py",
             label="Compare them",
             icon=":material/compare:",
-            disabled=not 2 <= len(ticked) <= MOST_COMPARED,
+            disabled=not 2 <= len(ticked) <= MOST_RUNS,
             query_params={"runs": ",".join(ticked)},
         )
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from core import decoding, images, jobs, pace, runs
+from core import decoding, images, jobs, log, pace, runs
 from core.errors import StudioError
 from core.runs import Run
 from core.settings import TransferSettings
-from dashboard import gallery, instant, knobs, preparation, watch
+from dashboard import gallery, instant, knobs, preparation, visitor, waiting, watch
 from dashboard.gallery import Picture
 from dashboard.wording import duration, plain
 
@@ -30,13 +30,13 @@ def _run_to_show() -> Run | None:
     """The run that the address names; otherwise one under way, so that a reopened page finds it again."""
     if run_id := st.query_params.get("run"):
         try:
-            return runs.find(run_id)
-        except StudioError as error:
-            st.warning(plain(str(error)))
+            return runs.find(run_id, visitor.sees())
+        except StudioError:
+            st.warning(f"There is no run {plain(run_id)} here; the library shows those that are.")
             return None
     if st.session_state.get("composing"):
         return None
-    for run, record in runs.readable_runs():
+    for run, record in runs.readable_runs(visitor.owner() or None):
         if record.unfinished:
             st.query_params["run"] = run.id
             return run
@@ -74,6 +74,7 @@ def _new_picture() -> None:
         gallery.offer_samples("photo")
     with painting_column:
         gallery.offer_samples("style")
+    waiting.show()
     _keep_warm()
 
 
@@ -86,6 +87,10 @@ def _keep_warm() -> None:
 def _given_start() -> tuple[Path, str] | None:
     """The result of an earlier run to paint on from, and what it is."""
     kept: tuple[Path, str] | None = st.session_state.get("kept-start")
+    if kept and not kept[0].is_file():
+        st.session_state.pop("kept-start")
+        st.warning(f"The picture to paint on from, {plain(kept[1])}, is no longer there.")
+        return None
     if kept:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.image(str(kept[0]), width=96, alt=kept[1])
@@ -115,10 +120,19 @@ def _start(
                 (decoding.read(start[0], max_bytes=4 * images.MAX_PIXELS), start[1]) if start else (None, "")
             )
             run = runs.create(
-                content.image, style.image, settings, preset, content.name, style.name, picture, start_name
+                content.image,
+                style.image,
+                settings,
+                preset,
+                content.name,
+                style.name,
+                picture,
+                start_name,
+                owner=visitor.owner(),
             )
             jobs.submit(run)
         except (StudioError, OSError) as error:
+            log.refused("run refused", error)
             st.error(plain(str(error)))
             return
         st.session_state.composing = False

@@ -38,7 +38,7 @@ def page() -> None:
     if command and command.is_running():
         _progress()
     else:
-        if command and command.said().startswith("nst:"):
+        if command and command.said().startswith("nst:") and command.said() != "nst: Stopped.":
             st.error(plain(command.said().removeprefix("nst: ")))
         _form()
     _kept()
@@ -115,7 +115,7 @@ def _kept() -> None:
     shown = {f"{number}. {_label(name, found[name])}": found[name] for number, name in enumerate(names, 1)}
     if len(shown) == 1:
         shown = {_label(names[0], found[names[0]]): found[names[0]]}
-    _machines(shown)
+    _machines(shown, names)
     _comparisons(shown)
     _qualities(shown)
 
@@ -125,13 +125,21 @@ def _label(name: str, found: Measurement) -> str:
     return f"{found.label}, {where}"
 
 
-def _machines(shown: dict[str, Measurement]) -> None:
-    for title, found in shown.items():
+def _machines(shown: dict[str, Measurement], names: list[str]) -> None:
+    for name, (title, found) in zip(names, shown.items(), strict=True):
         environment = found.environment
         cores, gpus = environment.get("cores", "?"), environment.get("gpus")
         gpus = gpus if gpus and isinstance(gpus, list) else ["no GPU"]  # an imported file may say anything
         facts = [f"{cores} cores", *map(str, gpus), f"VGG19 weights: {found.weights}"]
-        st.caption(plain(f"{title}: {', '.join(facts)}"))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(plain(f"{title}: {', '.join(facts)}"), width="content")
+            if name.startswith(IMPORTED):  # those of this machine took long to make
+                st.button("Remove", key=f"remove-{name}", type="tertiary", on_click=_remove, args=(name,))
+
+
+def _remove(name: str) -> None:
+    (timings.folder() / f"{name}.json").unlink(missing_ok=True)
+    st.session_state.pop("imported-bench", None)
 
 
 def _comparisons(shown: dict[str, Measurement]) -> None:
@@ -156,7 +164,7 @@ def _table(frame: pd.DataFrame, with_machine: bool) -> None:
     slowest = frame.groupby("machine")["median"].transform("max")
     told = pd.DataFrame(
         {
-            **({"machine": frame["machine"]} if with_machine else {}),
+            **({"": [machine.partition(".")[0] for machine in frame["machine"]]} if with_machine else {}),
             "way": frame["way"],
             "median (s)": frame["median"],
             "faster": slowest / frame["median"],

@@ -604,6 +604,8 @@ def test_resize_to_too_small() -> None:
         resize(image, 100, "wide.png")
     expected = "wide.png would be only 100 × 25 pixels at size 100, and the shorter side must have at least 32: "
     assert str(caught.value) == expected + "choose a larger size."
+    with pytest.raises(InputError, match=r"no size helps, so cut it to a less narrow part\.$"):
+        resize(Image.new("RGB", (20_000, 40)), 4096)  # 8 pixels high even then
     with pytest.raises(InputError, match=r"^the picture would be only 1 × 1 pixels at size 0"):
         resize(image, 0)
 

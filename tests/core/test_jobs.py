@@ -3,7 +3,11 @@
 import dataclasses
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -14,6 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from core import hardware, images, jobs, paths, preview, runs
+from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.runs import Steering, Writer
 from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
@@ -397,6 +402,127 @@ def test_first_come_first_served(queue_only):
         jobs._take(run)
 
 
+def submitted(*names):
+    found = [new_run(name) for name in names]
+    for run in found:
+        jobs.submit(run)
+    return found
+
+
+def test_a_waiting_run_is_brought_forward(queue_only):
+    a, b, c, d = submitted("a", "b", "c", "d")
+    jobs.move(c)
+    assert jobs.queue() == [a, c, b, d]
+    jobs.move(d, to_front=True)
+    assert jobs.queue() == [d, a, c, b]
+    for _ in range(4):  # the first has nothing before it
+        jobs.move(b)
+    assert jobs.queue() == [b, d, a, c]
+    jobs.submit(e := new_run("e"))
+    assert jobs.queue() == [b, d, a, c, e]
+    jobs.cancel(d)
+    assert jobs.queue() == [b, a, c, e] and d.record().status == "stopped"
+    for change in (jobs.move, jobs.cancel):
+        with pytest.raises(InputError, match=rf"^The run {d.id} does not wait in the queue\.$"):
+            change(d)
+    assert jobs.queue() == [b, a, c, e]
+
+
+def test_the_order_is_that_of_submitting_whatever_the_clock_says(queue_only):
+    """A run's name holds the time; the clock may have been set back since."""
+    late, early = new_run("a"), new_run("b")
+    for run in (early, late):
+        jobs.submit(run)
+    assert jobs.queue() == [early, late]
+
+
+def test_a_queue_from_before_places_were_kept_is_read(queue_only):
+    old = sorted((new_run(name) for name in ("a", "b")), key=lambda run: run.id)
+    paths.queue().mkdir(parents=True)
+    for run in old:
+        (paths.queue() / run.id).touch()
+    (new,) = submitted("c")
+    assert jobs.queue() == [*old, new]
+
+
+def test_when_a_waiting_run_should_begin(queue_only):
+    runs_ = submitted("a", "b", "c")
+    assert [found.seconds for _, found in jobs.waiting()] == [0.0, None, None]  # this machine has not been measured
+    pace_ = {"processor": hardware.processor(), "step_per_pixel": 1e-3, "start": 1.0}
+    (paths.home() / "pace.json").write_text(json.dumps(pace_))
+    one = 1.0 + 3 * 1e-3 * 51 * 64
+    assert [run for run, _ in jobs.waiting()] == runs_
+    assert [found.place for _, found in jobs.waiting()] == [1, 2, 3]
+    assert [found.seconds for _, found in jobs.waiting()] == pytest.approx([0.0, one, 2 * one])
+
+
+def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
+    (own_home / "pace.json").parent.mkdir()
+    run = new_run(iterations=1000)
+    with jobs._painting(run):
+        for step in jobs.perform(run, make_engine):
+            if step.iteration == 5:
+                (waits,) = submitted("b")
+                ((_, found),) = jobs.waiting()
+                seconds = run.metrics()["seconds"].diff().median()
+                assert jobs.painting() == run
+                assert found.seconds == pytest.approx(seconds * 995)
+                run.ask(stop=True)
+    assert jobs.painting() is None
+    assert [found.seconds for _, found in jobs.waiting()] == [0.0] and jobs.queue() == [waits]
+
+
+def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
+    """And nobody else takes the run meanwhile."""
+    (first,), run, lines = submitted("a"), new_run("b"), []
+    waits = jobs.turn(run, lines.append)
+
+    def others():
+        until(lambda: lines, 20)
+        seen.append((jobs.queue(), jobs.next_queued(), run.record().status))
+        jobs.cancel(first)
+
+    seen = []
+    thread = threading.Thread(target=others)
+    thread.start()
+    with waits:
+        assert (jobs.queue(), jobs.painting(), jobs.next_queued()) == ([], None, None)
+        assert not jobs._acquired(jobs._turn_lock())
+    thread.join()
+    assert seen == [([first, run], first, "queued")]
+    assert lines[0] == "Waiting for its turn: 1 in the queue before it (--now paints at once) …"
+    with jobs._turn_lock().acquire(timeout=0):
+        pass  # it is free again
+
+
+def test_who_is_taken_out_of_the_queue_is_told(queue_only):
+    submitted("a")
+    run = new_run("b")
+    with pytest.raises(StudioError, match="was taken out of the queue"), jobs.turn(run, lambda line: jobs.cancel(run)):
+        raise AssertionError("it had its turn")
+    assert run.record().status == "stopped"
+
+
+def test_who_gives_up_waiting_leaves_the_queue(queue_only):
+    (first,), run = submitted("a"), new_run("b")
+
+    def give_up(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), jobs.turn(run, give_up):
+        pass
+    assert jobs.queue() == [first] and run.record().status == "stopped"
+
+
+def test_who_is_killed_while_it_waits_does_not_hold_up_the_others(queue_only):
+    run = new_run("a")
+    jobs._enter(run, Writer.this_process().model_copy(update={"started": 1.0}))
+    runs.change(run, writer=Writer.this_process().model_copy(update={"started": 1.0}))
+    (second,) = submitted("b")
+    assert jobs.next_queued() == second
+    assert run.record().status == "interrupted"
+
+
 def test_waiting_run_is_stopped_without_a_worker(queue_only):
     first, second = new_run("a"), new_run("b")
     jobs.submit(first)
@@ -412,19 +538,20 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     run = new_run()
     jobs.submit(run)
     said = json.loads((run.path / "run.json").read_text())
-    said["writer"] = Writer(pid=os.getpid(), started=psutil.Process().create_time() - 60).model_dump()
+    said["writer"] = Writer.this_process().model_copy(update={"started": 1.0}).model_dump()
     (run.path / "run.json").write_text(json.dumps(said))
     assert run.record().status == "queued"
     jobs._perform_to_its_end(run, make_engine)
     assert run.record().status == "done"
 
 
-def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, capsys):
+def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, told):
     paths.queue().mkdir(parents=True)
     (paths.queue() / "20260101-000000-000000-gone-ffff").touch()
     jobs._perform_to_its_end(jobs.next_queued(), make_engine)
     assert jobs.next_queued() is None
-    assert "gone" in capsys.readouterr().err
+    (line,) = told.lines()
+    assert "error run failed run=20260101-000000-000000-gone-ffff" in line
 
 
 def test_own_copy_of_a_picture_may_be_larger_than_a_given_file(own_home, monkeypatch):
@@ -596,6 +723,49 @@ def test_a_queue_is_seen_to_only_where_runs_wait(started):
     assert len(started) == 1
 
 
+# How a worker ended
+
+
+def ended(code, *arguments):
+    """A process that a worker's starter has seen to its end."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    writer = Writer.of(process.pid)
+    jobs._started[process.pid] = process
+    process.communicate(b"\n")
+    return writer
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL\), as the system does when memory runs out"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", r"was told to end \(SIGTERM\)"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed \(SIGSEGV\); .*worker\.log may say where"),
+        ("sys.exit(3)", r"ended with the exit status 3; .*worker\.log may say why"),
+    ],
+)
+def test_how_a_worker_ended_is_noted_of_its_run(own_home, code, said):
+    run = new_run()
+    runs.change(run, status="running", writer=ended(f"import os, signal, sys; input(); {code}"))
+    assert re.search(said, jobs.settle(run).message)
+    assert re.search(said, run.record().message)
+
+
+def test_nobody_knows_how_another_s_worker_ended(own_home):
+    run = new_run()
+    writer = ended("input()")
+    del jobs._started[writer.pid]
+    runs.change(run, status="running", writer=writer)
+    assert jobs.settle(run).message == "The process that painted it is gone."
+
+
+def test_a_restart_of_the_machine_is_told(own_home):
+    run = new_run()
+    runs.change(run, status="running", writer=Writer.this_process().model_copy(update={"boot": "earlier"}))
+    assert "was restarted" in jobs.settle(run).message
+
+
 # In worker processes
 
 
@@ -675,7 +845,19 @@ def test_worker_performs_what_is_submitted(story):
         assert {"imports", "pictures", "start", "network", "median step", "total"} <= set(record.timings)
         assert run.result.is_file()
     assert story.queue == []
-    assert story.log == ""
+
+
+def test_worker_tells_what_it_does_and_nothing_else(story):
+    lines = [line.split(" ", 2)[1:] for line in story.log.splitlines()]
+    assert {level for level, _ in lines} == {"info"}
+    told = [event for _, event in lines]
+    second = told.index(f"run started run={story.second.id}")
+    assert told[second + 1].startswith(f"run ended run={story.second.id} seconds=")
+    assert told[second + 1].endswith("status=done")
+    assert [event for event in told if story.killed.id in event] == [f"run started run={story.killed.id}"]
+    for pid in (story.first_pid, story.second_pid):
+        assert f"worker started pid={pid}" in told
+    assert f"worker left pid={story.second_pid}" in told and f"worker left pid={story.first_pid}" not in told
 
 
 def test_later_runs_find_what_the_first_one_made(story):
@@ -728,3 +910,58 @@ def test_worker_says_that_it_is_ready(story):
 
 def test_idle_worker_leaves(story):
     assert story.all_left
+
+
+SERVER = """
+import sys, time
+from core import jobs, runs
+for name in sys.argv[1:]:
+    jobs.submit(runs.find(name))
+print("submitted", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, model):
+    """The page's server and every worker are killed at once, as when the power fails, with one run under way and five
+    waiting; a new server has the five painted, in their order, and the command line waits for its turn."""
+    active = new_run("active", iterations=20_000)
+    first, *others = (new_run(name) for name in "edcba")
+    waiting = [first, *others]
+    runs.change(first, settings=first.record().settings.changed(iterations=20_000))
+    command = [sys.executable, "-c", SERVER, *(run.id for run in (active, *waiting))]
+    environment = os.environ | {"NST_CHECKPOINT_SECONDS": "0"}
+    server = subprocess.Popen(command, cwd=paths.CHECKOUT, stdout=subprocess.PIPE, env=environment)
+    assert server.stdout.readline() == b"submitted\n"
+    assert until(lambda: len(active.metrics()) >= 3)
+    jobs.move(waiting[-1])
+    waiting[-2:] = reversed(waiting[-2:])
+    for process in [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]:
+        process.kill()
+    server.communicate()
+    assert until(lambda: active.record().status == "interrupted", 10)
+    assert jobs.queue() == waiting
+    assert [run.record().status for run in waiting] == ["queued"] * 5
+    assert jobs.settle(active).best_total and images.read_image(active.result).size == (64, 51)
+
+    jobs.see_to_queue()
+    assert until(lambda: first.record().status == "running")
+    assert jobs.queue() == waiting[1:] and jobs.painting() == first
+    mine = subprocess.Popen(
+        [sys.executable, "-m", "nst", "resume", active.id, "-o", str(own_home / "out.png"), "--json"],
+        cwd=paths.CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert until(lambda: jobs.queue() == [*waiting[1:], active])
+    active.ask(iterations=Checkpoint.load(active.checkpoint).iteration + 2)
+    assert "Waiting for its turn: 4 in the queue before it" in mine.stderr.readline()
+    jobs.stop(first)
+    said, _ = mine.communicate(timeout=WAIT)
+    assert mine.returncode == 0 and json.loads(said)["status"] == "done"
+    assert [run.record().status for run in waiting] == ["stopped"] + ["done"] * 4
+    ended = [run.result.stat().st_mtime_ns for run in (*waiting, active)]
+    assert ended == sorted(ended) and jobs.queue() == []
+    assert until(lambda: not workers(), 60)

@@ -494,3 +494,29 @@ def test_optimizers_share_an_objective(objective, photo):
     list(stylize(objective, photo, settings_with(iterations=3, optimizer="l-bfgs")))
     again = [step.losses.total for step in stylize(objective, photo, settings_with(iterations=2))]
     assert again == pytest.approx(first, rel=1e-4)
+
+
+def test_a_loss_that_explodes_and_does_not_come_back_ends_the_run_with_its_best(objective, photo):
+    """Steps over the whole range of a pixel, by the sign of the gradient alone."""
+    from core import transfer
+
+    settings = settings_with(learning_rate=255.0, beta_1=0.9, beta_2=0.0, epsilon=1e-8, iterations=200)
+    seen = []
+    with pytest.raises(Diverged, match=r"^The loss has been more than 30 times its best .*learning rate \(255\)"):
+        seen.extend(_each(stylize(objective, photo, settings), seen))
+    totals = [step.losses.total for step in seen]
+    assert len(totals) < 200
+    assert min(totals[1 - transfer.EXPLODED_ITERATIONS :]) > transfer.EXPLODED * min(totals)
+    assert seen[-1].best.losses.total == min(totals)
+
+
+def test_a_loss_that_overshoots_and_comes_back_ends_nothing(objective, photo):
+    settings = settings_with(learning_rate=100.0, beta_1=0.9, iterations=40)
+    assert len(list(stylize(objective, photo, settings))) == 41
+
+
+def _each(steps, seen):
+    """The steps, kept one by one, so that they are there when the last one raises."""
+    for step in steps:
+        seen.append(step)
+    return ()

@@ -1,6 +1,14 @@
 """What the tests of the pages share: a home that is ready, runs by the real engine, and pages opened anew."""
 
+import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,12 +59,13 @@ def ready(own_home, home, started):
 
 @pytest.fixture
 def visit(ready):
-    """Opens one of the views, with what its address asks for."""
+    """Opens one of the views, with what its address asks for, as whom Streamlit takes the user for."""
 
-    def open_view(name, **query):
+    def open_view(name, user=None, **query):
         page = AppTest.from_file(str(CHECKOUT / "dashboard" / "app.py"), default_timeout=60)
         for key, value in query.items():
             page.query_params[key] = value
+        page.user = user or {}
         page._page_hash = calc_hash("" if name == "stylize" else name)  # as switch_page, without the first page before
         page.run()
         assert page.title, "no such page"
@@ -114,3 +123,49 @@ def kept(ready, painted):
         return Run(paths.runs() / run.id)
 
     return SimpleNamespace(**{name: copied(run) for name, run in vars(painted).items()})
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Gives a port that nobody listens to."""
+
+    def find():
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            return free.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Serves the page as `nst dashboard` does."""
+    return _serving
+
+
+@contextmanager
+def _serving(home, port, **environment):
+    """Its port and its process. Its worker has failed, so that none is started before there is a run; what the process
+    says is in page.log."""
+    home.mkdir(exist_ok=True)
+    said = {"message": "No weights.", "ready": False, "failed": True, "writer": {"pid": 1, "started": 0.0}}
+    (home / "worker.json").write_text(json.dumps(said))
+    command = [sys.executable, "-m", "nst", "dashboard", "--server.port", str(port), "--server.headless", "true"]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
+    with (home / "page.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=CHECKOUT, env={**inherited, "NST_HOME": str(home), **environment}, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise AssertionError((home / "page.log").read_text())
+        yield port, process
+    finally:
+        process.terminate()
+        process.wait(timeout=20)

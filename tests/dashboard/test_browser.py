@@ -329,6 +329,19 @@ def test_a_page_fits_a_phone_and_opens_anew_the_same(served, opened, name):
     assert shown[name] in before
 
 
+def test_settings_outlast_a_look_at_another_page(served, opened):
+    page = opened("")
+    page.get_by_role("spinbutton", name="Size (px)").fill("320")
+    page.get_by_role("spinbutton", name="Size (px)").press("Enter")
+    page.get_by_text("320 × 320 pixels").wait_for()
+    page.get_by_role("link", name="Library").click()
+    page.get_by_role("heading", name="Library").wait_for()
+    settled(page)
+    page.get_by_role("link", name="Stylize").click()
+    page.get_by_text("320 × 320 pixels").wait_for()
+    assert page.get_by_role("spinbutton", name="Size (px)").input_value() == "320"
+
+
 @pytest.mark.timeout(600)
 def test_a_run_is_steered_stopped_and_gone_on_with(server, opened):
     _, process = server

@@ -109,6 +109,17 @@ def deleted(page, run):
     assert not page.exception
 
 
+def test_what_was_deleted_is_had_back_by_another_page_too(visit, kept):
+    page = visit("library")
+    for run in (kept.done, kept.steered):
+        deleted(page, run)
+    later = visit("library")
+    assert cards(later) == ids(kept.stopped)
+    later.button(key=f"restore-{kept.done.id}").click().run()
+    assert not later.exception and cards(later) == ids(kept.stopped, kept.done)
+    assert [each.id for each in library.deleted()] == ids(kept.steered)
+
+
 def test_deleting_is_confirmed_and_undone(visit, kept):
     page = visit("library")
     deleted(page, kept.done)

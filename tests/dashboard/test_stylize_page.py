@@ -1,10 +1,13 @@
 """What can be done with a run from its page: steer it, go on with it, begin anew from it or with its settings."""
 
+import json
+import shutil
+
 import pytest
 from PIL import Image
 
-from core import images, jobs, library, paths, runs, samples
-from core.runs import Recorder
+from core import hardware, images, jobs, library, paths, runs, samples
+from core.runs import Recorder, Steering, Writer
 from dashboard.framing import Framing
 
 
@@ -31,12 +34,44 @@ def test_moving_a_weight_asks_the_painter_for_it(visit, running):
     page = visit("stylize", run=running.id)
     began = running.record().settings
     page.select_slider(key=f"steer-{running.id}-style_weight").set_value(4).run()
-    assert running.request().weights["style_weight"] == 4 * began.style_weight
-    assert running.request().weights["content_weight"] == began.content_weight
+    assert running.request().weights == {"style_weight": 4 * began.style_weight}  # and nothing that was not moved
     page.slider(key=f"steer-{running.id}-block3_conv1").set_value(0.5).run()
     asked = running.request().weights
     assert asked["style_layer_weights"] == [1, 1, 0.5, 1, 1] and asked["style_weight"] == 4 * began.style_weight
     assert not page.exception and not running.request().stop
+
+
+def test_two_pages_steer_one_run_together(visit, running):
+    page, other = (visit("stylize", run=running.id) for _ in range(2))
+    began = running.record().settings
+    page.select_slider(key=f"steer-{running.id}-style_weight").set_value(4).run()
+    other.select_slider(key=f"steer-{running.id}-total_variation_weight").set_value(10).run()
+    page.slider(key=f"steer-{running.id}-block1_conv1").set_value(0.5).run()
+    other.slider(key=f"steer-{running.id}-block2_conv1").set_value(2.0).run()
+    assert running.request().weights == {
+        "style_weight": 4 * began.style_weight,
+        "total_variation_weight": 10,
+        "style_layer_weights": [0.5, 2.0, 1, 1, 1],
+    }
+
+
+def test_what_is_steered_elsewhere_is_shown_and_what_is_planned_for_later_is_not(visit, running):
+    page = visit("stylize", run=running.id)
+    weight = running.record().settings.style_weight
+    planned = [Steering(iteration=0, changes={"style_weight": 8 * weight}),
+               Steering(iteration=400, changes={"content_weight": 1.0})]  # fmt: skip
+    runs.change(running, steering=planned)
+    page.run()
+    assert page.select_slider(key=f"steer-{running.id}-style_weight").value == 8
+    assert page.select_slider(key=f"steer-{running.id}-content_weight").value == 1
+
+
+def test_a_mark_on_a_run_that_is_gone_is_refused_in_words(visit, kept):
+    page = visit("stylize", run=kept.done.id)
+    favourite = button(page, "Favourite")
+    shutil.rmtree(kept.done.path)
+    favourite.click().run()
+    assert not page.exception
 
 
 def test_going_on_queues_the_run_for_more_iterations(visit, kept, started):
@@ -142,3 +177,69 @@ def test_a_run_that_goes_on_shows_what_it_paints_now(visit, kept):
     page = visit("stylize", run=kept.done.id)
     assert button(page, "Stop") and not page.exception
     assert not page.button_group
+
+
+def waiting_titles(page):
+    return [each.value for each in page.markdown if each.value[:1].isdigit()]
+
+
+def test_the_queue_is_shown_and_its_order_changed(visit, new_run):
+    found = [new_run(name) for name in ("ant", "bee", "cat")]
+    for run in found:
+        jobs.submit(run)
+    page = visit("stylize", run=found[2].id)
+    assert [title.split("**")[1] for title in waiting_titles(page)] == [
+        "ant × painting",
+        "bee × painting",
+        "cat × painting",
+    ]
+    assert "Number 3 in the queue" in page.get("progress")[0].proto.text
+    page.button(key=f"First-{found[2].id}").click().run()
+    assert jobs.queue() == [found[2], found[0], found[1]]
+    page.button(key=f"Sooner-{found[1].id}").click().run()
+    assert jobs.queue() == [found[2], found[1], found[0]]
+    page.button(key=f"Cancel-{found[1].id}").click().run()
+    assert jobs.queue() == [found[2], found[0]] and found[1].record().status == "stopped"
+    assert [title.split("**")[1] for title in waiting_titles(page)] == ["cat × painting", "ant × painting"]
+    assert not page.exception
+
+
+def test_a_run_that_began_meanwhile_is_not_moved(visit, new_run):
+    found = [new_run(name) for name in ("ant", "bee")]
+    for run in found:
+        jobs.submit(run)
+    page = visit("stylize", run=found[0].id)
+    jobs._take(found[1])
+    page.button(key=f"First-{found[1].id}").click().run()
+    assert "does not wait in the queue" in " ".join(each.value for each in page.warning).replace("\\", "")
+    assert not page.exception
+
+
+def test_when_the_next_run_begins_is_told_once_measured(visit, new_run):
+    pace = {"processor": hardware.processor(), "step_per_pixel": 1.0, "start": 1.0}
+    (paths.home() / "pace.json").write_text(json.dumps(pace))
+    found = [new_run(name) for name in ("ant", "bee")]
+    for run in found:
+        jobs.submit(run)
+    page = visit("stylize", run=found[1].id)
+    assert waiting_titles(page)[0].endswith("begins now") and "begins in about " in waiting_titles(page)[1]
+    assert "begins in about 5.1 h" in page.get("progress")[0].proto.text
+
+
+def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
+    record = kept.stopped.record()
+    gone = Writer.this_process().model_copy(update={"boot": "an earlier one"})
+    runs.change(kept.stopped, status="running", writer=gone, iteration=None)
+    page = visit("stylize", run=kept.stopped.id)
+    assert "The machine was restarted while it was being painted" in page.warning[0].value.replace("\\", "")
+    assert page.number_input(key=f"more-{kept.stopped.id}").value == 0
+    button(page, "Go on painting").click().run()
+    assert jobs.queue() == [kept.stopped] and kept.stopped.record().settings == record.settings
+
+
+def test_a_run_broken_off_before_its_first_checkpoint_can_continue_too(visit, new_run, started):
+    run = new_run()
+    runs.change(run, status="preparing", writer=Writer.this_process().model_copy(update={"started": 1.0}))
+    page = visit("stylize", run=run.id)
+    button(page, "Go on painting").click().run()
+    assert jobs.queue() == [run] and run.record().status == "queued"

@@ -83,8 +83,26 @@ def test_two_measurements_stand_side_by_side(visit):
     keep()
     keep("imported-20260203-040506", environment={"processor": "Elsewhere"})
     page = visit("timings", show="20260203-040506,imported-20260203-040506")
-    machines = set(page.dataframe[0].value["machine"])
-    assert len(machines) == 2 and any("Elsewhere" in machine and machine.endswith("imported") for machine in machines)
+    assert set(page.dataframe[0].value[""]) == {"1", "2"}
+    assert any(plain("2. Elsewhere") in caption.value for caption in page.caption)
+
+
+def test_an_imported_measurement_is_removed_and_one_of_this_machine_is_not(visit):
+    keep()
+    keep("imported-20260203-040506")
+    page = visit("timings", show="20260203-040506,imported-20260203-040506")
+    (remove,) = (each for each in page.button if each.label == "Remove")
+    remove.click().run()
+    assert not page.exception
+    assert [path.stem for path in timings.folder().glob("*.json")] == ["20260203-040506"]
+
+
+@pytest.mark.parametrize("seconds", [0, -1.5])
+def test_seconds_that_cannot_be_are_refused(seconds):
+    wrong = copy.deepcopy(MEASURED)
+    wrong["comparisons"][0]["timings"][0]["seconds"][0] = seconds
+    with pytest.raises(StudioError, match="holds no measurement"):
+        timings.parse(json.dumps(wrong).encode(), "wrong.json")
 
 
 def test_an_unknown_measurement_in_the_address_is_told(visit):

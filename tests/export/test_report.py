@@ -236,7 +236,7 @@ def test_a_page_of_one_run_and_one_of_none(painted):
 
 def test_a_run_that_waits_has_no_picture(new_run):
     page = assert_stands_alone(report.html([new_run()]))
-    assert "Waiting · It was not over when this report was written: 0 of 6 iterations." in page.text
+    assert "Queued · It was not over when this report was written: 0 of 6 iterations." in page.text
     assert "No picture yet" in page.text and "No result" not in page.text
 
 

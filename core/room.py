@@ -1,0 +1,88 @@
+"""Whether there is memory and disk for a run, told before it begins."""
+
+import math
+import shutil
+from pathlib import Path
+
+import psutil
+
+from core import paths
+from core.errors import InputError
+from core.settings import TransferSettings
+
+# What a process that paints holds on a processor, at its peak, measured at 256, 512 and 1024 px in both precisions
+# (docs/reliability.md has the figures).
+BASE_BYTES = 1.2e9
+BYTES_PER_PIXEL = 2300.0
+PICTURE_BYTES = 12.0  # of a float32 picture, per pixel
+PICTURES_PER_STEP = 2  # that L-BFGS keeps of each step that it remembers
+FRAME_BYTES = 1.5  # of a JPEG, per pixel: a picture full of grain
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def check(settings: TransferSettings, shape: tuple[int, int], on_gpu: bool = False) -> None:
+    """Raise `InputError` when a run on a picture of `shape` (height, width) will not fit, with the size that would.
+    On a GPU the picture's share lies in the card's memory, of which nothing is said here."""
+    pixels = shape[0] * shape[1]
+    if not on_gpu:
+        needed, available = BASE_BYTES + pixels * _memory_per_pixel(settings), available_memory()
+        if needed > available:
+            raise InputError(_refusal("memory", needed, available, shape, available - BASE_BYTES, needed - BASE_BYTES))
+    needed, free = pixels * _disk_per_pixel(settings), float(shutil.disk_usage(_existing(paths.runs())).free)
+    if needed > free:
+        raise InputError(_refusal("disk", needed, free, shape, free, needed))
+
+
+def available_memory() -> float:
+    """Bytes that this process may hold in all, with what it holds already: of the machine's, or its container's."""
+    own = psutil.Process().memory_info().rss
+    return own + max(min(float(psutil.virtual_memory().available), _left_to_the_container()), 0.0)
+
+
+def _memory_per_pixel(settings: TransferSettings) -> float:
+    return BYTES_PER_PIXEL + 2 * _history_bytes(settings)  # a checkpoint copies it
+
+
+def _disk_per_pixel(settings: TransferSettings) -> float:
+    """A checkpoint and the one that takes its place, the result and the one before it, frames and inputs."""
+    frames = settings.iterations // settings.frame_every + 1
+    return 2 * (4 * PICTURE_BYTES + _history_bytes(settings)) + 3 * PICTURE_BYTES + frames * FRAME_BYTES
+
+
+def _history_bytes(settings: TransferSettings) -> float:
+    if settings.optimizer != "l-bfgs":
+        return 0.0
+    return PICTURES_PER_STEP * PICTURE_BYTES * min(settings.history, settings.iterations)
+
+
+def _refusal(what: str, needed: float, there: float, shape: tuple[int, int], share: float, whole: float) -> str:
+    """The sentence, where `share` bytes are there for a picture that takes `whole`."""
+    fits = int(max(shape) * math.sqrt(max(share, 0.0) / whole)) // 16 * 16
+    smaller = f"choose {fits} px or less, or " if fits >= 64 else ""
+    remedy = f"{smaller}{'close other programs' if what == 'memory' else f'make room in {paths.home()}'}"
+    return (
+        f"A run of {shape[1]} × {shape[0]} pixels needs about {needed / 1e9:.1f} GB of {what}, and "
+        f"{there / 1e9:.1f} GB are there: {remedy}."
+    )
+
+
+def _left_to_the_container() -> float:
+    """Bytes until the limit of this process's control group (version 2, or 1), where there is one."""
+    for limit, used, unneeded in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, now = (float((CGROUP / name).read_text()) for name in (limit, used))  # "max" is no number
+            lines = (CGROUP / limit).with_name("memory.stat").read_text().splitlines()
+            files = next((float(line.split()[1]) for line in lines if line.split()[0] == unneeded), 0.0)
+            return most - now + files
+        except (OSError, ValueError):
+            continue
+    return math.inf
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(each for each in (folder, *folder.parents) if each.exists())

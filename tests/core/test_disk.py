@@ -1,0 +1,134 @@
+"""A disk that fills up, or a run's folder that goes away or is closed, while a run is painted."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from soak.kills import check_readable
+
+from core import jobs, paths, runs
+from core.checkpoint import Checkpoint
+from core.errors import StudioError
+from core.settings import TransferSettings
+
+
+@pytest.fixture
+def disk(own_home):
+    """The runs' folder as a disk of its own, of 4 MB."""
+    if not (sys.platform == "linux" and os.geteuid() == 0 and shutil.which("mount")):
+        pytest.skip("only root can mount a small disk, on Linux")
+    paths.runs().mkdir(parents=True)
+    mounted = _mount("-t", "tmpfs", "-o", "size=4m", "tmpfs")
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield paths.runs()
+    subprocess.run(["umount", str(paths.runs())], check=True)
+
+
+def _mount(*how):
+    return subprocess.run(["mount", *how, str(paths.runs())], capture_output=True)
+
+
+def new_run():
+    random = np.random.default_rng(3)
+    pictures = (Image.fromarray(random.integers(0, 256, (64, 80, 3)).astype(np.uint8)) for _ in range(2))
+    settings = TransferSettings(size=64, iterations=12, frame_every=2)
+    return runs.create(*pictures, settings, "reference", "photo", "painting")
+
+
+def fill(folder):
+    with (folder / "ballast").open("wb") as ballast:
+        try:
+            for size in (2**16, 1):  # to the last byte
+                while ballast.write(bytes(size)) and not ballast.flush():
+                    pass
+        except OSError:
+            pass
+    with pytest.raises(OSError, match="No space"):
+        (folder / "one more").write_bytes(b"1")
+    (folder / "one more").unlink(missing_ok=True)
+
+
+def paint(run, engine, at=None, happens=None):
+    """Paint with a checkpoint at each step; what happens at that iteration."""
+    for step in jobs.perform(run, lambda *_: engine):
+        if step.iteration == at:
+            happens()
+
+
+@pytest.fixture(autouse=True)
+def _checkpoints(monkeypatch):
+    monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0")
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, engine):
+    run, whole = new_run(), new_run()
+    with pytest.raises(
+        StudioError, match=rf"^The disk of .*runs is full: make room, then let the run {run.id} go on\."
+    ):
+        paint(run, engine, 5, lambda: fill(disk))
+    record = run.record()
+    assert record.status == "failed" and "is full" in record.message and record.writer is None
+    assert not list(run.path.rglob(f"{paths.DRAFT}*"))
+    check_readable(run)
+    assert Checkpoint.load(run.checkpoint).iteration == 5
+    (disk / "ballast").unlink()
+    runs.resume(run)
+    paint(run, engine)
+    paint(whole, engine)
+    assert (run.record().status, run.record().iteration) == ("done", 12)
+    assert run.record().best_total == pytest.approx(whole.record().best_total, rel=1e-3)
+
+
+def test_a_full_disk_is_told_before_anything_is_painted(disk, engine):
+    run = new_run()
+    fill(disk)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(StudioError, match=r"disk|is full"):
+        paint(run, engine)
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+    with pytest.raises(StudioError, match="cannot be written"):
+        new_run()
+    assert runs.all_runs() == [run]
+
+
+def test_a_disk_that_is_read_only_by_now_is_told_and_harms_nothing(disk, engine, capsys):
+    run = new_run()
+
+    def close():
+        assert _mount("-o", "remount,ro").returncode == 0
+
+    with pytest.raises(StudioError, match=r"can no longer be written in .*: Read-only file system\."):
+        paint(run, engine, 5, close)
+    check_readable(run)
+    assert Checkpoint.load(run.checkpoint).iteration == 5
+
+
+def test_a_worker_that_cannot_write_how_a_run_ended_leaves(disk, engine, monkeypatch):
+    """Otherwise the run would be "running" for as long as it lives."""
+    run = new_run()
+    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    jobs.submit(run)
+    perform = jobs.perform
+
+    def close_midway(run, make_engine):
+        for step in perform(run, make_engine):
+            if step.iteration == 3:
+                assert _mount("-o", "remount,ro").returncode == 0
+            yield step
+
+    monkeypatch.setattr(jobs, "perform", close_midway)
+    with pytest.raises(StudioError, match="Read-only file system"):
+        jobs._perform_to_its_end(run, lambda *_: engine)
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_a_run_that_is_taken_away_is_not_made_anew(own_home, engine, at):
+    run = new_run()
+    with pytest.raises(StudioError, match=rf"^The folder of the run {run.id} is gone: "):
+        paint(run, engine, at, lambda: shutil.rmtree(run.path))
+    assert not run.path.exists() and runs.all_runs() == []

@@ -1,0 +1,110 @@
+"""Whether a run fits: told before it begins, in a sentence that says what would."""
+
+import math
+import re
+from collections import namedtuple
+
+import psutil
+import pytest
+
+from core import jobs, room, runs
+from core.errors import InputError
+from core.settings import TransferSettings, choose
+
+PLENTY = 1e15
+
+
+@pytest.fixture
+def machine(own_home, monkeypatch):
+    """Gives the machine so many bytes of memory and of disk."""
+
+    def has(memory=PLENTY, disk=PLENTY):
+        monkeypatch.setattr(room, "available_memory", lambda: memory)
+        usage = namedtuple("Usage", "free")(disk)
+        monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage)
+
+    return has
+
+
+def refusal(settings, shape):
+    with pytest.raises(InputError) as caught:
+        room.check(settings, shape)
+    return str(caught.value)
+
+
+def test_what_fits_is_not_refused(machine):
+    machine(memory=2e9, disk=2e9)
+    for preset in ("draft", "fast", "reference"):
+        settings = choose(preset)
+        room.check(settings, (settings.size * 3 // 4, settings.size))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
+@pytest.mark.parametrize("short_of", ["memory", "disk"])
+def test_the_size_that_would_fit_fits_and_a_good_deal_more_does_not(machine, optimizer, short_of):
+    machine(**{short_of: 4e9})
+    settings = TransferSettings(size=4096, optimizer=optimizer, history=100, frame_every=1)
+    said = refusal(settings, (3072, 4096))
+    assert re.match(rf"A run of 4096 × 3072 pixels needs about [0-9.]+ GB of {short_of}, and 4\.0 GB are there: ", said)
+    fits = int(re.search(r"choose (\d+) px or less", said)[1])
+    room.check(settings, (fits * 3 // 4, fits))
+    refusal(settings, ((fits + 32) * 3 // 4, fits + 32))
+
+
+def test_a_longer_history_needs_more_memory(machine):
+    shape = (1536, 2048)
+    machine(memory=room.BASE_BYTES + 1.5 * room.BYTES_PER_PIXEL * math.prod(shape))
+    room.check(TransferSettings(size=2048, optimizer="l-bfgs", history=10), shape)
+    assert "of memory" in refusal(TransferSettings(size=2048, optimizer="l-bfgs", history=100), shape)
+    room.check(TransferSettings(size=2048, optimizer="l-bfgs", history=100, iterations=5), shape)  # remembers five
+
+
+def test_where_nothing_fits_no_size_is_named(machine):
+    machine(memory=1e9)
+    assert refusal(choose("draft"), (192, 256)).endswith("GB of memory, and 1.0 GB are there: close other programs.")
+
+
+def test_on_a_gpu_the_machine_s_memory_says_nothing(machine):
+    machine(memory=1e9)
+    room.check(choose("draft"), (192, 256), on_gpu=True)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_s_limit_counts(tmp_path, monkeypatch, version):
+    monkeypatch.setattr(room, "CGROUP", tmp_path)
+    own = psutil.Process().memory_info().rss
+    assert room.available_memory() > own + 10e6  # there is no limit
+    folder, (limit, used, files) = {
+        1: (tmp_path / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+        2: (tmp_path, ("memory.max", "memory.current", "inactive_file")),
+    }[version]
+    folder.mkdir(exist_ok=True)
+    (folder / limit).write_text("9000000\n")
+    (folder / used).write_text("7000000\n")
+    (folder / "memory.stat").write_text(f"anon 5000000\n{files} 1000000\n")
+    assert abs(room.available_memory() - own - 3e6) < 50e6
+    assert room._left_to_the_container() == 3e6
+    (folder / limit).write_text("max\n")
+    assert room._left_to_the_container() == math.inf
+
+
+def test_a_run_that_does_not_fit_fails_before_anything_is_loaded(machine, new_run):
+    machine(memory=1e9)
+    run, loaded = new_run(), []
+    with pytest.raises(InputError, match="GB of memory"):
+        next(jobs.perform(run, lambda *_: loaded.append("engine")))
+    assert (run.record().status, loaded) == ("failed", []) and "GB of memory" in run.record().message
+    machine()
+    runs.resume(run)  # when there is room
+    assert run.record().status == "queued"
+
+
+@pytest.fixture
+def new_run():
+    from PIL import Image
+
+    def make():
+        picture = Image.new("RGB", (80, 64))
+        return runs.create(picture, picture, choose("draft", size=64), "draft", "photo", "painting")
+
+    return make

@@ -1,0 +1,177 @@
+"""Runs that are killed at random moments and go on: do they end as ones that nobody disturbed?
+
+`make soak-kills` does it with fifty moments; the tests, with five. Two runs, one for each optimizer, are painted in
+turns by a process that is killed with SIGKILL while it loads, paints, or writes, and by the next one, and so on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import nst  # noqa: E402
+from core import hardware, images, jobs, paths, runs, samples  # noqa: E402
+from core.checkpoint import Checkpoint  # noqa: E402
+from core.jobs import EngineMaker  # noqa: E402
+from core.runs import Run  # noqa: E402
+from core.settings import TransferSettings  # noqa: E402
+
+OPTIMIZERS = ("adam", "l-bfgs")
+WAIT = 240  # seconds until a process must have painted a step, on a slow and busy machine too
+
+
+@dataclass
+class Ordeal:
+    """What two runs went through, and how they compare with such that were left alone."""
+
+    kills: int
+    before_painting: int = 0  # of the kills, those of a process that had not come to its first step
+    amid_writing: int = 0  # those that left a file half written (its draft, which nobody reads)
+    lost: list[int] = field(default_factory=list)  # iterations that were to be done once more, for each kill and run
+    largest_deviation: dict[str, float] = field(default_factory=dict)  # of a total loss on the way, relative
+    final_deviation: dict[str, float] = field(default_factory=dict)  # of the best loss, relative
+
+
+def ordeal(
+    make_engine: EngineMaker, iterations: int, kills: int, seed: int, also_while_it_loads: bool, size: int = 64
+) -> Ordeal:
+    """Paint each run twice: left alone, in this process, and killed so many times. `NST_HOME` is where."""
+    alone = [_new_run(optimizer, iterations, size) for optimizer in OPTIMIZERS]
+    killed = [_new_run(optimizer, iterations, size) for optimizer in OPTIMIZERS]
+    paint(alone, make_engine)
+    chance, found = random.Random(seed), Ordeal(kills)
+    for number in range(kills):
+        process = _start(killed)
+        moment = time.monotonic() + chance.uniform(0, 8)
+        if also_while_it_loads and chance.random() < 0.3:
+            _wait(process, lambda moment=moment: time.monotonic() > moment)
+        else:  # a few steps on; there are to be some left for every kill to come
+            done = _checkpointed(killed[-1])
+            goal = done + chance.randint(2, max(2, (iterations - done) // (kills - number + 1)))
+            _wait(process, lambda goal=goal: _painted(killed[-1]) >= goal)
+            time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        found.before_painting += _status(killed[-1]) != "running"
+        found.amid_writing += any(any(run.path.rglob(f"{paths.DRAFT}*")) for run in killed)
+        for run in killed:
+            assert run.record().status == "interrupted"
+            check_readable(run)
+            found.lost.append(_painted(run) - _checkpointed(run))
+    process = _start(killed)
+    _, said = process.communicate(timeout=WAIT)
+    assert process.returncode == 0, said.decode()
+    for optimizer, one, other in zip(OPTIMIZERS, alone, killed, strict=True):
+        check_readable(other)
+        expected, metrics = one.metrics(), other.metrics()
+        for column in ("iteration", "evaluations"):
+            assert list(metrics[column]) == list(expected[column]), column
+        found.largest_deviation[optimizer] = float((abs(metrics["total"] / expected["total"] - 1)).max())
+        totals = [run.record().best_total for run in (one, other)]
+        found.final_deviation[optimizer] = abs(totals[1] / totals[0] - 1)
+        assert [run.record().status for run in (one, other)] == ["done", "done"]
+    return found
+
+
+def paint(painted: list[Run], make_engine: EngineMaker) -> None:
+    """Go on with the runs, in turns, to their ends."""
+    for run in painted:
+        runs.resume(run)
+    for _ in itertools.zip_longest(*(jobs.perform(run, make_engine) for run in painted)):
+        pass
+
+
+def check_readable(run: Run) -> None:
+    """Open every file of a run; what is half written has a draft's name, and is nobody's."""
+    run.record(), run.metrics()
+    for path in run.path.rglob("*"):
+        if path.name.startswith(paths.DRAFT) or path.is_dir():
+            continue
+        match path.suffix:
+            case ".json":
+                json.loads(path.read_bytes())
+            case ".npz":
+                Checkpoint.load(path)
+            case ".npy":
+                assert np.isfinite(np.load(path)).all()
+            case ".png" | ".jpg":
+                with Image.open(path) as picture:
+                    picture.load()
+            case ".csv":
+                pd.read_csv(path)
+            case other:
+                raise AssertionError(f"{path.name}: what is {other}?")
+
+
+def _new_run(optimizer: str, iterations: int, size: int) -> Run:
+    photo, style = (images.read_image(group[1].path()) for group in (samples.PHOTOS, samples.STYLES))
+    settings = TransferSettings(optimizer=optimizer, iterations=iterations, size=size, frame_every=5)
+    run = runs.create(photo, style, settings, "reference", "photo", "painting")
+    runs.change(run, writer=None)  # as if who made it had been killed at once
+    return run
+
+
+def _start(painted: list[Run]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, __file__, *(run.id for run in painted)]
+    environment = {**os.environ, "NST_CHECKPOINT_SECONDS": "0.1"}  # so that some kills fall into one
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _wait(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def _painted(run: Run) -> int:
+    """The last iteration that stands in its metrics, which begin with a heading and iteration 0."""
+    path = run.path / "metrics.csv"
+    return max(path.read_bytes().count(b"\n") - 2, 0) if path.exists() else 0
+
+
+def _checkpointed(run: Run) -> int:
+    return Checkpoint.load(run.checkpoint).iteration if run.checkpoint.exists() else 0
+
+
+def _status(run: Run) -> str:
+    """What stands in the record, whoever wrote it."""
+    return str(json.loads((run.path / "run.json").read_bytes())["status"])
+
+
+def _make_engine(report: jobs.Report, timings: jobs.Timings) -> jobs.Engine:
+    return nst._engine(None, report, timings)
+
+
+def main() -> None:
+    """With runs' names: paint them. Otherwise fifty moments, in a home that is made for it."""
+    if sys.argv[1:]:
+        paint([runs.find(name) for name in sys.argv[1:]], _make_engine)
+        return
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["NST_HOME"] = home
+        began = time.monotonic()
+        found = ordeal(_make_engine, iterations=300, kills=50, seed=1, also_while_it_loads=True, size=128)
+        print(f"{hardware.processor()}, {time.monotonic() - began:.0f} s: {found}")
+        assert max(found.final_deviation.values()) < 1e-3
+
+
+if __name__ == "__main__":
+    main()
