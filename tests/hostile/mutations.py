@@ -296,11 +296,14 @@ class Fuzzer:
         names = [*settings.KNOBS, "unknown"]
         chosen = {
             names[self.random.integers(len(names))]: VALUES[self.random.integers(len(VALUES))]
-            for _ in range(self.random.integers(1, 4))
+            for _ in range(self.random.integers(0, 4))
         }
         wanted = settings.choose(str(self.random.choice([*settings.PRESETS] * 5 + ["x"])), **chosen)
-        text = f"{VALUES[self.random.integers(len(VALUES))]}:{names[self.random.integers(len(names))]}="
-        Steering.parse(text + str(VALUES[self.random.integers(len(VALUES))]), wanted)
+        name = names[self.random.integers(len(names))]
+        iteration, value = VALUES[self.random.integers(len(VALUES))], VALUES[self.random.integers(len(VALUES))]
+        if self.random.integers(2):
+            iteration, name = 3, "style_weight"
+        Steering.parse(f"{iteration}:{name}={value}", wanted)
 
     def _names(self) -> None:
         letters = self.random.integers(0, 0x3000, self.random.integers(0, 400))
