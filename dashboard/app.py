@@ -27,7 +27,10 @@ page = st.navigation(
     position="top" if (alone := not sole.another_serves()) else "hidden",
 )
 try:
-    page.run() if alone else sole.show_runs()
+    if alone:
+        page.run()
+    else:
+        sole.show_runs()
 except Exception as error:  # Streamlit shows that something went wrong
     log.failed("page failed", error, page=page.title)
     raise

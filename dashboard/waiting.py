@@ -28,7 +28,7 @@ def show() -> None:
     for number, (run, waiting) in enumerate(found):
         title = f"**{plain(_title(run))}**" if mine[number] else "Someone else's run"
         with st.container(horizontal=True, vertical_alignment="center", key=f"waiting-{waiting.place}"):
-            st.markdown(f"{waiting.place}. {title} {_begins(waiting)}", width="stretch")
+            st.markdown(f"{waiting.place}. {title}{_begins(waiting)}", width="stretch")
             if not mine[number]:
                 continue
             if number and all(mine[:number]):
