@@ -84,7 +84,7 @@ def _takes_settings(command: Callable[..., None]) -> Callable[..., None]:
             rich_help_panel=f"Settings: {knob.group}",
             show_default=False,
         )
-        annotation = Annotated[(str if listed else knob.type) | None, option]
+        annotation: Any = Annotated[(str if listed else knob.type) | None, option]  # made for typer, not for mypy
         parameters.append(
             inspect.Parameter(knob.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
@@ -186,8 +186,8 @@ def preview(
     from core import preview as network
 
     images.check_writable(output)
-    (photo, photo_name), (painting, painting_name) = _picture(content), _picture(style)
-    photo, painting = images.resize(photo, size, photo_name), images.resize(painting, size, painting_name)
+    (photo_given, photo_name), (painting_given, painting_name) = _picture(content), _picture(style)
+    photo, painting = images.resize(photo_given, size, photo_name), images.resize(painting_given, size, painting_name)
     opened = network.obtain(_tell)
     began = time.perf_counter()
     painted = opened.paint(photo, painting)
@@ -493,29 +493,27 @@ def bench(
     if show:
         if parts or output or peers:
             raise InputError("--show only shows a measurement: give it without parts, --peers and --output.")
-        found = timings.read(show)
-    else:
-        wanted = tuple(parts) if parts else PARTS[:-1]
-        if unknown := [part for part in wanted if part not in PARTS]:
-            raise InputError(f"There is no part {unknown[0]!r} to measure; there are {', '.join(PARTS)}.")
-        if sizes and "step" not in wanted:
-            raise InputError("--sizes is for the part step, which is not to be measured.")
-        if output:
-            paths.check_writable(output)
-        found, kept = None, None
-        try:
-            for found in _measure(wanted, sizes, peers, remeasure, weights):  # kept as it grows: some parts take long
-                kept = timings.folder() / f"{found.created:%Y%m%d-%H%M%S}.json"
-                for path in filter(None, (kept, output)):
-                    found.save(path)
-        finally:  # what was measured is told also when a later part fails or is broken off
-            if found and kept:
-                _print_measured(found, as_json)
-                _tell(f"The measurement is kept in {kept}")
-        if "quality" in wanted and not (found and found.pairs):
-            raise StudioError("No time to quality was measured.")
+        _print_measured(timings.read(show), as_json)
         return
-    _print_measured(found, as_json)
+    wanted = tuple(parts) if parts else PARTS[:-1]
+    if unknown := [part for part in wanted if part not in PARTS]:
+        raise InputError(f"There is no part {unknown[0]!r} to measure; there are {', '.join(PARTS)}.")
+    if sizes and "step" not in wanted:
+        raise InputError("--sizes is for the part step, which is not to be measured.")
+    if output:
+        paths.check_writable(output)
+    found, kept = None, None
+    try:
+        for found in _measure(wanted, sizes, peers, remeasure, weights):  # kept as it grows: some parts take long
+            kept = timings.folder() / f"{found.created:%Y%m%d-%H%M%S}.json"
+            for path in filter(None, (kept, output)):
+                found.save(path)
+    finally:  # what was measured is told also when a later part fails or is broken off
+        if found and kept:
+            _print_measured(found, as_json)
+            _tell(f"The measurement is kept in {kept}")
+    if "quality" in wanted and not (found and found.pairs):
+        raise StudioError("No time to quality was measured.")
 
 
 def _print_measured(found: Measurement, as_json: bool) -> None:
@@ -648,11 +646,16 @@ def _picture(given: str) -> tuple[Image.Image, str]:
     return decoding.read(path), path.stem
 
 
+def _let_pass(steps: Iterator[Step]) -> None:
+    for _ in steps:  # none is kept: each holds pictures
+        pass
+
+
 def _perform(
     run: Run,
     weights: Path | None,
     iterations: int,
-    consume: Callable[[Iterator[Step]], None] = lambda steps: [None for _ in steps] and None,
+    consume: Callable[[Iterator[Step]], None] = _let_pass,
     now: bool = False,
 ) -> None:
     """Perform a run in this process when it is its turn, with a progress bar; `consume` takes the steps."""
