@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test published soak soak-fuzz soak-kills check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
+.PHONY: dashboard test published soak soak-fuzz soak-kills soak-runs soak-sessions check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -17,8 +17,8 @@ test: $(VENV)/installed-dev
 published: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m published
 
-# The long forms of the tests of docs/reliability.md: about half an hour.
-soak: soak-fuzz soak-kills
+# The long forms of the tests of docs/reliability.md: about an hour.
+soak: soak-fuzz soak-kills soak-runs soak-sessions
 
 # Many thousand damaged files into every way in: some minutes.
 soak-fuzz: $(VENV)/installed-dev
@@ -27,6 +27,14 @@ soak-fuzz: $(VENV)/installed-dev
 # Fifty kills at random moments, and whether the runs end as if nothing had happened: about ten minutes.
 soak-kills: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/kills.py
+
+# Two hundred short runs through one worker, and whether it keeps anything of them: some minutes.
+soak-runs: $(VENV)/installed-dev
+	$(BIN)/python tests/soak/runs.py
+
+# Twenty sessions that watch one run, two of them in Chromium: half an hour.
+soak-sessions: $(VENV)/installed-dev
+	$(BIN)/python tests/soak/sessions.py
 
 # What CI runs beside the tests.
 check: lint lock-check audit

@@ -39,6 +39,7 @@ EngineMaker = Callable[[Report, Timings], "Engine"]
 # Nothing heard for so many seconds, a process may be stuck; fetching and compiling take longer than any step should.
 PREPARING_SILENCE, PAINTING_SILENCE = 900.0, 180.0
 SILENT_STEPS = 20  # of the longest of the last ones
+ENDING_SECONDS = 2.0  # how long a process that is gone may take until the system says how it ended
 IDLE_SECONDS = 300.0  # how long a worker without work keeps TensorFlow loaded; NST_WORKER_IDLE changes it
 
 
@@ -334,7 +335,7 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
     if record.status == "preparing":
         return silent if silent > PREPARING_SILENCE else None
     try:
-        step = run.metrics()["seconds"].tail(pace.RECENT_STEPS + 1).diff().max()
+        step = run.metrics(last=pace.RECENT_STEPS + 1)["seconds"].diff().max()
     except StudioError:
         step = 0.0
     return silent if silent > max(PAINTING_SILENCE, SILENT_STEPS * (step if step > 0 else 0.0)) else None
@@ -403,7 +404,11 @@ def _how_it_ended(writer: Writer) -> str:
     """What is known of a process that is gone: only who started it learns its exit status."""
     if writer.is_of_an_earlier_boot():
         return "The machine was restarted while it was being painted."
-    code = _started[writer.pid].poll() if writer.pid in _started else None
+    try:
+        # Its first thread is gone; of one that was killed the others may need a moment, and only then it is told how.
+        code = _started[writer.pid].wait(timeout=ENDING_SECONDS) if writer.pid in _started else None
+    except subprocess.TimeoutExpired:
+        code = None
     if code is None:
         return "The process that painted it is gone."
     if code >= 0:

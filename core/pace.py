@@ -44,10 +44,11 @@ def seconds_left(run: Run) -> float | None:
     """How long a run that waits or is being painted should still take; `None` if that cannot be told."""
     try:
         record = run.record()
-        seconds = run.metrics()["seconds"].tail(RECENT_STEPS + 1).diff().median()
-        done = run.with_progress(record).iteration
+        steps = run.metrics(last=RECENT_STEPS + 1)
     except StudioError:
         return None
+    seconds = steps["seconds"].diff().median()
+    done = record.iteration if steps.empty else int(steps["iteration"].iloc[-1])
     left = max(record.settings.iterations - (done or 0), 0)
     if record.status == "running" and seconds > 0:
         return float(seconds * left)

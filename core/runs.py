@@ -268,8 +268,9 @@ class Run:
             record.status = "interrupted"
         return record
 
-    def metrics(self) -> pd.DataFrame:
-        """A row per iteration so far; empty before the first. A line that is still being written is left out.
+    def metrics(self, last: int | None = None) -> pd.DataFrame:
+        """A row per iteration so far; with `last`, so many of the last ones, which hardly takes longer for a longer
+        run. Empty before the first. A line that is still being written is left out.
 
         Raises `StudioError` when the file is damaged.
         """
@@ -282,10 +283,13 @@ class Run:
             whole = text[: text.rfind("\n") + 1]
             if not whole:
                 return pd.DataFrame(columns=METRICS)
-            columns = whole.partition("\n")[0].split(",")
+            heading, _, rows = whole.partition("\n")
+            columns = heading.split(",")
             if tuple(columns[: len(METRICS)]) != METRICS or not set(columns[len(METRICS) :]) <= set(CONVOLUTIONS):
                 raise ValueError(f"no columns of a run: {columns[:20]}")
-            metrics = pd.read_csv(io.StringIO(whole))
+            if last is not None:
+                rows = "\n".join(rows.rsplit("\n", last + 1)[-last - 1 :])  # the text after the last \n is empty
+            metrics = pd.read_csv(io.StringIO(f"{heading}\n{rows}"))
             metrics.to_numpy(float)
             if not np.isfinite(metrics[["iteration", "evaluations", "seconds"]].to_numpy(float)).all():
                 raise ValueError("a step without a number")

@@ -68,7 +68,7 @@ def _live(run: Run) -> None:
     if record.status == "queued":
         _see_to_queue()
     try:
-        metrics = run.metrics()
+        metrics = run.metrics(last=RECENT_STEPS + 1)  # all would take the longer the longer it runs, twice a second
     except StudioError as error:
         st.warning(plain(str(error)))
         return
@@ -132,7 +132,7 @@ def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
         st.progress(0.0, plain(record.message) or "Preparing …")
     else:
         last = metrics.iloc[-1]
-        recent = metrics["seconds"].tail(RECENT_STEPS + 1)
+        recent = metrics["seconds"]
         step = (recent.iloc[-1] - recent.iloc[0]) / max(1, len(recent) - 1)
         left = f", {duration(step * (total - last['iteration']))} left" if step else ""
         rate = f"{1 / step:.1f} iterations a second" if step and step < 1 else f"{step:.1f} s an iteration"

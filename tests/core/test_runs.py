@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -361,6 +362,23 @@ def test_half_a_line_is_not_read(steps):
     assert run.metrics().empty and list(run.metrics().columns) == list(whole.columns)
     (run.path / "metrics.csv").write_text(lines[0][:30])
     assert run.metrics().empty
+
+
+def test_the_last_rows_are_read_alone(steps):
+    run = new_run()
+    with Recorder(run) as recorder:
+        recorder.write(steps[0])
+        for last in (1, 2):
+            assert run.metrics(last=last).equals(run.metrics())
+        for step in steps[1:4]:
+            recorder.write(step)
+    whole = run.metrics()
+    for last in (1, 2, 3, 4, 5, 9):
+        expected = whole.tail(last).reset_index(drop=True)
+        pd.testing.assert_frame_equal(run.metrics(last=last), expected, check_dtype=False)
+    with (run.path / "metrics.csv").open("a") as file:
+        file.write("4,5,1.0,12")
+    assert list(run.metrics(last=2)["iteration"]) == [2, 3]
 
 
 def test_metrics_hold_every_step(steps):

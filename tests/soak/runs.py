@@ -1,0 +1,136 @@
+"""Two hundred short runs, one after another, through one warm worker: does it keep anything of them?
+
+    python tests/soak/runs.py [--number N]
+
+The optimizers, photos and styles take turns. Prints the worker's memory and its open files after so many runs. Ends
+with 1 if the memory grows by more than a tenth and 50 MB, if there are more open files, or if a run was not done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from core import hardware, images, jobs, runs, samples  # noqa: E402
+from core.runs import Run  # noqa: E402
+from core.settings import TransferSettings  # noqa: E402
+
+OPTIMIZERS = ("adam", "l-bfgs")
+PRINTED = (20, 50, 100, 200)
+WARM = 20  # after so many runs each photo's shape has been met with each optimizer: what is to be kept is there
+WAIT = 300  # seconds until a run must have ended; the first one loads TensorFlow
+
+
+@dataclass
+class Held:
+    """What a process holds."""
+
+    memory: float  # resident, in MB
+    files: int  # open ones, sockets and pipes included
+
+    @classmethod
+    def by(cls, process: psutil.Process) -> Held:
+        files = process.num_fds() if psutil.POSIX else process.num_handles()
+        return cls(process.memory_info().rss / 1e6, files)
+
+    def has_outgrown(self, before: Held) -> bool:
+        """More than what an allocator may keep of its own."""
+        return self.memory > 1.1 * before.memory + 50
+
+
+def new_run(number: int, size: int, iterations: int, frame_every: int) -> Run:
+    """Submitted to the queue; the next `number` is of another optimizer or of other pictures."""
+    photo, style = (group[number // 2 % len(group)] for group in (samples.PHOTOS, samples.STYLES))
+    settings = TransferSettings(
+        optimizer=OPTIMIZERS[number % 2], iterations=iterations, size=size, frame_every=frame_every
+    )
+    content, painting = (images.read_image(sample.path()) for sample in (photo, style))
+    run = runs.create(content, painting, settings, "reference", photo.name, style.name)
+    jobs.submit(run)
+    return run
+
+
+def worker() -> psutil.Process | None:
+    """The worker that last spoke, if it is alive."""
+    said = jobs.readiness()
+    return psutil.Process(said.writer.pid) if said and said.writer.is_alive() else None
+
+
+@contextmanager
+def home() -> Iterator[None]:
+    """A home of its own; what was started in it ends with it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ |= {"NST_HOME": folder, "NST_WORKER_IDLE": "600"}
+        try:
+            yield
+        finally:
+            started = psutil.Process().children(recursive=True)
+            for process in started:
+                process.kill()
+            psutil.wait_procs(started, timeout=20)
+
+
+def perform(number: int) -> tuple[list[Held], list[str]]:
+    """What the worker held after each run, and what went wrong."""
+    held: list[Held] = []
+    failures: list[str] = []
+    pids: set[int] = set()
+    for count in range(1, number + 1):
+        run = new_run(count - 1, size=64, iterations=5, frame_every=2)
+        deadline = time.monotonic() + WAIT
+        while run.record().unfinished or jobs.painting():
+            if time.monotonic() > deadline:
+                return held, [*failures, f"run {count} was {run.record().status} after {WAIT} s"]
+            time.sleep(0.05)
+        record, process = jobs.settle(run), worker()
+        if record.status != "done":
+            failures.append(f"run {count} was {record.status}: {record.message}")
+        if not process:
+            said = jobs.worker_log().read_text(errors="replace")[-4000:]
+            return held, [*failures, f"the worker was gone after run {count}; its log ends with\n{said}"]
+        pids.add(process.pid)
+        held.append(Held.by(process))
+        if count in {*PRINTED, number}:
+            print(f"{count:>6}{held[-1].memory:>12.0f}{held[-1].files:>8}", flush=True)
+    if len(pids) > 1:
+        failures.append(f"it was not one worker, but {len(pids)}")
+    return held, failures
+
+
+def main() -> int:
+    options = argparse.ArgumentParser()
+    options.add_argument("--number", type=int, default=200, help="of runs")
+    number = options.parse_args().number
+    print(f"{date.today()}, {hardware.processor()}, {os.cpu_count()} cores")
+    print(f"{'runs':>6}{'memory, MB':>12}{'files':>8}")
+    began = time.monotonic()
+    with home():
+        held, failures = perform(number)
+    most = max((each.memory for each in held), default=0)
+    print(f"{len(held)} runs in {time.monotonic() - began:.0f} s; memory at most {most:.0f} MB")
+    if len(held) > WARM:
+        warm, last = held[WARM - 1], held[-1]
+        if last.has_outgrown(warm):
+            failures.append(f"memory grew from {warm.memory:.0f} to {last.memory:.0f} MB")
+        if last.files > warm.files:
+            failures.append(f"open files grew from {warm.files} to {last.files}")
+    for failure in failures:
+        print(f"FAILED {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
