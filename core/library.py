@@ -130,14 +130,14 @@ def deleted(owner: str | None = None) -> list[Run]:
     """What can still be had back, the last deleted first, of an owner's only theirs; what was deleted long ago is
     removed for good."""
     empty_trash()
-    found = [Run(path) for path in sorted(_files(trash()), key=lambda path: path.stat().st_mtime, reverse=True)]
+    found = [Run(path) for path in sorted(_files(trash()), key=_since, reverse=True)]
     return [run for run in found if owner is None or runs.is_of(run, owner)]
 
 
 def empty_trash(older_than: float = TRASH_SECONDS) -> None:
     """Remove for good what was deleted long ago."""
     for path in _files(trash()):
-        if time.time() - path.stat().st_mtime > older_than:
+        if time.time() - _since(path) > older_than:
             shutil.rmtree(path, ignore_errors=True)
             log.event("run removed for good", run=path.name)
 
@@ -194,6 +194,14 @@ def _unfinished(run: Run) -> bool:
         return run.record().unfinished
     except StudioError:
         return False  # what cannot be read can still be deleted
+
+
+def _since(path: Path) -> float:
+    """When a run was deleted; now, where another page has just brought it back."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _files(folder: Path) -> list[Path]:
