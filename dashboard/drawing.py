@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -16,13 +15,19 @@ AXIS = 90  # with its title, and the margins
 
 def draw(chart: alt.Chart | alt.LayerChart, key: str, height: int, legend_rows: int = 1) -> None:
     """The chart as wide as its place; Streamlit counts legend and axis into the height, which is the drawing's here."""
-    _settle()
-    st.altair_chart(chart.properties(height=height + AXIS + LEGEND_ROW * legend_rows), width="stretch", key=key)
+    show(prepared(chart, height, legend_rows), key)
 
 
-@st.cache_resource(show_spinner=False)
-def _settle() -> None:
-    """Leave what is loaded by now out of garbage collections: Streamlit collects after each refresh of a live page,
-    and going through all that Altair and pandas brought along costs a fifth of a core."""
-    gc.collect()
-    gc.freeze()
+def prepared(chart: alt.Chart | alt.LayerChart, height: int, legend_rows: int = 1) -> dict[str, Any]:
+    """The chart as `show` takes it. To make this of it costs ten times what showing it does, so that what many sessions
+    see is prepared once."""
+    import pandas as pd
+
+    specification = chart.properties(height=height + AXIS + LEGEND_ROW * legend_rows).to_dict()
+    specification.pop("config", None)  # Altair's theme, in place of which comes the page's
+    specification["datasets"] = {name: pd.DataFrame(rows) for name, rows in specification["datasets"].items()}
+    return specification
+
+
+def show(prepared_chart: dict[str, Any], key: str) -> None:
+    st.vega_lite_chart(spec=prepared_chart, width="stretch", key=key)

@@ -1,10 +1,11 @@
 """Changing the weights of a run while it paints."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
-from core.errors import StudioError
+from core.errors import InputError, StudioError
 from core.runs import Run, RunRecord
 from core.settings import KNOBS, TransferSettings
 from dashboard.knobs import MOST_OF_A_LAYER
@@ -23,6 +24,16 @@ def show(run: Run) -> None:
         _sliders(run)
 
 
+@dataclass
+class _Slider:
+    """What a slider was made to show. Where another value has to be shown there is a new slider: a browser that is told
+    to move one may still send the old place, as if someone had moved it back."""
+
+    value: float
+    number: int = 0
+    asked: float | None = None  # by this session, and not yet so
+
+
 @st.fragment(run_every=REFRESH_SECONDS)
 def _sliders(run: Run) -> None:
     try:
@@ -30,41 +41,55 @@ def _sliders(run: Run) -> None:
     except StudioError:
         return  # the page says so
     began, now = record.settings, _now(record)
-    weights = now.loss_weights().style_layers
-    at = {
-        **{name: _nearest(getattr(now, name), getattr(began, name)) for name in BY_FACTOR},
-        "total_variation_weight": now.total_variation_weight,
-        **dict(zip(began.style_layers, weights, strict=True)),
-    }
-    if st.session_state.get(f"steer-{run.id}-seen") != at:  # steered meanwhile, here or elsewhere
-        st.session_state[f"steer-{run.id}-seen"] = at
-        for name, value in at.items():
-            st.session_state[_key(run, name)] = value
+    sliders = _up_to_date(run, _places(began, now), _places(began, _wanted(run, now)))
 
-    def asking(name: str) -> dict[str, Any]:
-        return {"key": _key(run, name), "on_change": _ask, "args": (run, began, now, name)}
+    def given(name: str) -> dict[str, Any]:
+        return {"value": sliders[name].value, "key": _key(run, name), "on_change": _ask, "args": (run, name)}
 
     losses, layers = st.columns(2, gap="large")
     with losses:
         for name in BY_FACTOR:
             knob, nothing = KNOBS[name], getattr(began, name) == 0
             st.select_slider(
-                knob.label, FACTORS, format_func=_times, help=knob.meaning, disabled=nothing, **asking(name)
+                knob.label, FACTORS, format_func=_times, help=knob.meaning, disabled=nothing, **given(name)
             )
         smoothness = KNOBS["total_variation_weight"]
-        choices = sorted({*SMOOTHNESS, began.total_variation_weight, now.total_variation_weight})
+        choices = sorted({*SMOOTHNESS, began.total_variation_weight, sliders[smoothness.name].value})
         st.select_slider(
-            smoothness.label, choices, format_func="{:g}".format, help=smoothness.meaning, **asking(smoothness.name)
+            smoothness.label, choices, format_func="{:g}".format, help=smoothness.meaning, **given(smoothness.name)
         )
     with layers:
-        for layer, weight in zip(began.style_layers, weights, strict=True):
-            st.slider(f"Style in {layer}", 0.0, max(MOST_OF_A_LAYER, weight), step=0.05, **asking(layer))
+        for layer in began.style_layers:
+            most = max(MOST_OF_A_LAYER, sliders[layer].value)
+            st.slider(f"Style in {layer}", 0.0, most, step=0.05, **given(layer))
     if refused := st.session_state.pop(f"steer-{run.id}-refused", ""):
         st.error(plain(refused))
 
 
+def _places(began: TransferSettings, now: TransferSettings) -> dict[str, float]:
+    """Where the sliders of a run that began with other weights stand."""
+    return {
+        **{name: _nearest(getattr(now, name), getattr(began, name)) for name in BY_FACTOR},
+        "total_variation_weight": now.total_variation_weight,
+        **dict(zip(began.style_layers, now.loss_weights().style_layers, strict=True)),
+    }
+
+
+def _up_to_date(run: Run, at: dict[str, float], wanted: dict[str, float]) -> dict[str, _Slider]:
+    """The session's sliders: as the weights are, but for those that it has asked for and that are still wanted."""
+    sliders: dict[str, _Slider] = st.session_state.setdefault(f"sliders-{run.id}", {})
+    for name, place in at.items():
+        slider = sliders.setdefault(name, _Slider(place))
+        if slider.asked not in (None, place) and slider.asked == wanted[name]:
+            continue
+        slider.asked = None
+        if st.session_state.get(_key(run, name), slider.value) != place:  # steered elsewhere
+            sliders[name] = _Slider(place, slider.number + 1)
+    return sliders
+
+
 def _key(run: Run, name: str) -> str:
-    return f"steer-{run.id}-{name}"
+    return f"steer-{run.id}-{name}-{st.session_state[f'sliders-{run.id}'][name].number}"
 
 
 def _now(record: RunRecord) -> TransferSettings:
@@ -84,15 +109,25 @@ def _times(factor: float) -> str:
     return "as it began" if factor == 1 else f"× {factor:g}" if factor > 1 else f"÷ {1 / factor:g}"
 
 
-def _ask(run: Run, began: TransferSettings, now: TransferSettings, name: str) -> None:
+def _wanted(run: Run, now: TransferSettings) -> TransferSettings:
+    try:
+        return now.changed(**run.request().weights)
+    except InputError:  # a file that another program wrote
+        return now
+
+
+def _ask(run: Run, name: str) -> None:
     """Ask for the weight whose slider was moved, and for no other: they may have been steered elsewhere."""
     moved = float(st.session_state[_key(run, name)])
-    weights: dict[str, Any] = {name: moved * getattr(began, name) if name in BY_FACTOR else moved}
-    if name in began.style_layers:
-        layers = run.request().weights.get("style_layer_weights") or now.loss_weights().style_layers
-        changed = {**dict(zip(began.style_layers, layers, strict=True)), name: moved}
-        weights = {"style_layer_weights": list(changed.values())}
     try:
+        record = run.with_progress(run.record())
+        began, now = record.settings, _now(record)
+        weights: dict[str, Any] = {name: moved * getattr(began, name) if name in BY_FACTOR else moved}
+        if name in began.style_layers:
+            layers = run.request().weights.get("style_layer_weights") or now.loss_weights().style_layers
+            changed = {**dict(zip(began.style_layers, layers, strict=True)), name: moved}
+            weights = {"style_layer_weights": list(changed.values())}
         run.ask(weights=weights)
+        st.session_state[f"sliders-{run.id}"][name].asked = moved
     except (StudioError, OSError) as error:
         st.session_state[f"steer-{run.id}-refused"] = str(error)

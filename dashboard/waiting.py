@@ -15,11 +15,17 @@ from dashboard.wording import duration, plain
 REFRESH_SECONDS = 2.0
 
 
+@st.cache_resource(ttl=REFRESH_SECONDS / 2, show_spinner=False)
+def _queue() -> list[tuple[Run, Waiting]]:
+    """Looked up once for all sessions: what is expected of a run is told from many runs' records."""
+    return jobs.waiting()
+
+
 @st.fragment(run_every=REFRESH_SECONDS)
 def show() -> None:
     """The runs that wait, with what can be done about them; nothing where none does. What others wait for is not told
     where people see their own runs alone, and nobody is passed there."""
-    found = jobs.waiting()
+    found = _queue()
     if not found:
         return
     owner = visitor.sees()
@@ -40,10 +46,9 @@ def show() -> None:
         st.warning(plain(refused))
 
 
-@st.cache_data(ttl=REFRESH_SECONDS, show_spinner=False)
 def of(run: Run) -> str:
     """How a waiting run stands, in words."""
-    waiting = dict(jobs.waiting()).get(run)
+    waiting = dict(_queue()).get(run)
     return f"Number {waiting.place} in the queue{_begins(waiting)}" if waiting else "Waiting for its turn …"
 
 
@@ -69,3 +74,4 @@ def _change(change: Callable[..., None], *what: Any) -> None:
         change(*what)
     except (StudioError, OSError) as error:  # such as one that has begun meanwhile
         st.session_state["queue-refused"] = str(error)
+    _queue.clear()

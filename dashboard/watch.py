@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import psutil
@@ -41,7 +42,7 @@ def show(run: Run) -> None:
         _live(run)
         if record.status == "running":
             steering.show(run)
-        st.fragment(_curves, run_every=CURVES_SECONDS)(run)
+        st.fragment(_curves, run_every=CURVES_SECONDS)(run, record.unfinished)
         waiting.show()
     else:
         if st.session_state.pop(f"watched-{run.id}", False):
@@ -56,10 +57,37 @@ def _see_to_queue() -> None:
     jobs.see_to_queue()
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """What everyone who watches a run sees of it: read once for all, as twenty sessions would otherwise read and encode
+    the same picture forty times a second."""
+
+    metrics: pd.DataFrame  # of the last steps
+    silent: float | None  # seconds, where nothing has been heard for too long
+    memory: int  # bytes that the painting process holds
+    picture: str  # within the page itself; empty where there is none yet
+
+
+_record = st.cache_resource(Run.record, ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
+
+
+@st.cache_resource(ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
+def _look(run: Run) -> _Sight:
+    """Raises `StudioError` when the record or the metrics are damaged."""
+    record = run.record()
+    metrics = run.metrics(last=RECENT_STEPS + 1)  # all would take the longer the longer it runs
+    silent, picture = None, ""
+    with contextlib.suppress(OSError):  # a file was replaced just now
+        silent = jobs.silent_for(run, record)
+    with contextlib.suppress(OSError):  # there is none yet
+        picture = _inline(run.live if run.live.is_file() else run.result)  # which a run that goes on has already
+    return _Sight(metrics, silent, _memory(record), picture)
+
+
 @st.fragment(run_every=REFRESH_SECONDS)
 def _live(run: Run) -> None:
     try:
-        record = run.record()
+        record = _record(run)
     except StudioError:
         st.rerun()  # the whole page, which says what is wrong
     if not record.unfinished or record.status != st.session_state.setdefault(f"seen-{run.id}", record.status):
@@ -68,36 +96,31 @@ def _live(run: Run) -> None:
     if record.status == "queued":
         _see_to_queue()
     try:
-        metrics = run.metrics(last=RECENT_STEPS + 1)  # all would take the longer the longer it runs, twice a second
+        seen = _look(run)
     except StudioError as error:
         st.warning(plain(str(error)))
         return
-    _progress(record, metrics)
-    _say_if_stuck(run, record)
+    _progress(record, seen)
+    if seen.silent and record.writer:
+        _say_that_it_is_stuck(run, record.writer.pid, seen.silent)
     with st.container(horizontal=True, vertical_alignment="center"):
         for name, label in CURVES.items():
-            value = metrics[name].iloc[-1] if len(metrics) else None
+            value = seen.metrics[name].iloc[-1] if len(seen.metrics) else None
             st.metric(f"{label} loss", value, format="compact", width=150)
         if run.request().stop:
             st.button("Stopping …", icon=":material/stop:", disabled=True)
         else:
             st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))
         notice.offer(run.id)
-    picture = run.live if run.live.is_file() else run.result  # a run that goes on has the result of its first part
-    _pictures(run, picture, "What painting starts from" if metrics.empty else "Painted so far", coming=True)
+    _pictures(run, seen.picture, "What painting starts from" if seen.metrics.empty else "Painted so far")
 
 
-def _say_if_stuck(run: Run, record: RunRecord) -> None:
-    try:
-        silent = jobs.silent_for(run, record)
-    except OSError:  # a file was replaced just now
-        return
-    if silent and record.writer:
-        st.warning(
-            f"Nothing has been heard of the painting process (number {record.writer.pid}) for {duration(silent)}, "
-            "though it is alive: it may be stuck. If it is ended, the run can continue from its last checkpoint."
-        )
-        st.button("End it", icon=":material/power_off:", on_click=_break_off, args=(run,))
+def _say_that_it_is_stuck(run: Run, process: int, silent: float) -> None:
+    st.warning(
+        f"Nothing has been heard of the painting process (number {process}) for {duration(silent)}, "
+        "though it is alive: it may be stuck. If it is ended, the run can continue from its last checkpoint."
+    )
+    st.button("End it", icon=":material/power_off:", on_click=_break_off, args=(run,))
 
 
 def _break_off(run: Run) -> None:
@@ -105,27 +128,49 @@ def _break_off(run: Run) -> None:
         jobs.break_off(run)
 
 
-def _curves(run: Run) -> None:
+@st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
+def _loss_curves(run: Run, unfinished: bool) -> tuple[dict[str, Any], dict[int, str]] | None:
+    """The chart, prepared once for all who watch, and its marks; nothing before the second step.
+
+    `unfinished` tells what a run that goes on has so far from all of it. Raises `StudioError` when the metrics are
+    damaged.
+    """
     from export import charts  # here, so that the page for a new picture opens without it
 
+    metrics = run.metrics()
+    if len(metrics) < 2:
+        return None
+    last = metrics["iteration"].iloc[-1]
+    steered = [change for change in run.record().steering if change.iteration <= last]
+    return drawing.prepared(charts.loss_curves(metrics, steered), 230), charts.steering_marks(steered)
+
+
+@st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
+def _layer_curves(run: Run, unfinished: bool) -> dict[str, Any]:
+    from export import charts
+
+    metrics = run.metrics()
+    layers = len(metrics.columns) - len(METRICS)
+    return drawing.prepared(charts.layer_curves(metrics), 230, layers // 2 + 1)
+
+
+def _curves(run: Run, unfinished: bool) -> None:
     try:
-        metrics = run.metrics()
-    except StudioError as error:
-        st.warning(plain(str(error)))
-        return
-    if len(metrics) > 1:
-        last = metrics["iteration"].iloc[-1]
-        steered = [change for change in run.record().steering if change.iteration <= last]
-        drawing.draw(charts.loss_curves(metrics, steered), f"curves-{run.id}", 230)
-        for number, (iteration, words) in enumerate(charts.steering_marks(steered).items(), 1):
+        drawn = _loss_curves(run, unfinished)
+        if not drawn:
+            return
+        chart, marks = drawn
+        drawing.show(chart, f"curves-{run.id}")
+        for number, (iteration, words) in enumerate(marks.items(), 1):
             st.caption(plain(f"{number}: after iteration {iteration}, {words}"))
         if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
-            layers = len(metrics.columns) - len(METRICS)
-            drawing.draw(charts.layer_curves(metrics), f"layer-curves-{run.id}", 230, layers // 2 + 1)
+            drawing.show(_layer_curves(run, unfinished), f"layer-curves-{run.id}")
+    except StudioError as error:
+        st.warning(plain(str(error)))
 
 
-def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
-    total = record.settings.iterations
+def _progress(record: RunRecord, seen: _Sight) -> None:
+    total, metrics = record.settings.iterations, seen.metrics
     if record.status == "queued":
         st.progress(0.0, waiting.of(Run(paths.runs() / record.id)))
     elif metrics.empty:
@@ -136,35 +181,39 @@ def _progress(record: RunRecord, metrics: pd.DataFrame) -> None:
         step = (recent.iloc[-1] - recent.iloc[0]) / max(1, len(recent) - 1)
         left = f", {duration(step * (total - last['iteration']))} left" if step else ""
         rate = f"{1 / step:.1f} iterations a second" if step and step < 1 else f"{step:.1f} s an iteration"
-        text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}{_memory(record)}"
+        text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}"
+        text += f" · {seen.memory / 1e9:.1f} GB of memory" if seen.memory else ""
         text = text if step else "The first step …"
         st.progress(min(1.0, last["iteration"] / total), text)
 
 
-def _memory(record: RunRecord) -> str:
-    """What the painting process holds in memory."""
+def _memory(record: RunRecord) -> int:
+    """Bytes that the painting process holds; 0 when it is gone."""
     try:
-        held = psutil.Process(record.writer.pid).memory_info().rss if record.writer else 0
+        return psutil.Process(record.writer.pid).memory_info().rss if record.writer else 0
     except psutil.Error:
-        return ""
-    return f" · {held / 1e9:.1f} GB of memory" if held else ""
+        return 0
 
 
-def _pictures(run: Run, picture: Path, caption: str, coming: bool) -> None:
+def _pictures(run: Run, painted: Path | str, caption: str) -> None:
+    """Photo, painting and what is painted: its file, or a live picture as `_inline` gives it."""
     with st.container(key="pictures"):  # a narrow screen shows the last one first: see dashboard/app.py
-        content, style, painted = st.columns(3)
+        content, style, result = st.columns(3)
     with content:
         _image(lambda: _small(run.content), "Photo", "The photo")
     with style:
         _image(lambda: _small(run.style), "Painting", "The painting")
-    with painted:
-        if picture.is_file():
-            _image((lambda: _inline(picture)) if coming else (lambda: _whole(picture)), caption, caption)
-        elif coming:
+    with result:
+        if isinstance(painted, Path):
+            if painted.is_file():
+                _image(lambda: _whole(painted), caption, caption)
+            else:
+                st.caption("It ended before there was a picture.")
+        elif painted:
+            _image(lambda: painted, caption, caption)
+        else:
             st.skeleton(height=240)
             st.caption("The picture appears with the first step.")
-        else:
-            st.caption("It ended before there was a picture.")
 
 
 def _image(
@@ -210,10 +259,10 @@ def _finished(run: Run, record: RunRecord) -> None:
             downloads.picture(run, record)
         afterwards.actions(run, record)
     if run.result.is_file():
-        _pictures(run, run.result, "Painted", coming=False)
+        _pictures(run, run.result, "Painted")
     else:
-        _pictures(run, run.live, "Painted last", coming=False)
-    _curves(run)
+        _pictures(run, run.live, "Painted last")
+    _curves(run, record.unfinished)
     _frames(run)
     _timings(record)
 

@@ -62,6 +62,7 @@ def visit(ready):
     """Opens one of the views, with what its address asks for, as whom Streamlit takes the user for."""
 
     def open_view(name, user=None, **query):
+        st.cache_resource.clear()  # what another one that was open a moment ago had seen
         page = AppTest.from_file(str(CHECKOUT / "dashboard" / "app.py"), default_timeout=60)
         for key, value in query.items():
             page.query_params[key] = value

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from dashboard.framing import Framing
 
 def button(page, label):
     return next(button for button in page.button if button.label == label)
+
+
+def slider(page, name):
+    """The one that steers this weight."""
+    return next(each for each in (*page.select_slider, *page.slider) if re.search(rf"-{name}-\d+$", each.key))
 
 
 def the_new_run(*known):
@@ -38,9 +44,9 @@ def running(kept, new_run):
 def test_moving_a_weight_asks_the_painter_for_it(visit, running):
     page = visit("stylize", run=running.id)
     began = running.record().settings
-    page.select_slider(key=f"steer-{running.id}-style_weight").set_value(4).run()
+    slider(page, "style_weight").set_value(4).run()
     assert running.request().weights == {"style_weight": 4 * began.style_weight}  # and nothing that was not moved
-    page.slider(key=f"steer-{running.id}-block3_conv1").set_value(0.5).run()
+    slider(page, "block3_conv1").set_value(0.5).run()
     asked = running.request().weights
     assert asked["style_layer_weights"] == [1, 1, 0.5, 1, 1] and asked["style_weight"] == 4 * began.style_weight
     assert not page.exception and not running.request().stop
@@ -49,10 +55,10 @@ def test_moving_a_weight_asks_the_painter_for_it(visit, running):
 def test_two_pages_steer_one_run_together(visit, running):
     page, other = (visit("stylize", run=running.id) for _ in range(2))
     began = running.record().settings
-    page.select_slider(key=f"steer-{running.id}-style_weight").set_value(4).run()
-    other.select_slider(key=f"steer-{running.id}-total_variation_weight").set_value(10).run()
-    page.slider(key=f"steer-{running.id}-block1_conv1").set_value(0.5).run()
-    other.slider(key=f"steer-{running.id}-block2_conv1").set_value(2.0).run()
+    slider(page, "style_weight").set_value(4).run()
+    slider(other, "total_variation_weight").set_value(10).run()
+    slider(page, "block1_conv1").set_value(0.5).run()
+    slider(other, "block2_conv1").set_value(2.0).run()
     assert running.request().weights == {
         "style_weight": 4 * began.style_weight,
         "total_variation_weight": 10,
@@ -67,8 +73,34 @@ def test_what_is_steered_elsewhere_is_shown_and_what_is_planned_for_later_is_not
                Steering(iteration=400, changes={"content_weight": 1.0})]  # fmt: skip
     runs.change(running, steering=planned)
     page.run()
-    assert page.select_slider(key=f"steer-{running.id}-style_weight").value == 8
-    assert page.select_slider(key=f"steer-{running.id}-content_weight").value == 1
+    assert slider(page, "style_weight").value == 8
+    assert slider(page, "content_weight").value == 1
+
+
+def test_no_slider_is_moved_for_a_browser(visit, running):
+    """A browser that is told to move a slider may still send its old place, or its least, as if someone had done it."""
+    page = visit("stylize", run=running.id)
+    change = Steering(iteration=0, changes={"content_weight": 2.0, "style_layer_weights": [0.5, 1, 1, 1, 1]})
+    runs.change(running, steering=[change])
+    page.run()
+    sliders = [each for each in (*page.select_slider, *page.slider) if each.key.startswith("steer-")]
+    assert len(sliders) == 8 and slider(page, "block1_conv1").value == 0.5
+    assert not any(each.proto.set_value for each in sliders)
+    assert [each.proto.default for each in page.slider] == [[each.value] for each in page.slider]
+
+
+def test_a_slider_that_was_moved_twice_stays_while_the_first_move_is_answered(visit, running):
+    page = visit("stylize", run=running.id)
+    weight = running.record().settings.style_weight
+    slider(page, "style_weight").set_value(4).run()
+    slider(page, "style_weight").set_value(8).run()
+    runs.change(running, steering=[Steering(iteration=0, changes={"style_weight": 4 * weight})])
+    page.run()
+    assert slider(page, "style_weight").value == 8
+    runs.change(running, steering=[Steering(iteration=0, changes={"style_weight": 2 * weight})])
+    running.ask(weights={"style_weight": 2 * weight})  # someone else, who came after
+    page.run()
+    assert slider(page, "style_weight").value == 2
 
 
 def test_a_mark_on_a_run_that_is_gone_is_refused_in_words(visit, kept):

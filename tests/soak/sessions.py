@@ -248,7 +248,7 @@ def main() -> int:
             time.sleep(0.1)
         record = run.record()
         if record.status != "stopped" or record.steering:
-            failures.append(f"the run was {record.status}, and steered {len(record.steering)} times")
+            failures.append(f"the run was {record.status}, and steered: {record.steering}")
         failures += [line for line in _log().read_text().splitlines() if "failed" in line or "Traceback" in line]
     for failure in failures:
         print(f"FAILED {failure}")
