@@ -22,6 +22,7 @@ from core import decoding, images, log, paths, runs
 from core.errors import InputError, StudioError
 from core.library import Marks, trash
 from core.runs import METRICS, METRICS_BYTES, RUN_ID, SCHEMA_VERSION, Run, RunRecord
+from core.settings import MOST_STYLES
 
 # what zipfile raises over a damaged file
 DAMAGED = (
@@ -38,7 +39,9 @@ DAMAGED = (
 MAX_FILES = 25_000
 MAX_BYTES = 2 * 2**30  # unpacked
 MAX_DIRECTORY = 8 * 2**20  # of the list of files, which zipfile reads whole and keeps
-INPUTS = ("content.png", "style-1.png", "start.png")
+STYLES = tuple(f"style-{number}.png" for number in range(1, MOST_STYLES + 1))
+MASKS = ("kept.png", *(f"mask-{number}.png" for number in range(1, MOST_STYLES + 1)))
+INPUTS = ("content.png", *STYLES, *MASKS, "start.png")
 OUTPUTS = ("result.png", "live.jpg")
 PICTURES = (*INPUTS, *OUTPUTS)
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}

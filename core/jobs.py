@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -27,10 +27,12 @@ from core.errors import InputError, StudioError
 from core.runs import Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
 from core.start import starting_picture
+from core.subject import Pictures, Subject
 from core.timings import Timings
 
 if TYPE_CHECKING:
-    from core.objective import Losses
+    from core.objective import Losses, Objective
+    from core.targets import StyleTargets
     from core.transfer import Engine, Step
 
 Report = Callable[[str], None]
@@ -59,18 +61,17 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
         room.check(wanted, recorder.record.shape, on_gpu=bool(hardware.gpus()))
         tell("Reading the pictures …")
         with recorder.timings.phase("pictures"):
-            photo, painting = (_read_input(path, wanted.size) for path in (run.content, run.style))
-        begun = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
-        if begun and begun.image.shape != (1, *photo.shape):
-            raise StudioError(f"The checkpoint of {run.id} is of another picture than the run's.")
+            pictures = Pictures.of(run)
+            begun = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
+            stages = _stages_left(recorder.record, pictures, begun)
+            subject = pictures.at(wanted, stages[0][0])
         if not begun:
             with recorder.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
-                picture = _starting_picture(recorder, photo, painting, tell)
-                recorder.show(picture)
+                picture = _starting_picture(recorder, subject, tell)
+                recorder.show(images.to_uint8(subject.finished(picture)))
         tell("Loading TensorFlow …")
         with recorder.timings.phase("imports"):
             hardware.import_tensorflow()
-            from core.transfer import stylize
         engine = make_engine(tell, recorder.timings)
         choice = engine.choice(wanted)
         recorder.update(
@@ -83,45 +84,88 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
                 "why this precision": choice.why_precision,
             },
         )
-        content, style = map(images.to_network, (photo, painting))
-        start = begun or images.to_network(picture)
+        start = begun or subject.begun_from(picture)
+        for number, (_, end) in enumerate(stages, 1):
+            is_last = number == len(stages)
+            for step in _stage(recorder, engine, subject, start, tell, again=number > 1):
+                yield step
+                request = run.request()
+                recorder.answer(request)
+                if request.stop:
+                    return
+                if step.iteration >= (recorder.record.settings.iterations if is_last else end):
+                    break
+                step.objective.weights = recorder.steered(step.iteration + 1).loss_weights()
+            if not is_last:
+                subject = pictures.at(wanted, stages[number][0])
+                start = step.enlarged(*subject.photo.shape[:2])
+
+
+def _stage(
+    recorder: Recorder, engine: Engine, subject: Subject, start: np.ndarray | Checkpoint, tell: Report, again: bool
+) -> Iterator[Step]:
+    """Paint at one size, recording it, for as long as one asks. Where `again`, the step that is started from has been
+    recorded already, at the size before."""
+    from core.optimizers import Limits
+    from core.transfer import stylize
+
+    wanted, precision = recorder.record.settings, engine.choice(recorder.record.settings).precision
+    content, styles = images.to_network(subject.photo), [images.to_network(style) for style in subject.styles]
+    if not again:
         tell("Measuring the style …")
-        objective, targets = engine.objective(content, style, wanted, recorder.timings)
-        if choice.precision != "float32":
+    side = room.tile_side(wanted, subject.photo.shape[:2])
 
-            def in_float32(step: Step) -> Losses:
-                exact, _ = engine.objective(content, style, wanted, precision="float32")
-                exact.weights = step.best.weights
-                return exact.losses(step.best.image)
+    def objective(**other: Any) -> tuple[Objective, StyleTargets]:
+        return engine.objective(content, styles, wanted, masks=subject.masks, side=side, **other)
 
-            recorder.final_losses = in_float32
+    made, targets = objective(timings=recorder.timings)
+
+    def in_float32(step: Step) -> Losses:
+        exact, _ = objective(precision="float32")
+        exact.weights = step.best.weights
+        return exact.losses(step.best.image)
+
+    if precision != "float32":
+        recorder.final_losses = in_float32
+    recorder.finished = subject.finished
+    begun = start.iteration if isinstance(start, Checkpoint) else 0
+    if not again:
         recorder.update(style_targets=targets.source, message="Compiling the first step …")
-        objective.weights = recorder.steered(begun.iteration if begun else 0).loss_weights()
-        for step in stylize(objective, start, wanted.changed(iterations=KNOBS["iterations"].maximum)):
-            recorder.write(step)
-            yield step
-            request = run.request()
-            recorder.answer(request)
-            if request.stop or step.iteration >= recorder.record.settings.iterations:
-                break
-            objective.weights = recorder.steered(step.iteration + 1).loss_weights()
+    made.weights = recorder.steered(begun).loss_weights()
+    limits = subject.limits()
+    if isinstance(start, Checkpoint) and again and limits:
+        start = dataclasses.replace(start, image=np.clip(start.image, *limits))
+    endless = wanted.changed(iterations=KNOBS["iterations"].maximum)
+    for step in stylize(made, start, endless, limits and Limits(*limits)):
+        if again and step.iteration == begun:
+            continue
+        recorder.write(step)
+        yield step
 
 
-def _starting_picture(recorder: Recorder, content: np.ndarray, style: np.ndarray, tell: Report) -> np.ndarray:
+def _stages_left(record: RunRecord, pictures: Pictures, begun: Checkpoint | None) -> list[tuple[int, int]]:
+    """The stages that are still to be painted, of `TransferSettings.schedule`: the one that was begun comes first."""
+    schedule = record.settings.schedule()
+    if begun is None:
+        return schedule
+    photo = pictures.photo
+    shapes = [(1, *images.resized_shape(photo.width, photo.height, size), 3) for size, _ in schedule]
+    if begun.image.shape not in shapes:
+        raise StudioError(f"The checkpoint of {record.id} is of another picture than the run's.")
+    return schedule[shapes.index(begun.image.shape) :]
+
+
+def _starting_picture(recorder: Recorder, subject: Subject, tell: Report) -> np.ndarray:
     """The picture that was given to start from, otherwise the settings' own."""
     run, wanted = recorder.run, recorder.record.settings
+    height, width = subject.photo.shape[:2]
     if run.start.exists():
-        height, width = content.shape[:2]
         given = images.read_image(run.start, max_bytes=4 * images.MAX_PIXELS)
         return np.asarray(given.resize((width, height), Image.Resampling.LANCZOS))
-    picture, start_is = starting_picture(content, style, wanted, tell)
+    style = images.to_uint8(subject.styles[0])
+    picture, start_is = starting_picture(subject.in_colours, style, wanted, tell)
     recorder.update(start=start_is)
     return picture
-
-
-def _read_input(path: Path, size: int) -> np.ndarray:
-    own_copy = images.read_image(path, max_bytes=4 * images.MAX_PIXELS)  # a PNG is larger than the JPEG it was
-    return images.resize(own_copy, size, path.name)
 
 
 # --- the queue ------------------------------------------------------------------------------------------------------

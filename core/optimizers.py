@@ -1,5 +1,7 @@
 """How the image moves: optimizers that take an evaluated image to the next one, within the range of real pixels."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -25,25 +27,48 @@ class Optimizer(Protocol):
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on with what another of its kind had learnt."""
 
+    def average(self) -> tf.Tensor | None:
+        """The mean of the last images, where one is kept."""
 
-def optimizer(image: tf.Tensor, settings: TransferSettings, state: Mapping[str, np.ndarray] | None = None) -> Optimizer:
-    """The settings' optimizer for an image `(1, H, W, 3)`, with the state of one that had come to this image."""
-    made = (LBFGS if settings.optimizer == "l-bfgs" else Adam)(image, settings)
+    def enlarged(self, height: int, width: int) -> dict[str, np.ndarray]:
+        """The state for the same picture at another size, as far as it helps there."""
+
+
+def optimizer(
+    image: tf.Tensor,
+    settings: TransferSettings,
+    state: Mapping[str, np.ndarray] | None = None,
+    limits: Limits | None = None,
+) -> Optimizer:
+    """The settings' optimizer for an image `(1, H, W, 3)` within limits, by default a real pixel's; with the state of
+    one that had come to this image."""
+    made: Optimizer = (LBFGS if settings.optimizer == "l-bfgs" else Adam)(image, settings, limits or REAL_PIXELS)
+    if settings.averaging:
+        made = Averaged(made, image, settings.averaging)
     if state:
         made.restore(state)
     return made
 
 
-def in_range(image: tf.Tensor) -> tf.Tensor:
-    """The image with every value clipped to what a real pixel can have."""
-    return tf.clip_by_value(image, images.NETWORK_MIN, images.NETWORK_MAX)
+class Limits(NamedTuple):
+    """The least and greatest value of each pixel, as the network counts, `(1, H, W, 3)`, or of each channel, `(3,)`."""
+
+    least: np.ndarray
+    greatest: np.ndarray
+
+    def clip(self, image: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value(image, self.least, self.greatest)
+
+
+REAL_PIXELS = Limits(images.NETWORK_MIN, images.NETWORK_MAX)
 
 
 class Adam:
     """Adam (Kingma and Ba, 2015, arXiv:1412.6980) as Keras writes it: ε is added to the root of the uncorrected
-    second moment (the paper's "epsilon hat"). After every step the image is clipped to the range of real pixels."""
+    second moment (the paper's "epsilon hat"). After every step the image is clipped to its limits."""
 
-    def __init__(self, image: tf.Tensor, settings: TransferSettings) -> None:
+    def __init__(self, image: tf.Tensor, settings: TransferSettings, limits: Limits = REAL_PIXELS) -> None:
+        self._limits = limits
         self._image = tf.Variable(image)
         self._adam = keras.optimizers.Adam(
             settings.learning_rate, settings.beta_1, settings.beta_2, epsilon=settings.epsilon
@@ -64,7 +89,50 @@ class Adam:
 
     def _descend(self, gradient: tf.Tensor) -> None:
         self._adam.apply([gradient], [self._image])
-        self._image.assign(in_range(self._image))
+        self._image.assign(self._limits.clip(self._image))
+
+    def average(self) -> tf.Tensor | None:
+        return None
+
+    def enlarged(self, height: int, width: int) -> dict[str, np.ndarray]:
+        """Both moments are smooth enough to be enlarged like pictures. The losses are means over pixels: of more of
+        them, each has the smaller gradient."""
+        share = self._image.shape[1] * self._image.shape[2] / (height * width)
+        state = self.state()
+        moments = {name: array for name, array in state.items() if array.ndim == 4}
+        for (name, array), power in zip(moments.items(), (1, 2), strict=True):
+            larger = tf.image.resize(array, (height, width)).numpy()
+            state[name] = larger * np.float32(share**power)
+        return state
+
+
+class Averaged:
+    """Another optimizer and the exponential mean of its images: a ← d a + (1 - d) x, divided by 1 - dⁿ as Adam divides
+    its moments. Near the end Adam moves to and fro about the minimum; the mean does not (Polyak and Juditsky, 1992)."""
+
+    def __init__(self, moved: Optimizer, image: tf.Tensor, decay: float) -> None:
+        self._moved, self._decay = moved, decay
+        self._sum, self._steps = tf.zeros_like(image), 0
+
+    def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+        found = self._moved.step(objective, evaluation)
+        self._sum = self._decay * self._sum + (1 - self._decay) * found.image
+        self._steps += 1
+        return found
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {**self._moved.state(), "mean-sum": self._sum.numpy(), "mean-steps": np.int64(self._steps)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._moved.restore(state)
+        if "mean-sum" in state:
+            self._sum, self._steps = tf.constant(state["mean-sum"]), int(state["mean-steps"])
+
+    def average(self) -> tf.Tensor | None:
+        return self._sum / (1 - self._decay**self._steps) if self._steps else None
+
+    def enlarged(self, height: int, width: int) -> dict[str, np.ndarray]:
+        return self._moved.enlarged(height, width)
 
 
 class _Pair(NamedTuple):
@@ -91,7 +159,9 @@ class LBFGS:
     FIRST_MOVE = 2.0  # grey levels (root mean square) that steepest descent tries, knowing no curvature
     SHORTEST_MOVE = 1e-3  # below this, a step changes no picture
 
-    def __init__(self, image: tf.Tensor, settings: TransferSettings) -> None:
+    def __init__(self, image: tf.Tensor, settings: TransferSettings, limits: Limits = REAL_PIXELS) -> None:
+        self._limits = limits
+        self._style_layers = len(settings.style_layers)
         self._pairs: deque[_Pair] = deque(maxlen=settings.history)
         self._scale = spectral_scale(image.shape[1], image.shape[2], settings.preconditioning)
         self._move = self.FIRST_MOVE
@@ -110,7 +180,8 @@ class LBFGS:
         self._move = float(state["move"])
         if "weights" in state:
             style, content, variation, *layers = state["weights"].tolist()
-            self._weights = LossWeights(style, content, variation, tuple(layers))
+            each = tuple(layers[: self._style_layers]), tuple(layers[self._style_layers :])
+            self._weights = LossWeights(style, content, variation, *each)
         for number in range(sum(name.startswith("s_y-") for name in state)):
             self._pairs.append(_Pair(*(tf.constant(state[f"{name}-{number}"]) for name in _Pair._fields)))
 
@@ -126,7 +197,7 @@ class LBFGS:
     def _steepest_descent(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
         """A step without history. Where no step lessens the loss, the image stays: it is as good as rounding lets it
         be, or the next step tries less far."""
-        free = _free(evaluation)
+        free = self._free(evaluation)
         direction = -free * self._precondition(free * evaluation.gradient)
         length = float(tf.sqrt(tf.reduce_mean(tf.square(direction))))
         if not 0 < length < np.inf:
@@ -137,7 +208,7 @@ class LBFGS:
 
     def _quasi_newton(self, evaluation: Evaluation) -> tuple[tf.Tensor, float]:
         """The direction that the history gives, and the step length to try first."""
-        free = _free(evaluation)
+        free = self._free(evaluation)
         direction = evaluation.gradient * free
         alphas = []
         for s, y, s_y in reversed(self._pairs):
@@ -158,7 +229,7 @@ class LBFGS:
             return None
         before = evaluation.losses.total
         for _ in range(self.TRIALS):
-            found = objective(in_range(evaluation.image + length * direction))
+            found = objective(self._limits.clip(evaluation.image + length * direction))
             move = found.image - evaluation.image
             rise = found.losses.total - before
             if rise <= self.SUFFICIENT * float(_dot(evaluation.gradient, move)) and rise < 0:
@@ -176,6 +247,19 @@ class LBFGS:
         if s_y > 1e-8 * tf.norm(s) * tf.norm(y):
             self._pairs.append(_Pair(s, y, s_y))
 
+    def _free(self, evaluation: Evaluation) -> tf.Tensor:
+        """1 where a pixel may follow the gradient downhill, 0 where it stands at the end of its range already."""
+        image, gradient = evaluation.image, evaluation.gradient
+        low = (image <= self._limits.least) & (gradient > 0)
+        high = (image >= self._limits.greatest) & (gradient < 0)
+        return tf.cast(~(low | high), image.dtype)
+
+    def average(self) -> tf.Tensor | None:
+        return None
+
+    def enlarged(self, height: int, width: int) -> dict[str, np.ndarray]:
+        return {}  # the losses' curvature is another at another size
+
     def _precondition(self, image: tf.Tensor) -> tf.Tensor:
         channels = tf.transpose(image[0], (2, 0, 1))
         scaled = tf.signal.irfft2d(tf.signal.rfft2d(channels) * self._scale, channels.shape[1:])
@@ -191,13 +275,6 @@ def spectral_scale(height: int, width: int, exponent: float) -> tf.Tensor:
     frequency = np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width))
     scale = np.maximum(frequency, 1 / max(height, width)) ** (-2 * exponent)
     return tf.constant(scale / scale.mean(), tf.complex64)
-
-
-def _free(evaluation: Evaluation) -> tf.Tensor:
-    """1 where a pixel may follow the gradient downhill, 0 where it stands at the end of its range already."""
-    image, gradient = evaluation.image, evaluation.gradient
-    low, high = (image <= images.NETWORK_MIN) & (gradient > 0), (image >= images.NETWORK_MAX) & (gradient < 0)
-    return tf.cast(~(low | high), image.dtype)
 
 
 def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

@@ -37,7 +37,15 @@ def expected_seconds(settings: TransferSettings, shape: tuple[int, int]) -> floa
     step, start = (
         statistics.median(values) for values in zip(*((p.step_per_pixel, p.start) for p in paces), strict=True)
     )
-    return start + step * shape[0] * shape[1] * settings.iterations
+    return start + step * shape[0] * shape[1] * _iterations_at_full_size(settings)
+
+
+def _iterations_at_full_size(settings: TransferSettings) -> float:
+    """How many would take as long as those of all stages."""
+    schedule = settings.schedule()
+    begins = [0, *(end for _, end in schedule[:-1])]
+    shares = [(size / settings.size) ** 2 for size, _ in schedule]
+    return sum((end - begin) * share for begin, (_, end), share in zip(begins, schedule, shares, strict=True))
 
 
 def seconds_left(run: Run) -> float | None:
@@ -86,6 +94,7 @@ def _recent(settings: TransferSettings, shape: tuple[int, int]) -> list[Pace]:
     for _, record in runs.readable_runs():
         step = record.timings.get("median step")
         alike = all(getattr(record.settings, name) == getattr(settings, name) for name in ("precision", "optimizer"))
+        alike = alike and record.settings.stages == 1  # a median over several sizes is of none
         if step and alike and record.environment.get("processor") == here and record.evaluations > 5:
             pixels = record.shape[0] * record.shape[1]
             start = max(record.timings["total"] - step * (record.iteration or 0), 0.0)

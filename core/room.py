@@ -9,6 +9,7 @@ import psutil
 from core import paths
 from core.errors import InputError
 from core.settings import TransferSettings
+from core.vgg import reach
 
 # What a process that paints holds on a processor, at its peak, measured at 256, 512 and 1024 px in both precisions
 # (docs/reliability.md has the figures).
@@ -18,6 +19,9 @@ PICTURE_BYTES = 12.0  # of a float32 picture, per pixel
 PICTURES_PER_STEP = 2  # that L-BFGS keeps of each step that it remembers
 FRAME_BYTES = 1.5  # of a JPEG, per pixel: a picture full of grain
 
+PICTURES_KEPT = 12  # of the picture's own size, beside the network's activations: image, gradient, best, Adam's moments
+TILES = (2048, 1536, 1024, 768, 512, 384, 256)  # px
+
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -26,22 +30,42 @@ def check(settings: TransferSettings, shape: tuple[int, int], on_gpu: bool = Fal
     On a GPU the picture's share lies in the card's memory, of which nothing is said here."""
     pixels = shape[0] * shape[1]
     if not on_gpu:
-        needed, available = BASE_BYTES + pixels * _memory_per_pixel(settings), available_memory()
-        if needed > available:
-            raise InputError(_refusal("memory", needed, available, shape, available - BASE_BYTES, needed - BASE_BYTES))
+        needed, allowed = _needed(settings, shape, TILES[-1]), _allowed(settings)
+        if needed > allowed:
+            raise InputError(_refusal("memory", needed, allowed, shape, allowed - BASE_BYTES, needed - BASE_BYTES))
     needed, free = pixels * _disk_per_pixel(settings), float(shutil.disk_usage(_existing(paths.runs())).free)
     if needed > free:
         raise InputError(_refusal("disk", needed, free, shape, free, needed))
+
+
+def tile_side(settings: TransferSettings, shape: tuple[int, int]) -> int | None:
+    """The side in px of the tiles in which a picture of `shape` (height, width) is to be computed, so that the run
+    holds no more than it may; `None` where the whole picture fits."""
+    allowed = _allowed(settings)
+    if _needed(settings, shape, max(shape)) <= allowed:
+        return None
+    return next((side for side in TILES if _needed(settings, shape, side) <= allowed), TILES[-1])
+
+
+def _allowed(settings: TransferSettings) -> float:
+    return min(settings.memory * 1e9 or math.inf, available_memory())
+
+
+def _needed(settings: TransferSettings, shape: tuple[int, int], side: int) -> float:
+    """Bytes of a run that computes in tiles of `side` px, or in one piece where none is larger."""
+    height, width = shape
+    own = height * width * (PICTURES_KEPT * PICTURE_BYTES + 2 * _history_bytes(settings))  # a checkpoint copies it
+    if max(shape) <= side:
+        return BASE_BYTES + height * width * (BYTES_PER_PIXEL + 2 * _history_bytes(settings))
+    border = 2 * reach((*settings.style_layers, *settings.content_layers))
+    seen = min(height, side + border) * min(width, side + border)
+    return BASE_BYTES + seen * BYTES_PER_PIXEL + own
 
 
 def available_memory() -> float:
     """Bytes that this process may hold in all, with what it holds already: of the machine's, or its container's."""
     own = psutil.Process().memory_info().rss
     return own + max(min(float(psutil.virtual_memory().available), _left_to_the_container()), 0.0)
-
-
-def _memory_per_pixel(settings: TransferSettings) -> float:
-    return BYTES_PER_PIXEL + 2 * _history_bytes(settings)  # a checkpoint copies it
 
 
 def _disk_per_pixel(settings: TransferSettings) -> float:

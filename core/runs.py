@@ -3,7 +3,8 @@
 runs/<id>/
   run.json          settings, status, provenance of the weights, timings per phase, environment, errors
   metrics.csv       a line per iteration
-  content.png style-1.png    the inputs as given, without their metadata
+  content.png style-1.png    the inputs as given, without their metadata; more styles as style-2.png …
+  mask-1.png kept.png        where a style is, and where the photo is left as it is, where that was given
   start.png         the picture to start from, where one was given
   live.jpg          the picture a moment ago, while the run is painted
   frames/000100.jpg intermediate pictures
@@ -43,9 +44,9 @@ from core import images, log, paths
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.names import Name, as_name
-from core.settings import KNOBS, TransferSettings
+from core.settings import KNOBS, MOST_STYLES, TransferSettings
 from core.timings import Timings
-from core.vgg import CONVOLUTIONS
+from core.vgg import is_layer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,6 +235,21 @@ class Run:
         return self.path / "style-1.png"
 
     @property
+    def styles(self) -> list[Path]:
+        """Its paintings, in their order; the first one in any case."""
+        more = (self.path / f"style-{number}.png" for number in range(2, MOST_STYLES + 1))
+        return [self.style, *(path for path in more if path.exists())]
+
+    def mask(self, style: int) -> Path:
+        """Where the painting of that number, from 1 on, is."""
+        return self.path / f"mask-{style}.png"
+
+    @property
+    def kept(self) -> Path:
+        """Where the photo is left as it is."""
+        return self.path / "kept.png"
+
+    @property
     def start(self) -> Path:
         return self.path / "start.png"
 
@@ -285,7 +301,7 @@ class Run:
                 return pd.DataFrame(columns=METRICS)
             heading, _, rows = whole.partition("\n")
             columns = heading.split(",")
-            if tuple(columns[: len(METRICS)]) != METRICS or not set(columns[len(METRICS) :]) <= set(CONVOLUTIONS):
+            if tuple(columns[: len(METRICS)]) != METRICS or not all(map(is_layer, columns[len(METRICS) :])):
                 raise ValueError(f"no columns of a run: {columns[:20]}")
             if last is not None:
                 rows = "\n".join(rows.rsplit("\n", last + 1)[-last - 1 :])  # the text after the last \n is empty
@@ -372,9 +388,13 @@ def create(
     start_name: str = "",
     steering: Sequence[Steering] = (),
     owner: str = "",
+    more_styles: Sequence[Image.Image] = (),
+    masks: Sequence[Image.Image | None] = (),
+    kept: Image.Image | None = None,
 ) -> Run:
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
-    in place of what the settings say, and `steering` repeats what was done to an earlier run.
+    in place of what the settings say, and `steering` repeats what was done to an earlier run. `style_name` names all
+    the styles; `masks` say where each is, and `kept` where the photo stays, white on black.
 
     Raises `InputError` when a picture is too small at this size or the steering would leave nothing to paint, and
     `StudioError` when it cannot be written.
@@ -384,7 +404,7 @@ def create(
         steered = steered.changed(**weights.changes)
     content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
     shape = images.resize(content, settings.size, content_name).shape[:2]
-    images.resize(style, settings.size, style_name)
+    _check_styles([style, *more_styles], settings, style_name)
     created = datetime.now(UTC)
     slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (content_name, style_name))
     run = Run(paths.runs() / f"{created:%Y%m%d-%H%M%S-%f}-{slug}-{secrets.token_hex(2)}")
@@ -406,6 +426,13 @@ def create(
         draft.path.mkdir(parents=True)
         content.save(draft.content, compress_level=1)
         style.save(draft.style, compress_level=1)
+        for number, another in enumerate(more_styles, 2):
+            another.save(draft.path / f"style-{number}.png", compress_level=1)
+        for number, mask in enumerate(masks, 1):
+            if mask:
+                mask.convert("L").save(draft.mask(number))
+        if kept:
+            kept.convert("L").save(draft.kept)
         if start:
             start.save(draft.start, compress_level=1)
         write_record(draft, record)
@@ -414,6 +441,19 @@ def create(
         shutil.rmtree(draft.path, ignore_errors=True)
         raise StudioError(f"The run cannot be written to {run.path.parent}: {error.strerror or error}.") from error
     return run
+
+
+def _check_styles(styles: Sequence[Image.Image], settings: TransferSettings, names: str) -> None:
+    """Raise `InputError` when there are too many, one is too small, or the blend has not a weight for each."""
+    if len(styles) > MOST_STYLES:
+        raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
+    if settings.style_blend and len(settings.style_blend) != len(styles):
+        raise InputError(
+            f"style_blend has {len(settings.style_blend)} numbers for {len(styles)} paintings: give one for each, or "
+            "none."
+        )
+    for style in styles:
+        images.resize(style, settings.size, names)
 
 
 def find(run_id: str, owner: str | None = None) -> Run:
@@ -548,6 +588,7 @@ class Recorder:
         self._answered = Request()  # the last that was taken up
         self._stopped = False
         self.final_losses: Callable[[Step], Losses] = lambda step: step.best.losses  # in float32, of its best image
+        self.finished: Callable[[np.ndarray], np.ndarray] = lambda rgb: rgb  # in the colours that it is to have
 
     def __enter__(self) -> Recorder:
         if self.record.status != "queued":
@@ -599,7 +640,7 @@ class Recorder:
         frame_due = step.iteration % self.record.settings.frame_every == 0
         live_due = time.perf_counter() - self._live_written >= LIVE_SECONDS
         if frame_due or live_due:
-            picture = images.encode_jpeg(images.to_uint8(step.image()))
+            picture = images.encode_jpeg(self._at_full_size(images.to_uint8(self.finished(step.image()))))
             if frame_due:
                 self._write_picture(self.run.path / "frames" / f"{step.iteration:06d}.jpg", picture)
             self._write_picture(self.run.live, picture)
@@ -682,8 +723,14 @@ class Recorder:
     def _reserve(self) -> Path:
         return self.run.path / f"{paths.DRAFT}reserve"
 
+    def _at_full_size(self, rgb: np.ndarray) -> np.ndarray:
+        """A picture on the way, which may be smaller: shown and filmed, they are all of one size."""
+        height, width = self.record.shape
+        return rgb if rgb.shape[:2] == (height, width) else np.asarray(Image.fromarray(rgb).resize((width, height)))
+
     def _keep_result(self, last: Step) -> None:
-        best = last.best_image()
+        last = last.settled()
+        best = self.finished(last.best_image())
         _write_array(self.run, best)
         checkpoint = last.checkpoint()
         over = last.iteration >= self.record.settings.iterations

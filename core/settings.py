@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import InputError
-from core.vgg import CONVOLUTIONS
+from core.vgg import Padding, Pooling, layer_name
 
 Group = Literal["picture", "losses", "layers", "optimizer"]
+StyleLoss = Literal["gram", "wasserstein"]
 
 
 def _knob(
@@ -44,8 +45,10 @@ def _split_if_any(value: Any) -> Any:
 
 
 Layers = Annotated[tuple[str, ...], BeforeValidator(_split)]
-LayerWeight = Annotated[float, Field(ge=0, le=1e6)]
-LayerWeights = Annotated[tuple[LayerWeight, ...], BeforeValidator(_split_if_any)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Weights = Annotated[tuple[Weight, ...], BeforeValidator(_split_if_any)]
+
+MOST_STYLES = 6
 
 
 class LossWeights(NamedTuple):
@@ -55,6 +58,7 @@ class LossWeights(NamedTuple):
     content: float
     total_variation: float
     style_layers: tuple[float, ...]  # a factor for each
+    content_layers: tuple[float, ...] = ()  # likewise; 1 each where there is none
 
 
 class TransferSettings(BaseModel):
@@ -69,7 +73,7 @@ class TransferSettings(BaseModel):
         "picture",
         unit="px",
         ge=64,
-        le=4096,
+        le=10_000,
     )
     iterations: int = _knob(
         1000,
@@ -88,11 +92,57 @@ class TransferSettings(BaseModel):
         ge=1,
         le=20_000,
     )
-    init: Literal["content", "preview"] = _knob(
+    init: Literal["content", "preview", "style", "noise"] = _knob(
         "content",
         "Start from",
-        "The picture that painting starts from: the photo itself, or the instant preview, which is nearer the goal.",
+        "The picture that painting starts from: the photo itself; the instant preview, which is nearer the goal; the "
+        "painting; or grey noise, which shows what the losses alone make.",
         "picture",
+    )
+    seed: int = _knob(0, "Seed", "Which noise it is, where painting starts from noise.", "picture", ge=0, le=2**31 - 1)
+    stages: int = _knob(
+        1,
+        "Coarse to fine",
+        "Paint at so many sizes, each twice the one before and with half its iterations: large shapes follow the style "
+        "first. 1 paints at full size alone.",
+        "picture",
+        unit="stages",
+        ge=1,
+        le=6,
+    )
+    style_scale: float = _knob(
+        1.0,
+        "Style scale",
+        "How large the painting is beside the photo: more makes larger strokes and motifs.",
+        "picture",
+        unit="times",
+        ge=0.1,
+        le=4,
+    )
+    style_blend: Weights = _knob(
+        (),
+        "Style blend",
+        "With several paintings, how much each of them counts, in their order; alike where nothing is said.",
+        "picture",
+        each_of="styles",
+        max_length=MOST_STYLES,
+    )
+    colours: Literal["style", "luminance", "matched"] = _knob(
+        "style",
+        "Colours",
+        "The painting's own; the photo's, by painting its lightness alone (luminance); or the photo's, by recolouring "
+        "the painting beforehand (matched). Gatys et al. 2016, arXiv:1606.05897.",
+        "picture",
+    )
+    memory: float = _knob(
+        0.0,
+        "Memory",
+        "The most that a run may hold; a picture that needs more is computed in tiles, with the same result. 0 takes "
+        "what is free.",
+        "picture",
+        unit="GB",
+        ge=0,
+        le=10_000,
     )
     style_weight: float = _knob(
         1e-2,
@@ -128,7 +178,7 @@ class TransferSettings(BaseModel):
         "layers",
         min_length=1,
     )
-    style_layer_weights: LayerWeights = _knob(
+    style_layer_weights: Weights = _knob(
         (),
         "Style layer weights",
         "How much each of the style layers counts, in their order; 1 each where nothing is said.",
@@ -142,6 +192,31 @@ class TransferSettings(BaseModel):
         "Where in VGG19 the photo's shapes are read: the later, the freer the paint.",
         "layers",
         min_length=1,
+    )
+    content_layer_weights: Weights = _knob(
+        (),
+        "Content layer weights",
+        "How much each of the content layers counts, in their order; 1 each where nothing is said.",
+        "layers",
+        steered=True,
+        each_of="content_layers",
+    )
+    style_loss: StyleLoss = _knob(
+        "gram",
+        "Style loss",
+        "What is compared of the style: Gram matrices, as published; or the activations' distribution, its mean and "
+        "covariance, by the Wasserstein-2 distance.",
+        "layers",
+    )
+    pooling: Pooling = _knob(
+        "max", "Pooling", "How the network grows coarser: by maxima, as trained; averages paint smoother.", "layers"
+    )
+    padding: Padding = _knob(
+        "zero",
+        "Padding",
+        "What the network sees beyond the picture's edge: black, as trained; or the edge again (replicate), against "
+        "frames and blots along it.",
+        "layers",
     )
     precision: Literal["auto", "float32", "bfloat16"] = _knob(
         "float32",
@@ -184,21 +259,48 @@ class TransferSettings(BaseModel):
         0.1, "Adam ε", "Added to the root of Adam's second moment: damps small gradients.", "optimizer", ge=1e-8, le=1e6
     )
 
+    averaging: float = _knob(
+        0.0,
+        "Averaging",
+        "How long the picture remembers where it was: a mean over the last steps has less of Adam's noise (0.99 is one "
+        "over about 100). 0 takes no mean.",
+        "optimizer",
+        ge=0,
+        le=0.9999,
+    )
+
     @field_validator("style_layers", "content_layers")
     @classmethod
     def _known_layers(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [layer for layer in layers if layer not in CONVOLUTIONS]:
-            raise ValueError(f"VGG19 has no convolution {unknown[0]!r}; it has {', '.join(CONVOLUTIONS)}")
-        if len(set(layers)) < len(layers):
+        names = tuple(layer_name(layer) for layer in layers)
+        if len(set(names)) < len(names):
             raise ValueError("a layer is named twice")
-        return layers
+        return names
 
     @model_validator(mode="after")
     def _a_weight_for_each_layer(self) -> "TransferSettings":
-        if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
+        for kind in ("style", "content"):
+            weights, layers = getattr(self, f"{kind}_layer_weights"), getattr(self, f"{kind}_layers")
+            if weights and len(weights) != len(layers):
+                raise ValueError(
+                    f"{kind}_layer_weights has {len(weights)} numbers for {len(layers)} {kind} layers: give one for "
+                    "each, or none"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_blend(self) -> "TransferSettings":
+        if self.style_blend and not any(self.style_blend):
+            raise ValueError("style_blend cannot be all 0: there would be no style")
+        return self
+
+    @model_validator(mode="after")
+    def _a_coarsest_size(self) -> "TransferSettings":
+        least = type(self).model_fields["size"].metadata[0].ge
+        if self.stages > 1 and self.size >> (self.stages - 1) < least:
             raise ValueError(
-                f"style_layer_weights has {len(self.style_layer_weights)} numbers for {len(self.style_layers)} style "
-                "layers: give one for each, or none"
+                f"{self.stages} stages to {self.size} px would begin at {self.size >> (self.stages - 1)} px; the least "
+                f"is {least} px"
             )
         return self
 
@@ -209,8 +311,15 @@ class TransferSettings(BaseModel):
         return self
 
     def loss_weights(self) -> LossWeights:
-        layers = self.style_layer_weights or (1.0,) * len(self.style_layers)
-        return LossWeights(self.style_weight, self.content_weight, self.total_variation_weight, layers)
+        style = self.style_layer_weights or (1.0,) * len(self.style_layers)
+        content = self.content_layer_weights or (1.0,) * len(self.content_layers)
+        return LossWeights(self.style_weight, self.content_weight, self.total_variation_weight, style, content)
+
+    def schedule(self) -> list[tuple[int, int]]:
+        """Each stage's size in px and the iteration that it ends with: the size doubles, and the iterations halve."""
+        shares = [2 ** (self.stages - stage - 1) for stage in range(self.stages)]
+        ends = [round(self.iterations * sum(shares[: stage + 1]) / sum(shares)) for stage in range(self.stages)]
+        return [(self.size // share, end) for share, end in zip(shares, ends, strict=True)]
 
     def changed(self, **changes: Any) -> "TransferSettings":
         """These settings but for some. Raises `InputError` as `choose` does."""

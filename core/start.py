@@ -3,10 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from core import preview
 from core.errors import StudioError
 from core.settings import TransferSettings
+
+GREY, CONTRAST = 127.5, 40.0  # of noise: its mean and standard deviation, of 255
 
 
 def starting_picture(
@@ -14,8 +17,15 @@ def starting_picture(
 ) -> tuple[np.ndarray, str]:
     """The settings' starting picture, uint8 `(H, W, 3)` like the two given, and in words what it is: where a preview
     is wanted and cannot be had, the content, and why. Needs no TensorFlow."""
-    if settings.init == "content":
-        return content, "content"
+    height, width, _ = content.shape
+    match settings.init:
+        case "content":
+            return content, "content"
+        case "style":
+            return np.array(ImageOps.fit(Image.fromarray(style), (width, height))), "style"
+        case "noise":
+            grey = np.random.default_rng(settings.seed).normal(GREY, CONTRAST, content.shape)
+            return np.rint(np.clip(grey, 0, 255)).astype(np.uint8), f"noise, seed {settings.seed}"
     try:
         return preview.obtain(report).paint(content, style), "preview"
     except StudioError as error:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from core import paths
 from core.errors import StudioError
 from core.timings import Timings
-from core.vgg import CONVOLUTIONS
+from core.vgg import AS_TRAINED, AVERAGE_SCALES, CONVOLUTIONS, Variant, channels, convolution, reach
 
 CACHE_BYTES = 512 * 2**20
 IMAGE_INPUT = "image"
@@ -43,7 +43,7 @@ class FeatureModel:
 
     path: Path
     manifest: Manifest
-    _opened: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = field(default_factory=dict, repr=False, compare=False)
+    _opened: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def load(path: Path) -> "FeatureModel":
@@ -53,7 +53,7 @@ class FeatureModel:
         except (OSError, ValidationError) as error:
             raise StudioError(f"The ONNX model {path} lacks a readable manifest: run nst export.") from error
 
-    def session(self, providers: Sequence[str], outputs: Sequence[str]) -> Any:
+    def session(self, providers: Sequence[str], outputs: Sequence[str], variant: Variant = AS_TRAINED) -> Any:
         """An ONNX Runtime session for these outputs on the first of `providers` that works; the last one is kept.
 
         The model's hash is checked first. The graph is cut to what the outputs need: ONNX Runtime would compute the
@@ -61,15 +61,16 @@ class FeatureModel:
 
         Raises `StudioError` when the file is missing or damaged.
         """
-        key = tuple(providers), tuple(outputs)
+        key = tuple(providers), tuple(outputs), variant
         session = self._opened.get(key)
         if session is None:
-            session = self._open(providers, outputs)
+            session = self._open(providers, outputs, variant)
             self._opened.clear()
             self._opened[key] = session
         return session
 
-    def _open(self, providers: Sequence[str], outputs: Sequence[str]) -> Any:
+    def _open(self, providers: Sequence[str], outputs: Sequence[str], variant: Variant) -> Any:
+        import onnx
         import onnx.utils
         import onnxruntime
 
@@ -83,8 +84,53 @@ class FeatureModel:
             onnxruntime.preload_dlls()  # finds the CUDA libraries in the wheels that TensorFlow uses too
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        graph = onnx.utils.Extractor(onnx.load_from_string(model)).extract_model([IMAGE_INPUT], list(outputs))
+        whole = onnx.load_from_string(model)
+        _expose_before_relu(whole.graph, outputs)
+        graph = onnx.utils.Extractor(whole).extract_model([IMAGE_INPUT], list(outputs))
+        _vary(graph.graph, variant)
         return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=list(providers))
+
+
+def _expose_before_relu(graph: Any, outputs: Sequence[str]) -> None:
+    """Give the graph the outputs among these that are a layer's activations before its ReLU, which it computes but
+    does not name."""
+    from onnx import TensorProto, helper
+
+    makers = {output: node for node in graph.node for output in node.output}
+    for name in outputs:
+        if name not in makers:
+            transposed = makers[convolution(name)]  # as TensorFlow has it, channels last
+            rectified = makers[transposed.input[0]]
+            graph.node.append(helper.make_node("Transpose", rectified.input, [name], perm=(0, 2, 3, 1)))
+            shape = [1, None, None, channels(name)]
+            graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+
+def _vary(graph: Any, variant: Variant) -> None:
+    """Change the graph as `vgg.feature_network` changes Keras's network."""
+    from onnx import helper, numpy_helper
+
+    nodes, pools = [], iter(AVERAGE_SCALES)
+    for node in graph.node:
+        if node.op_type == "MaxPool" and variant.pooling == "average":
+            node.op_type = "AveragePool"
+            (pooled,) = node.output
+            node.output[0] = f"{pooled}/average"
+            scale = numpy_helper.from_array(np.array(next(pools), np.float32), f"{pooled}/scale")
+            graph.initializer.append(scale)
+            nodes += [node, helper.make_node("Mul", [node.output[0], scale.name], [pooled])]
+            continue
+        if node.op_type == "Conv" and variant.padding == "replicate" and not any(n.op_type == "Conv" for n in nodes):
+            pads = numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "edges")
+            graph.initializer.append(pads)
+            nodes.append(helper.make_node("Pad", [node.input[0], pads.name], ["image/padded"], mode="edge"))
+            node.input[0] = "image/padded"
+            kept = [attribute for attribute in node.attribute if attribute.name not in ("auto_pad", "pads")]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("auto_pad", "VALID")])
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def model_path(weights_sha256: str) -> Path:
@@ -120,34 +166,77 @@ def style_targets(
     model: FeatureModel,
     providers: Sequence[str],
     timings: Timings | None = None,
+    variant: Variant = AS_TRAINED,
+    with_one: bool = False,
+    side: int | None = None,
 ) -> StyleTargets:
     """The Gram matrices of a preprocessed style image `(1, H, W, 3)` at the named layers, from the cache or computed.
 
-    Adds the phases "session" and "style targets" to `timings`; `seconds` is the latter, without opening the session.
+    `with_one` has them computed of the activations and one more channel of ones, `(C + 1, C + 1)`: see `core.losses`.
+    A picture longer than `side` is computed in tiles of so many px. Adds the phases "session" and "style targets" to
+    `timings`; `seconds` is the latter, without opening the session.
     """
     timings = Timings() if timings is None else timings
     with timings.phase("style targets"):
-        entry = _entry(style, layers, model)
-        grams = _read(entry, layers)
+        entry = _entry(style, layers, model, variant, with_one)
+        grams = _read(entry, layers, with_one)
     if grams is not None:
         return StyleTargets(grams, "cache", timings["style targets"])
+    tiled = side is not None and max(style.shape[1:3]) > side
+    in_graph = not tiled and not with_one and all(layer in CONVOLUTIONS for layer in layers)
     with timings.phase("session"):
-        outputs = [gram_output(layer) for layer in layers]
-        session = model.session(providers, outputs)
+        outputs = [gram_output(layer) for layer in layers] if in_graph else list(layers)
+        session = model.session(providers, outputs, variant)
     with timings.phase("style targets"):
-        grams = dict(zip(layers, session.run(outputs, {IMAGE_INPUT: style}), strict=True))
+        if in_graph:
+            grams = dict(zip(layers, session.run(outputs, {IMAGE_INPUT: style}), strict=True))
+        else:
+            grams = _grams_of_activations(session, style, layers, with_one, side if tiled else None)
         _write(entry, grams)
     return StyleTargets(grams, session.get_providers()[0], timings["style targets"])
 
 
-def _entry(style: np.ndarray, layers: Sequence[str], model: FeatureModel) -> Path:
+def mixed(styles: Sequence[StyleTargets], mixes: np.ndarray) -> StyleTargets:
+    """The targets of R regions, `(R, C, C)`, each of which mixes the S styles by its row of `mixes` `(R, S)`.
+
+    The loss against a mean of Gram matrices has the gradient of the mean of the losses: to blend targets is to blend
+    styles, and costs nothing.
+    """
+    grams = {
+        layer: np.tensordot(mixes, np.stack([style.grams[layer] for style in styles]), 1) for layer in styles[0].grams
+    }
+    source = ", ".join(dict.fromkeys(style.source for style in styles))
+    return StyleTargets(grams, source, sum(style.seconds for style in styles))
+
+
+def _grams_of_activations(
+    session: Any, style: np.ndarray, layers: Sequence[str], with_one: bool, side: int | None
+) -> dict[str, np.ndarray]:
+    """The Gram matrices, from the activations of the whole picture or of one tile after another."""
+    from core.tiling import tiles
+
+    height, width = style.shape[1:3]
+    sums, counts = dict.fromkeys(layers, np.zeros(())), dict.fromkeys(layers, 0)
+    for tile in tiles(height, width, side or max(height, width), reach(layers)):
+        activations = session.run(list(layers), {IMAGE_INPUT: np.ascontiguousarray(tile.of(style))})
+        for layer, values in zip(layers, activations, strict=True):
+            positions = tile.core_at(layer, values).reshape(-1, values.shape[-1])
+            if with_one:
+                positions = np.pad(positions, ((0, 0), (0, 1)), constant_values=1)
+            sums[layer] = sums[layer] + (positions.T @ positions).astype(np.float64)
+            counts[layer] += len(positions)
+    return {layer: (total / counts[layer]).astype(np.float32) for layer, total in sums.items()}
+
+
+def _entry(style: np.ndarray, layers: Sequence[str], model: FeatureModel, variant: Variant, with_one: bool) -> Path:
     key = hashlib.blake2b(digest_size=20)
-    key.update(repr((model.manifest.sha256, tuple(layers), style.shape, style.dtype.str)).encode())
+    unlike = (*variant, with_one) if variant != AS_TRAINED or with_one else ()
+    key.update(repr((model.manifest.sha256, tuple(layers), style.shape, style.dtype.str, *unlike)).encode())
     key.update(np.ascontiguousarray(style).data)
     return paths.cache() / "targets" / f"{key.hexdigest()}.npz"
 
 
-def _read(entry: Path, layers: Sequence[str]) -> dict[str, np.ndarray] | None:
+def _read(entry: Path, layers: Sequence[str], with_one: bool = False) -> dict[str, np.ndarray] | None:
     """The cached matrices; `None` where there are none or the entry is damaged (the archive carries checksums)."""
     try:
         with np.load(entry) as arrays:
@@ -156,7 +245,7 @@ def _read(entry: Path, layers: Sequence[str]) -> dict[str, np.ndarray] | None:
     except Exception:  # there is none, or it is damaged: in how many ways, only zip and pickle know
         return None
     whole = all(
-        gram.shape == 2 * CONVOLUTIONS[layer][-1:] and gram.dtype == np.float32 for layer, gram in grams.items()
+        gram.shape == 2 * (channels(layer) + with_one,) and gram.dtype == np.float32 for layer, gram in grams.items()
     )
     return grams if whole else None
 

@@ -1,24 +1,26 @@
 """The style transfer: an image starts as the photo and is moved, step by step, to where the losses are small."""
 
+import dataclasses
 import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from core import images, optimizers, targets
+from core import images, optimizers, regions, targets
 from core.checkpoint import Checkpoint
 from core.errors import StudioError
 from core.hardware import Choice, Hardware, choose
 from core.objective import Evaluation, Losses, LossFunction, Objective
-from core.settings import TransferSettings
+from core.settings import StyleLoss, TransferSettings
 from core.targets import FeatureModel, StyleTargets
+from core.tiling import TiledObjective
 from core.timings import Timings
-from core.vgg import Precision, feature_network
+from core.vgg import AS_TRAINED, Precision, Variant, feature_network
 from core.weights import Weights
 
 # A loss so many times its best, for so many iterations on end, is not coming back; with a learning rate that is too
@@ -42,6 +44,7 @@ class Step:
     best: Evaluation  # of the lowest total loss so far
     best_iteration: int
     optimizer: optimizers.Optimizer
+    objective: Objective
 
     @property
     def losses(self) -> Losses:
@@ -55,6 +58,23 @@ class Step:
     def best_image(self) -> np.ndarray:
         """The image of the lowest total loss so far, like `image()`; that loss is `best.losses.total`."""
         return images.from_network(self.best.image.numpy())
+
+    def settled(self) -> "Step":
+        """This step with the mean of its images for the best, where a mean is kept and its loss is lower; to be asked
+        for at the end, since the loss has to be computed."""
+        mean = self.optimizer.average()
+        if mean is None:
+            return self
+        found = self.objective(mean)
+        lower = found.losses.total < self.best.losses.total
+        return dataclasses.replace(self, best=found, best_iteration=self.iteration) if lower else self
+
+    def enlarged(self, height: int, width: int) -> Checkpoint:
+        """To go on from here at another size, where the loss is another and the best has to be found anew."""
+        image = self.evaluated.image if self.optimizer.average() is None else self.settled().best.image
+        larger = tf.image.resize(image, (height, width), tf.image.ResizeMethod.BICUBIC).numpy()
+        state = self.optimizer.enlarged(height, width)
+        return Checkpoint(larger, larger, self.iteration, self.iteration, self.evaluations + 1, self.seconds, state)
 
     def checkpoint(self) -> Checkpoint:
         """To go on from here another time; to be asked for before the next step is."""
@@ -84,25 +104,49 @@ class Engine:
     def objective(
         self,
         content: np.ndarray,
-        style: np.ndarray,
+        style: np.ndarray | Sequence[np.ndarray],
         settings: TransferSettings,
         timings: Timings | None = None,
         precision: Precision | None = None,
+        masks: Sequence[np.ndarray | None] = (),
+        side: int | None = None,
     ) -> tuple[Objective, StyleTargets]:
-        """The losses to lessen for two preprocessed pictures `(1, H, W, 3)`, and what was found out about the style.
+        """The losses to lessen for a preprocessed photo and one or several styles, `(1, H, W, 3)` each, and what was
+        found out about these.
 
-        They are computed in `precision`, by default the settings' own.
+        They are computed in `precision`, by default the settings' own. A style may have a mask `(H, W)`, 0 … 1, of
+        where it is. Pictures of more than `side` px are computed in tiles of so many.
         """
         timings, choice = Timings() if timings is None else timings, self.choice(settings)
-        style_targets = targets.style_targets(style, settings.style_layers, self.model, choice.onnx_providers, timings)
+        styles = [style] if isinstance(style, np.ndarray) else list(style)
+        guides, mixes = regions.regions(masks, regions.blend(len(styles), settings.style_blend))
+        variant = Variant(settings.pooling, settings.padding)
+        with_one = settings.style_loss == "wasserstein"
+        found = [
+            targets.style_targets(
+                each, settings.style_layers, self.model, choice.onnx_providers, timings, variant, with_one, side
+            )
+            for each in styles
+        ]
+        style_targets = targets.mixed(found, mixes)
         precision = precision or choice.precision
         # TensorFloat-32 has 10 bits: enough beside bfloat16's 7, not for a run that is to be float32
         tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
         with timings.phase("network"):
-            function = self._loss_function(settings.style_layers, settings.content_layers, precision)
+            function = self._loss_function(
+                settings.style_layers,
+                settings.content_layers,
+                precision,
+                variant,
+                settings.style_loss,
+                0 if guides is None else len(guides),
+                settings.colours == "luminance",
+            )
         with timings.phase("content target"):
-            objective = Objective(function, style_targets.grams, tf.constant(content), settings.loss_weights())
-        return objective, style_targets
+            given = function, style_targets.grams, tf.constant(content), settings.loss_weights(), guides
+            if side is not None and max(content.shape[1:3]) > side:
+                return TiledObjective(*given, side=side), style_targets
+            return Objective(*given), style_targets
 
     def warm_up(self, settings: TransferSettings) -> None:
         """Open and trace what runs of these settings need, so that the next one begins at once."""
@@ -111,16 +155,29 @@ class Engine:
         optimizers.optimizer(tf.constant(blank), settings).step(objective, objective(tf.constant(blank)))
 
     def _new_loss_function(
-        self, style_layers: tuple[str, ...], content_layers: tuple[str, ...], precision: Precision
+        self,
+        style_layers: tuple[str, ...],
+        content_layers: tuple[str, ...],
+        precision: Precision,
+        variant: Variant = AS_TRAINED,
+        style_loss: StyleLoss = "gram",
+        regions: int = 0,
+        grey: bool = False,
     ) -> LossFunction:
-        network = feature_network(self.weights, sorted({*style_layers, *content_layers}), precision)
-        return LossFunction(network, style_layers, content_layers)
+        network = feature_network(self.weights, sorted({*style_layers, *content_layers}), precision, variant)
+        return LossFunction(network, style_layers, content_layers, style_loss, regions, grey)
 
 
-def stylize(objective: Objective, start: np.ndarray | Checkpoint, settings: TransferSettings) -> Iterator[Step]:
+def stylize(
+    objective: Objective,
+    start: np.ndarray | Checkpoint,
+    settings: TransferSettings,
+    limits: optimizers.Limits | None = None,
+) -> Iterator[Step]:
     """Paint: yields the starting image's step and then one for each iteration up to `settings.iterations`.
 
     `start` is a preprocessed image `(1, H, W, 3)`, or the checkpoint of an earlier run, whose step comes first again.
+    Every pixel stays within its `limits`, by default those of a real one.
     Who has seen enough just stops asking; who changes `objective.weights` between two steps steers, and from then on
     the best image is the best by the new losses. Raises `Diverged` when a loss is no longer a finite number; what was
     yielded before stays good.
@@ -133,7 +190,7 @@ def stylize(objective: Objective, start: np.ndarray | Checkpoint, settings: Tran
     if start.best_iteration != start.iteration:
         best, best_iteration = objective(tf.constant(start.best_image)), start.best_iteration
         evaluations_before += 1
-    optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer)
+    optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer, limits)
     exploded = 0  # iterations on end
     for iteration in itertools.count(start.iteration):
         remedy = f"lower the learning rate ({settings.learning_rate:g}) or the weights."
@@ -149,7 +206,7 @@ def stylize(objective: Objective, start: np.ndarray | Checkpoint, settings: Tran
         if evaluated.weights != best.weights or evaluated.losses.total < best.losses.total:
             best, best_iteration = evaluated, iteration
         evaluations, seconds = objective.evaluations - evaluations_before, time.perf_counter() - began
-        yield Step(iteration, evaluations, seconds, evaluated, best, best_iteration, optimizer)
+        yield Step(iteration, evaluations, seconds, evaluated, best, best_iteration, optimizer, objective)
         if iteration >= settings.iterations:
             return
         if evaluated.weights != objective.weights:  # steered

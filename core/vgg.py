@@ -1,9 +1,14 @@
-"""The frozen feature network: VGG19 (Simonyan and Zisserman, 2015, arXiv:1409.1556) as Keras builds and names it."""
+"""The frozen feature network: VGG19 (Simonyan and Zisserman, 2015, arXiv:1409.1556) as Keras builds and names it.
+
+A layer is called as Keras calls it, `block4_conv2`, or `relu4_2`, which is the same: its activations after the ReLU.
+`conv4_2` are the same layer's before the ReLU.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import keras
@@ -11,6 +16,8 @@ if TYPE_CHECKING:
     from core.weights import Weights
 
 Precision = Literal["float32", "bfloat16"]
+Pooling = Literal["max", "average"]
+Padding = Literal["zero", "replicate"]
 
 BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))  # convolutions and channels of each block
 
@@ -23,24 +30,106 @@ for _block, (_count, _width) in enumerate(BLOCKS, start=1):
         _channels = _width
 FIRST = next(iter(CONVOLUTIONS))
 
+#: An average of four activations is smaller than their largest, and all that follows would be too. With these factors
+#: after the pools, the next convolution's activations have the root mean square that they have with max pooling
+#: (median over the sample pictures at 320 px); nothing follows the fifth.
+AVERAGE_SCALES = (1.26, 1.50, 1.35, 1.83, 1.0)
 
-def feature_network(weights: Weights, layers: Sequence[str], precision: Precision = "float32") -> keras.Model:
+
+class Variant(NamedTuple):
+    """What of the trained network is done otherwise."""
+
+    pooling: Pooling = "max"
+    padding: Padding = "zero"  # of the image alone: replicated edges are no dark frame for the first layer to see
+
+
+AS_TRAINED = Variant()
+
+
+def layer_name(name: str) -> str:
+    """The one name that is used for a layer. Raises `ValueError` for one that VGG19 has not."""
+    found = re.fullmatch(r"(relu|conv)([1-5])_([1-4])", name)
+    keras_name = f"block{found[2]}_conv{found[3]}" if found else name
+    if keras_name not in CONVOLUTIONS:
+        raise ValueError(
+            f"VGG19 has no layer {name!r}; it has relu1_1, also called block1_conv1 (and conv1_1, before the ReLU), to "
+            f"relu5_4, with {', '.join(str(count) for count, _ in BLOCKS)} in its blocks"
+        )
+    return name if found and found[1] == "conv" else keras_name
+
+
+def is_layer(name: str) -> bool:
+    """Whether this is the one name that is used for a layer."""
+    try:
+        return layer_name(name) == name
+    except ValueError:
+        return False
+
+
+def convolution(layer: str) -> str:
+    """Keras's name of the convolution that a layer belongs to."""
+    return layer if layer in CONVOLUTIONS else re.sub(r"conv(\d)_(\d)", r"block\1_conv\2", layer)
+
+
+def is_before_relu(layer: str) -> bool:
+    return layer not in CONVOLUTIONS
+
+
+def channels(layer: str) -> int:
+    return CONVOLUTIONS[convolution(layer)][-1]
+
+
+def stride(layer: str) -> int:
+    """Pixels from one of its positions to the next."""
+    return 2 ** (int(convolution(layer)[5]) - 1)
+
+
+def reach(layers: Sequence[str]) -> int:
+    """How many pixels beside a position's own square can change what any of the layers has there."""
+    deepest = max((list(CONVOLUTIONS).index(convolution(layer)) for layer in layers), default=0)
+    return sum(stride(layer) for layer in list(CONVOLUTIONS)[: deepest + 1])
+
+
+def feature_network(
+    weights: Weights, layers: Sequence[str], precision: Precision = "float32", variant: Variant = AS_TRAINED
+) -> keras.Model:
     """The part of VGG19 up to the deepest of `layers`, frozen.
 
-    Maps preprocessed images `(N, H, W, 3)`, float32, to a dict of the named layers' activations after the ReLU,
+    Maps preprocessed images `(N, H, W, 3)`, float32, to a dict of the named layers' activations,
     `(N, H/2^b, W/2^b, C)`. In bfloat16 all is computed and returned in it but for the first convolution: a picture
     rounded to its 8 bits would lose half a grey level, and that layer is the smallest of all.
     """
     import keras  # here, so that the names above can be had without TensorFlow
 
-    def of_precision(layer: keras.Layer) -> keras.Layer:
-        exact = layer.name == FIRST or isinstance(layer, keras.layers.InputLayer)
-        return layer.from_config({**layer.get_config(), "dtype": "float32" if exact else precision})
+    features: dict[str, Any] = {}
+    split = {convolution(layer) for layer in layers if is_before_relu(layer)}
 
-    vgg19 = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
-    if precision != "float32":
-        vgg19 = keras.models.clone_model(vgg19, clone_function=of_precision)
+    def made(layer: keras.Layer) -> keras.Layer:
+        exact = layer.name == FIRST or isinstance(layer, keras.layers.InputLayer)
+        config = {**layer.get_config(), "dtype": "float32" if exact else precision}
+        if layer.name == FIRST and variant.padding == "replicate":
+            config["padding"] = "valid"
+        if layer.name in split:
+            config["activation"] = None
+        if isinstance(layer, keras.layers.MaxPooling2D) and variant.pooling == "average":
+            return keras.layers.AveragePooling2D.from_config(config)
+        return layer.from_config(config)
+
+    def applied(layer: keras.Layer, image: Any, *rest: Any, **named: Any) -> Any:
+        if layer.name == FIRST and variant.padding == "replicate":
+            image = keras.ops.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), "symmetric")  # of one pixel: its own value
+        activations = layer(image, *rest, **named)
+        if isinstance(layer, keras.layers.AveragePooling2D):
+            return activations * AVERAGE_SCALES[int(layer.name[5]) - 1]
+        if layer.name in split:
+            features[layer.name.replace("block", "conv").replace("_conv", "_")] = activations
+            activations = keras.ops.relu(activations)
+        features[layer.name] = activations
+        return activations
+
+    trained = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
+    vgg19 = keras.models.clone_model(trained, clone_function=made, call_function=applied)
     for name, (kernel, bias) in weights.layers.items():
         vgg19.get_layer(name).set_weights([kernel, bias])
     vgg19.trainable = False
-    return keras.Model(vgg19.input, {name: vgg19.get_layer(name).output for name in layers})
+    return keras.Model(vgg19.input, {name: features[name] for name in layers})

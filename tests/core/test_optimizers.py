@@ -11,7 +11,7 @@ import tensorflow as tf
 from core.checkpoint import Checkpoint
 from core.images import NETWORK_MAX, NETWORK_MIN
 from core.objective import Evaluation, Losses
-from core.optimizers import LBFGS, Adam, in_range, optimizer, spectral_scale
+from core.optimizers import LBFGS, REAL_PIXELS, Adam, optimizer, spectral_scale
 from core.settings import LossWeights, TransferSettings
 from core.transfer import stylize
 
@@ -83,10 +83,10 @@ def test_the_settings_choose():
     assert isinstance(optimizer(image, settings_with()), LBFGS)
 
 
-def test_in_range_clips_each_channel_to_its_own_limits():
+def test_each_channel_is_clipped_to_its_own_limits():
     far = tf.constant([[[[-1e3, 0.0, 1e3], [1e3, -1e3, 5.0]]]])
     low, high = NETWORK_MIN, NETWORK_MAX
-    np.testing.assert_array_equal(in_range(far)[0, 0], [[low[0], 0, high[2]], [high[0], low[1], 5]])
+    np.testing.assert_array_equal(REAL_PIXELS.clip(far)[0, 0], [[low[0], 0, high[2]], [high[0], low[1], 5]])
 
 
 # Adam
