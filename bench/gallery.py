@@ -25,9 +25,9 @@ from core.transfer import Engine
 
 Report = Callable[[str], None]
 
-WIDTH, HEIGHT, COLUMNS, MARGIN, LETTERS = 300, 200, 4, 10, 16  # px of the sheet
+WIDTH, HEIGHT, COLUMNS, MARGIN, LETTERS = 240, 160, 4, 10, 14  # px of the sheet
 LARGEST = 300_000  # bytes of a sheet
-SIZE, ITERATIONS = 256, 50
+SIZE, ITERATIONS = 320, 120
 PHOTO, PAINTING, ANOTHER = "coffee", "waves", "mosaic"
 PAIRS = (("coffee", "mosaic"), ("chelsea", "waves"), ("astronaut", "night"))
 
@@ -55,7 +55,6 @@ def disc(height: int, width: int) -> np.ndarray:
     return np.clip((0.36 - distance) / 0.08 + 0.5, 0, 1)
 
 
-ONLY_LATE = "relu3_1,relu4_1,relu5_1"
 CELLS = (
     Cell("as it is by itself"),
     Cell("two paintings, alike", styles=(PAINTING, ANOTHER)),
@@ -66,20 +65,20 @@ CELLS = (
     Cell("colours: matched", {"colours": "matched"}),
     Cell("style scale 0.5", {"style_scale": 0.5}),
     Cell("style scale 2", {"style_scale": 2}),
-    Cell("coarse to fine, 3 stages", {"stages": 3}),
-    Cell("without early layers", {"style_layers": ONLY_LATE}),
-    Cell("early layers ten times", {"style_layer_weights": (10, 10, 1, 1, 1)}),
+    Cell("coarse to fine, 2 stages", {"stages": 2}),
+    Cell("early layers alone", {"style_layers": "relu1_1,relu2_1"}),
+    Cell("early layers 10⁴ times", {"style_layer_weights": (1e4, 1e4, 1, 1, 1)}),
     Cell("before the ReLU: conv1_1 … conv5_1", {"style_layers": ",".join(f"conv{n}_1" for n in range(1, 6))}),
     Cell("content in relu4_2, five times", {"content_layers": "relu4_2", "content_weight": 5e3}),
     Cell("average pooling", {"pooling": "average"}),
     Cell("replicated edges", {"padding": "replicate"}),
     Cell("style loss: Wasserstein-2", {"style_loss": "wasserstein"}),
-    Cell("smoothness 300", {"total_variation_weight": 300}),
+    Cell("smoothness 30,000", {"total_variation_weight": 3e4}),
     Cell("style alone, from noise", {"content_weight": 0, "init": "noise"}),
     Cell("content alone, from noise", {"style_weight": 0, "init": "noise"}),
     Cell("from the painting", {"init": "style"}),
-    Cell("Adam", {"optimizer": "adam", "learning_rate": 10}),
-    Cell("Adam, averaged", {"optimizer": "adam", "learning_rate": 10, "averaging": 0.9}),
+    Cell("Adam", {"optimizer": "adam"}),
+    Cell("Adam, averaged", {"optimizer": "adam", "averaging": 0.95}),
     Cell("in tiles of 256 px", {"memory": 1.4}),
 )
 
