@@ -6,12 +6,13 @@ from pathlib import Path
 
 import psutil
 
-from core import paths
+from core import hardware, paths
 from core.errors import InputError
 from core.settings import TransferSettings
 
 # What a process that paints holds on a processor, at its peak, measured at 256, 512 and 1024 px in both precisions
-# (docs/reliability.md has the figures).
+# (docs/reliability.md has the figures). On a GPU nothing was measured yet: there the same figures are an estimate of
+# what lies in the card's memory.
 BASE_BYTES = 1.2e9
 BYTES_PER_PIXEL = 2300.0
 PICTURE_BYTES = 12.0  # of a float32 picture, per pixel
@@ -21,17 +22,26 @@ FRAME_BYTES = 1.5  # of a JPEG, per pixel: a picture full of grain
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def check(settings: TransferSettings, shape: tuple[int, int], on_gpu: bool = False) -> None:
+def check(
+    settings: TransferSettings, shape: tuple[int, int], on_gpu: bool = False, still_to_be_taken: float = 0.0
+) -> None:
     """Raise `InputError` when a run on a picture of `shape` (height, width) will not fit, with the size that would.
-    On a GPU the picture's share lies in the card's memory, of which nothing is said here."""
-    pixels = shape[0] * shape[1]
-    if not on_gpu:
-        needed, available = BASE_BYTES + pixels * _memory_per_pixel(settings), available_memory()
-        if needed > available:
-            raise InputError(_refusal("memory", needed, available, shape, available - BASE_BYTES, needed - BASE_BYTES))
-    needed, free = pixels * _disk_per_pixel(settings), float(shutil.disk_usage(_existing(paths.runs())).free)
+    On a GPU it is the card's memory that must do. `still_to_be_taken`: bytes of the machine's memory that the runs
+    beside it will take yet."""
+    there = hardware.card_memory() if on_gpu else available_memory() - still_to_be_taken
+    needed = memory(settings, shape)
+    if there is not None and needed > there:
+        what, remedy = ("memory on the GPU", "end what else uses it") if on_gpu else ("memory", "close other programs")
+        raise InputError(_refusal(what, remedy, needed, max(there, 0.0), shape, BASE_BYTES))
+    needed = shape[0] * shape[1] * _disk_per_pixel(settings)
+    free = float(shutil.disk_usage(_existing(paths.runs())).free)
     if needed > free:
-        raise InputError(_refusal("disk", needed, free, shape, free, needed))
+        raise InputError(_refusal("disk", f"make room in {paths.home()}", needed, free, shape))
+
+
+def memory(settings: TransferSettings, shape: tuple[int, int]) -> float:
+    """Bytes that a process holds at most that paints such a run."""
+    return BASE_BYTES + shape[0] * shape[1] * _memory_per_pixel(settings)
 
 
 def available_memory() -> float:
@@ -56,14 +66,16 @@ def _history_bytes(settings: TransferSettings) -> float:
     return PICTURES_PER_STEP * PICTURE_BYTES * min(settings.history, settings.iterations)
 
 
-def _refusal(what: str, needed: float, there: float, shape: tuple[int, int], share: float, whole: float) -> str:
-    """The sentence, where `share` bytes are there for a picture that takes `whole`."""
-    fits = int(max(shape) * math.sqrt(max(share, 0.0) / whole)) // 16 * 16
+def _refusal(
+    what: str, remedy: str, needed: float, there: float, shape: tuple[int, int], whatever_its_size: float = 0.0
+) -> str:
+    """The sentence, where so many of the bytes that are `needed` do not depend on the picture's size."""
+    share = max(there - whatever_its_size, 0.0) / (needed - whatever_its_size)
+    fits = int(max(shape) * math.sqrt(share)) // 16 * 16
     smaller = f"choose {fits} px or less, or " if fits >= 64 else ""
-    remedy = f"{smaller}{'close other programs' if what == 'memory' else f'make room in {paths.home()}'}"
     return (
         f"A run of {shape[1]} × {shape[0]} pixels needs about {needed / 1e9:.1f} GB of {what}, and "
-        f"{there / 1e9:.1f} GB are there: {remedy}."
+        f"{there / 1e9:.1f} GB are there: {smaller}{remedy}."
     )
 
 
