@@ -163,7 +163,7 @@ def _installed(package: str) -> bool:
 
 
 def gpus() -> tuple[str, ...]:
-    """The GPUs that will be used: every one's name, where what TensorFlow needs for them is here."""
+    """The GPUs that can be used: every one's name, where what TensorFlow needs for them is here."""
     return () if missing_cuda_libraries() else _gpus()[0]
 
 

@@ -981,7 +981,7 @@ def story(tmp_path_factory, weights, model):
         seen.queue = list((paths.home() / "queue").iterdir())
         for left in workers():
             left.kill()
-        yield seen
+    return seen
 
 
 def test_worker_performs_what_is_submitted(story):
@@ -1080,7 +1080,7 @@ def pair(tmp_path_factory, weights, model):
         seen.log = (paths.home() / "worker.log").read_text()
         for left in workers():
             left.kill()
-        yield seen
+    return seen
 
 
 def test_with_two_places_two_runs_are_painted_at_the_same_time(pair):

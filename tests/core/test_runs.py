@@ -753,7 +753,7 @@ def test_failed_for_an_unknown_reason(steps):
 def test_failed_for_want_of_memory(steps, error):
     """The best picture so far is kept all the same."""
     run = new_run()
-    said = "Memory ran out at 96 × 64 pixels: choose a smaller size, or close other programs."
+    said = "Memory ran out at 96 × 80 pixels: choose a smaller size, or close other programs."
     with pytest.raises(StudioError) as caught, Recorder(run) as recorder:
         for step in steps[:3]:
             recorder.write(step)
