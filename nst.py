@@ -293,7 +293,7 @@ def runs(as_json: Json = False) -> None:
         _tell(f"There are no runs yet in {store.paths.runs()}")
         return
     columns = ["run", "status", "preset", "size", "iterations", "best loss", "seconds"]
-    lines = []
+    lines, longest = [], max(len(record.id) for record in records)
     for record in records:
         lines.append(
             [
@@ -306,8 +306,8 @@ def runs(as_json: Json = False) -> None:
                 f"{record.timings['total']:.1f}" if "total" in record.timings else "–",
             ]
         )
-        if record.status == "interrupted":  # why, below its name and no wider
-            lines.append([_cut(f"  {record.message}", len(record.id)), *[""] * (len(columns) - 1)])
+        if record.status == "interrupted":  # why, below its name; the table grows no wider
+            lines.append([_cut(f"  {record.message}", longest), *[""] * (len(columns) - 1)])
     _print_table(columns, lines)
 
 

@@ -399,7 +399,7 @@ def test_runs_say_why_one_was_interrupted(files, own_home):
     for run in (seen, noted):
         below = lines[next(number for number, line in enumerate(lines) if run.id in line) + 1]
         cause = below.partition("│")[0].strip()
-        assert len(cause) <= len(run.id) and cause.endswith("…") and told[run.id].startswith(cause[:-1])
+        assert len(cause) <= len(noted.id) and cause.endswith("…") and told[run.id].startswith(cause[:-1])
 
 
 @pytest.mark.parametrize("arguments", [("queue",), ("worker",), ("dashboard",), ("stylize", "good.png", "waves")])
