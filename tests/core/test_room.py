@@ -9,6 +9,7 @@ import pytest
 
 from core import jobs, room, runs
 from core.errors import InputError
+from core.images import resized_shape
 from core.settings import TransferSettings, choose
 
 PLENTY = 1e15
@@ -41,14 +42,39 @@ def test_what_fits_is_not_refused(machine):
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
 @pytest.mark.parametrize("short_of", ["memory", "disk"])
-def test_the_size_that_would_fit_fits_and_a_good_deal_more_does_not(machine, optimizer, short_of):
+@pytest.mark.parametrize("shape", [(7500, 10_000), (10_000, 3333)])
+def test_the_size_that_would_fit_fits_and_the_next_one_does_not(machine, optimizer, short_of, shape):
     machine(**{short_of: 4e9})
-    settings = TransferSettings(size=4096, optimizer=optimizer, history=100, frame_every=1)
-    said = refusal(settings, (3072, 4096))
-    assert re.match(rf"A run of 4096 × 3072 pixels needs about [0-9.]+ GB of {short_of}, and 4\.0 GB are there: ", said)
+    settings = TransferSettings(size=10_000, optimizer=optimizer, history=100, frame_every=1)
+    said = refusal(settings, shape)
+    of = f"A run of {shape[1]} × {shape[0]} pixels needs about "
+    assert re.match(rf"{of}[0-9.]+ GB of {short_of}, and 4\.0 GB are there: choose ", said)
     fits = int(re.search(r"choose (\d+) px or less", said)[1])
-    room.check(settings, (fits * 3 // 4, fits))
-    refusal(settings, ((fits + 32) * 3 // 4, fits + 32))
+    assert fits % 16 == 0
+    room.check(settings, resized_shape(shape[1], shape[0], fits))
+    refusal(settings, resized_shape(shape[1], shape[0], fits + 16))
+
+
+def test_tiles_are_as_large_as_the_memory_admits(machine):
+    """None where the whole picture fits; and a picture of any size begins at the smallest tiles' need."""
+    settings, shape, sides = TransferSettings(size=4096), (3072, 4096), []
+    for gigabytes in (100, 16, 8, 6, 5, 4.2):
+        machine(memory=gigabytes * 1e9)
+        sides.append(room.tile_side(settings, shape))
+        room.check(settings, shape)
+        assert sides[-1] is None or room._needed(settings, shape, sides[-1]) <= gigabytes * 1e9
+    assert sides[0] is None and sides[1:] == sorted(sides[1:], reverse=True) and len(set(sides[1:])) > 2
+    assert room.tile_side(settings.changed(memory=6), shape) == room.tile_side(settings, shape)  # 4.2 GB are there
+
+
+def test_no_more_memory_is_taken_than_was_allowed(machine):
+    machine(memory=100e9)
+    settings, shape = TransferSettings(size=4096), (3072, 4096)
+    assert room.tile_side(settings, shape) is None
+    side = room.tile_side(settings.changed(memory=6.0), shape)
+    assert side is not None and room._needed(settings, shape, side) <= 6e9
+    assert refusal(settings.changed(memory=1.0), shape).startswith("A run of 4096 × 3072 pixels needs about ")
+    room.check(settings.changed(memory=6.0), shape)
 
 
 def test_a_longer_history_needs_more_memory(machine):
