@@ -8,7 +8,6 @@ Paints each picture as `nst stylize` does, in a home of its own, and writes `con
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,10 +113,9 @@ class Painter:
             masks=[mask and _white(mask(*shape)) for mask in cell.masks],
             kept=cell.kept and _white(cell.kept(*shape)),
         )
-        with contextlib.closing(jobs.perform(run, lambda report, timings: self.engine)) as steps:
-            for step in steps:
-                if step.seconds >= seconds:
-                    break
+        for step in jobs.perform(run, lambda report, timings: self.engine):
+            if step.seconds >= seconds:
+                jobs.stop(run)
         reading = yardstick.measure(self.engine, run, run.record(), settings.choose("reference"))
         return Painted(images.to_uint8(np.load(run.path / "result.npy")), step.seconds, reading.style)
 

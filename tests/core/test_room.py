@@ -12,6 +12,7 @@ import pytest
 from core import hardware, jobs, room, runs
 from core.easels import Easel
 from core.errors import InputError
+from core.images import resized_shape
 from core.runs import Writer
 from core.settings import TransferSettings, choose
 
@@ -53,16 +54,18 @@ def test_what_fits_is_not_refused(machine):
         ("disk", "disk", "make room in /.*"),
     ],
 )
-def test_the_size_that_would_fit_fits_and_a_good_deal_more_does_not(machine, optimizer, short_of, told, remedy):
+@pytest.mark.parametrize("shape", [(7500, 10_000), (10_000, 3333)])
+def test_the_size_that_would_fit_fits_and_the_next_one_does_not(machine, optimizer, short_of, told, remedy, shape):
     machine(**{short_of: 4e9})
     on_gpu = short_of == "card"
-    settings = TransferSettings(size=4096, optimizer=optimizer, history=100, frame_every=1)
-    said = refusal(settings, (3072, 4096), on_gpu=on_gpu)
-    needs = rf"A run of 4096 × 3072 pixels needs about [0-9.]+ GB of {told}, and 4\.0 GB are there: "
+    settings = TransferSettings(size=10_000, optimizer=optimizer, history=100, frame_every=1)
+    said = refusal(settings, shape, on_gpu=on_gpu)
+    needs = rf"A run of {shape[1]} × {shape[0]} pixels needs about [0-9.]+ GB of {told}, and 4\.0 GB are there: "
     found = re.fullmatch(rf"{needs}choose (\d+) px or less, or {remedy}\.", said)
     fits = int(found[1])
-    room.check(settings, (fits * 3 // 4, fits), on_gpu=on_gpu)
-    refusal(settings, ((fits + 32) * 3 // 4, fits + 32), on_gpu=on_gpu)
+    assert fits % 16 == 0
+    room.check(settings, resized_shape(shape[1], shape[0], fits), on_gpu=on_gpu)
+    refusal(settings, resized_shape(shape[1], shape[0], fits + 16), on_gpu=on_gpu)
 
 
 def test_what_the_runs_beside_it_will_take_yet_is_not_there(machine):
@@ -70,7 +73,9 @@ def test_what_the_runs_beside_it_will_take_yet_is_not_there(machine):
     settings, shape = choose("draft", size=1024), (768, 1024)
     assert 3e9 < room.memory(settings, shape) < 4e9
     room.check(settings, shape, still_to_be_taken=1e9)
-    assert "and 3.0 GB are there" in refusal(settings, shape, still_to_be_taken=2e9)
+    assert room.tile_side(settings, shape, still_to_be_taken=1e9) is None
+    assert room.tile_side(settings, shape, still_to_be_taken=2e9) is not None
+    assert "and 1.1 GB are there" in refusal(settings, shape, still_to_be_taken=3.9e9)
     assert "and 0.0 GB are there" in refusal(settings, shape, still_to_be_taken=9e9)
 
 
@@ -92,6 +97,28 @@ def test_what_they_will_take_yet_is_what_they_need_less_what_they_hold(own_home,
     runs.change(small, writer=writer)
     with Easel(0).bearing(small):
         assert jobs._still_to_be_taken(asks) == 0
+
+
+def test_tiles_are_as_large_as_the_memory_admits(machine):
+    """None where the whole picture fits; and a picture of any size begins at the smallest tiles' need."""
+    settings, shape, sides = TransferSettings(size=4096), (3072, 4096), []
+    for gigabytes in (100, 16, 8, 6, 5, 4.2):
+        machine(memory=gigabytes * 1e9)
+        sides.append(room.tile_side(settings, shape))
+        room.check(settings, shape)
+        assert sides[-1] is None or room._needed(settings, shape, sides[-1]) <= gigabytes * 1e9
+    assert sides[0] is None and sides[1:] == sorted(sides[1:], reverse=True) and len(set(sides[1:])) > 2
+    assert room.tile_side(settings.changed(memory=6), shape) == room.tile_side(settings, shape)  # 4.2 GB are there
+
+
+def test_no_more_memory_is_taken_than_was_allowed(machine):
+    machine(memory=100e9)
+    settings, shape = TransferSettings(size=4096), (3072, 4096)
+    assert room.tile_side(settings, shape) is None
+    side = room.tile_side(settings.changed(memory=6.0), shape)
+    assert side is not None and room._needed(settings, shape, side) <= 6e9
+    assert refusal(settings.changed(memory=1.0), shape).startswith("A run of 4096 × 3072 pixels needs about ")
+    room.check(settings.changed(memory=6.0), shape)
 
 
 def test_a_longer_history_needs_more_memory(machine):

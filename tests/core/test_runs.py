@@ -400,7 +400,7 @@ def test_metrics_hold_every_step(steps):
 
 
 def test_frames_at_their_interval_and_the_live_picture(steps):
-    run = new_run()
+    run = new_run(content=picture(96, 64))
     with Recorder(run) as recorder:
         for step in steps:
             recorder.write(step)
