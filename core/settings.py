@@ -354,7 +354,15 @@ PRESETS: Mapping[str, Preset] = {
     "fine": Preset(
         "Fine",
         "The best-looking picture: from coarse to fine, so that large shapes follow the style, and without an edge.",
-        {"iterations": 700, "frame_every": 20, "stages": 3, "padding": "replicate", **_QUICK},
+        {
+            "iterations": 700,
+            "frame_every": 20,
+            "stages": 3,
+            "padding": "replicate",
+            "content_layers": ("block4_conv2",),  # at a coarse stage, block5_conv2 has too few positions for a face
+            "content_weight": 500.0,
+            **_QUICK,
+        },
     ),
     "reference": Preset(
         "Reference",
