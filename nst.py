@@ -349,18 +349,23 @@ def prepare(weights: Weights = None) -> None:
 @app.command()
 def runs(as_json: Json = False) -> None:
     """List the runs, the newest first."""
+    from core import jobs
     from core import runs as store
 
     records = [run.with_progress(record) for run, record in store.readable_runs()]
+    for record in records:
+        if record.status == "interrupted":
+            record.message = jobs.why_interrupted(record)
     if as_json:
         _print_json([record.model_dump(mode="json", exclude={"writer"}) for record in records])
         return
     if not records:
         _tell(f"There are no runs yet in {store.paths.runs()}")
         return
-    _print_table(
-        ["run", "status", "preset", "size", "iterations", "best loss", "seconds"],
-        [
+    columns = ["run", "status", "preset", "size", "iterations", "best loss", "seconds"]
+    lines, longest = [], max(len(record.id) for record in records)
+    for record in records:
+        lines.append(
             [
                 record.id,
                 record.status,
@@ -370,9 +375,14 @@ def runs(as_json: Json = False) -> None:
                 f"{record.best_total:.4g}" if record.best_total is not None else "–",
                 f"{record.timings['total']:.1f}" if "total" in record.timings else "–",
             ]
-            for record in records
-        ],
-    )
+        )
+        if record.status == "interrupted":  # why, below its name; the table grows no wider
+            lines.append([_cut(f"  {record.message}", longest), *[""] * (len(columns) - 1)])
+    _print_table(columns, lines)
+
+
+def _cut(line: str, length: int) -> str:
+    return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"
 
 
 @app.command()
@@ -396,10 +406,11 @@ def queue(
     under_way = jobs.painting()
     if as_json:
         listed = [{"run": run.id, "place": found.place, "seconds": found.seconds} for run, found in waiting]
-        _print_json({"painting": under_way.id if under_way else None, "waiting": listed})
+        painted = [run.id for run in under_way]
+        _print_json({"painting": painted[0] if painted else None, "all_painting": painted, "waiting": listed})
         return
-    if under_way:
-        _tell(f"{under_way.id} is being painted.")
+    for run in under_way:
+        _tell(f"{run.id} is being painted.")
     if not waiting:
         _tell("No run waits.")
         return
@@ -667,7 +678,7 @@ def dashboard(context: typer.Context) -> None:
 
 @app.command(hidden=True)
 def worker() -> None:
-    """Perform queued runs, one after another. The page starts this by itself."""
+    """Perform queued runs, one after another: at an easel of its own. The page starts this by itself."""
     from core import jobs, log
 
     log.begin()

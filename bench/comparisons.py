@@ -17,6 +17,7 @@ import tensorflow as tf
 from bench import baselines
 from bench.timings import LEAST, SIZES, Comparison, Timing, in_turns
 from core import images, jobs, paths, preview, runs, samples, targets
+from core.easels import Easel
 from core.errors import StudioError
 from core.losses import gram_matrix
 from core.objective import LossFunction, Objective
@@ -154,7 +155,7 @@ def _in_this_process(engine: Engine, run: Run) -> None:
 
 
 def _in_a_new_process(engine: Engine, run: Run) -> None:
-    jobs.announce("Ready.", ready=True)  # as on a machine that has painted before
+    jobs.announce(Easel(0), "Ready.", ready=True)  # as on a machine that has painted before
     jobs.submit(run)
     deadline = time.monotonic() + 300
     while run.record().unfinished and time.monotonic() < deadline:

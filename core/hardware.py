@@ -1,6 +1,7 @@
 """What this machine has, and what will be used of it."""
 
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
@@ -115,6 +116,9 @@ def versions() -> dict[str, str]:
 
 def import_tensorflow() -> None:
     """Import TensorFlow without the lines that its C++ part prints before its log can be turned down."""
+    global _free_before
+    if "tensorflow" not in sys.modules:
+        _free_before = free_card_memory() or 0.0
     with _standard_error_closed():
         import keras  # noqa: F401
         import tensorflow  # noqa: F401
@@ -159,8 +163,49 @@ def _installed(package: str) -> bool:
 
 
 def gpus() -> tuple[str, ...]:
-    """The GPUs that will be used: every one's name, where what TensorFlow needs for them is here."""
+    """The GPUs that can be used: every one's name, where what TensorFlow needs for them is here."""
     return () if missing_cuda_libraries() else _gpus()[0]
+
+
+def cards() -> tuple[str, ...]:
+    """The GPUs that this process will use, as CUDA_VISIBLE_DEVICES names them: those that are named there, where it is
+    set, otherwise all."""
+    found = tuple(map(str, range(len(gpus()))))
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None or not found:
+        return found
+    names = (name.strip() for name in allowed.split(","))
+    return tuple(itertools.takewhile(lambda name: name and not name.startswith("-"), names))  # CUDA ends there too
+
+
+_free_before = 0.0  # bytes of the card's memory before TensorFlow was loaded, which gives back nothing that it took
+
+
+def card_memory() -> float | None:
+    """Bytes of the GPU's memory that this process may hold in all, with what it holds already; `None` where the driver
+    does not tell. Which part is its own is not asked: in a container the driver knows processes by other numbers."""
+    free = free_card_memory()
+    return None if free is None else max(free, _free_before)
+
+
+def free_card_memory() -> float | None:
+    """Bytes that are free now on the GPU that this process will use, the first of `cards`."""
+    if not (found := cards()):
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            by_number = found[0].isdecimal()
+            handle = (
+                pynvml.nvmlDeviceGetHandleByIndex(int(found[0]))
+                if by_number
+                else pynvml.nvmlDeviceGetHandleByUUID(found[0])
+            )
+            return float(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
 
 
 def _gpus() -> tuple[tuple[str, ...], float, str]:

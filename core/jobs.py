@@ -1,15 +1,18 @@
-"""Runs performed: in this process, or one after another by a worker process that outlives the page that started it."""
+"""Runs performed: in this process, or one after another by a worker process that outlives the page that started it.
+Each easel has a worker of its own."""
 
 from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import heapq
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, log, pace, paths, preview, room, runs, settings
 from core.checkpoint import Checkpoint
+from core.easels import Easel, acquired, easels, first_free
 from core.errors import InputError, StudioError
 from core.runs import Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
@@ -58,7 +62,7 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
             report(line)
 
         wanted = recorder.record.settings
-        room.check(wanted, recorder.record.shape, on_gpu=bool(hardware.gpus()))
+        room.check(wanted, recorder.record.shape, bool(hardware.cards()), _still_to_be_taken(run))
         tell("Reading the pictures …")
         with recorder.timings.phase("pictures"):
             pictures = Pictures.of(run)
@@ -113,7 +117,7 @@ def _stage(
     content, styles = images.to_network(subject.photo), [images.to_network(style) for style in subject.styles]
     if not again:
         tell("Measuring the style …")
-    side = room.tile_side(wanted, subject.photo.shape[:2])
+    side = room.tile_side(wanted, subject.photo.shape[:2], bool(hardware.cards()), _still_to_be_taken(recorder.run))
 
     def objective(**other: Any) -> tuple[Objective, StyleTargets]:
         return engine.objective(content, styles, wanted, masks=subject.masks, side=side, **other)
@@ -141,6 +145,20 @@ def _stage(
             continue
         recorder.write(step)
         yield step
+
+
+def _still_to_be_taken(beside: Run) -> float:
+    """Bytes of memory that the other runs which are being painted will take yet, by the estimate."""
+    bytes_ = 0.0
+    for run in painting():
+        try:
+            record = run.record()
+            if run != beside and record.writer:
+                held = psutil.Process(record.writer.pid).memory_info().rss
+                bytes_ += max(room.memory(record.settings, record.shape) - held, 0.0)
+        except (StudioError, psutil.Error):  # it has just ended
+            continue
+    return bytes_
 
 
 def _stages_left(record: RunRecord, pictures: Pictures, begun: Checkpoint | None) -> list[tuple[int, int]]:
@@ -192,22 +210,27 @@ def queue() -> list[Run]:
 
 
 def waiting() -> list[tuple[Run, Waiting]]:
-    """The queue, and when each run of it should begin."""
-    found, seconds = [], pace.seconds_left(under_way) if (under_way := painting()) else 0.0
+    """The queue, and when each run of it should begin: at the easel that is free first."""
+    under_way = (easel.run() for easel in easels())
+    free = [_seconds_left(run) if run else 0.0 for run in under_way]  # of each easel, in so many seconds
+    heapq.heapify(free)
+    found = []
     for place, run in enumerate(queue(), 1):
-        found.append((run, Waiting(place, seconds)))
-        needed = pace.seconds_left(run)
-        seconds = None if seconds is None or needed is None else seconds + needed
+        begins = free[0]
+        found.append((run, Waiting(place, begins if begins < math.inf else None)))
+        heapq.heapreplace(free, begins + _seconds_left(run))
     return found
 
 
-def painting() -> Run | None:
-    """The run that is being painted by who holds the turn."""
-    try:
-        run = Run(paths.runs() / _painting_file().read_text())
-        return run if run.record().status in ("preparing", "running") else None
-    except (OSError, StudioError):
-        return None
+def _seconds_left(run: Run) -> float:
+    """Infinitely many where it cannot be told."""
+    seconds = pace.seconds_left(run)
+    return math.inf if seconds is None else seconds
+
+
+def painting() -> list[Run]:
+    """The runs that are being painted by who holds a turn."""
+    return [run for easel in easels() if (run := easel.run())]
 
 
 def submit(run: Run) -> None:
@@ -234,15 +257,15 @@ def move(run: Run, to_front: bool = False) -> None:
 
 @contextmanager
 def turn(run: Run, report: Report) -> Iterator[None]:
-    """Wait in the queue until it is this run's turn, saying so, and hold it: nobody else paints meanwhile.
+    """Wait in the queue until it is this run's turn at one of the easels, saying so, and hold it: nobody else paints
+    there meanwhile.
 
     Raises `StudioError` when the run is taken out of the queue by someone.
     """
-    lock = _turn_lock()
     _enter(run, Writer.this_process())
     try:
-        told = 0
-        while not (queue()[:1] == [run] and _acquired(lock)):
+        told, places = 0, easels()[::-1]  # workers take the first ones
+        while not (queue()[:1] == [run] and (found := first_free(places, Easel.turn_lock))):
             ahead = queue()
             if run not in ahead:
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
@@ -251,10 +274,12 @@ def turn(run: Run, report: Report) -> Iterator[None]:
                 report(_say(dict(waiting())[run]))
                 see_to_queue()  # those before it need someone to paint them
             time.sleep(0.2)
+        easel, lock = found
         try:
             if not _take(run):
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
-            with _painting(run):
+            easel.choose_card()
+            with easel.bearing(run):
                 yield
         finally:
             lock.release()
@@ -306,39 +331,11 @@ def _queue_lock() -> FileLock:
     return FileLock(paths.home() / "queue.lock")
 
 
-def _turn_lock() -> FileLock:
-    """Held by who paints: one run at a time has the machine."""
-    return FileLock(paths.home() / "painting.lock")
-
-
-def _acquired(lock: FileLock) -> bool:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    return True
-
-
-@contextmanager
-def _painting(run: Run) -> Iterator[None]:
-    """Say which run has the turn."""
-    with paths.replacing(_painting_file()) as file:
-        file.write(run.id.encode())
-    try:
-        yield
-    finally:
-        _painting_file().unlink(missing_ok=True)
-
-
-def _painting_file() -> Path:
-    return paths.home() / "painting"
-
-
-# --- the worker -----------------------------------------------------------------------------------------------------
+# --- the workers ----------------------------------------------------------------------------------------------------
 
 
 class Readiness(BaseModel):
-    """What the worker says of the preparation that the first run needs: weights, exported model, pace."""
+    """What a worker says of the preparation that the first run needs: weights, exported model, pace."""
 
     message: str
     ready: bool = False
@@ -354,10 +351,23 @@ def readiness() -> Readiness | None:
 
 
 def _last_said() -> Readiness | None:
-    try:
-        return Readiness.model_validate_json(_readiness_file().read_bytes())
-    except (OSError, ValidationError):
-        return None
+    """Of the workers that are alive, what the one said that is furthest; where none is, the last word of any."""
+    said = list(_said().values())
+    if alive := [each for each in said if each.writer.is_alive()]:
+        return max(alive, key=lambda each: (each.ready, not each.failed))
+    return said[-1] if said else None
+
+
+def _said() -> dict[Easel, Readiness]:
+    """What the worker of each easel last said, the last word of all at the end."""
+    found = []
+    for easel in easels():
+        try:
+            said = Readiness.model_validate_json(easel.readiness_file.read_bytes())
+            found.append((easel.readiness_file.stat().st_mtime_ns, easel, said))
+        except (OSError, ValidationError):
+            continue
+    return {easel: said for _, easel, said in sorted(found, key=lambda each: each[0])}
 
 
 def stop(run: Run) -> None:
@@ -405,9 +415,9 @@ def cancel(run: Run) -> None:
 
 
 def see_to_queue() -> None:
-    """Start a worker where runs wait and none is alive, as after a reboot."""
-    said = _last_said()
-    if any(not place.waiter for _, place in _places()) and not (said and said.writer.is_alive()):
+    """Start a worker for each run that waits, as far as easels have none that is alive, as after a reboot."""
+    without = len(easels()) - sum(said.writer.is_alive() for said in _said().values())
+    for _ in range(min(_number_awaiting(), without)):
         start_worker()
 
 
@@ -420,7 +430,7 @@ def keep_warm() -> None:
 
 
 def start_worker() -> None:
-    """Start a worker; one that finds another at work waits its turn, and leaves when nothing is left to do."""
+    """Start a worker; one that finds another at every easel waits its turn, and leaves when nothing is left to do."""
     paths.home().mkdir(parents=True, exist_ok=True)
     with log.bounded(worker_log()) as file:
         started = subprocess.Popen(
@@ -442,6 +452,11 @@ _started: dict[int, subprocess.Popen[bytes]] = {}  # the workers that this proce
 def settle(run: Run) -> RunRecord:
     """The run's record; of a run whose process is gone it is noted first how that ended, and what it had is kept."""
     return runs.settle(run, _how_it_ended)
+
+
+def why_interrupted(record: RunRecord) -> str:
+    """How the process of a run that is interrupted ended: as it was noted, otherwise as far as it is known here."""
+    return _how_it_ended(record.writer) if record.writer else record.message
 
 
 def _how_it_ended(writer: Writer) -> str:
@@ -469,10 +484,12 @@ def _how_it_ended(writer: Writer) -> str:
 
 def work(make_engine: EngineMaker) -> None:
     """What a worker process does: prepare, then perform queued runs in their order, until none came for a while."""
-    if not (lock := _work_place()):
+    if not (found := _work_place()):
         return
+    easel, lock = found
+    easel.choose_card()
     engine: Engine | None = None
-    turn_lock = _turn_lock()
+    turn_lock = easel.turn_lock()
 
     def make_once(report: Report, timings: Timings) -> Engine:
         nonlocal engine
@@ -483,22 +500,22 @@ def work(make_engine: EngineMaker) -> None:
     log.event("worker started", pid=os.getpid())
     try:
         was_ready = _was_ready()
-        announce("Ready." if was_ready else "Starting …", ready=was_ready)
+        announce(easel, "Ready." if was_ready else "Starting …", ready=was_ready)
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < float(os.environ.get("NST_WORKER_IDLE", IDLE_SECONDS)):
             run = next_queued()
-            if not engine and not (run and was_ready) and not _prepare(make_once) and not next_queued():
+            if not engine and not (run and was_ready) and not _prepare(easel, make_once) and not next_queued():
                 return  # whoever mends it starts another worker, which prepares anew
-            if next_queued() and _acquired(turn_lock):
+            if next_queued() and acquired(turn_lock):
                 try:
                     if run := next_queued():  # it may be another by now
-                        with _painting(run):
+                        with easel.bearing(run):
                             _perform_to_its_end(run, make_once)
                         log.keep_bounded(worker_log())
                 finally:
                     turn_lock.release()
                 if engine:  # whatever the preparation came to
-                    announce("Ready.", ready=True)
+                    announce(easel, "Ready.", ready=True)
                 idle_since = time.monotonic()
             else:
                 if queue():
@@ -514,32 +531,54 @@ def next_queued() -> Run | None:
     return next((None if place.waiter else run for run, place in _places()), None)
 
 
-def _take(run: Run) -> bool:
-    """Take a run out of the queue; only one process can."""
+def _number_awaiting() -> int:
+    """How many runs wait for a worker."""
+    return sum(not place.waiter for _, place in _places())
+
+
+def _take(run: Run, writer: Writer | None = None) -> bool:
+    """Take a run out of the queue, for that process where one is given; only one can."""
     if not paths.queue().is_dir():
         return False
     with _queue_lock():
-        try:
-            (paths.queue() / run.id).unlink()
-        except FileNotFoundError:
+        place = paths.queue() / run.id
+        if not place.exists():
             return False
+        if writer:  # before it leaves the queue: it is nobody's at no moment
+            runs.change(run, writer=writer)
+        place.unlink()
     return True
 
 
-def _work_place() -> FileLock | None:
-    """The one worker's place, waited for while there is work; `None` when another worker sees to it all."""
-    lock, queueing = FileLock(paths.home() / "worker.lock"), FileLock(paths.home() / "worker-next.lock")
-    try:
-        with queueing.acquire(timeout=0):  # one waiting is enough
-            while True:
-                try:
-                    lock.acquire(timeout=1.0)
-                    return lock
-                except Timeout:
-                    if not next_queued():
-                        return None
-    except Timeout:
+def _work_place() -> tuple[Easel, FileLock] | None:
+    """An easel without a worker, and the lock that makes it this one's; where all have one, waited for while there is
+    work. `None` when other workers see to it all."""
+    places = easels()
+    found = first_free(places, Easel.work_lock) or _place_waited_for(places)
+    if not found or _number_awaiting():
+        return found
+    easel, lock = found
+    if any(said.writer.is_alive() for other, said in _said().items() if other != easel):
+        lock.release()  # one that is warm is enough
         return None
+    return found
+
+
+def _place_waited_for(places: Sequence[Easel]) -> tuple[Easel, FileLock] | None:
+    """An easel whose worker leaves, waited for while there is work."""
+    queueing = FileLock(paths.home() / "worker-next.lock")
+    if not acquired(queueing):  # one waiting is enough
+        return None
+    try:
+        while True:
+            for _ in range(10):
+                if found := first_free(places, Easel.work_lock):
+                    return found
+                time.sleep(0.1)
+            if not _number_awaiting():
+                return None
+    finally:
+        queueing.release()
 
 
 def _was_ready() -> bool:
@@ -548,21 +587,21 @@ def _was_ready() -> bool:
     return said is not None and said.ready
 
 
-def announce(message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
-    """Say how far this process, as the worker, is with the preparation."""
+def announce(easel: Easel, message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
+    """Say how far this process, as the worker of that easel, is with the preparation."""
     said = Readiness(
         message=message, ready=ready, failed=failed, without_preview=without_preview, writer=Writer.this_process()
     )
-    with paths.replacing(_readiness_file()) as file:
+    with paths.replacing(easel.readiness_file) as file:
         file.write(said.model_dump_json().encode())
 
 
-def _prepare(make_engine: EngineMaker) -> bool:
+def _prepare(easel: Easel, make_engine: EngineMaker) -> bool:
     """Load what runs need, saying how far that is; whether it went well."""
     was_ready = _was_ready()
 
     def tell(message: str) -> None:
-        announce(message, ready=was_ready)
+        announce(easel, message, ready=was_ready)
 
     try:
         tell("Loading TensorFlow …")
@@ -573,12 +612,12 @@ def _prepare(make_engine: EngineMaker) -> bool:
             engine.warm_up(settings.PRESETS[settings.DEFAULT_PRESET].settings())
             tell("Measuring this machine's pace …")
             pace.try_out(engine)
-        announce("Ready.", ready=True, without_preview=_without_preview(tell))
+        announce(easel, "Ready.", ready=True, without_preview=_without_preview(tell))
         log.event("worker ready", pid=os.getpid())
     except Exception as error:  # whatever it is, the page must not wait for ever
         log.failed("worker not ready", error, pid=os.getpid())
         known = isinstance(error, StudioError)
-        announce(str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
+        announce(easel, str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
         return False
     return True
 
@@ -595,10 +634,8 @@ def _without_preview(tell: Report) -> str:
 
 def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
     try:
-        runs.change(run, writer=Writer.this_process())  # before it leaves the queue: it is nobody's at no moment
-        if not _take(run):
-            runs.change(run, status="stopped")  # its user was faster
-            return
+        if not _take(run, Writer.this_process()):
+            return  # another worker was faster, or its user
         for _ in perform(run, make_engine):
             pass
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
@@ -617,7 +654,3 @@ def _says_that_it_is_painted(run: Run) -> bool:
 
 def worker_log() -> Path:
     return paths.home() / "worker.log"
-
-
-def _readiness_file() -> Path:
-    return paths.home() / "worker.json"

@@ -53,20 +53,29 @@ def failed(what: str, error: BaseException, **facts: Any) -> None:
 def bounded(path: Path) -> IO[bytes]:
     """The log file, to append to. One that has become long is put aside, in place of the one that was before."""
     if path.is_file() and path.stat().st_size > LIMIT:
-        path.replace(path.with_name(f"{path.name}.1"))
+        path.replace(_aside(path))
     return path.open("ab")
 
 
 def keep_bounded(path: Path) -> None:
-    """Go on in a new file where this process writes its output to that one, and it has become long."""
+    """Go on in a new file where this process writes its output to that one, and it has become long, or another process
+    has put it aside."""
     try:
         mine = os.fstat(sys.__stderr__.fileno()) if sys.__stderr__ else None
-        if mine and mine.st_size > LIMIT and os.path.samestat(mine, path.stat()):
+        if mine and ((_is(mine, path) and mine.st_size > LIMIT) or _is(mine, _aside(path))):
             with bounded(path) as file:
                 for number in (1, 2):  # also what libraries write there by themselves
                     os.dup2(file.fileno(), number)
     except OSError:  # a log is no reason to stop working
         pass
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.1")
+
+
+def _is(found: os.stat_result, path: Path) -> bool:
+    return path.exists() and os.path.samestat(found, path.stat())
 
 
 class _StandardError(logging.StreamHandler):

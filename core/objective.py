@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from core.losses import gram_sum, style_loss, total_variation, wasserstein_2, with_one
+from core.losses import WASSERSTEIN_SCALE, gram_sum, style_loss, total_variation, wasserstein_2, with_one
 from core.settings import LossWeights, StyleLoss
 from core.vgg import channels, stride
 
@@ -118,7 +118,11 @@ class LossFunction:
 
     def _weighted(self, sums: Any, weights: Any, whole: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Style and content loss, and each style layer's share. A region counts by its share of the picture."""
-        loss = wasserstein_2 if self.style_loss == "wasserstein" else style_loss
+
+        def loss(gram: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+            if self.style_loss == "wasserstein":
+                return WASSERSTEIN_SCALE * wasserstein_2(gram, target)
+            return style_loss(gram, target)
 
         def of_layer(layer: str) -> tf.Tensor:
             grams, targets = sums["style"][layer], whole["style"][layer]

@@ -2,17 +2,20 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from core import paths
+from core import hardware, paths
 from core.errors import InputError
-from core.settings import TransferSettings
+from core.images import resized_shape
+from core.settings import KNOBS, TransferSettings
 from core.vgg import reach
 
 # What a process that paints holds on a processor, at its peak, measured at 256, 512 and 1024 px in both precisions
-# (docs/reliability.md has the figures).
+# (docs/reliability.md has the figures). On a GPU nothing was measured yet: there the same figures are an estimate of
+# what lies in the card's memory.
 BASE_BYTES = 1.2e9
 BYTES_PER_PIXEL = 2300.0
 PICTURE_BYTES = 12.0  # of a float32 picture, per pixel
@@ -25,30 +28,45 @@ TILES = (2048, 1536, 1024, 768, 512, 384, 256)  # px
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def check(settings: TransferSettings, shape: tuple[int, int], on_gpu: bool = False) -> None:
+def check(
+    settings: TransferSettings, shape: tuple[int, int], on_gpu: bool = False, still_to_be_taken: float = 0.0
+) -> None:
     """Raise `InputError` when a run on a picture of `shape` (height, width) will not fit, with the size that would.
-    On a GPU the picture's share lies in the card's memory, of which nothing is said here."""
-    pixels = shape[0] * shape[1]
-    if not on_gpu:
-        needed, allowed = _needed(settings, shape, TILES[-1]), _allowed(settings)
-        if needed > allowed:
-            raise InputError(_refusal("memory", needed, allowed, shape, allowed - BASE_BYTES, needed - BASE_BYTES))
-    needed, free = pixels * _disk_per_pixel(settings), float(shutil.disk_usage(_existing(paths.runs())).free)
-    if needed > free:
-        raise InputError(_refusal("disk", needed, free, shape, free, needed))
+    On a GPU it is the card's memory that must do. `still_to_be_taken`: bytes of the machine's memory that the runs
+    beside it will take yet."""
+
+    def memory(shape: tuple[int, int]) -> float:
+        return _needed(settings, shape, TILES[-1])
+
+    def disk(shape: tuple[int, int]) -> float:
+        return shape[0] * shape[1] * _disk_per_pixel(settings)
+
+    if memory(shape) > (allowed := _allowed(settings, on_gpu, still_to_be_taken)):
+        what, remedy = ("memory on the GPU", "end what else uses it") if on_gpu else ("memory", "close other programs")
+        raise InputError(_refusal(what, remedy, memory, allowed, shape))
+    if disk(shape) > (free := float(shutil.disk_usage(_existing(paths.runs())).free)):
+        raise InputError(_refusal("disk", f"make room in {paths.home()}", disk, free, shape))
 
 
-def tile_side(settings: TransferSettings, shape: tuple[int, int]) -> int | None:
+def memory(settings: TransferSettings, shape: tuple[int, int]) -> float:
+    """Bytes that a process holds at most that paints such a run."""
+    return min(_needed(settings, shape, max(shape)), settings.memory * 1e9 or math.inf)
+
+
+def tile_side(
+    settings: TransferSettings, shape: tuple[int, int], on_gpu: bool = False, still_to_be_taken: float = 0.0
+) -> int | None:
     """The side in px of the tiles in which a picture of `shape` (height, width) is to be computed, so that the run
-    holds no more than it may; `None` where the whole picture fits."""
-    allowed = _allowed(settings)
+    holds no more than it may; `None` where the whole picture fits. The others are `check`'s."""
+    allowed = _allowed(settings, on_gpu, still_to_be_taken)
     if _needed(settings, shape, max(shape)) <= allowed:
         return None
     return next((side for side in TILES if _needed(settings, shape, side) <= allowed), TILES[-1])
 
 
-def _allowed(settings: TransferSettings) -> float:
-    return min(settings.memory * 1e9 or math.inf, available_memory())
+def _allowed(settings: TransferSettings, on_gpu: bool, still_to_be_taken: float) -> float:
+    there = hardware.card_memory() if on_gpu else available_memory() - still_to_be_taken
+    return max(min(settings.memory * 1e9 or math.inf, math.inf if there is None else there), 0.0)
 
 
 def _needed(settings: TransferSettings, shape: tuple[int, int], side: int) -> float:
@@ -80,14 +98,17 @@ def _history_bytes(settings: TransferSettings) -> float:
     return PICTURES_PER_STEP * PICTURE_BYTES * min(settings.history, settings.iterations)
 
 
-def _refusal(what: str, needed: float, there: float, shape: tuple[int, int], share: float, whole: float) -> str:
-    """The sentence, where `share` bytes are there for a picture that takes `whole`."""
-    fits = int(max(shape) * math.sqrt(max(share, 0.0) / whole)) // 16 * 16
-    smaller = f"choose {fits} px or less, or " if fits >= 64 else ""
-    remedy = f"{smaller}{'close other programs' if what == 'memory' else f'make room in {paths.home()}'}"
+def _refusal(
+    what: str, remedy: str, needed: Callable[[tuple[int, int]], float], there: float, shape: tuple[int, int]
+) -> str:
+    """The sentence, where `there` bytes are less than a picture of `shape` needs."""
+    height, width = shape
+    sizes = range(max(shape) // 16 * 16, int(KNOBS["size"].minimum or 1) - 1, -16)
+    fits = next((size for size in sizes if needed(resized_shape(width, height, size)) <= there), None)
+    smaller = f"choose {fits} px or less, or " if fits else ""
     return (
-        f"A run of {shape[1]} × {shape[0]} pixels needs about {needed / 1e9:.1f} GB of {what}, and "
-        f"{there / 1e9:.1f} GB are there: {remedy}."
+        f"A run of {width} × {height} pixels needs about {needed(shape) / 1e9:.1f} GB of {what}, and "
+        f"{there / 1e9:.1f} GB are there: {smaller}{remedy}."
     )
 
 

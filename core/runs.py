@@ -693,7 +693,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        unwritten = None
+        instead = None  # of what ended the block
         if not self.run.path.is_dir():  # nothing is written of a run that someone has taken away
             raise StudioError(_gone(self.run)) from error
         if self._last:
@@ -701,13 +701,17 @@ class Recorder:
                 with _writing(self.run):
                     self._keep_result(self._last)
             except StudioError as problem:
-                unwritten = StudioError(f"The result could not be written: {problem}")
-                error = error or unwritten
+                instead = StudioError(f"The result could not be written: {problem}")
+                error = error or instead
             except BaseException as problem:  # such as a second Ctrl-C: the record must not say "running" for ever
                 error = error or problem
         if self._step_seconds:
             self.timings["median step"] = statistics.median(self._step_seconds)
         self.timings["total"] = time.perf_counter() - self._began
+        if error and _is_of_memory(error):
+            height, width = self.record.shape
+            told = f"Memory ran out at {width} × {height} pixels: choose a smaller size, or close other programs."
+            error = instead = StudioError(told)
         if isinstance(error, StudioError):
             ending = {"status": "failed", "message": str(error)}
         elif isinstance(error, (GeneratorExit, KeyboardInterrupt)):
@@ -725,8 +729,8 @@ class Recorder:
             self._reserve.unlink(missing_ok=True)
         self.update(timings=dict(self.timings), writer=None, **ending)
         log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **ending)
-        if error and error is unwritten:
-            raise unwritten
+        if error and error is instead:
+            raise instead
 
     @property
     def _reserve(self) -> Path:
@@ -805,6 +809,14 @@ def _writing(run: Run) -> Iterator[None]:
         else:
             why = f"The run {run.id} can no longer be written in {run.path.parent}: {error.strerror or error}."
         raise StudioError(why) from error
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, the machine's or the GPU's: TensorFlow's own error is known by its name, as it must not
+    be loaded to look at a run."""
+    return isinstance(error, MemoryError) or any(
+        kind.__name__ == "ResourceExhaustedError" for kind in type(error).mro()
+    )
 
 
 def _gone(run: Run) -> str:

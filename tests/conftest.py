@@ -20,6 +20,7 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NST_HOME", str(folder))
         patch.setenv("NST_WORKER_IDLE", "0.5")
+        patch.setenv("NST_WORKERS", "1")  # also where there are several GPUs
         patch.delenv("NST_WEIGHTS", raising=False)
         yield folder
 

@@ -16,6 +16,7 @@ WITHOUT_TENSORFLOW = (
     "core.runs",
     "core.hardware",
     "core.jobs",
+    "core.easels",
     "core.pace",
     "core.samples",
     "core.weights",

@@ -17,6 +17,7 @@ from PIL import Image
 
 from core import images, jobs, paths, preview, runs, samples
 from core.errors import StudioError
+from core.runs import Writer
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choose
 from core.vgg import Precision
 from export import report
@@ -469,6 +470,36 @@ def test_runs_as_json_and_as_a_table(files, own_home):
     assert table.returncode == 0 and "queued" in table.stdout and "0 of 7" in table.stdout
 
 
+def test_runs_say_why_one_was_interrupted(files, own_home):
+    """As it was noted, or as far as it can be seen; in the table cut to the line."""
+    picture = images.read_image(files / "good.png")
+    seen, noted = (
+        runs.create(picture, picture, TransferSettings(size=64), "draft", name, "style") for name in ("seen", "noted")
+    )
+    earlier = Writer.this_process().model_copy(update={"boot": "earlier"})
+    runs.change(seen, status="running", writer=earlier, message="Compiling the first step …")
+    noted_cause = "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
+    runs.change(noted, status="interrupted", writer=None, message=noted_cause)
+    told = {record["id"]: record["message"] for record in json.loads(nst("runs", "--json").stdout)}
+    assert told == {noted.id: noted_cause, seen.id: "The machine was restarted while it was being painted."}
+    lines = [line.strip("│ ") for line in nst("runs").stdout.splitlines()]
+    for run in (seen, noted):
+        below = lines[next(number for number, line in enumerate(lines) if run.id in line) + 1]
+        cause = below.partition("│")[0].strip()
+        assert len(cause) <= len(noted.id) and cause.endswith("…") and told[run.id].startswith(cause[:-1])
+
+
+@pytest.mark.parametrize("arguments", [("queue",), ("worker",), ("dashboard",), ("stylize", "good.png", "waves")])
+def test_a_number_of_workers_that_is_none(files, own_home, monkeypatch, arguments):
+    monkeypatch.setenv("NST_WORKERS", "two")
+    options = (*SMALL, "-o", files / "out.png") if arguments[0] == "stylize" else ()
+    done = nst(*(files / "good.png" if each == "good.png" else each for each in arguments), *options)
+    expected = "nst: NST_WORKERS is 'two': it must be a whole number from 1 to 64, or not be set."
+    *logged, said = done.stderr.splitlines()  # a worker also logs it
+    assert (done.returncode, said, len(logged)) == (2, expected, arguments[0] == "worker")
+    assert [run.record().status for run in runs.all_runs()] == ["stopped"] * len(options[:1])
+
+
 def test_the_queue_is_listed_and_changed(files, own_home):
     assert "No run waits." in nst("queue").stderr
     picture = images.read_image(files / "good.png")
@@ -479,6 +510,7 @@ def test_the_queue_is_listed_and_changed(files, own_home):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "painting": None,
+        "all_painting": [],
         "waiting": [{"run": b.id, "place": 1, "seconds": 0.0}, {"run": a.id, "place": 2, "seconds": None}],
     }
     done = nst("queue", "--front", a.id, "--cancel", b.id)

@@ -126,3 +126,40 @@ def test_tensorflow_is_imported_without_a_word():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("True\n", "after\n")  # and standard error works again
+
+
+@pytest.mark.parametrize(
+    ("allowed", "used"),
+    [
+        (None, ("0", "1", "2")),
+        ("1", ("1",)),
+        ("2, 0", ("2", "0")),
+        ("GPU-8f6a,1", ("GPU-8f6a", "1")),
+        ("", ()),
+        ("-1", ()),
+        ("1,-1,2", ("1",)),  # CUDA ends there too
+    ],
+)
+def test_the_cards_are_those_that_the_user_allows(monkeypatch, allowed, used):
+    if allowed is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    monkeypatch.setattr(hardware, "gpus", lambda: (H200, H200, A10))
+    assert hardware.cards() == used
+    monkeypatch.setattr(hardware, "gpus", lambda: ())  # none, or none of CUDA's libraries
+    assert hardware.cards() == ()
+
+
+@pytest.mark.parametrize("used", [(), ("999",), ("GPU-no-such-card",)])
+def test_of_a_card_that_is_not_there_no_memory_is_told(monkeypatch, used):
+    monkeypatch.setattr(hardware, "cards", lambda: used)
+    assert hardware.free_card_memory() is None and hardware.card_memory() is None
+
+
+def test_what_tensorflow_took_of_the_card_s_memory_is_there_for_the_next_run():
+    code = "from core import hardware; free = [5e9, 1e9, 1e9]; hardware.free_card_memory = lambda: free.pop(0); "
+    code += "hardware.import_tensorflow(); hardware.import_tensorflow(); print(hardware.card_memory())"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "5000000000.0\n"

