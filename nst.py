@@ -22,14 +22,16 @@ from typer._click.exceptions import ClickException
 
 from core.errors import InputError, StudioError
 from core.names import legible
-from core.settings import DEFAULT_PRESET, KNOBS, PRESETS
+from core.settings import DEFAULT_PRESET, KNOBS, MOST_STYLES, PRESETS
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from bench.timings import Measurement
+    from core.jobs import EngineMaker
     from core.runs import Run, Steering
-    from core.settings import TransferSettings
+    from core.series import Manner, Series
+    from core.settings import Knob, TransferSettings
     from core.timings import Timings
     from core.transfer import Engine, Step
     from core.yardstick import Reading
@@ -62,29 +64,14 @@ def _takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     for knob in KNOBS.values():
-        listed = knob.type is tuple
-        limits = f"[{knob.minimum:g} … {knob.maximum:g}] " if knob.maximum is not None else ""
-        values = {name: getattr(preset.settings(), knob.name) for name, preset in PRESETS.items()}
-        words = {name: ",".join(map(str, value)) if listed else str(value) for name, value in values.items()}
-        same = len(set(words.values())) == 1
-        defaults = words[DEFAULT_PRESET] if same else ", ".join(f"{name} {value}" for name, value in words.items())
-        help_text = f"{knob.meaning} {limits}" + (f"({defaults})" if defaults else "")
         option = typer.Option(
-            help=help_text,
-            metavar="|".join(knob.choices)
-            or (
-                "X,Y,…"
-                if knob.each_of
-                else "A,B,…"
-                if listed
-                else knob.unit.upper() or "N"
-                if knob.type is int
-                else "X"
-            ),
+            help=_help(knob),
+            metavar="|".join(knob.choices) or _metavar(knob),
             rich_help_panel=f"Settings: {knob.group}",
             show_default=False,
         )
-        annotation: Any = Annotated[(str if listed else knob.type) | None, option]  # made for typer, not for mypy
+        value_type = str if knob.type is tuple else knob.type
+        annotation: Any = Annotated[value_type | None, option]  # made for typer, not for mypy
         parameters.append(
             inspect.Parameter(knob.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
@@ -92,15 +79,63 @@ def _takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _help(knob: Knob) -> str:
+    """What a knob means, its range, and its defaults: one for all presets, or each preset's."""
+
+    def word(value: Any) -> str:
+        if isinstance(value, tuple):
+            return ",".join(map(word, value))
+        return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+    limits = f" [{knob.minimum:.10g} … {knob.maximum:.10g}]" if knob.maximum is not None else ""
+    words = {name: word(getattr(preset.settings(), knob.name)) for name, preset in PRESETS.items()}
+    same = len(set(words.values())) == 1
+    defaults = words[DEFAULT_PRESET] if same else ", ".join(f"{name} {value}" for name, value in words.items())
+    return f"{knob.meaning}{limits}" + (f" ({defaults})" if defaults else "")
+
+
+def _metavar(knob: Knob) -> str:
+    if knob.type is tuple:
+        return "X,Y,…" if knob.each_of else "A,B,…"
+    return knob.unit.upper() or ("N" if knob.type is int else "X")
+
+
+OF_A_FOLDER = "A folder of photos"
+
+
 @app.command()
 @_takes_settings
 def stylize(
-    content: Content,
-    style: Style,
-    output: Output,
+    content: Annotated[
+        str,
+        typer.Argument(metavar="PHOTO", help="A file, a sample's name such as chelsea, or a folder of photos."),
+    ],
+    styles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STYLE…", help=f"The painting, or up to {MOST_STYLES}: files, or samples' names such as waves."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="Where the result goes: .png .jpg .webp .tif; a folder's go to another folder."
+        ),
+    ],
     preset: Annotated[
         str, typer.Option(help=" ".join(f"[b]{n}[/b]: {p.purpose}" for n, p in PRESETS.items()))
     ] = DEFAULT_PRESET,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N:PICTURE",
+            help="Where the Nth style is used: where this picture is white. May be given once for each style; those "
+            "without are blended where no mask is.",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="PICTURE", help="Where the photo stays as it is: where this picture is white.")
+    ] = None,
     start_from: Annotated[
         str | None, typer.Option(metavar="PICTURE", help="Paint from this picture on, whatever --init says.")
     ] = None,
@@ -108,13 +143,38 @@ def stylize(
         list[str] | None,
         typer.Option(metavar="N:NAME=X", help="After iteration N, go on with another weight; may be given repeatedly."),
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Paint also what has been painted already.", rich_help_panel=OF_A_FOLDER),
+    ] = False,
+    sequence: Annotated[
+        bool,
+        typer.Option(
+            "--sequence",
+            help="The photos are the frames of a film: each starts from the last one's result.",
+            rich_help_panel=OF_A_FOLDER,
+        ),
+    ] = False,
+    iterations_after_first: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=20_000,
+            help="So many iterations for each of a sequence's later frames; like the first one's otherwise.",
+            rich_help_panel=OF_A_FOLDER,
+        ),
+    ] = None,
     weights: Weights = None,
     now: Now = False,
     as_json: Json = False,
     **choices: Any,
 ) -> None:
-    """Paint CONTENT in the manner of STYLE. Ctrl-C stops and keeps the best picture so far."""
+    """Paint PHOTO in the manner of STYLE, or of several styles. Ctrl-C stops and keeps the best picture so far.
+
+    Of a folder, every photo is painted; the same command, given again, goes on where it was."""
     from core import images, runs, settings
+    from core.series import Series
 
     wanted = settings.choose(preset, **choices)
     steering = [runs.Steering.parse(text, wanted) for text in steer or ()]
@@ -122,8 +182,19 @@ def stylize(
         text for text, change in zip(steer or (), steering, strict=True) if change.iteration >= wanted.iterations
     ]:
         raise InputError(f"--steer {late[0]}: the run ends after {wanted.iterations} iterations.")
+    if iterations_after_first and not sequence:
+        raise InputError("--iterations-after-first is for a --sequence.")
+    folder = Path(content)
+    if folder.is_dir():
+        later = wanted.changed(iterations=iterations_after_first or wanted.iterations) if sequence else None
+        manner = _manner(styles, wanted, preset, mask, keep, start_from, steering)
+        _paint_series(Series.of(folder, output, manner, later), weights, now, again, as_json)
+        return
+    if sequence or again:
+        raise InputError(f"{'--sequence' if sequence else '--again'} is for a folder of photos, and {content} is none.")
     images.check_writable(output)
-    run = _new_run(content, style, wanted, preset, start_from, steering)
+    photo, name = _picture(content)
+    run = _manner(styles, wanted, preset, mask, keep, start_from, steering).new_run(photo, name)
     _perform(run, weights, wanted.iterations, now=now)
     _deliver(run, output, as_json)
 
@@ -154,13 +225,11 @@ def resume(
 
 def _deliver(run: Run, output: Path, as_json: bool) -> None:
     """Write the picture of a run that has ended, and say how it went."""
-    from core import images, runs
-
     record = run.record()
     if record.best_total is None:
         raise StudioError("Stopped before there was a picture.")
     try:
-        images.write_image(output, images.to_uint8(images.read_exact(run.path / "result.npy")), runs.metadata(record))
+        run.write_result(output)
     except StudioError as error:
         raise StudioError(f"{error} The picture is kept as {run.result}") from error
     if as_json:
@@ -225,7 +294,8 @@ def reference(
     elif not published.is_published(Path(content), Path(style)):
         _tell("These are not the published pictures: the numbers beside yours are another pair's.")
     settings_of_run = settings.choose("reference", iterations=max(max(wanted), 1))
-    run = _new_run(content, style, settings_of_run, "reference")
+    photo, name = _picture(content)
+    run = _manner([style], settings_of_run, "reference").new_run(photo, name)
     found: list[published.Row] = []
     _perform(run, weights, settings_of_run.iterations, lambda steps: found.extend(published.rows(steps, wanted)))
     if as_json:
@@ -630,21 +700,45 @@ def _engine(weights: Path | None, report: Callable[[str], None], timings: Timing
     return Engine(loaded, model, hardware.survey())
 
 
-def _new_run(
-    content: str,
-    style: str,
+def _manner(
+    styles: Sequence[str],
     settings: TransferSettings,
     preset: str,
+    masks: Sequence[str] | None = None,
+    keep: str | None = None,
     start: str | None = None,
     steering: Sequence[Steering] = (),
-) -> Run:
+) -> Manner:
+    """How a photo is to be painted, its pictures read. Raises `InputError` where they do not fit together."""
     from core import runs
+    from core.series import Manner
 
-    (content_image, content_name), (style_image, style_name) = _picture(content), _picture(style)
+    where = _masks(masks or (), len(styles))
+    pictures, names = zip(*map(_picture, styles), strict=True)
+    runs.check_styles(pictures, settings, " + ".join(names))
+    kept = _picture(keep)[0] if keep else None
     start_image, start_name = _picture(start) if start else (None, "")
-    return runs.create(
-        content_image, style_image, settings, preset, content_name, style_name, start_image, start_name, steering
-    )
+    return Manner(settings, preset, pictures, " + ".join(names), where, kept, start_image, start_name, steering)
+
+
+def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
+    """The masks as they are given, "2:mask.png", one for each of so many styles or none."""
+    masks: list[Image.Image | None] = [None] * styles
+    for text in given:
+        number, colon, file = text.partition(":")
+        if not (number.strip().isdecimal() and colon and file):
+            raise InputError(f"--mask {text}: give the number of a style and a picture, such as 1:mask.png.")
+        place = int(number) - 1
+        if not 0 <= place < styles:
+            there = "there is only style 1" if styles == 1 else f"the styles are 1 to {styles}"
+            raise InputError(f"--mask {text}: there is no style {int(number)}; {there}.")
+        if masks[place]:
+            raise InputError(f"--mask {text}: style {int(number)} has a mask already.")
+        picture, _ = _picture(file)
+        if not picture.convert("L").getbbox():
+            raise InputError(f"--mask {text}: the picture is black everywhere, so that the style would be nowhere.")
+        masks[place] = picture
+    return masks
 
 
 def _picture(given: str) -> tuple[Image.Image, str]:
@@ -670,20 +764,83 @@ def _perform(
     now: bool = False,
 ) -> None:
     """Perform a run in this process when it is its turn, with a progress bar; `consume` takes the steps."""
+    with _Progress(iterations) as progress:
+        _paint(run, progress, lambda tell, timings: _engine(weights, tell, timings), consume, now)
+
+
+def _paint(
+    run: Run, progress: _Progress, make_engine: EngineMaker, consume: Callable[[Iterator[Step]], None], now: bool
+) -> None:
     from core import jobs
 
-    with (
-        _progress(iterations) as (report, watch),
-        _interrupt_stops(run),
-        nullcontext() if now else jobs.turn(run, report),
-    ):
-        steps = jobs.perform(run, lambda tell, timings: _engine(weights, tell, timings), report)
+    with _interrupt_stops(run), nullcontext() if now else jobs.turn(run, progress.report):
+        steps = jobs.perform(run, make_engine, progress.report)
         try:
-            consume(watch(steps))
+            consume(progress.watch(steps, run.record().settings.iterations))
         except StudioError as error:
             if run.result.is_file():
                 raise type(error)(f"{error} The best picture so far is {run.result}") from error
             raise
+
+
+def _paint_series(series: Series, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
+    """Paint what has not been painted yet, with one progress bar; what could not be is told at the end."""
+    with _working() as told:
+        parts = series.parts(told)
+        due = {number: part for number, part in enumerate(parts, 1) if again or not part.is_painted}
+    make_engine = _once(lambda tell, timings: _engine(weights, tell, timings))
+    painted: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    stopped = False
+    with _Progress(sum(part.settings.iterations for part in due.values())) as progress:
+        for number, part in due.items():
+            progress.turn_to(f"{number} of {len(parts)}, {part.photo.name}: ")
+            run = None
+            try:
+                run = series.begin(part)
+                _paint(run, progress, make_engine, _let_pass, now)
+                record = run.record()
+                if record.status == "stopped":
+                    raise KeyboardInterrupt
+                series.keep(part, run)
+                summary = record.model_dump(mode="json", exclude={"writer"})
+                painted.append(summary | {"output": str(part.output)})
+            except KeyboardInterrupt:
+                stopped = True
+                if run:
+                    series.forget(part, run)
+                break
+            except StudioError as error:
+                message = str(error) if part.photo.stem in str(error) else f"{part.photo.name}: {error}"
+                of_this_photo = isinstance(error, InputError) or (run and run.result.is_file())
+                if series.later or not of_this_photo:  # the others would fare no better
+                    raise type(error)(message) from error
+                failed[part.photo.name] = message
+    there = [str(part.output) for number, part in enumerate(parts, 1) if number not in due]
+    if as_json:
+        _print_json({"painted": painted, "there already": there, "failed": failed})
+    else:
+        before = f", {len(there)} were there already" if there else ""
+        _tell(f"Painted {len(painted)} of {len(parts)}{before}: {series.target}")
+    for message in failed.values():
+        _tell(message)
+    if stopped:
+        _tell("What is done stays; the same command goes on from there.")
+        raise typer.Exit(130)
+    if failed:
+        raise StudioError(f"{len(failed)} of {len(parts)} photos could not be painted.")
+
+
+def _once(make: EngineMaker) -> EngineMaker:
+    """Makes one engine, however often it is asked for one."""
+    made: list[Engine] = []
+
+    def make_first(report: Callable[[str], None], timings: Timings) -> Engine:
+        if not made:
+            made.append(make(report, timings))
+        return made[0]
+
+    return make_first
 
 
 @contextmanager
@@ -717,29 +874,51 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.2f} it/s" if task.speed else "")
 
 
-@contextmanager
-def _progress(iterations: int) -> Iterator[tuple[Callable[[str], None], Callable[[Iterator[Step]], Iterator[Step]]]]:
-    """A progress bar on the terminal (elsewhere plain lines): what reports preparations, and what watches steps."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), _Rate())
-    with Progress(*columns, TimeRemainingColumn(), console=screen, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("Preparing …", total=iterations)
+class _Progress:
+    """A progress bar on the terminal (elsewhere plain lines), over the iterations of one run or of several."""
 
-        def report(line: str) -> None:
-            bar.update(task, description=line)
-            if not screen.is_terminal:
-                _tell(line)
+    def __init__(self, iterations: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), _Rate())
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=screen, disable=not screen.is_terminal)
+        self._task = self._bar.add_task("Preparing …", total=iterations, visible=iterations > 0)
+        self._heading = ""
+        self._before = self._completed = 0  # iterations: of the runs before this one, and in all
+        self._told: set[str] = set()
 
-        def watch(steps: Iterator[Step]) -> Iterator[Step]:
-            for step in steps:
-                losses = step.losses
-                line = f"total {losses.total:.4g}  style {losses.style:.4g}  content {losses.content:.4g}"
-                bar.update(task, completed=step.iteration, description=line)
-                due = step.iteration % max(1, iterations // 10) == 0 or step.iteration == iterations
-                if not screen.is_terminal and due:
-                    _tell(f"{step.iteration}/{iterations}  {line}  {step.seconds:.1f} s")
-                yield step
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
 
-        yield report, watch
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def turn_to(self, heading: str) -> None:
+        """What follows is another run, of several."""
+        self._heading, self._before = heading, self._completed
+        self.report("…")
+
+    def report(self, line: str) -> None:
+        """What is being prepared; in plain lines, where several runs prepare the same, it is told once."""
+        self._bar.update(self._task, description=f"{self._heading}{line}")
+        if not screen.is_terminal and line not in self._told and line != "…":
+            self._told.add(line)
+            _tell(line)
+
+    def watch(self, steps: Iterator[Step], iterations: int) -> Iterator[Step]:
+        """Passes the steps on, of which there are so many but for the first."""
+        for step in steps:
+            losses, side = step.losses, step.objective.side
+            line = f"total {losses.total:.4g}"
+            if not (self._heading and screen.is_terminal):  # there is no room for more
+                line += f"  style {losses.style:.4g}  content {losses.content:.4g}"
+            if side:
+                line += f"  in tiles of {side} px"
+            self._completed = self._before + step.iteration
+            self._bar.update(self._task, completed=self._completed, description=f"{self._heading}{line}")
+            due = step.iteration % max(1, iterations // 10) == 0 or step.iteration == iterations
+            if not screen.is_terminal and due:
+                _tell(f"{self._heading}{step.iteration}/{iterations}  {line}  {step.seconds:.1f} s")
+            yield step
 
 
 def _tell(line: str) -> None:

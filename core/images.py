@@ -132,14 +132,14 @@ def array_kind(path: Path) -> tuple[Any, ...]:
         return ()
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, str]:
     """The entries that `write_image` stored in a picture; of another program's PNG, its text entries.
 
     A picture without such entries gives an empty dictionary. Raises InputError as `read_image` does for a file that
-    is missing, unreadable, empty or not a picture.
+    is missing, unreadable, empty, over `max_bytes` or not a picture.
     """
     label = label_of(path, None)
-    with _decoding(label), _opened(bytes_of(path, label, MAX_BYTES), label) as image:
+    with _decoding(label), _opened(bytes_of(path, label, max_bytes), label) as image:
         if isinstance(image, PngImageFile):
             _check_size(*image.size, label)  # entries may follow the pixels, so these are decoded too
             return {key: str(text) for key, text in image.text.items()}

@@ -191,6 +191,8 @@ class LossFunction:
 class Objective:
     """What the image is moved to lessen: the weighted sum of style, content and total-variation loss."""
 
+    side: int | None = None  # of the tiles that it computes in, in px; `None` for the whole picture at once
+
     def __init__(
         self,
         function: LossFunction,

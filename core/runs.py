@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from core.transfer import Step
 
 SCHEMA_VERSION = 1
+SOFTWARE = "Style Transfer Studio"  # as results say what made them
 LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
 # A checkpoint may take this share of the time, but so much work, in seconds, is lost at most and need not be less;
 # NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
@@ -368,6 +369,14 @@ class Run:
         except (OSError, ValidationError):
             return Request()
 
+    def write_result(self, path: Path, more: Mapping[str, str] = {}) -> None:
+        """Write the result elsewhere too, with what it says of itself and `more`; the suffix decides the format.
+
+        Raises `StudioError` when there is none yet, or it cannot be written.
+        """
+        picture = images.to_uint8(images.read_exact(self.path / "result.npy"))
+        images.write_image(path, picture, {**metadata(self.record()), **more})
+
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint.npz"
@@ -404,7 +413,7 @@ def create(
         steered = steered.changed(**weights.changes)
     content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
     shape = images.resize(content, settings.size, content_name).shape[:2]
-    _check_styles([style, *more_styles], settings, style_name)
+    check_styles([style, *more_styles], settings, style_name)
     created = datetime.now(UTC)
     slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (content_name, style_name))
     run = Run(paths.runs() / f"{created:%Y%m%d-%H%M%S-%f}-{slug}-{secrets.token_hex(2)}")
@@ -443,7 +452,7 @@ def create(
     return run
 
 
-def _check_styles(styles: Sequence[Image.Image], settings: TransferSettings, names: str) -> None:
+def check_styles(styles: Sequence[Image.Image], settings: TransferSettings, names: str) -> None:
     """Raise `InputError` when there are too many, one is too small, or the blend has not a weight for each."""
     if len(styles) > MOST_STYLES:
         raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
@@ -830,7 +839,7 @@ def _write_array(run: Run, best: np.ndarray) -> None:
 def metadata(record: RunRecord) -> dict[str, str]:
     """What a result picture says of itself."""
     return {
-        "Software": "Style Transfer Studio",
+        "Software": SOFTWARE,
         "Title": record.title,
         "Settings": record.settings.model_dump_json(),
         "Weights": f"VGG19, {record.weights}",

@@ -63,9 +63,11 @@ def tiles(height: int, width: int, side: int, border: int) -> list[Tile]:
 class TiledObjective(Objective):
     """The same losses and the same gradient as `Objective`'s, in the memory that one tile takes."""
 
+    side: int
+
     def __init__(self, function: LossFunction, *arguments: Any, side: int, **named: Any) -> None:
         """`side` is the tiles', in px; the others are `Objective`'s."""
-        self._side = max(GRID, side // GRID * GRID)
+        self.side = max(GRID, side // GRID * GRID)
         self._border = reach((*function.style_layers, *function.content_layers))
         super().__init__(function, *arguments, **named)
 
@@ -109,7 +111,7 @@ class TiledObjective(Objective):
         return whole
 
     def _tiles(self, image: tf.Tensor) -> list[Tile]:
-        return tiles(image.shape[1], image.shape[2], self._side, self._border)
+        return tiles(image.shape[1], image.shape[2], self.side, self._border)
 
     def _part(self, tile: Tile) -> dict[str, Any]:
         return {

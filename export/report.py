@@ -128,7 +128,7 @@ def write_zip(
         _add(archive, "runs.json", _json([_summary(each) for each in shown]))
         for each in shown:
             folder = each.run.id if RUN_ID.fullmatch(each.run.id) else f"run-{each.number}"
-            for path in (each.run.content, each.run.style, each.run.start, each.run.result):
+            for path in (*_inputs(each.run), each.run.result):
                 if path.is_file():
                     _add(archive, f"{folder}/{path.name}", _bytes_of(path, each.run))
             if (metrics := each.run.path / "metrics.csv").is_file():
@@ -221,7 +221,7 @@ def _pictures(each: Shown) -> list[Picture]:
     side = min(PICTURE_SIDE, max(record.shape))  # as large as the result beside them
     pictures = [
         _picture(run, run.content, f"Photo: {record.content}", f"The photo {record.content}", side),
-        _picture(run, run.style, f"Painting: {record.style}", f"The painting {record.style}", side),
+        *_paintings(run, record, side),
     ]
     manner = f"{record.content} in the manner of {record.style}"
     if run.result.is_file():
@@ -231,6 +231,30 @@ def _pictures(each: Shown) -> list[Picture]:
         caption = "Painted so far" if record.unfinished else "No result; the last picture that was seen"
         pictures.append(_picture(run, run.live, caption, f"Not finished: {manner}", side))
     return pictures
+
+
+def _paintings(run: Run, record: RunRecord, side: int) -> list[Picture]:
+    """Each painting, with where it is, and where the photo stays, as far as that was given."""
+    if len(styles := run.styles) == 1:
+        pictures = [_picture(run, run.style, f"Painting: {record.style}", f"The painting {record.style}", side)]
+    else:
+        blended = f"of {len(styles)}, {record.style}"
+        pictures = [
+            _picture(run, style, f"Painting {number} {blended}", f"The painting {number} {blended}", side)
+            for number, style in enumerate(styles, 1)
+        ]
+    for number in range(1, len(styles) + 1):
+        if (mask := run.mask(number)).is_file():
+            pictures.append(_picture(run, mask, f"Where painting {number} is", f"The mask of painting {number}", side))
+    if run.kept.is_file():
+        pictures.append(_picture(run, run.kept, "Where the photo stays", "The mask of what is kept of the photo", side))
+    return pictures
+
+
+def _inputs(run: Run) -> list[Path]:
+    """The pictures that the command names."""
+    styles = run.styles
+    return [run.content, *styles, *(run.mask(number) for number in range(1, len(styles) + 1)), run.kept, run.start]
 
 
 def _frames(each: Shown) -> list[Picture]:
@@ -480,9 +504,14 @@ def _words(value: Any) -> str:
 def _command_parts(run: Run, record: RunRecord, output: str = "result.png") -> list[str]:
     """The command, each option together with its value."""
     preset = record.preset if record.preset in PRESETS else "reference"  # whose settings are the defaults
-    parts = [["nst", "stylize", run.content.name, run.style.name], ["--preset", preset]]
+    parts = [["nst", "stylize", run.content.name, *(style.name for style in run.styles)], ["--preset", preset]]
     for name in _differing(record.settings, PRESETS[preset].settings()):
         parts.append([f"--{name.replace('_', '-')}", _option(getattr(record.settings, name))])
+    for number in range(1, len(run.styles) + 1):
+        if run.mask(number).is_file():
+            parts.append(["--mask", f"{number}:{run.mask(number).name}"])
+    if run.kept.is_file():
+        parts.append(["--keep", run.kept.name])
     if run.start.is_file():
         parts.append(["--start-from", run.start.name])
     for change in record.steering:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from core.errors import StudioError
 from core.runs import Writer
 from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choose
 from core.vgg import Precision
+from export import report
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--preset", "draft", "--size", "64", "--iterations", "3")
@@ -35,10 +37,14 @@ def nst(*arguments):
 
 @pytest.fixture
 def files(tmp_path):
-    """A folder with a picture, one that is none and one that is too narrow."""
+    """A folder with a picture, one that is none, one that is too narrow, and two masks."""
     rng = np.random.default_rng(3)
     Image.fromarray(rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)).save(tmp_path / "good.png")
     Image.new("RGB", (400, 40)).save(tmp_path / "narrow.png")
+    Image.new("L", (80, 60)).save(tmp_path / "black.png")
+    mask = Image.new("L", (80, 60))
+    mask.paste(255, (0, 0, 40, 60))
+    mask.save(tmp_path / "left.png")
     (tmp_path / "words.jpg").write_text("no picture")
     return tmp_path
 
@@ -58,7 +64,7 @@ def files(tmp_path):
         ),
         ("stylize good.png waves -o out.png --size 63", r"size = 63: .*greater than or equal to 64\."),
         ("stylize good.png waves -o out.png --size large", r"Invalid value for '--size': .*integer"),
-        ("stylize good.png waves -o out.png --style-layers block9_conv9", r"style_layers = .*VGG19 has no convolution"),
+        ("stylize good.png waves -o out.png --style-layers block9_conv9", r"style_layers = .*VGG19 has no layer"),
         ("stylize good.png waves -o out.gif", r".*out\.gif cannot be written: the name must end in \.png"),
         ("stylize good.png waves -o none/out.png", r".*out\.png cannot be written: there is no folder .*none\."),
         ("stylize good.png waves", r"Missing option '-o'|Missing option .*--output"),
@@ -99,10 +105,42 @@ def files(tmp_path):
         ("preview none.png waves -o out.png", r"none\.png does not exist in "),
         ("bench speed", r"There is no part 'speed' to measure; there are targets, step, start, quality\."),
         ("bench step --sizes 64,big", r"--sizes 64,big is no list of sizes such as 256,512\."),
-        ("bench step --sizes 4097", r"--sizes 4097: 4097 is not between 64 and 4096 px\."),
+        ("bench step --sizes 10001", r"--sizes 10001: 10001 is not between 64 and 10000 px\."),
         ("bench --show words.jpg", r"words\.jpg holds no measurement of nst bench: "),
         ("bench --show none.json", r"none\.json cannot be read: "),
         ("bench targets --show none.json", r"--show only shows a measurement"),
+        (
+            "stylize good.png waves glass -o out.png --style-blend 1,2,1",
+            r"style_blend has 3 numbers for 2 paintings: give one for each, or none\.",
+        ),
+        ("stylize good.png waves glass -o out.png --style-blend 0,0", r"style_blend cannot be all 0: .* no style\."),
+        (
+            "stylize good.png waves glass night mosaic summer woodcut circles -o out.png",
+            r"7 paintings were given; 6 can be blended at most\.",
+        ),
+        ("stylize good.png waves words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
+        (
+            "stylize good.png waves -o out.png --mask left.png",
+            r"--mask left\.png: give the number of a style and a picture, such as 1:mask\.png\.",
+        ),
+        ("stylize good.png waves -o out.png --mask first:left.png", r"--mask first:left\.png: give the number of "),
+        ("stylize good.png waves -o out.png --mask 2:left.png", r".*: there is no style 2; there is only style 1\."),
+        ("stylize good.png waves glass -o out.png --mask 0:left.png", r".*no style 0; the styles are 1 to 2\."),
+        (
+            "stylize good.png waves -o out.png --mask 1:left.png --mask 1:good.png",
+            r"--mask 1:good\.png: style 1 has a mask already\.",
+        ),
+        ("stylize good.png waves -o out.png --mask 1:black.png", r"--mask 1:black\.png: the picture is black every"),
+        ("stylize good.png waves -o out.png --mask 1:none.png", r"none\.png does not exist in "),
+        ("stylize good.png waves -o out.png --mask 1:words.jpg", r"words\.jpg is not a JPEG, PNG, "),
+        ("stylize good.png waves -o out.png --keep none.png", r"none\.png does not exist in "),
+        (
+            "stylize good.png waves -o out.png --sequence",
+            r"--sequence is for a folder of photos, and good\.png is none",
+        ),
+        ("stylize good.png waves -o out.png --again", r"--again is for a folder of photos, and good\.png is none\."),
+        ("stylize . waves -o out --iterations-after-first 3", r"--iterations-after-first is for a --sequence\."),
+        ("stylize good.png waves -o out.png --memory lots", r"Invalid value for '--memory': .*number|.*float"),
         ("stylize good.png waves -o out.png --steer 400:style_weight=1", r"--steer 400:.*ends after 200 iterations"),
         ("preview good.png wavs -o out.png", r"There is no sample named “wavs”: .*styles are night, waves, "),
         ("preview good.png words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
@@ -160,6 +198,10 @@ def test_help_names_every_setting_and_every_preset(monkeypatch):
         assert "|".join(knob.choices) in done.stdout
     for name, preset in PRESETS.items():
         assert f"{name}: {preset.purpose[:30]}" in done.stdout
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
+    assert re.search(r"--memory GB .*may hold; .* computed in tiles, .*\[0 … 10000\] \(0\)", text)
+    assert re.search(r"--style-blend X,Y,… With several paintings, how much", text)
+    assert "[0 … 2147483647]" in text and "(draft 20, fast 200, reference 1000)" in text  # ranges and defaults
     assert f"[default: {DEFAULT_PRESET}]" in done.stdout
     done = nst("--help")
     assert done.returncode == 0
@@ -207,6 +249,51 @@ def test_stylize_by_the_published_way_whatever_the_preset(files, own_home, weigh
     published = choose("reference", size=64, iterations=3, frame_every=PRESETS["draft"].settings().frame_every)
     assert TransferSettings(**told["settings"]) == published
     assert (told["start"], told["precision"]) == ("content", "float32")
+
+
+def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
+    """All of a painter's controls at once; and once more, by the command that the report gives."""
+    given = ("--style-blend", "2,1", "--mask", "2:left.png", "--keep", "left.png", "--colours", "luminance")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = []
+    for words in (
+        ["nst", "stylize", "good.png", "waves", "glass", "-o", "out.png", *SMALL, *given],
+        lambda: shlex.split(report.command(runs.all_runs()[0], runs.all_runs()[0].record(), "again.png")),
+    ):
+        folder = files if not callable(words) else runs.all_runs()[0].path
+        words = words if not callable(words) else words()
+        assert words[0] == "nst"
+        done = subprocess.run(
+            command(*words[1:], "--json"), cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(json.loads(done.stdout))
+    assert [each["style"] for each in told] == ["waves + glass", "style-1 + style-2"]
+    assert told[0]["settings"] == told[1]["settings"]
+    assert told[0]["settings"]["style_blend"] == [2, 1]
+    again, run = runs.all_runs()
+    assert len(run.styles) == 2 and run.mask(2).is_file() and not run.mask(1).exists()
+    assert images.read_metadata(files / "out.png")["Title"] == "good × waves + glass"
+    losses = [each.metrics().drop(columns="seconds").to_numpy() for each in (run, again)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    photo = images.resize(images.read_image(files / "good.png"), 64)
+    difference = abs(np.asarray(images.read_image(files / "out.png"), int) - photo).max(2)
+    assert difference[:, :30].max() <= 1 and difference[:, 34:].max() > 8  # kept, and painted
+
+
+def test_a_picture_that_is_more_than_the_memory_allowed_is_painted_in_tiles(files, own_home, weights, model):
+    given = ("--preset", "reference", "--size", "320", "--iterations", "1")
+    given += ("--style-layers", "relu1_1,block2_conv1", "--content-layers", "conv1_2")  # tiles overlap by little
+    lines = []
+    for memory in ("0", "1.35"):
+        done = nst("stylize", "chelsea", "waves", "-o", files / "out.png", *given, "--memory", memory)
+        assert done.returncode == 0, done.stderr
+        lines.append([line for line in done.stderr.splitlines() if re.match(r"\d/1  total", line)])
+    whole, tiled = lines
+    assert not any("tiles" in line for line in whole)
+    assert len(tiled) == 2 and all(re.search(r"  in tiles of 256 px  [\d.]+ s$", line) for line in tiled)
+    totals = [[float(line.split()[2]) for line in each] for each in (whole, tiled)]
+    assert totals[1] == pytest.approx(totals[0], rel=1e-3)
 
 
 def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model):

@@ -343,7 +343,28 @@ def test_the_command_says_what_the_record_says(painted):
         assert weights_over(settings, steering) == weights_over(record.settings, record.steering)
         assert given["preset"] == record.preset
         assert (given["start_from"] == "start.png") == run.start.is_file()
-        assert (given["content"], given["style"], str(given["output"])) == ("content.png", "style-1.png", "result.png")
+        assert (given["content"], given["styles"]) == ("content.png", ["style-1.png"])
+        assert (given["keep"], str(given["output"])) == (None, "result.png")
+        assert not given["mask"]
+
+
+def test_the_command_and_the_page_have_every_style_and_mask(pair, own_home):
+    settings = choose("draft", size=64, style_blend="2,1")
+    mask = Image.new("L", (40, 40), 255)
+    names = ("draft", "a", "b + c")
+    run = runs.create(pair[0], pair[1], settings, *names, more_styles=[pair[0]], masks=[None, mask], kept=mask)
+    found, _, given = parsed(command(run, run.record()))
+    assert found == settings
+    assert given["styles"] == ["style-1.png", "style-2.png"]
+    assert (given["mask"], given["keep"]) == (["2:mask-2.png"], "kept.png")
+    text = report.html([run])
+    for caption in ("Painting 1 of 2, b + c", "Painting 2 of 2, b + c", "Where painting 2 is", "Where the photo stays"):
+        assert caption in text
+    assert "Where painting 1 is" not in text
+    archive = io.BytesIO()
+    report.write_zip(archive, [run])
+    inside = {name.partition("/")[2] for name in zipfile.ZipFile(archive).namelist()}
+    assert {"content.png", "style-1.png", "style-2.png", "mask-2.png", "kept.png", "repeat.sh"} <= inside
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,153 @@
+"""Series of photos: their order, where results go, and what has been painted already."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import images, runs
+from core.errors import InputError
+from core.series import MADE_OF, Manner, Series
+from core.settings import TransferSettings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes a folder of pictures with these names."""
+
+    def make(*names, size=(80, 60)):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        for number, name in enumerate(names):
+            picture = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3))
+            Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "photos" / name)
+        return tmp_path / "photos"
+
+    return make
+
+
+@pytest.fixture
+def manner():
+    return Manner(TransferSettings(size=64), "draft", [Image.new("RGB", (64, 64), "red")], "red")
+
+
+def painted(part):
+    """As `Series.keep` leaves a result."""
+    part.output.parent.mkdir(exist_ok=True)
+    made_of = {"Software": runs.SOFTWARE, MADE_OF: part.made_of}
+    images.write_image(part.output, np.zeros((48, 64, 3), np.uint8), made_of)
+
+
+def test_frames_are_in_natural_order_and_what_is_no_picture_is_none(folder, tmp_path, manner):
+    photos = folder("frame10.png", "frame2.png", "Frame1.JPG", ".hidden.png")
+    (photos / "notes.txt").write_text("no picture")
+    (photos / "more.png").mkdir()
+    series = Series.of(photos, tmp_path / "out", manner)
+    assert [photo.name for photo in series.photos] == ["Frame1.JPG", "frame2.png", "frame10.png"]
+
+
+def test_results_are_named_like_their_photos_and_a_film_s_are_lossless(folder, tmp_path, manner):
+    photos = folder("a.jpg", "b.gif", "c.TIF")
+    names = [part.output.name for part in Series.of(photos, tmp_path / "out", manner).parts()]
+    assert names == ["a.jpg", "b.png", "c.TIF"]
+    film = Series.of(photos, tmp_path / "out", manner, manner.settings)
+    assert [part.output.name for part in film.parts()] == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("photos", "holds the photos themselves: give another folder"),
+        ("file", "is a file: of a folder of pictures, the results go to a folder"),
+        ("out.png", "would be a picture: of a folder of pictures, "),
+        ("none/out", "cannot be written: there is no folder "),
+    ],
+)
+def test_a_target_that_cannot_be(folder, tmp_path, manner, target, message):
+    photos = folder("a.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=message):
+        Series.of(photos, tmp_path / target, manner)
+
+
+def test_a_folder_without_a_picture(tmp_path, manner):
+    with pytest.raises(InputError, match=r"There is no picture in .*: none ends in \.jpg, "):
+        Series.of(tmp_path, tmp_path / "out", manner)
+
+
+def test_two_photos_of_one_result(folder, tmp_path, manner):
+    with pytest.raises(InputError, match=r"^a\.bmp and a\.gif would both become a\.png: rename one\.$"):
+        Series.of(folder("a.gif", "a.bmp"), tmp_path / "out", manner)
+
+
+def test_another_program_s_file_is_not_replaced(folder, tmp_path, manner):
+    series = Series.of(folder("a.png"), tmp_path, manner)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png is in the way, and this program has not painted it"):
+        series.parts()
+    images.write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8), {"Software": runs.SOFTWARE})
+    assert [part.is_painted for part in series.parts()] == [False]  # a single run's
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": TransferSettings(size=64, style_weight=1)},
+        {"styles": [Image.new("RGB", (64, 64), "blue")]},
+        {"styles": [Image.new("RGB", (64, 64), "red")] * 2},
+        {"masks": [Image.new("L", (64, 64), 9)]},
+        {"kept": Image.new("L", (64, 64), 9)},
+        {"start": Image.new("RGB", (64, 64), 9)},
+        {"steering": [runs.Steering(iteration=1, changes={"style_weight": 1.0})]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_was_painted_otherwise_is_painted_again(folder, tmp_path, manner, change):
+    photos = folder("a.png", "b.png")
+    series = Series.of(photos, tmp_path / "out", manner)
+    for part in series.parts():
+        painted(part)
+    assert [part.is_painted for part in series.parts()] == [True, True]
+    other = Series.of(photos, tmp_path / "out", dataclasses.replace(manner, **change))
+    assert [part.is_painted for part in other.parts()] == [False, False]
+
+
+def test_a_photo_that_changed_is_painted_again_and_of_a_film_all_after_it(folder, tmp_path, manner):
+    photos = folder("1.png", "2.png", "3.png")
+    alone = Series.of(photos, tmp_path / "alone", manner)
+    film = Series.of(photos, tmp_path / "film", manner, manner.settings)
+    for part in (*alone.parts(), *film.parts()):
+        painted(part)
+    Image.new("RGB", (80, 60), "green").save(photos / "2.png")
+    assert [part.is_painted for part in alone.parts()] == [True, False, True]
+    assert [part.is_painted for part in film.parts()] == [True, False, False]
+
+
+def test_the_frames_of_a_film_are_of_one_size(folder, tmp_path, manner):
+    photos = folder("1.png", "2.png", "10.png")
+    Image.new("RGB", (60, 80)).save(photos / "10.png")
+    film = Series.of(photos, tmp_path / "film", manner, manner.settings)
+    with pytest.raises(InputError, match=r"^10\.png has 60 × 80 pixels, and the first frame, 1\.png, has 80 × 60: "):
+        film.parts()
+    (photos / "10.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"10\.png is not a JPEG, "):
+        film.parts()
+    assert len(Series.of(photos, tmp_path / "out", manner).parts()) == 3  # alone, each is a picture for itself
+
+
+def test_a_film_s_frames_start_from_the_last_one_s_result_and_leave_no_runs_but_the_first(
+    folder, tmp_path, manner, own_home
+):
+    later = manner.settings.changed(iterations=7)
+    film = Series.of(folder("1.png", "2.png"), tmp_path / "film", manner, later)
+    first, second = film.parts()
+    run = film.begin(first)
+    assert not run.start.exists() and run.record().settings == manner.settings
+    painted(first)
+    another = film.begin(second)
+    record = another.record()
+    assert (record.start, record.settings.iterations) == ("1", 7)
+    assert images.read_image(another.start).tobytes() == images.read_image(first.output).tobytes()
+    film.forget(first, run)
+    film.forget(second, another)
+    assert runs.all_runs() == [run]
