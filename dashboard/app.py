@@ -6,7 +6,7 @@ They lie in `views`, not in `pages`: Streamlit would serve a folder of that name
 import streamlit as st
 
 from core import log
-from dashboard import knobs, sole, visitor
+from dashboard import knobs, paintings, parts, sole, visitor
 
 log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
@@ -17,6 +17,8 @@ st.html("""<style>
 </style>""")
 visitor.let_in()
 knobs.remember()
+paintings.remember()
+parts.remember("photo")
 page = st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),
