@@ -7,6 +7,7 @@ from core.regions import blend
 from core.runs import Run, RunRecord
 
 JOINT = " + "  # between their names in a record
+EVERYWHERE = "everywhere"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ def of(run: Run, record: RunRecord) -> list[Painting]:
         Painting(name, path, mask, share, role(share, mask is not None, masks))
         for name, path, mask, share in zip(names, files, masks, parts, strict=True)
     ]
+
+
+def whereabouts(run: Run, record: RunRecord) -> str:
+    """In which parts of the photo the paintings are, and whether a part of it stays, in words."""
+    masked = [painting.name for painting in of(run, record) if painting.mask]
+    parts = [f"{name} in its part" for name in masked]
+    return ", ".join([*parts, *(["a part stays as it is"] if run.kept.is_file() else [])]) or EVERYWHERE
 
 
 def names_of(joined: str, count: int) -> list[str]:

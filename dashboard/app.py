@@ -13,6 +13,7 @@ st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout=
 # The pictures are what the page is for: little room above them, and on a phone the painted one first.
 st.html("""<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
+[class*="st-key-heading-"] { min-height: 2.5rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
 visitor.let_in()

@@ -7,6 +7,7 @@ from typing import Literal
 
 import streamlit as st
 from PIL import Image, ImageOps
+from streamlit.delta_generator import DeltaGenerator
 
 from core import decoding, images, log, samples
 from core.errors import StudioError
@@ -29,6 +30,15 @@ class Picture:
     name: str
     image: Image.Image
     preview: bytes  # a small PNG
+
+
+def heading(title: str) -> DeltaGenerator:
+    """Of a column; what is put into it stands beside the title."""
+    row = st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key=f"heading-{title}"
+    )
+    row.header(title, anchor=False, width="content")
+    return row
 
 
 def choose(place: str) -> Picture | None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import streamlit as st
 from PIL import Image
+from streamlit.delta_generator import DeltaGenerator
 
 from core import roles
 from core.roles import JOINT
@@ -33,18 +33,15 @@ class Chosen:
         return JOINT.join(picture.name for picture in self.pictures)
 
 
-def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, Any]]:
+def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, DeltaGenerator]]:
     """Let the user choose them; `None` when one of them cannot be used. Beside them, where each place's samples go."""
     places = _places()
     several = len(places) > 1
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.header("Paintings" if several else "Painting", anchor=False, width="content")
+    with gallery.heading("Paintings" if several else "Painting"):
         if len(places) < MOST_STYLES:
             st.button("Add a painting", icon=":material/add:", type="tertiary", on_click=_add)
     if not several:
-        with st.container():
-            picture, mask = _one(places[0], photo)
-            room = st.container()
+        picture, mask, room = _one(places[0], photo)
         return (Chosen([picture], [mask], ()) if picture else None), {places[0]: room}
     rows = st.container(gap="small", key="weights")
     found = []
@@ -54,12 +51,12 @@ def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, Any]]:
     for place, tab in zip(places, tabs, strict=True):
         with tab:
             found.append(_one(place, photo))
-    masks = [mask for _, mask in found]
+    pictures, masks, rooms = zip(*found, strict=True)
     with rows:
-        weights = _weights(places, [picture for picture, _ in found], masks)
-    pictures = [picture for picture, _ in found if picture]
-    chosen = Chosen(pictures, masks, weights) if len(pictures) == len(places) else None
-    return chosen, dict(zip(places, tabs, strict=True))
+        weights = _weights(places, pictures, masks)
+    usable = [picture for picture in pictures if picture]
+    chosen = Chosen(usable, masks, weights) if len(usable) == len(places) else None
+    return chosen, dict(zip(places, rooms, strict=True))
 
 
 def prefill(run: Run, record: RunRecord, with_masks: bool) -> None:
@@ -114,15 +111,16 @@ def _forget(place: str) -> None:
     st.session_state.pop(f"blend-{place}", None)
 
 
-def _one(place: str, photo: Picture | None) -> tuple[Picture | None, Image.Image | None]:
-    picture = gallery.choose(place)
+def _one(place: str, photo: Picture | None) -> tuple[Picture | None, Image.Image | None, DeltaGenerator]:
+    """A painting, its mask, and the room for the samples between the two."""
+    picture, room = gallery.choose(place), st.container()
     mask = parts.choose(
         place,
         "Only in a part of the photo",
         "Where you mark it, the photo is painted after this painting alone. Where no painting is, it is not painted.",
         photo,
     )
-    return picture, mask
+    return picture, mask, room
 
 
 def _weights(
@@ -138,15 +136,12 @@ def _weights(
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             if picture:
                 st.image(picture.preview, width=THUMBNAIL, alt=picture.name)
-            st.slider(
-                f"{number} · {plain(name)}: {roles.role(share, alone, masked)}",
-                0.0,
-                max(MOST_WEIGHT, weights[number - 1]),
-                step=0.05,
-                key=f"blend-{place}",
-                disabled=alone,
-                help=KNOBS["style_blend"].meaning if number == 1 else None,
-            )
+            label = f"{number} · {plain(name)}: {roles.role(share, alone, masked)}"
+            most, meaning = max(MOST_WEIGHT, weights[number - 1]), KNOBS["style_blend"].meaning
+            if alone:
+                st.markdown(label, width="stretch")
+            else:
+                st.slider(label, 0.0, most, step=0.05, key=f"blend-{place}", help=meaning if number == 1 else None)
             st.button(
                 "",
                 key=f"remove-{place}",

@@ -63,24 +63,22 @@ def _new_picture() -> None:
     preparation.show()
     photo_column, painting_column, settings_column = st.columns([4, 4, 3], gap="large")
     with photo_column:
-        st.header("Photo", anchor=False)
-        content = gallery.choose("photo")
+        gallery.heading("Photo")
+        content, photo_room = gallery.choose("photo"), st.container()
         kept = parts.choose(
             "photo", "Leave a part of the photo as it is", "Where you mark it, nothing is painted.", content
         )
     with painting_column:
         styles, rooms = paintings.choose(content)
     with settings_column:
-        st.header("Settings", anchor=False)
+        gallery.heading("Settings")
         preset = knobs.choose_preset()
         settings = knobs.choose_settings(preset, styles.weights if styles else ())
         start = _given_start()
         _start(content, styles, kept, preset, settings, start)
         if content and styles and not start:
             instant.show(content, styles)
-    with photo_column:
-        gallery.offer_samples("photo")
-    for place, room in rooms.items():
+    for place, room in {"photo": photo_room, **rooms}.items():
         with room:
             gallery.offer_samples(place)
     waiting.show()

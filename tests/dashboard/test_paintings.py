@@ -17,8 +17,10 @@ def button(page, label, number=0):
 
 
 def labels(page):
-    """What stands over the paintings' sliders."""
-    return [each.label.replace("\\", "") for each in page.slider if each.key.startswith("blend-")]
+    """What is said of each of several paintings: over its slider, or where it has none."""
+    said = {each.label for each in page.slider if each.key.startswith("blend-")}
+    said |= {each.value for each in page.markdown if each.value.endswith("in its part")}
+    return sorted(label.replace("\\", "") for label in said)
 
 
 def the_new_run(*known):
