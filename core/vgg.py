@@ -71,6 +71,11 @@ def convolution(layer: str) -> str:
     return layer if layer in CONVOLUTIONS else re.sub(r"conv(\d)_(\d)", r"block\1_conv\2", layer)
 
 
+def before_relu(layer: str) -> str:
+    """What a convolution's layer is called before its ReLU."""
+    return re.sub(r"block(\d)_conv(\d)", r"conv\1_\2", layer)
+
+
 def is_before_relu(layer: str) -> bool:
     return layer not in CONVOLUTIONS
 
@@ -122,7 +127,7 @@ def feature_network(
         if isinstance(layer, keras.layers.AveragePooling2D):
             return activations * AVERAGE_SCALES[int(layer.name[5]) - 1]
         if layer.name in split:
-            features[layer.name.replace("block", "conv").replace("_conv", "_")] = activations
+            features[before_relu(layer.name)] = activations
             activations = keras.ops.relu(activations)
         features[layer.name] = activations
         return activations

@@ -5,7 +5,7 @@ import streamlit as st
 from core import jobs, library, runs
 from core.errors import StudioError
 from core.runs import Run, RunRecord
-from dashboard import gallery, knobs
+from dashboard import gallery, knobs, paintings, parts
 from dashboard.wording import plain
 
 
@@ -66,12 +66,19 @@ def _resume(run: Run) -> None:
 def _again(run: Run, record: RunRecord) -> None:
     gallery.keep("photo", run.content, record.content)
     st.session_state["kept-start"] = (run.result, f"the result of {record.title}")
-    _other_picture(run, record)
+    _prefill(run, record, same_photo=True)
 
 
 def _other_picture(run: Run, record: RunRecord) -> None:
-    """The form for a new run, with this one's settings and style."""
-    gallery.keep("style", run.style, record.style)
+    _prefill(run, record, same_photo=False)
+
+
+def _prefill(run: Run, record: RunRecord, same_photo: bool) -> None:
+    """The form for a new run, with this one's settings and paintings; parts are marked where they fit the photo."""
+    paintings.prefill(run, record, with_masks=same_photo)
+    parts.forget("photo")
+    if same_photo and run.kept.is_file():
+        parts.keep("photo", run.kept)
     knobs.prefill(record.preset, record.settings)
     st.session_state.composing = True
     st.query_params.clear()

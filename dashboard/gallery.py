@@ -7,6 +7,7 @@ from typing import Literal
 
 import streamlit as st
 from PIL import Image, ImageOps
+from streamlit.delta_generator import DeltaGenerator
 
 from core import decoding, images, log, samples
 from core.errors import StudioError
@@ -16,7 +17,6 @@ from dashboard.framing import Framing
 from dashboard.wording import plain
 
 Kind = Literal["photo", "style"]
-HEADINGS: dict[Kind, str] = {"photo": "Photo", "style": "Painting"}
 SAMPLES: dict[Kind, tuple[Sample, ...]] = {"photo": samples.PHOTOS, "style": samples.STYLES}
 TILE = 104  # pixels
 PREVIEW = (640, 480)  # pixels
@@ -32,20 +32,31 @@ class Picture:
     preview: bytes  # a small PNG
 
 
-def choose(kind: Kind) -> Picture | None:
-    """Let the user choose; `None` when what they uploaded cannot be used (they are told why)."""
-    st.header(HEADINGS[kind], anchor=False)
+def heading(title: str) -> DeltaGenerator:
+    """Of a column; what is put into it stands beside the title."""
+    row = st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key=f"heading-{title}"
+    )
+    row.header(title, anchor=False, width="content")
+    return row
+
+
+def choose(place: str) -> Picture | None:
+    """Let the user choose the picture of a place: "photo", "style" for the first painting, "style-2" for the next …
+
+    `None` when what they uploaded cannot be used (they are told why).
+    """
     shown = st.empty()
     tools = st.container(horizontal=True)
-    own = _own(kind)
+    own = _own(place)
     try:
-        picture = _read(kind, own)
+        picture = _read(place, own)
         if picture:
             with tools:
-                framing = frame.choose(kind, picture.name, picture.image)
+                framing = frame.choose(place, picture.name, picture.image)
             picture = _framed(picture, framing)
     except (StudioError, OSError) as error:
-        _log_once(kind, error)
+        log_once(place, error)
         st.error(plain(str(error)))
         return None
     if picture:
@@ -53,88 +64,99 @@ def choose(kind: Kind) -> Picture | None:
     return picture
 
 
-def _log_once(kind: Kind, error: Exception) -> None:
+def _kind(place: str) -> Kind:
+    return "photo" if place == "photo" else "style"
+
+
+def log_once(place: str, error: Exception) -> None:
     """A picture that is refused is met again each time the page is drawn."""
-    if st.session_state.get(f"refused-{kind}") != str(error):
-        st.session_state[f"refused-{kind}"] = str(error)
+    if st.session_state.get(f"refused-{place}") != str(error):
+        st.session_state[f"refused-{place}"] = str(error)
         log.refused("picture refused", error)
 
 
-def keep(kind: Kind, path: Path, name: str) -> None:
+def keep(place: str, path: Path, name: str) -> None:
     """Have the next picture be a run's own, as when its settings are tried on another one."""
-    st.session_state[f"kept-{kind}"] = (path, name)
+    st.session_state[f"kept-{place}"] = (path, name)
 
 
-def _own(kind: Kind) -> tuple[bytes, str] | None:
+def forget(place: str) -> None:
+    """Have the place begin anew: with a sample."""
+    for what in ("kept", "sample", "framing"):
+        st.session_state.pop(f"{what}-{place}", None)
+    st.session_state.pop(f"framing-{place}-of", None)
+
+
+def _own(place: str) -> tuple[bytes, str] | None:
     """A picture that the user brings, and its name: a file, or what the camera sees."""
     upload = st.file_uploader(
         "Your own picture",
         FILE_TYPES,
-        key=f"upload-{kind}",
+        key=f"upload-{place}",
         max_upload_size=images.MAX_BYTES // 2**20,
         help=f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {images.MAX_PIXELS // 1_000_000} megapixels.",
     )
     if upload:
         return upload.getvalue(), upload.name
-    if kind == "photo" and st.toggle("Use the camera", key="camera"):
+    if place == "photo" and st.toggle("Use the camera", key="camera"):
         taken = st.camera_input("Take a photo", key="camera-photo", resolution="highest", label_visibility="collapsed")
         return (taken.getvalue(), "camera.jpg") if taken else None
     return None
 
 
-def _read(kind: Kind, own: tuple[bytes, str] | None) -> Picture | None:
+def _read(place: str, own: tuple[bytes, str] | None) -> Picture | None:
     if own:
         return _uploaded(*own)
-    if kept := st.session_state.get(f"kept-{kind}"):
+    if kept := st.session_state.get(f"kept-{place}"):
         path, name = kept
         st.button(
             "Choose another",
-            key=f"unkeep-{kind}",
+            key=f"unkeep-{place}",
             icon=":material/close:",
-            on_click=_forget,
-            args=(kind,),
+            on_click=st.session_state.pop,
+            args=(f"kept-{place}", None),
             help="It is the picture of the run that you came from.",
         )
         return _kept(path, name)
-    return _sample(_chosen_sample(kind))
+    return _sample(_chosen_sample(place))
 
 
-def _forget(kind: Kind) -> None:
-    st.session_state.pop(f"kept-{kind}", None)
+def _has_own(place: str) -> bool:
+    return any(st.session_state.get(f"{source}-{place}") for source in ("upload", "kept"))
 
 
-def _has_own(kind: Kind) -> bool:
-    return any(st.session_state.get(f"{source}-{kind}") for source in ("upload", "kept"))
+def _chosen_sample(place: str) -> str:
+    """Each place begins with another sample."""
+    of_kind = SAMPLES[_kind(place)]
+    number = int(place.partition("-")[2] or 1)
+    return st.session_state.setdefault(f"sample-{place}", of_kind[(number - 1) % len(of_kind)].name)
 
 
-def _chosen_sample(kind: Kind) -> str:
-    return st.session_state.setdefault(f"sample-{kind}", SAMPLES[kind][0].name)
-
-
-def offer_samples(kind: Kind) -> None:
+def offer_samples(place: str) -> None:
     """The samples to choose from; at the very first start painting the styles takes a few seconds."""
-    chosen = None if _has_own(kind) else _chosen_sample(kind)
-    with st.container(horizontal=True, gap="small", key=f"samples-{kind}"):
-        for sample in SAMPLES[kind]:
+    chosen = None if _has_own(place) else _chosen_sample(place)
+    of_place = "" if place in SAMPLES else f"{place}-"
+    with st.container(horizontal=True, gap="small", key=f"samples-{place}"):
+        for sample in SAMPLES[_kind(place)]:
             with st.container(width=TILE, gap="xxsmall"):
                 st.image(_thumbnail(sample.name), width="stretch", alt=sample.title)
                 st.button(
                     sample.title,
-                    key=f"choose-{sample.name}",
+                    key=f"choose-{of_place}{sample.name}",
                     type="primary" if sample.name == chosen else "tertiary",
                     help=sample.credit,
                     width="stretch",
                     disabled=chosen is None,
                     on_click=_choose_sample,
-                    args=(kind, sample.name),
+                    args=(place, sample.name),
                 )
     if chosen is None:
-        own = st.session_state.get(f"upload-{kind}")
+        own = st.session_state.get(f"upload-{place}")
         st.caption("Remove your own picture to choose a sample." if own else "“Choose another” offers the samples.")
 
 
-def _choose_sample(kind: Kind, name: str) -> None:
-    st.session_state[f"sample-{kind}"] = name
+def _choose_sample(place: str, name: str) -> None:
+    st.session_state[f"sample-{place}"] = name
 
 
 @st.cache_data(show_spinner="Painting the sample styles …", max_entries=32)
@@ -162,7 +184,7 @@ def _framed(picture: Picture, framing: Framing) -> Picture:
     return Picture(picture.name, image, _preview(image))
 
 
-@st.cache_resource(show_spinner="Reading the picture …", max_entries=4)
+@st.cache_resource(show_spinner="Reading the picture …", max_entries=8)
 def _uploaded(data: bytes, name: str) -> Picture:
     image = decoding.read(data, name)
     return Picture(name.rsplit(".", 1)[0], image, _preview(image))

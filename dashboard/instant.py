@@ -8,13 +8,15 @@ from core import images, jobs, preview
 from core.errors import StudioError
 from core.preview import Preview
 from dashboard.gallery import Picture
+from dashboard.paintings import Chosen
 from dashboard.wording import plain
 
 SIZE = 512  # px
 
 
-def show(content: Picture, style: Picture) -> None:
-    """The preview of the two pictures; where its network is not here, what to do about it."""
+def show(content: Picture, styles: Chosen) -> None:
+    """The preview of the photo after the painting that counts most; where its network is not here, what to do about
+    it."""
     network = _network()
     if network is None:
         said = jobs.readiness()
@@ -30,12 +32,15 @@ def show(content: Picture, style: Picture) -> None:
     try:
         photo = images.resize(content.image, min(SIZE, max(content.image.size)), content.name)
         side = 2 * (preview.STYLE_SIDE,)  # as the network reads it, whatever the photo's size
-        painting = np.asarray(style.image.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0))
+        weights = styles.weights or (1.0,) * len(styles.pictures)
+        most = styles.pictures[weights.index(max(weights))]
+        painting = np.asarray(most.image.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0))
         picture = _painted(network, photo, painting)
     except StudioError as error:
         st.caption(plain(str(error)))
         return
-    said = "Instant preview, by another network: the painting will differ"
+    alone = f" of {plain(most.name)} alone" if len(styles.pictures) > 1 else ""
+    said = f"Instant preview{alone}, by another network: the painting will differ"
     st.image(picture, caption=said, width="stretch", alt=said)
 
 

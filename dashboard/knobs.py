@@ -8,11 +8,20 @@ import streamlit as st
 
 from core import settings
 from core.errors import InputError
-from core.settings import KNOBS, PRESETS, Knob, TransferSettings
-from core.vgg import CONVOLUTIONS
+from core.settings import KNOBS, PRESETS, Group, Knob, TransferSettings
+from core.vgg import CONVOLUTIONS, before_relu
 from dashboard.wording import plain
 
 IN_SIGHT = ("size", "iterations")  # the others are one click away
+WITH_THE_PAINTINGS = "styles"  # what has a number for each of these stands beside them
+GROUPS: dict[Group, tuple[str, str]] = {
+    "picture": ("Picture", "What painting starts from, at which sizes, and whose colours it has."),
+    "losses": ("Losses", "What is wanted of the picture, one against the other."),
+    "layers": ("Layers", "Where in the network style and shapes are read, and how they are compared."),
+    "optimizer": ("Optimizer", "How the picture comes about, step by step."),
+}
+#: Every layer, after its ReLU and before it.
+LAYERS = (*CONVOLUTIONS, *(before_relu(layer) for layer in CONVOLUTIONS))
 MOST_OF_A_LAYER = 5.0  # that a slider goes to, unless the run that it shows has more
 
 
@@ -30,15 +39,19 @@ def choose_preset() -> str:
     return preset
 
 
-def choose_settings(preset: str) -> TransferSettings | None:
-    """Let the user change the preset's settings; `None` when they do not fit (they are told why)."""
-    given = {name: _widget(KNOBS[name], preset) for name in IN_SIGHT}
+def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> TransferSettings | None:
+    """Let the user change the preset's settings; `None` when they do not fit (they are told why). What each painting
+    counts is chosen beside them."""
+    given: dict[str, Any] = {name: _widget(KNOBS[name], preset) for name in IN_SIGHT}
+    given["style_blend"] = style_blend
     with st.expander("More settings", icon=":material/tune:"):
-        for group in dict.fromkeys(knob.group for knob in KNOBS.values()):
-            st.markdown(f"**{group.capitalize()}**")
-            for knob in KNOBS.values():
-                if knob.group == group and knob.name not in IN_SIGHT:
-                    given[knob.name] = _widget(knob, preset)
+        for (group, (_, meaning)), tab in zip(GROUPS.items(), st.tabs([title for title, _ in GROUPS.values()]),
+                                              strict=True):  # fmt: skip
+            with tab:
+                st.caption(meaning)
+                for knob in KNOBS.values():
+                    if knob.group == group and knob.name not in given:
+                        given[knob.name] = _widget(knob, preset)
     try:
         return settings.choose(preset, **given)
     except InputError as error:
@@ -56,19 +69,22 @@ def _widget(knob: Knob, preset: str) -> Any:
     label = f"{knob.label} ({knob.unit})" if knob.unit else knob.label
     key = f"{preset}-{knob.name}"
     if knob.each_of:
-        st.caption(f"{knob.label}: {knob.meaning}")
-        return layer_weights(st.session_state[f"{preset}-{knob.each_of}"], key)
+        return layer_weights(knob, st.session_state[f"{preset}-{knob.each_of}"], key)
     st.session_state.setdefault(key, list(value) if knob.type is tuple else value)
     if knob.choices:
         return st.selectbox(label, knob.choices, help=knob.meaning, key=key)
     if knob.type is tuple:
-        return st.multiselect(label, list(CONVOLUTIONS), help=knob.meaning, key=key)
+        return st.multiselect(label, LAYERS, format_func=_layer, help=knob.meaning, key=key)
     if knob.type is int:
         step = 64 if knob.name == "size" else 1
         low, high = int(knob.minimum or 0), int(knob.maximum or 2**31)
         return st.number_input(label, low, high, step=step, help=knob.meaning, key=key)
     low, high = float(knob.minimum or 0), knob.maximum and float(knob.maximum)
     return st.number_input(label, low, high, step=_step(value), format="%g", help=knob.meaning, key=key)
+
+
+def _layer(name: str) -> str:
+    return name if name in CONVOLUTIONS else f"{name}, before its ReLU"
 
 
 def _step(value: float) -> float:
@@ -79,18 +95,21 @@ def _step(value: float) -> float:
 def remember() -> None:
     """Keep what was chosen while another page is shown: Streamlit forgets widgets that are not drawn, but not what is
     written to the session."""
-    layers = [f"style_layer_weights-{layer}" for layer in CONVOLUTIONS]
-    for key in ("preset", *(f"{preset}-{name}" for preset in PRESETS for name in (*KNOBS, *layers))):
+    weights = [f"{name}-{layer}" for name in KNOBS if KNOBS[name].each_of in KNOBS for layer in LAYERS]
+    for key in ("preset", *(f"{preset}-{name}" for preset in PRESETS for name in (*KNOBS, *weights))):
         if key in st.session_state:
             st.session_state[key] = st.session_state[key]
 
 
-def layer_weights(layers: Sequence[str], key: str) -> tuple[float, ...]:
-    """A slider for each layer; no number at all where all count alike, as the settings have it."""
-    weights = []
-    for layer in layers:
-        now = st.session_state.setdefault(f"{key}-{layer}", 1.0)
-        weights.append(st.slider(layer, 0.0, max(MOST_OF_A_LAYER, now), step=0.05, key=f"{key}-{layer}"))
+def layer_weights(knob: Knob, layers: Sequence[str], key: str) -> tuple[float, ...]:
+    """A slider for each layer; no number at all where all count alike, as the settings have it. A layer that is alone
+    needs none, unless the run that is shown has one."""
+    weights = [st.session_state.setdefault(f"{key}-{layer}", 1.0) for layer in layers]
+    if len(layers) == 1 and weights == [1.0]:
+        return ()
+    st.caption(f"{knob.label}: {knob.meaning}")
+    for layer, now in zip(layers, weights, strict=True):
+        st.slider(_layer(layer), 0.0, max(MOST_OF_A_LAYER, now), step=0.05, key=f"{key}-{layer}")
     return () if set(weights) == {1.0} else tuple(weights)
 
 
@@ -100,6 +119,8 @@ def prefill(preset: str, chosen: TransferSettings) -> None:
     st.session_state["preset"] = preset
     for name, knob in KNOBS.items():
         value = getattr(chosen, name)
+        if knob.each_of == WITH_THE_PAINTINGS:
+            continue
         if knob.each_of:
             layers = getattr(chosen, knob.each_of)
             for layer, weight in zip(layers, value or (1.0,) * len(layers), strict=True):

@@ -13,6 +13,7 @@ from dashboard.wording import plain
 
 FACTORS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64]  # of the weight that it began with
 BY_FACTOR = ("style_weight", "content_weight")
+LAYERS = {"style": "", "content": "content-"}  # by what is read in them: how their sliders are called
 SMOOTHNESS = [0, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 REFRESH_SECONDS = 2.0  # another page may steer the same run
 
@@ -59,9 +60,11 @@ def _sliders(run: Run) -> None:
             smoothness.label, choices, format_func="{:g}".format, help=smoothness.meaning, **given(smoothness.name)
         )
     with layers:
-        for layer in began.style_layers:
-            most = max(MOST_OF_A_LAYER, sliders[layer].value)
-            st.slider(f"Style in {layer}", 0.0, most, step=0.05, **given(layer))
+        for kind, prefix in LAYERS.items():
+            for layer in _layers(began, kind):
+                name = prefix + layer
+                most = max(MOST_OF_A_LAYER, sliders[name].value)
+                st.slider(f"{kind.capitalize()} in {layer}", 0.0, most, step=0.05, **given(name))
     if refused := st.session_state.pop(f"steer-{run.id}-refused", ""):
         st.error(plain(refused))
 
@@ -71,8 +74,23 @@ def _places(began: TransferSettings, now: TransferSettings) -> dict[str, float]:
     return {
         **{name: _nearest(getattr(now, name), getattr(began, name)) for name in BY_FACTOR},
         "total_variation_weight": now.total_variation_weight,
-        **dict(zip(began.style_layers, now.loss_weights().style_layers, strict=True)),
+        **{
+            prefix + layer: weight
+            for kind, prefix in LAYERS.items()
+            for layer, weight in zip(_layers(began, kind), _weights(now, kind), strict=False)
+        },
     }
+
+
+def _layers(settings: TransferSettings, kind: str) -> tuple[str, ...]:
+    """The layers that have a slider; a content layer that is alone has the content weight's."""
+    layers: tuple[str, ...] = getattr(settings, f"{kind}_layers")
+    return layers if kind == "style" or len(layers) > 1 else ()
+
+
+def _weights(settings: TransferSettings, kind: str) -> tuple[float, ...]:
+    weights: tuple[float, ...] = getattr(settings.loss_weights(), f"{kind}_layers")
+    return weights
 
 
 def _up_to_date(run: Run, at: dict[str, float], wanted: dict[str, float]) -> dict[str, _Slider]:
@@ -123,10 +141,12 @@ def _ask(run: Run, name: str) -> None:
         record = run.with_progress(run.record())
         began, now = record.settings, _now(record)
         weights: dict[str, Any] = {name: moved * getattr(began, name) if name in BY_FACTOR else moved}
-        if name in began.style_layers:
-            layers = run.request().weights.get("style_layer_weights") or now.loss_weights().style_layers
-            changed = {**dict(zip(began.style_layers, layers, strict=True)), name: moved}
-            weights = {"style_layer_weights": list(changed.values())}
+        for kind, prefix in LAYERS.items():
+            names = [prefix + layer for layer in _layers(began, kind)]
+            if name in names:
+                knob = f"{kind}_layer_weights"
+                layers = run.request().weights.get(knob) or _weights(now, kind)
+                weights = {knob: list({**dict(zip(names, layers, strict=True)), name: moved}.values())}
         run.ask(weights=weights)
         st.session_state[f"sliders-{run.id}"][name].asked = moved
     except (StudioError, OSError) as error:

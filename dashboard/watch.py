@@ -16,7 +16,7 @@ import streamlit as st
 from core import images, jobs, library, paths
 from core.errors import StudioError
 from core.runs import METRICS, Run, RunRecord
-from dashboard import afterwards, downloads, drawing, notice, steering, waiting
+from dashboard import afterwards, downloads, drawing, inputs, notice, steering, waiting
 from dashboard.wording import STATUSES, duration, plain
 from export.charts import CURVES
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS = 0.5
 CURVES_SECONDS = 2.0  # drawing costs more than a picture, and the processor is the painter's
+INPUT_SIDE = 800  # px, of a picture that went in
+INPUT_WIDTH = 140  # px, at least, of one painting among several
 STRIP = 12  # pictures on the way that are shown
 RECENT_STEPS = 20  # the time left is told from these
 
@@ -112,7 +114,7 @@ def _live(run: Run) -> None:
         else:
             st.button("Stop", icon=":material/stop:", on_click=jobs.stop, args=(run,))
         notice.offer(run.id)
-    _pictures(run, seen.picture, "What painting starts from" if seen.metrics.empty else "Painted so far")
+    _pictures(run, record, seen.picture, "What painting starts from" if seen.metrics.empty else "Painted so far")
 
 
 def _say_that_it_is_stuck(run: Run, process: int, silent: float) -> None:
@@ -141,8 +143,10 @@ def _loss_curves(run: Run, unfinished: bool) -> tuple[dict[str, Any], dict[int, 
     if len(metrics) < 2:
         return None
     last = metrics["iteration"].iloc[-1]
-    steered = [change for change in run.record().steering if change.iteration <= last]
-    return drawing.prepared(charts.loss_curves(metrics, steered), 230), charts.steering_marks(steered)
+    record = run.record()
+    steered = [change for change in record.steering if change.iteration <= last]
+    stages = charts.stage_marks(record.settings, last)
+    return drawing.prepared(charts.loss_curves(metrics, steered, stages), 230), charts.steering_marks(steered)
 
 
 @st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
@@ -151,7 +155,8 @@ def _layer_curves(run: Run, unfinished: bool) -> dict[str, Any]:
 
     metrics = run.metrics()
     layers = len(metrics.columns) - len(METRICS)
-    return drawing.prepared(charts.layer_curves(metrics), 230, layers // 2 + 1)
+    stages = charts.stage_marks(run.record().settings, metrics["iteration"].iloc[-1])
+    return drawing.prepared(charts.layer_curves(metrics, stages), 230, layers // 2 + 1)
 
 
 def _curves(run: Run, unfinished: bool) -> None:
@@ -195,14 +200,18 @@ def _memory(record: RunRecord) -> int:
         return 0
 
 
-def _pictures(run: Run, painted: Path | str, caption: str) -> None:
-    """Photo, painting and what is painted: its file, or a live picture as `_inline` gives it."""
+def _pictures(run: Run, record: RunRecord, painted: Path | str, caption: str) -> None:
+    """Photo, paintings and what is painted: its file, or a live picture as `_inline` gives it."""
     with st.container(key="pictures"):  # a narrow screen shows the last one first: see dashboard/app.py
         content, style, result = st.columns(3)
+    photo, paintings = inputs.photo(run, record), inputs.paintings(run, record)
     with content:
-        _image(lambda: _small(run.content), "Photo", "The photo")
+        _image(lambda: photo.jpeg(INPUT_SIDE), photo.what, "The photo")
     with style:
-        _image(lambda: _small(run.style), "Painting", "The painting")
+        several = len(paintings) > 1
+        with st.grid(min_column_width=INPUT_WIDTH, gap="small", key="paintings") if several else st.container():
+            for painting in paintings:
+                _image(lambda painting=painting: painting.jpeg(INPUT_SIDE), painting.what, painting.name)
     with result:
         if isinstance(painted, Path):
             if painted.is_file():
@@ -221,7 +230,7 @@ def _image(
 ) -> None:
     try:
         st.image(read(), caption=caption, width=width, alt=meaning)
-    except (OSError, ValueError):
+    except (OSError, ValueError, StudioError):
         st.caption(f"{caption}: the file is damaged.")
 
 
@@ -235,12 +244,6 @@ def _inline(picture: Path) -> str:
     the browser asks for it later than that."""
     kind = "png" if picture.suffix == ".png" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(_whole(picture)).decode()}"
-
-
-@st.cache_data(show_spinner=False, max_entries=32)
-def _small(path: Path) -> bytes:
-    """A run's input as a file, no larger than the page shows it."""
-    return images.encode_jpeg(np.asarray(images.shrunk(path, 800)))
 
 
 def _finished(run: Run, record: RunRecord) -> None:
@@ -259,12 +262,22 @@ def _finished(run: Run, record: RunRecord) -> None:
             downloads.picture(run, record)
         afterwards.actions(run, record)
     if run.result.is_file():
-        _pictures(run, run.result, "Painted")
+        _pictures(run, record, run.result, "Painted")
     else:
-        _pictures(run, run.live, "Painted last")
+        _pictures(run, record, run.live, "Painted last")
+    _differences(record)
     _curves(run, record.unfinished)
     _frames(run)
     _timings(record)
+
+
+def _differences(record: RunRecord) -> None:
+    """What the run was told otherwise than its preset says."""
+    from export import report
+
+    if differing := report.differences(record):
+        told = " · ".join(f"{label}: {value}" for label, value, _ in differing)
+        st.caption(f"Other than the preset: {plain(told)}")
 
 
 def _provenance(record: RunRecord) -> str:

@@ -7,11 +7,12 @@ Altair is imported by the functions: a page that draws nothing yet opens without
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from core.names import legible
 from core.runs import METRICS
-from core.settings import KNOBS
+from core.settings import KNOBS, TransferSettings
 
 if TYPE_CHECKING:
     import altair as alt
@@ -34,6 +35,7 @@ TEXT = "currentColor"  # whatever the page around it writes in, light or dark
 
 POINTS = 400  # no eye tells more apart on a screen's width
 ROWS = 5000  # so many Altair takes
+NO_STAGES: Mapping[int, str] = MappingProxyType({})
 PHASES = 6  # drawn in their own colours; the smaller ones together
 
 SVG_WIDTH = 380  # px: legible unscaled on a phone, and two of them side by side on a desk
@@ -54,22 +56,33 @@ _SVG_CONFIG = {
 }
 
 
-def loss_curves(metrics: pd.DataFrame, steering: Sequence[Steering] = ()) -> alt.Chart | alt.LayerChart:
+def loss_curves(
+    metrics: pd.DataFrame, steering: Sequence[Steering] = (), stages: Mapping[int, str] = NO_STAGES
+) -> alt.Chart | alt.LayerChart:
     """Total, style and content loss over the iterations, on a logarithmic axis (a loss of 0 is not on it); where the
-    weights were changed, a numbered vertical line."""
-    import altair as alt
-
+    weights were changed, a numbered vertical line, and where another size begins, a thin one with its name."""
     wide = _thinned(metrics).rename(columns=CURVES)
     long = wide.melt("iteration", list(CURVES.values()), "curve", "loss")
     lines = _curves(long, "iteration", list(CURVES.values()), COLOURS[:3], [DASHES[0]] * 3, columns=3)
-    return alt.LayerChart(layer=[lines, *_steering_rules(steering)]) if steering else lines
+    return _layered(lines, [*_stage_rules(stages), *_steering_rules(steering)])
 
 
-def layer_curves(metrics: pd.DataFrame) -> alt.Chart:
-    """Each style layer's share in the style loss over the iterations, on a logarithmic axis."""
+def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = NO_STAGES) -> alt.Chart | alt.LayerChart:
+    """Each style layer's share in the style loss over the iterations, on a logarithmic axis; where another size begins,
+    a thin line with its name."""
     layers = list(metrics.columns[len(METRICS) :])
     long = _thinned(metrics, len(layers)).melt("iteration", layers, "curve", "loss")
-    return _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=3)
+    lines = _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=3)
+    return _layered(lines, _stage_rules(stages))
+
+
+def stage_marks(settings: TransferSettings, last: int) -> dict[int, str]:
+    """The size that is painted at by each stage's first iteration, up to the last iteration that there is: losses of
+    different sizes do not compare. Nothing where there is one size alone."""
+    schedule = settings.schedule()
+    begins = [0, *(end + 1 for _, end in schedule[:-1])]
+    marks = {start: f"{size} px" for start, (size, _) in zip(begins, schedule, strict=True) if start <= last}
+    return marks if len(schedule) > 1 else {}
 
 
 def comparison(
@@ -286,10 +299,31 @@ def _curves(
     )
 
 
+def _layered(lines: alt.Chart, marks: list[alt.Chart]) -> alt.Chart | alt.LayerChart:
+    import altair as alt
+
+    return alt.LayerChart(layer=[lines, *marks]) if marks else lines
+
+
+def _stage_rules(stages: Mapping[int, str]) -> list[alt.Chart]:
+    import altair as alt
+    import pandas as pd
+
+    if not stages:
+        return []
+    frame = pd.DataFrame({"iteration": list(stages), "size": list(stages.values())})
+    rules = alt.Chart(frame).encode(x="iteration:Q", tooltip=["iteration:Q", "size:N"])
+    line = rules.mark_rule(color=TEXT, strokeWidth=1, opacity=0.5)
+    name = rules.mark_text(color=TEXT, align="left", baseline="bottom", dx=4, dy=-3, fontSize=11)
+    return [line, name.encode(y=alt.value("height"), text="size:N")]
+
+
 def _steering_rules(steering: Sequence[Steering]) -> list[alt.Chart]:
     import altair as alt
     import pandas as pd
 
+    if not steering:
+        return []
     marks = steering_marks(steering)
     numbers = [str(number) for number in range(1, len(marks) + 1)]
     frame = pd.DataFrame({"iteration": list(marks), "changed": list(marks.values()), "number": numbers})

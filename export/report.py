@@ -9,15 +9,15 @@ import json
 import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from core import images, library, paths
+from core import images, library, paths, roles
 from core.errors import InputError, StudioError
 from core.library import Marks
 from core.names import legible
@@ -56,6 +56,7 @@ class Picture:
     height: int
     caption: str
     alternative: str
+    kind: Literal["input", "mask", "painted"] = "input"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,18 @@ def write_zip(
             _add(archive, f"{folder}/repeat.sh", _script(each).encode(), executable=True)
 
 
+def differences(record: RunRecord) -> list[tuple[str, str, str]]:
+    """What a run was told otherwise than its preset says: the setting's label, its value and the preset's, in words.
+    Nothing for a preset that is none here, as of an imported run."""
+    if record.preset not in PRESETS:
+        return []
+    usual = PRESETS[record.preset].settings()
+    return [
+        (KNOBS[name].label, _setting(KNOBS[name], record.settings), _setting(KNOBS[name], usual))
+        for name in _differing(record.settings, usual)
+    ]
+
+
 def check(found: Sequence[Run]) -> None:
     """Raise `InputError` where `html` would for what the runs say of themselves, before a long measurement."""
     _shown(found, NO_READINGS)
@@ -198,6 +211,12 @@ def _metrics(run: Run) -> pd.DataFrame:
     return metrics
 
 
+def _inputs(run: Run) -> list[Path]:
+    """What the run was painted from, as far as it was given."""
+    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
+    return [run.content, *run.styles, *masks, run.kept, run.start]
+
+
 def _bytes_of(path: Path, run: Run) -> bytes:
     try:
         return path.read_bytes()
@@ -219,42 +238,30 @@ def _pictures(each: Shown) -> list[Picture]:
     """What went in and what came out; where nothing did, how far it had come."""
     run, record = each.run, each.record
     side = min(PICTURE_SIDE, max(record.shape))  # as large as the result beside them
-    pictures = [
-        _picture(run, run.content, f"Photo: {record.content}", f"The photo {record.content}", side),
-        *_paintings(run, record, side),
-    ]
+    pictures = [_picture(run, run.content, f"Photo: {record.content}", f"The photo {record.content}", side)]
+    if run.kept.is_file():
+        pictures.append(_mask(run, run.kept, "Left as it is where white", "Where the photo is left as it is: white"))
+    paintings = roles.of(run, record)
+    for number, painting in enumerate(paintings, 1):
+        what = f"Painting {number}" if len(paintings) > 1 else "Painting"
+        role = f", {painting.role}" if painting.role else ""
+        caption = f"{what}: {painting.name}{role}"
+        pictures.append(_picture(run, painting.path, caption, f"The painting {painting.name}", side))
+        if painting.mask:
+            pictures.append(_mask(run, painting.mask, f"{what} is where white", f"Where {painting.name} is: white"))
     manner = f"{record.content} in the manner of {record.style}"
     if run.result.is_file():
         caption = f"Result: best picture, iteration {record.best_iteration}"
-        pictures.append(_picture(run, run.result, caption, f"The result: {manner}"))
+        pictures.append(replace(_picture(run, run.result, caption, f"The result: {manner}"), kind="painted"))
     elif run.live.is_file():
         caption = "Painted so far" if record.unfinished else "No result; the last picture that was seen"
-        pictures.append(_picture(run, run.live, caption, f"Not finished: {manner}", side))
+        unfinished = _picture(run, run.live, caption, f"Not finished: {manner}", side)
+        pictures.append(replace(unfinished, kind="painted"))
     return pictures
 
 
-def _paintings(run: Run, record: RunRecord, side: int) -> list[Picture]:
-    """Each painting, with where it is, and where the photo stays, as far as that was given."""
-    if len(styles := run.styles) == 1:
-        pictures = [_picture(run, run.style, f"Painting: {record.style}", f"The painting {record.style}", side)]
-    else:
-        blended = f"of {len(styles)}, {record.style}"
-        pictures = [
-            _picture(run, style, f"Painting {number} {blended}", f"The painting {number} {blended}", side)
-            for number, style in enumerate(styles, 1)
-        ]
-    for number in range(1, len(styles) + 1):
-        if (mask := run.mask(number)).is_file():
-            pictures.append(_picture(run, mask, f"Where painting {number} is", f"The mask of painting {number}", side))
-    if run.kept.is_file():
-        pictures.append(_picture(run, run.kept, "Where the photo stays", "The mask of what is kept of the photo", side))
-    return pictures
-
-
-def _inputs(run: Run) -> list[Path]:
-    """The pictures that the command names."""
-    styles = run.styles
-    return [run.content, *styles, *(run.mask(number) for number in range(1, len(styles) + 1)), run.kept, run.start]
+def _mask(run: Run, path: Path, caption: str, alternative: str) -> Picture:
+    return replace(_picture(run, path, caption, alternative, FRAME_SIDE), kind="mask")
 
 
 def _frames(each: Shown) -> list[Picture]:
@@ -314,8 +321,11 @@ def _described(each: Shown, frames: bool) -> dict[str, Any]:
     own = {}
     if len(each.metrics) > 1:
         what = f"of {each.short}, {each.title}, over {len(each.metrics)} iterations"
-        own["losses"] = Markup(charts.svg(charts.loss_curves(each.metrics, record.steering), f"The losses {what}"))
-        own["layers"] = Markup(charts.svg(charts.layer_curves(each.metrics), f"The style layers' shares {what}"))
+        stages = charts.stage_marks(record.settings, each.metrics["iteration"].iloc[-1])
+        losses = charts.loss_curves(each.metrics, record.steering, stages)
+        own["losses"] = Markup(charts.svg(losses, f"The losses {what}"))
+        layers = charts.layer_curves(each.metrics, stages)
+        own["layers"] = Markup(charts.svg(layers, f"The style layers' shares {what}"))
     return {
         "number": each.number,
         "short": each.short,
@@ -335,6 +345,7 @@ def _described(each: Shown, frames: bool) -> dict[str, Any]:
         "pictures": _pictures(each),
         "frames": _frames(each) if frames else [],
         "drawn": own,
+        "stages": record.settings.stages,
         "steering": _steered(record),
         "settings": [(knob.label, _setting(knob, record.settings)) for knob in KNOBS.values()],
         "provenance": _provenance(record),
@@ -411,14 +422,7 @@ def _steered(record: RunRecord) -> list[tuple[int, str]]:
 def _differences(shown: list[Shown]) -> list[tuple[str, list[str]]]:
     """What the runs were told otherwise: a line for each such thing. One run alone is held against its preset."""
     if len(shown) == 1:
-        record = shown[0].record
-        if record.preset not in PRESETS:
-            return []
-        usual = PRESETS[record.preset].settings()
-        return [
-            (KNOBS[name].label, [_setting(KNOBS[name], settings) for settings in (record.settings, usual)])
-            for name in _differing(record.settings, usual)
-        ]
+        return [(label, [value, usual]) for label, value, usual in differences(shown[0].record)]
     lines = [(knob.label, [_setting(knob, each.record.settings) for each in shown]) for knob in KNOBS.values()]
     beside = {
         "Photo": lambda record: record.content,
@@ -432,6 +436,7 @@ def _differences(shown: list[Shown]) -> list[tuple[str, list[str]]]:
         "Weights of VGG19": lambda record: record.weights or "–",
     }
     lines += [(name, [tell(each.record) for each in shown]) for name, tell in beside.items()]
+    lines.append(("Where", [roles.whereabouts(each.run, each.record) for each in shown]))
     return [(name, values) for name, values in lines if len(set(values)) > 1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,12 @@ import numpy as np
 import streamlit as st
 
 from bench import reference, timings
-from core import background, images, library, yardstick
+from core import background, images, library, roles, yardstick
 from core.errors import StudioError
 from core.runs import Run, RunRecord
 from core.settings import KNOBS, PRESETS
 from core.yardstick import Reading
-from dashboard import address, drawing, viewer, visitor
+from dashboard import address, drawing, inputs, viewer, visitor
 from dashboard.address import MOST_RUNS
 from dashboard.wording import duration, plain
 
@@ -75,9 +76,11 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
     viewer.together(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
     with st.expander("The photos and paintings", icon=":material/image:"), st.grid(min_column_width=160):
         for run, record in chosen:
-            for path, what in ((run.content, record.content), (run.style, record.style)):
-                if jpeg := _shown(path, 320):
-                    st.image(jpeg, caption=plain(what), width="stretch", alt=what)
+            for given in (inputs.photo(run, record), *inputs.paintings(run, record)):
+                with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
+                    st.image(
+                        given.jpeg(320), caption=plain(f"{given.name} ({given.what})"), width="stretch", alt=given.name
+                    )
 
 
 def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Reading], str]:
@@ -207,6 +210,7 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     for label, values in (
         ("Photo", [record.content for _, record in chosen]),
         ("Painting", [record.style for _, record in chosen]),
+        ("Where", [roles.whereabouts(run, record) for run, record in chosen]),
         ("Computed in", [record.precision for _, record in chosen]),
         ("Started from", [record.start for _, record in chosen]),
         ("Steered", [", ".join(o for c in record.steering for o in c.options()) or "no" for _, record in chosen]),

@@ -11,16 +11,18 @@ import numpy as np
 import streamlit as st
 from PIL import Image, ImageOps
 
-from core import archive, images, library
+from core import archive, images, library, roles
 from core.errors import StudioError
 from core.library import GIGABYTE, ORDERS, Entry, Marks
-from core.runs import Run, Status
-from core.settings import PRESETS
-from dashboard import downloads, visitor
+from core.runs import Run, RunRecord, Status
+from core.settings import KNOBS, PRESETS
+from dashboard import downloads, inputs, visitor
 from dashboard.address import MOST_RUNS
+from dashboard.inputs import Input
 from dashboard.wording import STATUSES, duration, plain, size
 
 PER_PAGE = 24
+MOST_TOLD = 3  # settings on a card
 THUMBNAIL, INSET, FRAME = 480, 84, 8  # px
 ORDER_NAMES = {
     "newest": "Newest first",
@@ -85,7 +87,7 @@ def _cards(entries: Sequence[Entry]) -> None:
 
 def _card(entry: Entry) -> None:
     run, record = entry.run, entry.run.with_progress(entry.record)
-    if picture := _card_picture(run):
+    if picture := _card_picture(run, record):
         st.image(picture, width="stretch", alt=f"{entry.title}, {record.status}")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         star = "★ " if entry.marks.favourite else ""
@@ -98,6 +100,8 @@ def _card(entry: Entry) -> None:
     if "total" in record.timings:
         facts.append(duration(record.timings["total"]))
     st.caption(" · ".join([*facts, f"{record.created.astimezone():%d %b %Y %H:%M}"]))
+    if told := _told(run, record):
+        st.caption(plain(told))
     if entry.marks.note:
         st.caption(plain(entry.marks.note))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -109,6 +113,17 @@ def _card(entry: Entry) -> None:
         )
         with st.popover("", icon=":material/more_vert:", help=f"More of {plain(entry.title)}", key=f"more-{run.id}"):
             _more(entry)
+
+
+def _told(run: Run, record: RunRecord) -> str:
+    """Beside the size, which stands above: what differs from the preset, and which parts of the photo are meant."""
+    from export import report
+
+    differing = [(label, value) for label, value, _ in report.differences(record) if label != KNOBS["size"].label]
+    told = [f"{label} {value}" for label, value in differing[:MOST_TOLD]]
+    more = [f"{len(differing) - MOST_TOLD} more settings"] if len(differing) > MOST_TOLD else []
+    where = roles.whereabouts(run, record)
+    return " · ".join([*told, *more, *([where] if where != roles.EVERYWHERE else [])])
 
 
 def _more(entry: Entry) -> None:
@@ -254,32 +269,34 @@ def _selection(entries: Sequence[Entry]) -> None:
         )
 
 
-def _card_picture(run: Run) -> bytes | None:
-    """What a run has come to, with its photo and painting in the corner; nothing where no picture can be read."""
+def _card_picture(run: Run, record: RunRecord) -> bytes | None:
+    """What a run has come to, with its photo and paintings in the corner; nothing where no picture can be read."""
     for path in (run.result, run.live, run.content):
         try:
-            return _drawn(path, path.stat().st_mtime, run.content, run.style)
+            given = () if path == run.content else (inputs.photo(run, record), *inputs.paintings(run, record))
+            return _drawn(path, path.stat().st_mtime, given)
         except (OSError, StudioError):
             continue
     return None
 
 
 @st.cache_data(show_spinner=False, max_entries=2000)
-def _drawn(path: Path, changed: float, *inputs: Path) -> bytes:
+def _drawn(path: Path, changed: float, given: Sequence[Input]) -> bytes:
     picture = _thumbnail(path, THUMBNAIL)
     place = FRAME
-    for given in map(_inset, inputs if path not in inputs else ()):
-        if given:
-            framed = ImageOps.expand(given, FRAME // 2, "white")
+    side = min(INSET, picture.width // max(1, len(given)) - 2 * FRAME)
+    for inset in (_inset(each, side) for each in given):
+        if inset:
+            framed = ImageOps.expand(inset, FRAME // 2, "white")
             picture.paste(framed, (place, picture.height - framed.height - FRAME))
             place += framed.width + FRAME
     return images.encode_jpeg(np.asarray(picture), quality=80)
 
 
-def _inset(path: Path) -> Image.Image | None:
+def _inset(given: Input, side: int) -> Image.Image | None:
     try:
-        return _thumbnail(path, INSET)
-    except StudioError:
+        return ImageOps.contain(given.drawn(side), (side, side))
+    except (OSError, StudioError):
         return None
 
 

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import streamlit as st
+from PIL import Image
 
 from core import decoding, images, jobs, log, pace, runs
 from core.errors import StudioError
 from core.runs import Run
 from core.settings import TransferSettings
-from dashboard import gallery, instant, knobs, preparation, visitor, waiting, watch
+from dashboard import gallery, instant, knobs, paintings, parts, preparation, visitor, waiting, watch
 from dashboard.gallery import Picture
+from dashboard.paintings import Chosen
 from dashboard.wording import duration, plain
 
 
@@ -46,8 +48,10 @@ def _run_to_show() -> Run | None:
 def _compose() -> None:
     st.session_state.composing = True
     st.query_params.clear()
-    for source in ("kept-photo", "kept-style", "kept-start"):
+    for source in ("kept-photo", "kept-start"):
         st.session_state.pop(source, None)
+    parts.forget("photo")
+    paintings.forget()
 
 
 def _watch(run_id: str) -> None:
@@ -59,21 +63,24 @@ def _new_picture() -> None:
     preparation.show()
     photo_column, painting_column, settings_column = st.columns([4, 4, 3], gap="large")
     with photo_column:
-        content = gallery.choose("photo")
+        gallery.heading("Photo")
+        content, photo_room = gallery.choose("photo"), st.container()
+        kept = parts.choose(
+            "photo", "Leave a part of the photo as it is", "Where you mark it, nothing is painted.", content
+        )
     with painting_column:
-        style = gallery.choose("style")
+        styles, rooms = paintings.choose(content)
     with settings_column:
-        st.header("Settings", anchor=False)
+        gallery.heading("Settings")
         preset = knobs.choose_preset()
-        settings = knobs.choose_settings(preset)
+        settings = knobs.choose_settings(preset, styles.weights if styles else ())
         start = _given_start()
-        _start(content, style, preset, settings, start)
-        if content and style and not start:
-            instant.show(content, style)
-    with photo_column:
-        gallery.offer_samples("photo")
-    with painting_column:
-        gallery.offer_samples("style")
+        _start(content, styles, kept, preset, settings, start)
+        if content and styles and not start:
+            instant.show(content, styles)
+    for place, room in {"photo": photo_room, **rooms}.items():
+        with room:
+            gallery.offer_samples(place)
     waiting.show()
     _keep_warm()
 
@@ -101,14 +108,15 @@ def _given_start() -> tuple[Path, str] | None:
 
 def _start(
     content: Picture | None,
-    style: Picture | None,
+    styles: Chosen | None,
+    kept: Image.Image | None,
     preset: str,
     settings: TransferSettings | None,
     start: tuple[Path, str] | None,
 ) -> None:
-    ready = content and style and settings
+    ready = content and styles and settings
     started = st.button("Start", type="primary", icon=":material/brush:", width="stretch", disabled=not ready)
-    if not (content and style and settings):
+    if not (content and styles and settings):
         return
     shape = images.resized_shape(content.image.width, content.image.height, settings.size)
     expected = pace.expected_seconds(settings, shape)
@@ -121,14 +129,17 @@ def _start(
             )
             run = runs.create(
                 content.image,
-                style.image,
+                styles.pictures[0].image,
                 settings,
                 preset,
                 content.name,
-                style.name,
+                styles.name,
                 picture,
                 start_name,
                 owner=visitor.owner(),
+                more_styles=[picture.image for picture in styles.pictures[1:]],
+                masks=styles.masks,
+                kept=kept,
             )
             jobs.submit(run)
         except (StudioError, OSError) as error:

@@ -94,13 +94,13 @@ def test_preset(name):
 
 
 def test_fast_is_the_default_and_lies_between_the_others():
-    assert list(PRESETS) == ["draft", "fast", "reference"]
+    assert list(PRESETS) == ["draft", "fast", "fine", "reference"]
     assert DEFAULT_PRESET == "fast"
     assert choose() == PRESETS["fast"].settings()
-    draft, fast, reference = (preset.settings() for preset in PRESETS.values())
-    assert draft.size < fast.size == reference.size == 512
-    assert draft.iterations < fast.iterations < reference.iterations
-    assert draft.frame_every < fast.frame_every < reference.frame_every
+    draft, fast, fine, reference = (preset.settings() for preset in PRESETS.values())
+    assert draft.size < fast.size == fine.size == reference.size == 512
+    assert draft.iterations < fast.iterations < fine.iterations < reference.iterations
+    assert draft.frame_every < fast.frame_every < fine.frame_every < reference.frame_every
 
 
 @pytest.mark.parametrize("name", ["draft", "fast"])

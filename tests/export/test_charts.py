@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from core.runs import METRICS, Steering
+from core.settings import choose
 from export import charts
 from export.charts import COLOURS, CURVES, GREY, POINTS, ROWS, SVG_WIDTH
 
@@ -196,3 +197,18 @@ def test_an_svg_writes_in_the_colour_and_a_font_of_its_page():
 def test_an_svg_is_the_same_for_the_same_run():
     first, second = (charts.svg(charts.loss_curves(metrics()), "losses") for _ in range(2))
     assert first == second
+
+
+def test_another_size_is_marked_at_its_first_iteration():
+    settings = choose("reference", size=512, iterations=70, stages=3)
+    marks = charts.stage_marks(settings, 70)
+    assert marks == {0: "128 px", 41: "256 px", 61: "512 px"}  # a stage ends with iteration 40, and with 60
+    assert charts.stage_marks(settings, 50) == {0: "128 px", 41: "256 px"}  # as far as the run has come
+    assert charts.stage_marks(choose("reference"), 1000) == {}
+    for draw in (charts.loss_curves, charts.layer_curves):
+        assert "layer" not in draw(metrics(71)).to_dict()
+        drawing = draw(metrics(71), stages=marks)
+        assert [layer["mark"]["type"] for layer in drawing.to_dict()["layer"]] == ["line", "rule", "text"]
+        assert set(marks.values()) <= words(charts.svg(drawing, "Losses"))
+    both = charts.loss_curves(metrics(71), [Steering(iteration=4, changes={"style_weight": 0.1})], marks).to_dict()
+    assert [layer["mark"]["type"] for layer in both["layer"]] == ["line", "rule", "text", "rule", "text"]

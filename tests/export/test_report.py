@@ -487,3 +487,50 @@ def test_timings_of_a_machine_are_drawn_and_told(found):
     assert "slow &amp; sure" in text and "&lt;here&gt;" in text and "<here>" not in text
     assert "4 ×" in text  # the quick way, of the slow one
     assert "How long things take" not in report.html(found)
+
+
+# Several paintings, and parts of the photo
+
+
+@pytest.fixture
+def blended(own_home, pair, painted):
+    """A run of two paintings, one of them in a part of the photo, of which another part stays."""
+    half = Image.new("L", (60, 48))
+    half.paste(255, (0, 0, 30, 48))
+    settings = choose("reference", size=64, style_blend=(2, 1), stages=1)
+    run = runs.create(*pair, settings, "reference", "photo", "waves + <b>glass</b>", more_styles=pair[:1],
+                      masks=[None, half], kept=half)  # fmt: skip
+    shutil.copyfile(painted["done"].result, run.result)
+    return run
+
+
+def test_every_painting_is_shown_with_its_weight_and_its_part(blended):
+    page = assert_stands_alone(report.html([blended]))
+    assert [picture["alt"] for picture in page.all("img")] == [
+        "The photo photo",
+        "Where the photo is left as it is: white",
+        "The painting waves",
+        "The painting <b>glass</b>",
+        "Where <b>glass</b> is: white",
+        "The result: photo in the manner of waves + <b>glass</b>",
+    ]
+    assert "Painting 1: waves, 100 % elsewhere" in page.text and "Painting 2: <b>glass</b>, in its part" in page.text
+    for mask in blended.path.glob("mask-*.png"):
+        mask.unlink()
+    assert "Painting 1: waves, 67 %" in Page(report.html([blended])).text
+
+
+def test_the_zip_and_the_command_hold_all_that_repeats_it(blended, painted):
+    packed = io.BytesIO()
+    report.write_zip(packed, [blended, painted["done"]])
+    with zipfile.ZipFile(packed) as archive:
+        held = {name.partition("/")[2] for name in archive.namelist() if name.startswith(blended.id)}
+        script = archive.read(f"{blended.id}/repeat.sh").decode()
+        plain = archive.read(f"{painted['done'].id}/repeat.sh").decode()
+    assert {"content.png", "style-1.png", "style-2.png", "mask-2.png", "kept.png"} < held and "mask-1.png" not in held
+    words = shlex.split(script.splitlines()[-1])
+    assert words[1:6] == ["nst", "stylize", "content.png", "style-1.png", "style-2.png"]
+    options = dict(zip(words[6::2], words[7::2], strict=True))
+    assert options["--style-blend"] == "2.0,1.0" and options["--mask"] == "2:mask-2.png"
+    assert options["--keep"] == "kept.png"
+    assert "--mask" not in plain and "--keep" not in plain and "style-2" not in plain

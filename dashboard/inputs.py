@@ -1,0 +1,62 @@
+"""What a run was made of, as small pictures: each with its mask in the corner."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+from PIL import Image, ImageOps
+
+from core import images, roles
+from core.runs import Run, RunRecord
+
+MASK = 3  # so many times smaller than its picture
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture that went in, with what is said of it."""
+
+    what: str  # such as "Painting 2, 67 %"
+    name: str
+    path: Path
+    mask: Path | None
+
+    def jpeg(self, side: int) -> bytes:
+        """No larger than `side`, its mask in the corner. Raises `OSError` or `StudioError` for a damaged one."""
+        return _jpeg(self, self.path.stat().st_mtime, side)
+
+    def drawn(self, side: int) -> Image.Image:
+        """Likewise, as an image."""
+        picture = images.shrunk(self.path, side)
+        if self.mask:
+            small = images.shrunk(self.mask, max(1, side // MASK))
+            framed = ImageOps.expand(small, max(1, side // 160), "#888888")
+            picture.paste(framed, (picture.width - framed.width, picture.height - framed.height))
+        return picture
+
+
+def photo(run: Run, record: RunRecord) -> Input:
+    """The run's photo, with the part that stays as it is."""
+    kept = run.kept if run.kept.is_file() else None
+    return Input("Photo, in part left as it is" if kept else "Photo", record.content, run.content, kept)
+
+
+def paintings(run: Run, record: RunRecord) -> list[Input]:
+    """The run's paintings, with what each counts and where it is."""
+    found = roles.of(run, record)
+    several = len(found) > 1
+    return [
+        Input(
+            f"Painting{f' {number}' if several else ''}{f', {painting.role}' if painting.role else ''}",
+            painting.name,
+            painting.path,
+            painting.mask,
+        )
+        for number, painting in enumerate(found, 1)
+    ]
+
+
+@st.cache_data(show_spinner=False, max_entries=128)
+def _jpeg(given: Input, changed: float, side: int) -> bytes:
+    return images.encode_jpeg(np.asarray(given.drawn(side)), 88)

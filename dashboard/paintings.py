@@ -1,0 +1,154 @@
+"""The paintings that a photo is painted after: one to six, how much each counts, and where it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+from PIL import Image
+from streamlit.delta_generator import DeltaGenerator
+
+from core import roles
+from core.roles import JOINT
+from core.runs import Run, RunRecord
+from core.settings import KNOBS, MOST_STYLES
+from dashboard import gallery, parts
+from dashboard.gallery import Picture
+from dashboard.wording import plain
+
+PLACES = ("style", *(f"style-{number}" for number in range(2, MOST_STYLES + 1)))
+MOST_WEIGHT = 5.0  # that a slider goes to, unless the run that it shows has more
+THUMBNAIL = 56  # px
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Paintings that a run can be made of."""
+
+    pictures: Sequence[Picture]
+    masks: Sequence[Image.Image | None]
+    weights: tuple[float, ...]  # empty where all count alike
+
+    @property
+    def name(self) -> str:
+        return JOINT.join(picture.name for picture in self.pictures)
+
+
+def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, DeltaGenerator]]:
+    """Let the user choose them; `None` when one of them cannot be used. Beside them, where each place's samples go."""
+    places = _places()
+    several = len(places) > 1
+    with gallery.heading("Paintings" if several else "Painting"):
+        if len(places) < MOST_STYLES:
+            st.button("Add a painting", icon=":material/add:", type="tertiary", on_click=_add)
+    if not several:
+        picture, mask, room = _one(places[0], photo)
+        return (Chosen([picture], [mask], ()) if picture else None), {places[0]: room}
+    rows = st.container(gap="small", key="weights")
+    found = []
+    labels = [f"Painting {number}" for number in range(1, len(places) + 1)]
+    newest = labels[-1] if st.session_state.pop("painting-added", False) else None
+    tabs = st.tabs(labels, default=newest, key=f"paintings-{'-'.join(places)}")
+    for place, tab in zip(places, tabs, strict=True):
+        with tab:
+            found.append(_one(place, photo))
+    pictures, masks, rooms = zip(*found, strict=True)
+    with rows:
+        weights = _weights(places, pictures, masks)
+    usable = [picture for picture in pictures if picture]
+    chosen = Chosen(usable, masks, weights) if len(usable) == len(places) else None
+    return chosen, dict(zip(places, rooms, strict=True))
+
+
+def prefill(run: Run, record: RunRecord, with_masks: bool) -> None:
+    """Have a run's paintings be chosen, with their weights, and with their masks where the photo is the same."""
+    forget()
+    used = roles.of(run, record)
+    st.session_state["paintings"] = PLACES[: len(used)]
+    weights = record.settings.style_blend or (1.0,) * len(used)
+    for place, painting, weight in zip(PLACES, used, weights, strict=False):
+        gallery.keep(place, painting.path, painting.name)
+        st.session_state[f"blend-{place}"] = float(weight)
+        if with_masks and painting.mask:
+            parts.keep(place, painting.mask)
+
+
+def forget() -> None:
+    """Begin with one painting, which is everywhere."""
+    st.session_state.pop("paintings", None)
+    for place in PLACES:
+        _forget(place)
+
+
+def remember() -> None:
+    """Keep what was chosen while another page is shown."""
+    for place in PLACES:
+        parts.remember(place)
+        if f"blend-{place}" in st.session_state:
+            st.session_state[f"blend-{place}"] = st.session_state[f"blend-{place}"]
+
+
+def _places() -> tuple[str, ...]:
+    places: tuple[str, ...] = st.session_state.setdefault("paintings", PLACES[:1])
+    return places
+
+
+def _add() -> None:
+    now = _places()
+    free = next(place for place in PLACES if place not in now)
+    _forget(free)
+    st.session_state["paintings"] = (*now, free)
+    st.session_state["painting-added"] = True
+
+
+def _remove(place: str) -> None:
+    st.session_state["paintings"] = tuple(other for other in _places() if other != place)
+    _forget(place)
+
+
+def _forget(place: str) -> None:
+    gallery.forget(place)
+    parts.forget(place)
+    st.session_state.pop(f"blend-{place}", None)
+
+
+def _one(place: str, photo: Picture | None) -> tuple[Picture | None, Image.Image | None, DeltaGenerator]:
+    """A painting, its mask, and the room for the samples between the two."""
+    picture, room = gallery.choose(place), st.container()
+    mask = parts.choose(
+        place,
+        "Only in a part of the photo",
+        "Where you mark it, the photo is painted after this painting alone. Where no painting is, it is not painted.",
+        photo,
+    )
+    return picture, mask, room
+
+
+def _weights(
+    places: Sequence[str], pictures: Sequence[Picture | None], masks: Sequence[Image.Image | None]
+) -> tuple[float, ...]:
+    """A row for each painting, with what it counts; no number at all where all count alike, as the settings have it."""
+    masked = [mask is not None for mask in masks]
+    weights = tuple(st.session_state.setdefault(f"blend-{place}", 1.0) for place in places)
+    for number, (place, picture, alone, share) in enumerate(
+        zip(places, pictures, masked, roles.shares(weights, masked), strict=True), 1
+    ):
+        name = picture.name if picture else "not usable"
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            if picture:
+                st.image(picture.preview, width=THUMBNAIL, alt=picture.name)
+            label = f"{number} · {plain(name)}: {roles.role(share, alone, masked)}"
+            most, meaning = max(MOST_WEIGHT, weights[number - 1]), KNOBS["style_blend"].meaning
+            if alone:
+                st.markdown(label, width="stretch")
+            else:
+                st.slider(label, 0.0, most, step=0.05, key=f"blend-{place}", help=meaning if number == 1 else None)
+            st.button(
+                "",
+                key=f"remove-{place}",
+                icon=":material/close:",
+                type="tertiary",
+                help=f"Remove painting {number}",
+                on_click=_remove,
+                args=(place,),
+            )
+    return () if len(set(weights)) == 1 and any(weights) else weights

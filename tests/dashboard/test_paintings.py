@@ -1,0 +1,204 @@
+"""Several paintings, how much each counts, and the parts of the photo that they are in."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import images, runs, samples, vgg
+from core.settings import choose
+from dashboard import brush, knobs
+from dashboard.brush import Drawing, Stroke
+
+
+def button(page, label, number=0):
+    return [button for button in page.button if button.label == label][number]
+
+
+def labels(page):
+    """What is said of each of several paintings: over its slider, or where it has none."""
+    said = {each.label for each in page.slider if each.key.startswith("blend-")}
+    said |= {each.value for each in page.markdown if each.value.endswith("in its part")}
+    return sorted(label.replace("\\", "") for label in said)
+
+
+def the_new_run(*known):
+    (run,) = [run for run in runs.all_runs() if run.id not in {each.id for each in known}]
+    return run
+
+
+def half(side="left", size=(60, 40)):
+    """A mask's file, white on that side."""
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    mask[:, : size[0] // 2] = 255
+    png = io.BytesIO()
+    Image.fromarray(mask if side == "left" else mask[:, ::-1]).save(png, "PNG")
+    return png.getvalue()
+
+
+@pytest.fixture
+def blended(ready, pictures):
+    """A run of two paintings, the second one in a part of the photo, and of a part that stays."""
+    settings = choose("draft", size=64, style_blend=(2, 1), content_layers="relu4_2,conv5_2",
+                      content_layer_weights="0.5,2", style_layers="conv1_1,relu2_1")  # fmt: skip
+    mask, kept = (Image.open(io.BytesIO(half(side, (96, 72)))) for side in ("left", "right"))
+    return runs.create(
+        *pictures, settings, "draft", "me", "waves + glass", more_styles=pictures[:1], masks=[None, mask], kept=kept
+    )
+
+
+def test_one_painting_is_as_simple_as_ever(visit):
+    page = visit("stylize")
+    assert labels(page) == [] and not page.tabs[4:]
+    assert [header.value for header in page.header] == ["Photo", "Painting", "Settings"]
+    button(page, "Start").click().run()
+    run = the_new_run()
+    assert len(run.styles) == 1 and not run.mask(1).exists() and not run.kept.exists()
+    assert run.record().settings == choose()
+
+
+def test_paintings_are_added_weighed_and_painted_together(visit):
+    page = visit("stylize")
+    button(page, "Add a painting").click().run()
+    button(page, "Add a painting").click().run()
+    first, second, third = (sample.title for sample in samples.STYLES[:3])
+    assert labels(page) == [f"1 · {first}: 33 %", f"2 · {second}: 33 %", f"3 · {third}: 33 %"]
+    page.slider(key="blend-style-2").set_value(2.0).run()
+    page.button(key=f"choose-style-3-{samples.STYLES[3].name}").click().run()
+    assert labels(page) == [f"1 · {first}: 25 %", f"2 · {second}: 50 %", f"3 · {samples.STYLES[3].title}: 25 %"]
+    button(page, "Start").click().run()
+    assert not page.exception
+    run = the_new_run()
+    record = run.record()
+    assert record.settings.style_blend == (1, 2, 1)
+    assert record.style == " + ".join([first, second, samples.STYLES[3].title])
+    for path, sample in zip(run.styles, [*samples.STYLES[:2], samples.STYLES[3]], strict=True):
+        assert images.read_image(path).tobytes() == images.read_image(sample.path()).tobytes()
+
+
+def test_a_painting_is_removed_and_six_are_the_most(visit):
+    page = visit("stylize")
+    for _ in range(5):
+        button(page, "Add a painting").click().run()
+    assert len(labels(page)) == 6 and "Add a painting" not in {each.label for each in page.button}
+    for place in ("style", "style-3", "style-4", "style-5"):
+        page.button(key=f"remove-{place}").click().run()
+    assert [label.partition(":")[0] for label in labels(page)] == [
+        f"1 · {samples.STYLES[1].title}",
+        f"2 · {samples.STYLES[5 % len(samples.STYLES)].title}",
+    ]
+    page.button(key="remove-style-6").click().run()
+    assert labels(page) == [] and not page.exception
+    button(page, "Start").click().run()
+    assert the_new_run().record().style == samples.STYLES[1].title
+
+
+def test_no_painting_at_all_is_refused(visit):
+    page = visit("stylize")
+    button(page, "Add a painting").click().run()
+    for place in ("style", "style-2"):
+        page.slider(key=f"blend-{place}").set_value(0.0).run()
+    assert "there would be no style" in page.error[0].value and button(page, "Start").disabled
+    assert not page.exception
+
+
+def test_masks_are_uploaded_for_a_painting_and_for_what_stays(visit):
+    page = visit("stylize")
+    button(page, "Add a painting").click().run()
+    page.toggle(key="part-style-2").set_value(True).run()
+    assert "Nothing is marked yet" in " ".join(caption.value for caption in page.caption)
+    page.file_uploader(key="upload-part-style-2").set_value(("left.png", half(), "image/png")).run()
+    page.toggle(key="part-photo").set_value(True).run()
+    page.file_uploader(key="upload-part-photo").set_value(("right.png", half("right"), "image/png")).run()
+    assert [label.partition(": ")[2] for label in labels(page)] == ["100 % elsewhere", "in its part"]
+    button(page, "Start").click().run()
+    assert not page.exception
+    run = the_new_run()
+    assert not run.mask(1).exists()
+    mask, kept = (np.asarray(Image.open(path)) for path in (run.mask(2), run.kept))
+    far = mask.shape[1] // 8
+    assert mask[:, :far].min() == 255 and mask[:, -far:].max() == 0
+    assert kept[:, :far].max() == 0 and kept[:, -far:].min() == 255
+
+
+def test_a_mask_that_is_no_picture_is_refused_in_words(visit):
+    page = visit("stylize")
+    page.toggle(key="part-style").set_value(True).run()
+    page.file_uploader(key="upload-part-style").set_value(("a[b].png", b"nothing", "image/png")).run()
+    assert r"a\[b\]\.png" in page.error[0].value and not page.exception
+
+
+def test_starting_again_brings_paintings_weights_masks_and_every_setting(visit, blended, pictures):
+    runs.change(blended, status="done", writer=None)
+    pictures[0].save(blended.result)
+    page = visit("stylize", run=blended.id)
+    button(page, "Start again from this").click().run()
+    assert [label.partition(":")[0] for label in labels(page)] == ["1 · waves", "2 · glass"]
+    button(page, "Start").click().run()
+    assert not page.exception
+    run, before = the_new_run(blended), blended.record()
+    assert (run.record().settings, run.record().style) == (before.settings, before.style)
+    for own, other in zip([*run.styles, run.mask(2), run.kept], [*blended.styles, blended.mask(2), blended.kept],
+                          strict=True):  # fmt: skip
+        assert Image.open(own).tobytes() == Image.open(other).tobytes(), own.name
+    assert not run.mask(1).exists()
+
+
+def test_another_picture_has_the_same_paintings_but_nothing_marked(visit, blended, pictures):
+    runs.change(blended, status="done", writer=None)
+    pictures[0].save(blended.result)
+    page = visit("stylize", run=blended.id)
+    button(page, "Same settings, other picture").click().run()
+    button(page, "Start").click().run()
+    run = the_new_run(blended)
+    assert run.record().settings == blended.record().settings and len(run.styles) == 2
+    assert not run.mask(2).exists() and not run.kept.exists()
+    button(page, "New picture").click().run()
+    assert labels(page) == [] and not page.exception
+
+
+def test_every_layer_is_offered_after_and_before_its_relu(visit):
+    assert len(knobs.LAYERS) == 32 and all(map(vgg.is_layer, knobs.LAYERS))
+    page = visit("stylize")
+    page.multiselect(key="fast-content_layers").set_value(["block4_conv2", "conv5_2"]).run()
+    page.slider(key="fast-content_layer_weights-conv5_2").set_value(2.0).run()
+    button(page, "Start").click().run()
+    assert the_new_run().record().settings == choose("fast", content_layers="relu4_2,conv5_2",
+                                                     content_layer_weights=(1, 2))  # fmt: skip
+
+
+def test_content_layers_are_steered_like_style_layers(visit, blended):
+    recorder = runs.Recorder(blended)
+    recorder.__enter__()
+    recorder.update(status="running")
+    page = visit("stylize", run=blended.id)
+    keys = {name: next(each for each in page.slider if f"-{name}-0" in each.key)
+            for name in ("content-conv5_2", "conv1_1")}  # fmt: skip
+    keys["content-conv5_2"].set_value(4.0).run()
+    assert blended.request().weights == {"content_layer_weights": [0.5, 4]}
+    assert keys["conv1_1"].value == 1.0 and not page.exception
+
+
+def test_a_drawing_is_white_where_it_was_drawn_and_not_where_it_was_erased():
+    across = Stroke(points=[(0.0, 0.5), (1.0, 0.5)], width=0.2)
+    hole = Stroke(points=[(0.5, 0.5)], width=0.1, erases=True)
+    mask = np.asarray(Drawing(strokes=[across, hole]).mask((400, 200)))
+    assert mask.shape == (200, 400) and set(np.unique(mask)) == {0, 255}
+    assert mask[100, 20] == 255 and mask[100, 200] == 0 and mask[20, 20] == 0
+    assert abs(int((mask[:, 50] > 0).sum()) - 80) <= 2  # a fifth of the longer side
+    soft = np.asarray(Drawing(strokes=[across], soft=0.02).mask((400, 200)))
+    assert 0 < soft[60, 200] < 255 and soft[100, 200] == 255
+    based = np.asarray(Drawing(strokes=[hole]).mask((400, 200), Image.new("L", (10, 10), 255)))
+    assert based[100, 200] == 0 and based[100, 20] == 255
+    assert max(Drawing(strokes=[across]).mask((8000, 4000)).size) == brush.MOST_SIDE
+
+
+@pytest.mark.parametrize(
+    "said",
+    [None, "no", {"strokes": 3}, {"strokes": [{"points": [], "width": 0.1}]},
+     {"strokes": [{"points": [[float("nan"), 0]], "width": 0.1}]},
+     {"strokes": [{"points": [[0, 0]], "width": 9}]}, {"soft": 1e9}],
+)  # fmt: skip
+def test_what_is_no_drawing_is_none(said):
+    assert brush._understood(said) is None
