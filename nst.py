@@ -113,7 +113,7 @@ def stylize(
     styles: Annotated[
         list[str],
         typer.Argument(
-            metavar="STYLE…", help=f"The painting, or up to {MOST_STYLES}: files, or samples' names such as waves."
+            metavar="STYLE", help=f"The painting, or up to {MOST_STYLES}: files, or samples' names such as waves."
         ),
     ],
     output: Annotated[

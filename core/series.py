@@ -201,8 +201,8 @@ def _check_frames(photos: Sequence[Path]) -> None:
 
 def _bytes(photo: Path) -> bytes:
     try:
-        return photo.read_bytes()
-    except OSError:  # told when it is to be painted
+        return images.bytes_of(photo, photo.name, images.MAX_BYTES)
+    except InputError:  # told when it is to be painted
         return b""
 
 

@@ -60,7 +60,7 @@ def files(tmp_path):
         ),
         (
             "stylize good.png waves -o out.png --preset oil",
-            r"There is no preset 'oil'; there are draft, fast, reference\.",
+            rf"There is no preset 'oil'; there are {', '.join(PRESETS)}\.",
         ),
         ("stylize good.png waves -o out.png --size 63", r"size = 63: .*greater than or equal to 64\."),
         ("stylize good.png waves -o out.png --size large", r"Invalid value for '--size': .*integer"),
@@ -201,7 +201,8 @@ def test_help_names_every_setting_and_every_preset(monkeypatch):
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
     assert re.search(r"--memory GB .*may hold; .* computed in tiles, .*\[0 … 10000\] \(0\)", text)
     assert re.search(r"--style-blend X,Y,… With several paintings, how much", text)
-    assert "[0 … 2147483647]" in text and "(draft 20, fast 200, reference 1000)" in text  # ranges and defaults
+    defaults = ", ".join(f"{name} {preset.settings().iterations}" for name, preset in PRESETS.items())
+    assert "[0 … 2147483647]" in text and f"({defaults})" in text
     assert f"[default: {DEFAULT_PRESET}]" in done.stdout
     done = nst("--help")
     assert done.returncode == 0
@@ -579,7 +580,7 @@ def test_a_measurement_is_kept_and_can_be_shown_again(engine, own_home, tmp_path
         ("{run} -o none/report.html", r".*report\.html cannot be written: there is no folder .*none\."),
         ("20260101-000000-none -o report.html", r"There is no run '20260101-000000-none'; nst runs lists them\."),
         ("../runs -o report.html", r"There is no run '\.\./runs'; nst runs lists them\."),
-        ("{run} -o report.html --by oil", r"'oil' is neither a preset \(draft, fast, reference\) nor a run\."),
+        ("{run} -o report.html --by oil", rf"'oil' is neither a preset \({', '.join(PRESETS)}\) nor a run\."),
         ("{broken} -o report.html", r"The record of the run {broken} is damaged\."),
         ("-o report.html", r"Missing argument"),
         ("{run}", r"Missing option '-o'|Missing option .*--output"),
