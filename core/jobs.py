@@ -135,7 +135,7 @@ def _stage(
     begun = start.iteration if isinstance(start, Checkpoint) else 0
     if not again:
         recorder.update(style_targets=targets.source, message="Compiling the first step …")
-    made.weights = recorder.steered(begun).loss_weights()
+    made.weights = recorder.steered(begun + again).loss_weights()
     limits = subject.limits()
     if isinstance(start, Checkpoint) and again and limits:
         start = dataclasses.replace(start, image=np.clip(start.image, *limits))

@@ -326,7 +326,9 @@ class Run:
             return record
         last = metrics["iteration"].iloc[-1]
         steered = max((change.iteration for change in record.steering if change.iteration < last), default=-1)
-        metrics = metrics[metrics["iteration"] > steered]  # losses by other weights are no measure
+        smaller = max((end for _, end in record.settings.schedule()[:-1] if end < last), default=-1)
+        # losses by other weights are no measure, nor are a smaller picture's
+        metrics = metrics[metrics["iteration"] > max(steered, smaller)]
         best = int(metrics["total"].to_numpy().argmin())
         return record.model_copy(
             update={

@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.linalg
 import tensorflow as tf
 
-from core.losses import content_loss, gram_matrix, style_loss, total_variation
+from core.losses import content_loss, gram_matrix, style_loss, total_variation, wasserstein_2, with_one
 
 
 def noise(*shape, seed=0):
@@ -209,3 +210,83 @@ def test_gradients_in_a_graph_of_unknown_size(loss, plain):
         expected = gradient_of(plain, image).numpy()
         assert np.linalg.norm(traced(image) - expected) <= 1e-5 * np.linalg.norm(expected)
     assert traced.experimental_get_tracing_count() == 1
+
+
+# The distance of distributions
+
+
+def distribution(channels, seed, positions=400, rank=None):
+    """Features with a mean and a covariance of their own, `(1, 1, N, C)`; of a lower rank where it is given."""
+    random = np.random.default_rng(seed)
+    mixing = random.normal(size=(rank or channels, channels))
+    return (random.normal(size=(positions, rank or channels)) @ mixing + random.normal(0, 2, channels))[None, None]
+
+
+def moments(features):
+    return gram_matrix(with_one(tf.constant(features)))
+
+
+def plain_wasserstein_2(one, other):
+    """By SciPy's square root of a matrix that is not symmetric: tr (A B)^½ is tr (B^½ A B^½)^½."""
+    (mean, a), (wanted_mean, b) = ((f[0, 0].mean(0), np.cov(f[0, 0].T, bias=True)) for f in (one, other))
+    cross = np.trace(scipy.linalg.sqrtm(a @ b).real)
+    return (np.sum((mean - wanted_mean) ** 2) + np.trace(a) + np.trace(b) - 2 * cross) / len(mean)
+
+
+def test_with_one_gives_the_mean_beside_the_gram_matrix():
+    features = noise(1, 5, 7, 3)
+    found = gram_matrix(with_one(tf.constant(features))).numpy()
+    np.testing.assert_allclose(found[:3, :3], gram_matrix(tf.constant(features)), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found[3, :3], features.mean((0, 1, 2)), rtol=1e-5, atol=1e-5)
+    assert found[3, 3] == 1
+
+
+@pytest.mark.parametrize("channels", [2, 5, 16])
+def test_wasserstein_2_is_that_of_scipy(channels):
+    one, other = distribution(channels, 0), distribution(channels, 1)
+    found = wasserstein_2(moments(one), moments(other))
+    np.testing.assert_allclose(found, plain_wasserstein_2(one, other), rtol=1e-6)
+    np.testing.assert_allclose(found, wasserstein_2(moments(other), moments(one)), rtol=1e-6)
+
+
+def test_wasserstein_2_in_figures():
+    """Of one channel it is the square of the means' difference and that of the standard deviations'."""
+    one, other = (
+        np.array([[[[mean - deviation], [mean + deviation]]]]) for mean, deviation in ((1.0, 2.0), (4.0, 7.0))
+    )
+    np.testing.assert_allclose(wasserstein_2(moments(one), moments(other)), 3**2 + 5**2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_wasserstein_2_of_equal_distributions_is_zero(rank):
+    """Also where channels never fire by themselves: rounding leaves a share of the variance."""
+    features = distribution(8, 0, rank=rank)
+    scale = np.trace(np.cov(features[0, 0].T)) / 8
+    assert abs(wasserstein_2(moments(features), moments(features))) < 1e-6 * scale
+    single = moments(features.astype(np.float32))
+    assert abs(wasserstein_2(single, single)) < 1e-3 * scale
+    shuffled = features[:, :, np.random.default_rng(1).permutation(features.shape[2])]
+    assert abs(wasserstein_2(moments(features), moments(shuffled))) < 1e-6 * scale
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_gradient_of_wasserstein_2(channels):
+    """By the features, as a painting has it, against differences in float64."""
+    features, target = distribution(channels, 0, positions=12), moments(distribution(channels, 1))
+
+    def loss(values):
+        return wasserstein_2(gram_matrix(with_one(values)), target)
+
+    gradient = gradient_of(loss, tf.constant(features))
+    assert gradient.dtype == tf.float64
+    expected = finite_differences(loss, features, step=1e-5)
+    assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_gradient_of_wasserstein_2_is_finite_where_nothing_fires():
+    """In the style, in the picture, and where all channels vary alike, so that eigenvalues meet."""
+    nothing, alike = np.zeros((1, 1, 50, 4), np.float32), noise(1, 1, 50, 1) * np.ones(4, np.float32)
+    for one, other in itertools.product((nothing, alike, noise(1, 1, 50, 4)), repeat=2):
+        target = moments(other)
+        gradient = gradient_of(lambda x, t=target: wasserstein_2(gram_matrix(with_one(x)), t), tf.constant(one))
+        assert np.isfinite(gradient).all()

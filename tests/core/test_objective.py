@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from core.losses import gram_matrix
+from core.losses import gram_matrix, wasserstein_2, with_one
 from core.objective import LossFunction, Objective
 from core.settings import TransferSettings
 from core.vgg import feature_network
@@ -128,6 +128,35 @@ def test_a_layer_may_serve_style_and_content(function, grams):
     losses = Objective(function, grams, content, WEIGHTS)(content).losses
     assert losses.content == 0
     assert losses.style_layers["block1_conv2"] > 0
+
+
+@pytest.mark.parametrize(("factors", "expected"), [((1, 1), 1.0), ((3, 3), 3.0), ((2, 0), None), ((0, 0.5), None)])
+def test_content_layers_count_by_their_weights(network, function, grams, factors, expected):
+    content, image = noise(32, 48), noise(32, 48, seed=1)
+    objective = Objective(function, grams, tf.constant(content), WEIGHTS)
+    plain = objective(tf.constant(image))
+    objective.weights = SETTINGS.changed(content_layer_weights=factors).loss_weights()
+    found = objective(tf.constant(image))
+    features, wanted = network(image), network(content)
+    misses = [np.mean((features[layer].numpy().astype(float) - wanted[layer]) ** 2) for layer in CONTENT_LAYERS]
+    reckoned = SETTINGS.content_weight * np.dot(factors, misses) / 2
+    assert found.losses.content == pytest.approx(reckoned, rel=1e-4)
+    assert found.losses.style == pytest.approx(plain.losses.style, rel=1e-5)
+    if expected:
+        assert found.losses.content == pytest.approx(expected * plain.losses.content, rel=1e-5)
+    assert traces(function) == 1
+
+
+def test_losses_of_distributions_are_those_of_a_plain_reckoning(network, painting):
+    function = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS, "wasserstein")
+    image, features = noise(32, 48, seed=1), network(painting)
+    targets = {layer: gram_matrix(with_one(features[layer])).numpy() for layer in STYLE_LAYERS}
+    losses = Objective(function, targets, tf.constant(noise(32, 48)), WEIGHTS)(tf.constant(image)).losses
+    for layer in STYLE_LAYERS:
+        moments = gram_matrix(with_one(network(image)[layer]))
+        share = SETTINGS.style_weight * float(wasserstein_2(moments, tf.constant(targets[layer]))) / 2
+        assert losses.style_layers[layer] == pytest.approx(share, rel=1e-3)
+        assert share > 0
 
 
 # In bfloat16. What is measured on the small pair: the total within 0.3 %, the content loss within 1.6 %, the gradients'

@@ -11,7 +11,7 @@ import tensorflow as tf
 from core.checkpoint import Checkpoint
 from core.images import NETWORK_MAX, NETWORK_MIN
 from core.objective import Evaluation, Losses
-from core.optimizers import LBFGS, REAL_PIXELS, Adam, optimizer, spectral_scale
+from core.optimizers import LBFGS, REAL_PIXELS, Adam, Averaged, Limits, optimizer, spectral_scale
 from core.settings import LossWeights, TransferSettings
 from core.transfer import stylize
 
@@ -523,3 +523,73 @@ def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, pa
     objective.weights = settings.changed(style_weight=3 * settings.style_weight).loss_weights()
     after = [next(steps) for _ in range(5)][-1]
     assert objective(after.evaluated.image).losses.total < objective(before.evaluated.image).losses.total
+
+
+# The mean of the last pictures, and limits of one's own
+
+
+def test_the_mean_is_that_of_the_pictures_so_far():
+    decay, objective = 0.7, Quadratic(inside())
+    found, moves = run(objective, 0.0, 6, optimizer="adam", averaging=decay)
+    assert isinstance(moves, Averaged)
+    weights = decay ** np.arange(5, -1, -1.0)
+    expected = sum(weight * each.image for weight, each in zip(weights, found[1:], strict=True)) / weights.sum()
+    np.testing.assert_allclose(moves.average(), expected, rtol=1e-4, atol=1e-3)
+    assert run(objective, 0.0, 1, optimizer="adam")[1].average() is None
+    assert run(objective, 0.0, 0, optimizer="adam", averaging=decay)[1].average() is None  # nothing to take a mean of
+
+
+def test_averaging_changes_nothing_of_the_way():
+    with_mean, without = (run(Quadratic(inside()), 0.0, 5, optimizer="adam", averaging=d)[0] for d in (0.9, 0.0))
+    assert totals(with_mean) == totals(without)
+
+
+@pytest.fixture(scope="module")
+def far_steps(engine, photo, painting):
+    """A run whose steps of Adam are far too long, by the number of its iterations; or the rest of one."""
+    settings = TransferSettings(learning_rate=60.0, beta_1=0.5, averaging=0.9)
+    objective = engine.objective(photo, painting, settings)[0]
+
+    def of(iterations, start=None):
+        return list(stylize(objective, photo if start is None else start, settings.changed(iterations=iterations)))
+
+    return of
+
+
+def test_the_mean_is_better_than_the_last_of_far_steps(far_steps):
+    last = far_steps(25)[-1]
+    mean = last.objective.losses(last.optimizer.average())
+    assert mean.total < 0.8 * last.losses.total
+    settled = last.settled()
+    assert settled.best.losses.total == pytest.approx(min(mean.total, last.best.losses.total), rel=1e-4)
+    assert settled.best.losses.total <= last.best.losses.total
+    if mean.total < last.best.losses.total:
+        assert settled.best_iteration == 25
+        np.testing.assert_allclose(settled.best.image, last.optimizer.average())
+
+
+def test_an_averaged_run_that_goes_on_is_as_one_that_never_stopped(far_steps, tmp_path):
+    whole = far_steps(10)[-1]
+    far_steps(6)[-1].checkpoint().save(tmp_path / "checkpoint.npz")
+    rest = far_steps(10, Checkpoint.load(tmp_path / "checkpoint.npz"))
+    assert [step.iteration for step in rest] == [6, 7, 8, 9, 10]
+    assert rest[-1].losses.total == pytest.approx(whole.losses.total, rel=2e-3)
+    np.testing.assert_allclose(rest[-1].optimizer.average(), whole.optimizer.average(), atol=1.0)
+    assert int(rest[-1].optimizer.state()["mean-steps"]) == 10
+
+
+@pytest.mark.parametrize("method", ["adam", "l-bfgs"])
+def test_each_pixel_stays_within_limits_of_its_own(method):
+    least, greatest = np.full(SHAPE, -20, np.float32), np.full(SHAPE, 20, np.float32)
+    least[0, :3], greatest[0, :3] = 3.0, 3.0
+    objective = Quadratic(inside(), curvatures=(1.0, 3.0))
+    settings = settings_with(optimizer=method, learning_rate=8.0)
+    image = tf.constant(np.clip(np.zeros(SHAPE, np.float32), least, greatest))
+    moves, evaluation = optimizer(image, settings, limits=Limits(least, greatest)), objective(image)
+    for _ in range(12):
+        evaluation = moves.step(objective, evaluation)
+        found = evaluation.image.numpy()
+        assert (found >= least).all() and (found <= greatest).all()
+        assert (found[0, :3] == 3).all()
+    assert ((found == 20) | (found == -20)).any()  # they did hold something back
+    assert evaluation.losses.total < 0.9 * objective(image).losses.total

