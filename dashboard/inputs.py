@@ -30,8 +30,9 @@ class Input:
         """Likewise, as an image."""
         picture = images.shrunk(self.path, side)
         if self.mask:
-            small = images.shrunk(self.mask, max(1, side // MASK))
-            framed = ImageOps.expand(small, max(1, side // 160), "#888888")
+            longer = max(picture.size)
+            small = images.shrunk(self.mask, max(1, longer // MASK))
+            framed = ImageOps.expand(small, max(1, longer // 160), "#888888")
             picture.paste(framed, (picture.width - framed.width, picture.height - framed.height))
         return picture
 

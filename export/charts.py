@@ -314,8 +314,8 @@ def _stage_rules(stages: Mapping[int, str]) -> list[alt.Chart]:
     frame = pd.DataFrame({"iteration": list(stages), "size": list(stages.values())})
     rules = alt.Chart(frame).encode(x="iteration:Q", tooltip=["iteration:Q", "size:N"])
     line = rules.mark_rule(color=TEXT, strokeWidth=1, opacity=0.5)
-    name = rules.mark_text(color=TEXT, align="left", baseline="bottom", dx=4, dy=-3, fontSize=11)
-    return [line, name.encode(y=alt.value("height"), text="size:N")]
+    name = rules.mark_text(color=TEXT, align="center", baseline="bottom", dy=-4, fontSize=11)  # above the curves
+    return [line, name.encode(y=alt.value(0), text="size:N")]
 
 
 def _steering_rules(steering: Sequence[Steering]) -> list[alt.Chart]:

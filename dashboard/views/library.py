@@ -116,12 +116,14 @@ def _card(entry: Entry) -> None:
 
 
 def _told(run: Run, record: RunRecord) -> str:
-    """Beside the size, which stands above: what differs from the preset, and which parts of the photo are meant."""
+    """What makes it another picture than its preset's, beside the size, which stands above; and which parts of the
+    photo are meant."""
     from export import report
 
-    differing = [(label, value) for label, value, _ in report.differences(record) if label != KNOBS["size"].label]
+    left_out = {KNOBS[name].label for name in ("size", "frame_every", "memory")}
+    differing = [(label, value) for label, value, _ in report.differences(record) if label not in left_out]
     told = [f"{label} {value}" for label, value in differing[:MOST_TOLD]]
-    more = [f"{len(differing) - MOST_TOLD} more settings"] if len(differing) > MOST_TOLD else []
+    more = [f"and {len(differing) - MOST_TOLD} more"] if len(differing) > MOST_TOLD else []
     where = roles.whereabouts(run, record)
     return " · ".join([*told, *more, *([where] if where != roles.EVERYWHERE else [])])
 

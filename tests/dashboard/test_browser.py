@@ -344,6 +344,76 @@ def test_settings_outlast_a_look_at_another_page(served, opened):
 
 
 @pytest.mark.timeout(600)
+def test_a_part_of_the_photo_is_drawn_and_painted_alone(served, opened):
+    home, page = served[1], opened()
+    before = set((home / "runs").iterdir())
+    page.get_by_role("button", name="Start", exact=True).wait_for()
+    settled(page)
+    page.locator("label", has_text="Leave a part of the photo as it is").click()
+    paper = page.locator(".paper")
+    paper.wait_for()
+    settled(page)
+    paper.scroll_into_view_if_needed()
+    box = paper.bounding_box()
+
+    def stroke(*places):
+        x, y = places[0]
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        page.mouse.down()
+        for x, y in places[1:]:
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
+        page.mouse.up()
+
+    page.get_by_text("Nothing is marked yet").wait_for()
+    for _ in range(2):
+        stroke((0.2, 0.2), (0.2, 0.8))
+    stroke((0.8, 0.2), (0.8, 0.8))
+    page.get_by_role("button", name="Undo", exact=True).click()
+    page.get_by_role("button", name="Erase", exact=True).click()
+    stroke((0.2, 0.5), (0.21, 0.5))
+    page.get_by_text("Nothing is marked yet").wait_for(state="detached")
+    settled(page)
+    page.get_by_role("spinbutton", name="Size (px)").fill("96")
+    page.get_by_role("spinbutton", name="Size (px)").press("Enter")
+    page.get_by_text("96 × 96 pixels").wait_for()
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_text("Photo, in part left as it is").wait_for()
+    (made,) = set((home / "runs").iterdir()) - before
+    with Image.open(made / "kept.png") as kept:
+        grey = np.asarray(kept)
+    height, width = grey.shape
+    assert grey[int(0.3 * height), int(0.2 * width)] == 255 == grey[int(0.75 * height), int(0.2 * width)]
+    assert grey[height // 2, int(0.2 * width)] == 0  # erased
+    assert grey[:, int(0.6 * width) :].max() == 0  # taken back
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Start again from this").or_(page.get_by_text("Stopped")).first.wait_for()
+
+
+@pytest.mark.timeout(600)
+def test_a_finger_draws_on_a_phone(served, browser, server):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(server[0])
+    page.get_by_role("button", name="Start", exact=True).wait_for()
+    settled(page)
+    page.locator("label", has_text="Only in a part of the photo").click()
+    paper = page.locator(".paper")
+    paper.wait_for()
+    settled(page)
+    nothing = page.get_by_text("Nothing is marked yet")
+    nothing.first.wait_for()
+    settled(page)
+    assert nothing.count() == 1
+    assert page.get_by_role("button", name="Clear", exact=True).is_disabled()
+    paper.tap()
+    nothing.wait_for(state="detached")
+    page.get_by_role("button", name="Clear", exact=True).tap()
+    nothing.wait_for()
+    context.close()
+
+
+@pytest.mark.timeout(600)
 def test_a_run_is_steered_stopped_and_gone_on_with(server, opened):
     _, process = server
     home = Path(psutil.Process(process.pid).environ()["NST_HOME"])

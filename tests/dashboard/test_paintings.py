@@ -8,7 +8,7 @@ from PIL import Image
 
 from core import images, runs, samples, vgg
 from core.settings import choose
-from dashboard import brush, knobs
+from dashboard import brush, inputs, knobs
 from dashboard.brush import Drawing, Stroke
 
 
@@ -202,3 +202,26 @@ def test_a_drawing_is_white_where_it_was_drawn_and_not_where_it_was_erased():
 )  # fmt: skip
 def test_what_is_no_drawing_is_none(said):
     assert brush._understood(said) is None
+
+
+def test_a_runs_page_and_card_tell_of_its_paintings_and_parts(visit, blended, pictures):
+    runs.change(blended, status="done", writer=None)
+    pictures[0].save(blended.result)
+    page = visit("stylize", run=blended.id)
+    captions = [each.captions[0] for each in page.image]
+    assert captions[:3] == ["Photo, in part left as it is", "Painting 1, 100 % elsewhere", "Painting 2, in its part"]
+    told = " ".join(each.value.replace("\\", "") for each in page.caption)
+    assert "Other than the preset: Size: 64 px" in told and "Style blend: 2, 1" in told
+    card = " ".join(each.value.replace("\\", "") for each in visit("library").caption)
+    assert "Style layers" not in card.partition("Style blend 2, 1")[0] and "glass in its part" in card
+    assert "a part stays as it is" in card
+
+
+def test_a_mask_stands_in_the_corner_of_its_picture(blended):
+    photo, (first, second) = inputs.photo(blended, blended.record()), inputs.paintings(blended, blended.record())
+    plain = images.read_image(blended.styles[1])
+    assert first.mask is None and first.drawn(96).tobytes() == images.read_image(blended.style).tobytes()
+    drawn = np.asarray(second.drawn(96))
+    assert drawn.shape == (72, 96, 3) and (drawn[:40] == np.asarray(plain)[:40]).all()
+    assert (drawn[60, 68] == 255).all() and (drawn[60, 90] == 0).all()  # its left half is white
+    assert photo.mask == blended.kept
