@@ -3,6 +3,7 @@ Each easel has a worker of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import faulthandler
 import heapq
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -509,8 +510,7 @@ def work(make_engine: EngineMaker) -> None:
             if next_queued() and acquired(turn_lock):
                 try:
                     if run := next_queued():  # it may be another by now
-                        with easel.bearing(run):
-                            _perform_to_its_end(run, make_once)
+                        _perform_to_its_end(run, make_once, easel)
                         log.keep_bounded(worker_log())
                 finally:
                     turn_lock.release()
@@ -545,7 +545,8 @@ def _take(run: Run, writer: Writer | None = None) -> bool:
         if not place.exists():
             return False
         if writer:  # before it leaves the queue: it is nobody's at no moment
-            runs.change(run, writer=writer)
+            with runs.writing(run):
+                runs.change(run, writer=writer)
         place.unlink()
     return True
 
@@ -592,7 +593,7 @@ def announce(easel: Easel, message: str, ready: bool, failed: bool = False, with
     said = Readiness(
         message=message, ready=ready, failed=failed, without_preview=without_preview, writer=Writer.this_process()
     )
-    with paths.replacing(easel.readiness_file) as file:
+    with contextlib.suppress(OSError), paths.replacing(easel.readiness_file) as file:  # a run need not fail for it
         file.write(said.model_dump_json().encode())
 
 
@@ -632,17 +633,30 @@ def _without_preview(tell: Report) -> str:
     return ""
 
 
-def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
+def _perform_to_its_end(run: Run, make_engine: EngineMaker, easel: Easel | None = None) -> None:
+    taken = False
     try:
-        if not _take(run, Writer.this_process()):
-            return  # another worker was faster, or its user
-        for _ in perform(run, make_engine):
-            pass
+        with easel.bearing(run) if easel else nullcontext():
+            taken = _take(run, Writer.this_process())
+            for _ in perform(run, make_engine) if taken else ():  # another worker may have been faster, or its user
+                pass
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
-        _take(run)
         log.failed("run failed", error, run=run.id)
+        if taken or next_queued() == run:
+            _note_that_it_did_not_begin(run, error)
+        _take(run)
         if _says_that_it_is_painted(run):  # how it ended could not be written: with this process gone it is interrupted
             raise
+
+
+def _note_that_it_did_not_begin(run: Run, error: Exception) -> None:
+    """Raises `StudioError` where that cannot be written, and leaves the run where it is."""
+    try:
+        if run.record().status != "queued":  # its recorder has noted it
+            return
+    except StudioError:  # it is no run
+        return
+    runs.fail(run, str(error) if isinstance(error, StudioError) else f"It could not begin: {error}")
 
 
 def _says_that_it_is_painted(run: Run) -> bool:

@@ -502,6 +502,21 @@ def change(run: Run, **changes: Any) -> None:
     write_record(run, run.record().model_copy(update=changes))
 
 
+def fail(run: Run, message: str) -> None:
+    """Note that a run which no recorder writes has failed: on a full disk in the place of the record that is there.
+
+    Raises `StudioError` when not even that can be written.
+    """
+    record = run.record().model_copy(update={"status": "failed", "message": message, "writer": None})
+    try:
+        write_record(run, record)
+    except OSError:
+        with writing(run), (run.path / "run.json").open("r+b") as file:
+            room = len(file.read())
+            file.seek(0)
+            file.write(record.model_dump_json().encode().ljust(room))
+
+
 def resume(run: Run, more: int = 0) -> None:
     """Queue a run that has ended once more, to go on from its checkpoint, for `more` iterations than it was to have.
     One that ended before its first checkpoint begins anew.
@@ -553,7 +568,10 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
             images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
         except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
             pass
-        write_record(run, record)
+        try:
+            write_record(run, record)
+        except OSError:  # it is told all the same, and noted another time
+            return record
     log.event("run interrupted", run=run.id, message=record.message)
     return record
 
@@ -595,7 +613,7 @@ class Recorder:
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
         paths.remove_drafts(self.run.path)
         self.update(status="preparing", writer=Writer.this_process())
-        with _writing(self.run):
+        with writing(self.run):
             self._reserve.write_bytes(bytes(RESERVE_BYTES))
         log.event("run started", run=self.run.id)
         return self
@@ -603,12 +621,12 @@ class Recorder:
     def update(self, **changes: Any) -> None:
         """Change the record, on disk at once."""
         self.record = self.record.model_copy(update=changes)
-        with _writing(self.run):
+        with writing(self.run):
             write_record(self.run, self.record)
 
     def show(self, start: np.ndarray) -> None:
         """The picture that painting starts from, uint8 `(H, W, 3)`: seen before its losses are computed."""
-        with _writing(self.run):
+        with writing(self.run):
             self._write_picture(self.run.live, images.encode_jpeg(start))
 
     def write(self, step: Step) -> None:
@@ -616,7 +634,7 @@ class Recorder:
 
         Raises `StudioError` when the disk is full, or the run's folder gone or read-only by now.
         """
-        with _writing(self.run):
+        with writing(self.run):
             self._write(step)
 
     def _write(self, step: Step) -> None:
@@ -689,7 +707,7 @@ class Recorder:
             raise StudioError(_gone(self.run)) from error
         if self._last:
             try:
-                with _writing(self.run):
+                with writing(self.run):
                     self._keep_result(self._last)
             except StudioError as problem:
                 instead = StudioError(f"The result could not be written: {problem}")
@@ -786,8 +804,9 @@ class Recorder:
 
 
 @contextmanager
-def _writing(run: Run) -> Iterator[None]:
-    """Say in a sentence why a run cannot be written."""
+def writing(run: Run, folder: Path | None = None) -> Iterator[None]:
+    """Say in a sentence why a run cannot be written, in its own folder's parent or in another one."""
+    folder = folder or run.path.parent
     if not run.path.is_dir():  # and do not make it anew
         raise StudioError(_gone(run))
     try:
@@ -796,9 +815,9 @@ def _writing(run: Run) -> Iterator[None]:
         if not run.path.is_dir():
             raise StudioError(_gone(run)) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = f"The disk of {run.path.parent} is full: make room, then let the run {run.id} go on."
+            why = f"The disk of {folder} is full: make room, then let the run {run.id} go on."
         else:
-            why = f"The run {run.id} can no longer be written in {run.path.parent}: {error.strerror or error}."
+            why = f"The run {run.id} can no longer be written in {folder}: {error.strerror or error}."
         raise StudioError(why) from error
 
 
