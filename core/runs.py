@@ -561,9 +561,9 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
         record = record.model_copy(update={"message": cause(record.writer), "writer": None})
         try:
             best, iteration = Checkpoint.load_best(run.checkpoint)
-            totals = run.metrics().set_index("iteration")["total"]
-            update = {"best_iteration": iteration, "best_total": float(totals[iteration])}
-            record = record.model_copy(update=update)
+            _check_is_of(record, best)
+            total = run.metrics().set_index("iteration")["total"].loc[[iteration]].iloc[-1]
+            record = record.model_copy(update={"best_iteration": iteration, "best_total": float(total)})
             _write_array(run, images.from_network(best))
             images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
         except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
@@ -574,6 +574,16 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
             return record
     log.event("run interrupted", run=run.id, message=record.message)
     return record
+
+
+def _check_is_of(record: RunRecord, image: np.ndarray) -> None:
+    """Raise `StudioError` for an image of another shape than the run has at any of its stages."""
+    height, width = record.shape
+    for size, _ in record.settings.schedule():
+        expected = images.resized_shape(width, height, size)
+        if np.abs(np.subtract(image.shape[1:3], expected)).max() <= 1:  # the photo's own sides would round otherwise
+            return
+    raise StudioError(f"The checkpoint of {record.id} is of another picture than the run's.")
 
 
 def _endings() -> FileLock:

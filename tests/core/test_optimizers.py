@@ -9,6 +9,7 @@ import scipy.optimize
 import tensorflow as tf
 
 from core.checkpoint import Checkpoint
+from core.errors import StudioError
 from core.images import NETWORK_MAX, NETWORK_MIN
 from core.objective import Evaluation, Losses
 from core.optimizers import LBFGS, REAL_PIXELS, Adam, optimizer, spectral_scale
@@ -523,3 +524,28 @@ def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, pa
     objective.weights = settings.changed(style_weight=3 * settings.style_weight).loss_weights()
     after = [next(steps) for _ in range(5)][-1]
     assert objective(after.evaluated.image).losses.total < objective(before.evaluated.image).losses.total
+
+
+@pytest.mark.parametrize(
+    ("changes", "damage"),
+    [
+        ({}, lambda state: state.pop("s-0")),
+        ({}, lambda state: state.pop("move")),
+        ({}, lambda state: state.update(move=np.float64("nan"))),
+        ({}, lambda state: state.update({"y-0": np.zeros(3, np.float32)})),
+        ({}, lambda state: state.update(weights=np.zeros(2))),
+        ({"optimizer": "adam"}, lambda state: state.popitem()),
+        ({"optimizer": "adam"}, lambda state: state.update({"adam-0": np.array("words")})),
+        ({"optimizer": "adam", "averaging": 0.9}, lambda state: state.update({"mean-sum": np.zeros(3, np.float32)})),
+    ],
+)
+def test_a_state_that_is_not_whole_is_told(engine, photo, painting, changes, damage):
+    settings = TransferSettings(iterations=3, **{"optimizer": "l-bfgs", **changes})
+    from core.transfer import stylize
+
+    *_, last = stylize(engine.objective(photo, painting, settings)[0], photo, settings)
+    state = dict(last.checkpoint().optimizer)
+    optimizer(last.evaluated.image, settings, state)
+    damage(state)
+    with pytest.raises(StudioError, match=r"^The checkpoint is damaged: "):
+        optimizer(last.evaluated.image, settings, state)

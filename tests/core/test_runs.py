@@ -958,7 +958,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(steps, gone_wr
 
 
 def test_an_interrupted_run_has_the_best_picture_of_its_last_checkpoint(steps, gone_writer):
-    run = new_run()
+    run = new_run(content=picture(96, 64))
     with Recorder(run) as recorder:
         for step in steps:
             recorder.write(step)
@@ -985,6 +985,50 @@ def test_an_interrupted_run_without_a_checkpoint_is_noted_too(gone_writer):
     run = new_run()
     broken_off(run, gone_writer)
     assert runs.settle(run, lambda writer: "Gone.").message == "Gone." and not run.result.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"best_image": np.zeros(3, np.float32)},
+        {"best_image": np.array("words")},
+        {"best_image": np.zeros((1, 0, 0, 3), np.float32)},
+        {"best_image": np.zeros((1, 8, 8, 3), np.float32)},
+        {"best_image": np.full((1, 64, 96, 3), np.nan, np.float32)},
+        {"best_iteration": -1},
+        {"best_iteration": 99},
+    ],
+    ids=["1-d", "words", "empty", "another picture", "no numbers", "no iteration", "an iteration without metrics"],
+)
+def test_an_interrupted_run_has_no_picture_of_a_checkpoint_that_was_tampered_with(steps, gone_writer, changes):
+    run, _ = recorded(steps)
+    for made in ("result.npy", "result.png"):
+        (run.path / made).unlink()
+    dataclasses.replace(steps[2].checkpoint(), **changes).save(run.checkpoint)
+    broken_off(run, gone_writer, shape=[64, 96], best_total=None)
+    record = runs.settle(run, lambda writer: "Gone.")
+    assert (record.status, record.message, record.best_total) == ("interrupted", "Gone.", None)
+    assert not run.result.exists()
+
+
+def test_an_interrupted_run_has_the_picture_of_a_stage(steps, gone_writer):
+    """Of a photo whose sides, halved, are rounded otherwise."""
+    run, _ = recorded(steps)
+    (run.path / "result.png").unlink()
+    settings = TransferSettings(size=192, iterations=4, stages=2).model_dump(mode="json")
+    broken_off(run, gone_writer, shape=[129, 192], settings=settings)
+    assert runs.settle(run, lambda writer: "Gone.").best_total is not None
+    assert images.read_image(run.result).size == (96, 64)
+
+
+def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
+    run, _ = recorded(steps)
+    (run.path / "result.png").unlink()
+    lines = (run.path / "metrics.csv").read_text().splitlines()
+    (run.path / "metrics.csv").write_text("\n".join([*lines, lines[-1], ""]))
+    broken_off(run, gone_writer, shape=[64, 96])
+    assert runs.settle(run, lambda writer: "Gone.").best_iteration == held(run).best_iteration
+    assert run.result.exists()
 
 
 def test_an_interrupted_run_that_had_painted_everything_only_writes_its_result(steps, gone_writer):
