@@ -562,11 +562,12 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
         try:
             best, iteration = Checkpoint.load_best(run.checkpoint)
             _check_is_of(record, best)
-            total = run.metrics().set_index("iteration")["total"].loc[[iteration]].iloc[-1]
-            record = record.model_copy(update={"best_iteration": iteration, "best_total": float(total)})
+            line = _lines_before(run, iteration + 1)[iteration]
+            total = float(line.split(",")[METRICS.index("total")])
+            record = record.model_copy(update={"best_iteration": iteration, "best_total": total})
             _write_array(run, images.from_network(best))
             images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
-        except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
+        except (StudioError, LookupError, ValueError, OSError):  # there is none yet, or no room for it
             pass
         try:
             write_record(run, record)
@@ -574,6 +575,18 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
             return record
     log.event("run interrupted", run=run.id, message=record.message)
     return record
+
+
+def _lines_before(run: Run, iteration: int) -> dict[int, str]:
+    """The metrics' lines of the iterations before that one. After a loss of power, what follows the checkpoint may be
+    rubbish of any kind."""
+    text = paths.read(run.path / "metrics.csv", METRICS_BYTES).decode(errors="replace")
+    lines: dict[int, str] = {}
+    for line in text[: text.rfind("\n") + 1].split("\n"):  # the last may be half a line
+        number = line.partition(",")[0]
+        if re.fullmatch("[0-9]{1,9}", number) and int(number) < iteration:
+            lines.setdefault(int(number), line)  # the first: what comes again is of the rubbish
+    return lines
 
 
 def _check_is_of(record: RunRecord, image: np.ndarray) -> None:
@@ -793,11 +806,7 @@ class Recorder:
         """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
         kept = [",".join([*METRICS, *step.losses.style_layers])]
         if step.iteration:
-            text = (self.run.path / "metrics.csv").read_text()
-            lines = text[: text.rfind("\n") + 1].splitlines()[1:]  # the last may be half a line
-            # what follows the checkpoint may be rubbish after a loss of power
-            numbers = ((line.partition(",")[0], line) for line in lines)
-            kept += [line for number, line in numbers if number.isdecimal() and int(number) < step.iteration]
+            kept += _lines_before(self.run, step.iteration).values()
         for iteration, frame in self.run.frames():
             if iteration > step.iteration:
                 frame.unlink()

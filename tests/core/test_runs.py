@@ -1046,13 +1046,18 @@ def test_checkpoints_take_a_small_share_of_the_time(monkeypatch):
     assert runs._checkpoint_interval(30.0) == 0.5
 
 
-def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer):
+@pytest.mark.parametrize("rubbish", [b"\0" * 64 + b"\n3,\0\n" + b"\0" * 512, b"\xff\xfe\x80,\n1,\xff\n\x9f"])
+def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer, rubbish):
     """As a loss of power leaves a file that grew: longer than what had reached the disk."""
     run = stopped_run(steps[:3])
     whole = run.metrics()
+    (run.path / "result.png").unlink()
     with (run.path / "metrics.csv").open("ab") as file:
-        file.write(b"\0" * 64 + b"\n3,\0\n" + b"\0" * 512)
-    broken_off(run, gone_writer)
+        file.write(rubbish)
+    broken_off(run, gone_writer, shape=[64, 96], best_total=None)
+    record = runs.settle(run, lambda writer: "The power went off.")
+    assert record.best_total == pytest.approx(steps[2].best.losses.total, rel=1e-8)
+    assert images.read_image(run.result).tobytes() == images.to_uint8(steps[2].best_image()).tobytes()
     runs.resume(run)
     with Recorder(run) as recorder:
         recorder.write(steps[2])
