@@ -92,6 +92,8 @@ def _check_count(count: object) -> None:
 def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of a checkpoint, told in a sentence what is wrong with it, also while they are read."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a pipe would be waited for")
         with zipfile.ZipFile(path) as packed:
             if any(info.compress_type != zipfile.ZIP_STORED for info in packed.infolist()):
                 raise ValueError("packed, so it may be larger in memory than it is")

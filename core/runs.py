@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -60,6 +60,7 @@ LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
 # NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
 CHECKPOINT_SHARE = 0.02
 CHECKPOINT_SECONDS = (5.0, 60.0)
+ENDINGS_SECONDS = 30.0  # that one who notes how a run ended waits for others who do
 RESERVE_BYTES = 2**18  # set aside, so that a run that fills the disk can still say so
 
 METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
@@ -527,8 +528,11 @@ def resume(run: Run, more: int = 0) -> None:
         record = run.record()
         if record.unfinished:
             raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
-        if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
+        inside = [*run.path.iterdir(), *run.path.glob("frames/*")]
+        if links := [path.name for path in inside if path.is_symlink()]:
             raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
+        if pipes := [path.name for path in inside if not (path.is_file() or path.is_dir())]:
+            raise InputError(f"The run {run.id} does not go on: {pipes[0]} is not a file.")
         iterations = record.settings.iterations + more
         if not begins_anew(run, record):
             done = Checkpoint.load(run.checkpoint).iteration
@@ -599,10 +603,19 @@ def _check_is_of(record: RunRecord, image: np.ndarray) -> None:
     raise StudioError(f"The checkpoint of {record.id} is of another picture than the run's.")
 
 
-def _endings() -> FileLock:
-    """Held by who changes the record of a run that has ended."""
+@contextmanager
+def _endings() -> Iterator[None]:
+    """Held by who changes the record of a run that has ended. Raises `StudioError` when another holds it for long."""
     paths.home().mkdir(parents=True, exist_ok=True)
-    return FileLock(paths.home() / "endings.lock")
+    lock = FileLock(paths.home() / "endings.lock", timeout=ENDINGS_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StudioError(f"Another process holds {lock.lock_file} for too long: end it, then try again.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_record(run: Run, record: RunRecord) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from filelock import FileLock
 from PIL import Image
 
 from core import images, paths, runs
@@ -1019,6 +1021,38 @@ def test_an_interrupted_run_has_the_picture_of_a_stage(steps, gone_writer):
     broken_off(run, gone_writer, shape=[129, 192], settings=settings)
     assert runs.settle(run, lambda writer: "Gone.").best_total is not None
     assert images.read_image(run.result).size == (96, 64)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
+@pytest.mark.parametrize("name", ["content.png", "result.png", "result.npy", "checkpoint.npz", "metrics.csv"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(steps, gone_writer, name):
+    """Nobody writes into it: who opened it would wait for ever."""
+    run, _ = recorded(steps)
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    opened = {
+        "content.png": lambda: images.read_image(run.content),
+        "result.png": lambda: images.shrunk(run.result, 64),
+        "result.npy": lambda: images.read_exact(run.path / "result.npy"),
+        "checkpoint.npz": lambda: Checkpoint.load(run.checkpoint),
+        "metrics.csv": run.metrics,
+    }
+    with pytest.raises(StudioError, match=r"^[^\n]*\.$"):
+        opened[name]()
+    broken_off(run, gone_writer, shape=[64, 96])
+    assert runs.settle(run, lambda writer: "Gone.").message == "Gone."
+    if not (run.path / name).is_file():  # the result was made anew
+        with pytest.raises(InputError, match=rf"does not go on: {name} is not a file\.$"):
+            runs.resume(run)
+
+
+def test_who_ends_runs_does_not_wait_for_ever_for_another(steps, gone_writer, monkeypatch):
+    run, _ = recorded(steps)
+    broken_off(run, gone_writer)
+    monkeypatch.setattr(runs, "ENDINGS_SECONDS", 0.1)
+    with FileLock(paths.home() / "endings.lock"), pytest.raises(StudioError, match=r"endings\.lock for too long: "):
+        runs.settle(run, lambda writer: "Gone.")
+    assert runs.settle(run, lambda writer: "Gone.").message == "Gone."
 
 
 def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
