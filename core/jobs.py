@@ -266,7 +266,7 @@ def turn(run: Run, report: Report) -> Iterator[None]:
     _enter(run, Writer.this_process())
     try:
         told, places = 0, easels()[::-1]  # workers take the first ones
-        while not (queue()[:1] == [run] and (found := first_free(places, Easel.turn_lock))):
+        while not (_first_to_go() == (run, True) and (found := first_free(places, Easel.turn_lock))):
             ahead = queue()
             if run not in ahead:
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
@@ -528,7 +528,17 @@ def work(make_engine: EngineMaker) -> None:
 
 def next_queued() -> Run | None:
     """The run that a worker is to perform next; `None` also when it is the turn of one that performs itself."""
-    return next((None if place.waiter else run for run, place in _places()), None)
+    first = _first_to_go()
+    return first[0] if first and not first[1] else None
+
+
+def _first_to_go() -> tuple[Run, bool] | None:
+    """The run whose turn is next, and whether its own process performs it. One whose process was suspended keeps its
+    place, and lets the others pass meanwhile."""
+    for run, place in _places():
+        if not (place.waiter and place.waiter.is_suspended()):
+            return run, place.waiter is not None
+    return None
 
 
 def _number_awaiting() -> int:

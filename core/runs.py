@@ -100,6 +100,13 @@ class Writer(BaseModel):
         except psutil.Error:
             return False
 
+    def is_suspended(self) -> bool:
+        """Whether it is alive and does nothing until someone lets it go on, as after Ctrl-Z."""
+        try:
+            return self.is_alive() and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+        except psutil.Error:
+            return False
+
     def is_of_an_earlier_boot(self) -> bool:
         """Whether the machine was surely started anew since."""
         return bool(self.boot) and self.boot != _boot()
