@@ -29,7 +29,7 @@ from core import hardware, images, log, pace, paths, preview, room, runs, settin
 from core.checkpoint import Checkpoint
 from core.easels import Easel, acquired, easels, first_free
 from core.errors import InputError, StudioError
-from core.runs import Recorder, Run, RunRecord, Writer
+from core.runs import Place, Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
 from core.start import starting_picture
 from core.subject import Pictures, Subject
@@ -190,13 +190,6 @@ def _starting_picture(recorder: Recorder, subject: Subject, tell: Report) -> np.
 # --- the queue ------------------------------------------------------------------------------------------------------
 
 
-class Place(BaseModel):
-    """What the queue's file of a run holds."""
-
-    order: float = 0.0  # the lower, the sooner
-    waiter: Writer | None = None  # a process that waits to perform the run itself; otherwise a worker does
-
-
 @dataclass(frozen=True)
 class Waiting:
     """Where a run stands in the queue."""
@@ -299,26 +292,18 @@ def _say(now: Waiting) -> str:
 def _enter(run: Run, waiter: Writer | None) -> None:
     paths.queue().mkdir(parents=True, exist_ok=True)
     with _queue_lock():
+        for file in paths.queue().iterdir():
+            if not (file.name.startswith(".") or Place.of(file.name)):  # of one whose process is gone
+                file.unlink(missing_ok=True)
         last = max((place.order for _, place in _places()), default=0.0)
         _write_place(run, Place(order=last + 1, waiter=waiter))
 
 
 def _places() -> list[tuple[Run, Place]]:
     """The queue; a run whose own process is gone waits no longer."""
-    found = []
-    for file in paths.queue().iterdir() if paths.queue().is_dir() else ():
-        if file.name.startswith("."):
-            continue
-        try:
-            place = Place.model_validate_json(file.read_bytes())
-        except FileNotFoundError:  # taken just now
-            continue
-        except (OSError, ValidationError):
-            place = Place()
-        if place.waiter and not place.waiter.is_alive():
-            file.unlink(missing_ok=True)
-        else:
-            found.append((Run(paths.runs() / file.name), place))
+    files = paths.queue().iterdir() if paths.queue().is_dir() else ()
+    places = ((file.name, Place.of(file.name)) for file in files if not file.name.startswith("."))
+    found = [(Run(paths.runs() / name), place) for name, place in places if place]
     return sorted(found, key=lambda each: (each[1].order, each[0].id))
 
 

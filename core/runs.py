@@ -120,6 +120,24 @@ def _boot() -> str:
         return ""
 
 
+class Place(BaseModel):
+    """What the queue's file of a run holds."""
+
+    order: float = 0.0  # the lower, the sooner
+    waiter: Writer | None = None  # a process that waits to perform the run itself; otherwise a worker does
+
+    @staticmethod
+    def of(run_id: str) -> Place | None:
+        """The run's place; `None` where it has none, or its own process is gone."""
+        try:
+            place = Place.model_validate_json(paths.read(paths.queue() / run_id))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            return Place()
+        return place if place.waiter is None or place.waiter.is_alive() else None
+
+
 class Steering(BaseModel):
     """Weights that were changed while the run painted: from the step after `iteration` on they are these."""
 
@@ -287,8 +305,8 @@ class Run:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
         except (ValueError, RecursionError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
-        waiting = record.status == "queued" and (paths.queue() / self.id).exists()
-        if record.unfinished and not waiting and not (record.writer and record.writer.is_alive()):
+        waits = record.status == "queued" and Place.of(self.id) is not None
+        if record.unfinished and not waits and not (record.writer and record.writer.is_alive()):
             record.status = "interrupted"
         return record
 

@@ -46,7 +46,8 @@ def waiter():
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def new_run(name):
@@ -75,3 +76,17 @@ def test_who_is_suspended_while_it_waits_lets_the_others_pass(waiter):
         assert jobs.queue() == [own] and third.record().status == "queued"
     os.kill(process.pid, signal.SIGCONT)
     assert process.communicate(timeout=WAIT)[0].endswith("its turn\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_run_whose_waiting_process_was_killed_is_interrupted_at_once_and_goes_on(waiter):
+    """Before anyone has looked at the queue."""
+    jobs.submit(new_run("blocking"))
+    own = new_run("own")
+    process = waiter(own)
+    process.kill()
+    process.wait()
+    assert own.record().status == "interrupted"
+    runs.resume(own)
+    jobs.submit(own)
+    assert own.record().status == "queued" and own in jobs.queue()
