@@ -154,7 +154,7 @@ def _still_to_be_taken(beside: Run) -> float:
     for run in painting():
         try:
             record = run.record()
-            if run != beside and record.writer:
+            if run != beside and record.writer and record.writer.is_seen_from_here():
                 held = psutil.Process(record.writer.pid).memory_info().rss
                 bytes_ += max(room.memory(record.settings, record.shape) - held, 0.0)
         except (StudioError, psutil.Error):  # it has just ended
@@ -389,6 +389,8 @@ def break_off(run: Run) -> None:
     writer = run.record().writer
     if not (writer and writer.is_alive()):
         raise InputError(f"Nobody paints the run {run.id}.")
+    if not writer.is_seen_from_here():
+        raise InputError(f"The run {run.id} is painted in another container: end it there.")
     psutil.Process(writer.pid).kill()
 
 
@@ -451,7 +453,8 @@ def _how_it_ended(writer: Writer) -> str:
         return "The machine was restarted while it was being painted."
     try:
         # Its first thread is gone; of one that was killed the others may need a moment, and only then it is told how.
-        code = _started[writer.pid].wait(timeout=ENDING_SECONDS) if writer.pid in _started else None
+        mine = writer.pid in _started and writer.is_seen_from_here()
+        code = _started[writer.pid].wait(timeout=ENDING_SECONDS) if mine else None
     except subprocess.TimeoutExpired:
         code = None
     if code is None:

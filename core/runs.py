@@ -40,7 +40,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from core import images, log, paths
+from core import images, log, paths, presence
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.names import Name, as_name
@@ -81,18 +81,27 @@ class Writer(BaseModel):
     pid: int = Field(ge=0, lt=2**31)
     started: float  # seconds since the machine's start where that is known: a clock that is set changes nothing of it
     boot: str = ""  # which start of the machine that was
+    namespace: str = ""  # where its number counts: a container has numbers of its own
+    sign: str = Field(default="", pattern=r"^[0-9a-f]{0,32}$")  # of `presence`, for who cannot see the process
 
     @staticmethod
     def of(pid: int) -> Writer:
         """Raises `psutil.Error` when there is no such process."""
         since = psutil.boot_time() if sys.platform == "linux" else 0.0  # what psutil adds there
-        return Writer(pid=pid, started=psutil.Process(pid).create_time() - since, boot=_boot())
+        started = psutil.Process(pid).create_time() - since
+        return Writer(pid=pid, started=started, boot=_boot(), namespace=presence.namespace())
 
     @staticmethod
     def this_process() -> Writer:
-        return Writer.of(os.getpid())
+        return Writer.of(os.getpid()).model_copy(update={"sign": presence.sign()})
+
+    def is_seen_from_here(self) -> bool:
+        """Whether its number means the same process here."""
+        return not self.namespace or self.namespace == presence.namespace()
 
     def is_alive(self) -> bool:
+        if not self.is_seen_from_here():
+            return self.boot == _boot() and presence.is_given(self.sign)
         try:
             now = Writer.of(self.pid)
             same = abs(now.started - self.started) < 0.1 and now.boot == self.boot
@@ -103,7 +112,8 @@ class Writer(BaseModel):
     def is_suspended(self) -> bool:
         """Whether it is alive and does nothing until someone lets it go on, as after Ctrl-Z."""
         try:
-            return self.is_alive() and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+            here = self.is_seen_from_here() and self.is_alive()
+            return here and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
         except psutil.Error:
             return False
 
