@@ -533,7 +533,10 @@ def doctor(as_json: Json = False) -> None:
         _print_json([finding.as_json() for finding in findings])
     else:
         marks = {"ok": "[green]✓[/green]", "note": "[yellow]•[/yellow]", "missing": "[red]✗[/red]"}
-        _print_table(["", "what", "found", "remedy"], [[marks[f.state], f.what, f.found, f.remedy] for f in findings])
+        _print_table(
+            ["", "what", "found", "remedy"],
+            [[Text.from_markup(marks[f.state]), f.what, f.found, f.remedy] for f in findings],
+        )
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
 
@@ -929,12 +932,12 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print_table(columns: list[str], lines: list[list[str]]) -> None:
+def _print_table(columns: list[str], lines: Sequence[Sequence[str | Text]]) -> None:
     table = Table()
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "run")  # a run's name is there to be copied
     for line in lines:
-        table.add_row(*map(legible, line))
+        table.add_row(*(Text(legible(cell)) if isinstance(cell, str) else cell for cell in line))  # no word is markup
     results = Console()
     if not results.is_terminal:  # a file or another program: nothing there wants lines of 80 characters
         results = Console(width=200)

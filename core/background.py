@@ -38,7 +38,7 @@ class Command(BaseModel):
         """End it and what it has started."""
         try:
             process = psutil.Process(self.process.pid)
-            if self.is_running():
+            if self.process.is_seen_from_here() and self.is_running():
                 for child in process.children(recursive=True):
                     child.terminate()
                 process.send_signal(signal.SIGINT)  # as by Ctrl-C: it clears away what it made

@@ -48,7 +48,10 @@ class Checkpoint:
     def load_best(path: Path) -> tuple[np.ndarray, int]:
         """The best image of a checkpoint and its iteration, without the rest, which may be large. Raises as `load`."""
         with _opened(path) as kept:
-            return kept["best_image"], kept["best_iteration"].item()
+            best, iteration = kept["best_image"], kept["best_iteration"].item()
+            _check_image(best)
+            _check_count(iteration)
+            return best, iteration
 
     @staticmethod
     def load(path: Path) -> Checkpoint:
@@ -61,19 +64,36 @@ class Checkpoint:
 
     def _checked(self) -> Checkpoint:
         """Itself, if it holds what its fields say. Raises `ValueError`."""
-        images, counts = (self.image, self.best_image), (self.iteration, self.best_iteration, self.evaluations)
-        for image in images:
-            if image.dtype != np.float32 or image.ndim != 4 or image.shape != self.image.shape:
-                raise ValueError("an image of another kind")
-        if not all(type(count) is int and count >= 0 for count in counts) or not 0 <= self.seconds < float("inf"):
-            raise ValueError("a count of another kind")
+        for image in (self.image, self.best_image):
+            _check_image(image)
+        if self.image.shape != self.best_image.shape:
+            raise ValueError("images of two sizes")
+        for count in (self.iteration, self.best_iteration, self.evaluations):
+            _check_count(count)
+        if not 0 <= self.seconds < float("inf"):
+            raise ValueError("a time of another kind")
         return self
+
+
+def _check_image(image: np.ndarray) -> None:
+    """Raise `ValueError` for anything else than a preprocessed picture."""
+    if image.dtype != np.float32 or image.ndim != 4 or (image.shape[0], image.shape[3]) != (1, 3) or not image.size:
+        raise ValueError("an image of another kind")
+    if not np.isfinite(image).all():
+        raise ValueError("an image with pixels that are no numbers")
+
+
+def _check_count(count: object) -> None:
+    if type(count) is not int or count < 0:
+        raise ValueError("a count of another kind")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of a checkpoint, told in a sentence what is wrong with it, also while they are read."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a pipe would be waited for")
         with zipfile.ZipFile(path) as packed:
             if any(info.compress_type != zipfile.ZIP_STORED for info in packed.infolist()):
                 raise ValueError("packed, so it may be larger in memory than it is")

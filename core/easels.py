@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from core import hardware, paths
+from core import hardware, paths, runs
 from core.errors import InputError, StudioError
 from core.runs import Run
 
@@ -39,13 +40,14 @@ class Easel:
 
     @contextmanager
     def bearing(self, run: Run) -> Iterator[None]:
-        """Say which run has the turn here."""
-        with paths.replacing(self._file("painting")) as file:
+        """Say which run has the turn here. Raises `StudioError` where that cannot be written."""
+        with runs.writing(run, paths.home()), paths.replacing(self._file("painting")) as file:
             file.write(run.id.encode())
         try:
             yield
         finally:
-            self._file("painting").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what ended the block counts more
+                self._file("painting").unlink(missing_ok=True)
 
     def run(self) -> Run | None:
         """The run that is being painted here by who holds the turn."""

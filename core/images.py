@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from core.errors import InputError, StudioError
 from core.paths import check_writable as check_writable_file
-from core.paths import replacing
+from core.paths import is_file, replacing
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 100_000_000
@@ -122,6 +122,8 @@ def read_exact(path: Path) -> np.ndarray:
 
 def array_kind(path: Path) -> tuple[Any, ...]:
     """Shape and type of the array in a .npy file that is as long as it says; nothing where there is none."""
+    if not is_file(path):  # such as a pipe, which would be waited for
+        return ()
     try:
         with path.open("rb") as file:
             if file.read(8) != b"\x93NUMPY\1\0":  # a header of the other versions may be 4 GiB, and is read whole
@@ -276,6 +278,8 @@ def _file_bytes(path: Path, label: str, limit: int) -> bytes:
     try:
         if path.is_dir():
             raise InputError(f"{label} is a folder, not a picture.")
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{label} is not a file.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:

@@ -3,6 +3,7 @@ Each easel has a worker of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import faulthandler
 import heapq
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from core import hardware, images, log, pace, paths, preview, room, runs, settin
 from core.checkpoint import Checkpoint
 from core.easels import Easel, acquired, easels, first_free
 from core.errors import InputError, StudioError
-from core.runs import Recorder, Run, RunRecord, Writer
+from core.runs import Place, Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
 from core.start import starting_picture
 from core.subject import Pictures, Subject
@@ -153,7 +154,7 @@ def _still_to_be_taken(beside: Run) -> float:
     for run in painting():
         try:
             record = run.record()
-            if run != beside and record.writer:
+            if run != beside and record.writer and record.writer.is_seen_from_here():
                 held = psutil.Process(record.writer.pid).memory_info().rss
                 bytes_ += max(room.memory(record.settings, record.shape) - held, 0.0)
         except (StudioError, psutil.Error):  # it has just ended
@@ -187,13 +188,6 @@ def _starting_picture(recorder: Recorder, subject: Subject, tell: Report) -> np.
 
 
 # --- the queue ------------------------------------------------------------------------------------------------------
-
-
-class Place(BaseModel):
-    """What the queue's file of a run holds."""
-
-    order: float = 0.0  # the lower, the sooner
-    waiter: Writer | None = None  # a process that waits to perform the run itself; otherwise a worker does
 
 
 @dataclass(frozen=True)
@@ -265,7 +259,7 @@ def turn(run: Run, report: Report) -> Iterator[None]:
     _enter(run, Writer.this_process())
     try:
         told, places = 0, easels()[::-1]  # workers take the first ones
-        while not (queue()[:1] == [run] and (found := first_free(places, Easel.turn_lock))):
+        while not (_first_to_go() == (run, True) and (found := first_free(places, Easel.turn_lock))):
             ahead = queue()
             if run not in ahead:
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
@@ -298,26 +292,18 @@ def _say(now: Waiting) -> str:
 def _enter(run: Run, waiter: Writer | None) -> None:
     paths.queue().mkdir(parents=True, exist_ok=True)
     with _queue_lock():
+        for file in paths.queue().iterdir():
+            if not (file.name.startswith(".") or Place.of(file.name)):  # of one whose process is gone
+                file.unlink(missing_ok=True)
         last = max((place.order for _, place in _places()), default=0.0)
         _write_place(run, Place(order=last + 1, waiter=waiter))
 
 
 def _places() -> list[tuple[Run, Place]]:
     """The queue; a run whose own process is gone waits no longer."""
-    found = []
-    for file in paths.queue().iterdir() if paths.queue().is_dir() else ():
-        if file.name.startswith("."):
-            continue
-        try:
-            place = Place.model_validate_json(file.read_bytes())
-        except FileNotFoundError:  # taken just now
-            continue
-        except (OSError, ValidationError):
-            place = Place()
-        if place.waiter and not place.waiter.is_alive():
-            file.unlink(missing_ok=True)
-        else:
-            found.append((Run(paths.runs() / file.name), place))
+    files = paths.queue().iterdir() if paths.queue().is_dir() else ()
+    places = ((file.name, Place.of(file.name)) for file in files if not file.name.startswith("."))
+    found = [(Run(paths.runs() / name), place) for name, place in places if place]
     return sorted(found, key=lambda each: (each[1].order, each[0].id))
 
 
@@ -403,6 +389,8 @@ def break_off(run: Run) -> None:
     writer = run.record().writer
     if not (writer and writer.is_alive()):
         raise InputError(f"Nobody paints the run {run.id}.")
+    if not writer.is_seen_from_here():
+        raise InputError(f"The run {run.id} is painted in another container: end it there.")
     psutil.Process(writer.pid).kill()
 
 
@@ -465,7 +453,8 @@ def _how_it_ended(writer: Writer) -> str:
         return "The machine was restarted while it was being painted."
     try:
         # Its first thread is gone; of one that was killed the others may need a moment, and only then it is told how.
-        code = _started[writer.pid].wait(timeout=ENDING_SECONDS) if writer.pid in _started else None
+        mine = writer.pid in _started and writer.is_seen_from_here()
+        code = _started[writer.pid].wait(timeout=ENDING_SECONDS) if mine else None
     except subprocess.TimeoutExpired:
         code = None
     if code is None:
@@ -509,8 +498,7 @@ def work(make_engine: EngineMaker) -> None:
             if next_queued() and acquired(turn_lock):
                 try:
                     if run := next_queued():  # it may be another by now
-                        with easel.bearing(run):
-                            _perform_to_its_end(run, make_once)
+                        _perform_to_its_end(run, make_once, easel)
                         log.keep_bounded(worker_log())
                 finally:
                     turn_lock.release()
@@ -528,7 +516,17 @@ def work(make_engine: EngineMaker) -> None:
 
 def next_queued() -> Run | None:
     """The run that a worker is to perform next; `None` also when it is the turn of one that performs itself."""
-    return next((None if place.waiter else run for run, place in _places()), None)
+    first = _first_to_go()
+    return first[0] if first and not first[1] else None
+
+
+def _first_to_go() -> tuple[Run, bool] | None:
+    """The run whose turn is next, and whether its own process performs it. One whose process was suspended keeps its
+    place, and lets the others pass meanwhile."""
+    for run, place in _places():
+        if not (place.waiter and place.waiter.is_suspended()):
+            return run, place.waiter is not None
+    return None
 
 
 def _number_awaiting() -> int:
@@ -545,7 +543,8 @@ def _take(run: Run, writer: Writer | None = None) -> bool:
         if not place.exists():
             return False
         if writer:  # before it leaves the queue: it is nobody's at no moment
-            runs.change(run, writer=writer)
+            with runs.writing(run):
+                runs.change(run, writer=writer)
         place.unlink()
     return True
 
@@ -592,7 +591,7 @@ def announce(easel: Easel, message: str, ready: bool, failed: bool = False, with
     said = Readiness(
         message=message, ready=ready, failed=failed, without_preview=without_preview, writer=Writer.this_process()
     )
-    with paths.replacing(easel.readiness_file) as file:
+    with contextlib.suppress(OSError), paths.replacing(easel.readiness_file) as file:  # a run need not fail for it
         file.write(said.model_dump_json().encode())
 
 
@@ -632,17 +631,30 @@ def _without_preview(tell: Report) -> str:
     return ""
 
 
-def _perform_to_its_end(run: Run, make_engine: EngineMaker) -> None:
+def _perform_to_its_end(run: Run, make_engine: EngineMaker, easel: Easel | None = None) -> None:
+    taken = False
     try:
-        if not _take(run, Writer.this_process()):
-            return  # another worker was faster, or its user
-        for _ in perform(run, make_engine):
-            pass
+        with easel.bearing(run) if easel else nullcontext():
+            taken = _take(run, Writer.this_process())
+            for _ in perform(run, make_engine) if taken else ():  # another worker may have been faster, or its user
+                pass
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
-        _take(run)
         log.failed("run failed", error, run=run.id)
+        if taken or next_queued() == run:
+            _note_that_it_did_not_begin(run, error)
+        _take(run)
         if _says_that_it_is_painted(run):  # how it ended could not be written: with this process gone it is interrupted
             raise
+
+
+def _note_that_it_did_not_begin(run: Run, error: Exception) -> None:
+    """Raises `StudioError` where that cannot be written, and leaves the run where it is."""
+    try:
+        if run.record().status != "queued":  # its recorder has noted it
+            return
+    except StudioError:  # it is no run
+        return
+    runs.fail(run, str(error) if isinstance(error, StudioError) else f"It could not begin: {error}")
 
 
 def _says_that_it_is_painted(run: Run) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from core import images
+from core.errors import StudioError
 from core.objective import Evaluation, Objective
 from core.settings import LossWeights, TransferSettings
 
@@ -41,12 +42,15 @@ def optimizer(
     limits: Limits | None = None,
 ) -> Optimizer:
     """The settings' optimizer for an image `(1, H, W, 3)` within limits, by default a real pixel's; with the state of
-    one that had come to this image."""
+    one that had come to this image. Raises `StudioError` for a state that is not such a one's."""
     made: Optimizer = (LBFGS if settings.optimizer == "l-bfgs" else Adam)(image, settings, limits or REAL_PIXELS)
     if settings.averaging:
         made = Averaged(made, image, settings.averaging)
     if state:
-        made.restore(state)
+        try:
+            made.restore(state)
+        except (LookupError, TypeError, ValueError, OverflowError, tf.errors.OpError) as error:
+            raise StudioError("The checkpoint is damaged: what its optimizer had learnt is not whole.") from error
     return made
 
 
@@ -126,7 +130,7 @@ class Averaged:
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         self._moved.restore(state)
         if "mean-sum" in state:
-            self._sum, self._steps = tf.constant(state["mean-sum"]), int(state["mean-steps"])
+            self._sum, self._steps = _of_shape(self._sum.shape, state["mean-sum"]), int(state["mean-steps"])
 
     def average(self) -> tf.Tensor | None:
         return self._sum / (1 - self._decay**self._steps) if self._steps else None
@@ -160,7 +164,7 @@ class LBFGS:
     SHORTEST_MOVE = 1e-3  # below this, a step changes no picture
 
     def __init__(self, image: tf.Tensor, settings: TransferSettings, limits: Limits = REAL_PIXELS) -> None:
-        self._limits = limits
+        self._limits, self._shape = limits, image.shape
         self._style_layers = len(settings.style_layers)
         self._pairs: deque[_Pair] = deque(maxlen=settings.history)
         self._scale = spectral_scale(image.shape[1], image.shape[2], settings.preconditioning)
@@ -178,12 +182,16 @@ class LBFGS:
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         self._move = float(state["move"])
+        if not 0 < self._move < np.inf:
+            raise ValueError("a first move that is none")
         if "weights" in state:
             style, content, variation, *layers = state["weights"].tolist()
             each = tuple(layers[: self._style_layers]), tuple(layers[self._style_layers :])
             self._weights = LossWeights(style, content, variation, *each)
         for number in range(sum(name.startswith("s_y-") for name in state)):
-            self._pairs.append(_Pair(*(tf.constant(state[f"{name}-{number}"]) for name in _Pair._fields)))
+            shapes = self._shape, self._shape, tf.TensorShape(())
+            parts = (state[f"{name}-{number}"] for name in _Pair._fields)
+            self._pairs.append(_Pair(*map(_of_shape, shapes, parts)))
 
     def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
         if self._weights not in (None, evaluation.weights):  # what is known of the old losses misleads
@@ -275,6 +283,13 @@ def spectral_scale(height: int, width: int, exponent: float) -> tf.Tensor:
     frequency = np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width))
     scale = np.maximum(frequency, 1 / max(height, width)) ** (-2 * exponent)
     return tf.constant(scale / scale.mean(), tf.complex64)
+
+
+def _of_shape(shape: tf.TensorShape, array: np.ndarray) -> tf.Tensor:
+    """Raises `ValueError` for an array of another kind."""
+    if tuple(shape) != array.shape or array.dtype != np.float32 or not np.isfinite(array).all():
+        raise ValueError(f"no {tuple(shape)} of numbers")
+    return tf.constant(array)
 
 
 def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

@@ -36,11 +36,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from core import images, log, paths
+from core import images, log, paths, presence
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.names import Name, as_name
@@ -61,6 +61,7 @@ LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
 # NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
 CHECKPOINT_SHARE = 0.02
 CHECKPOINT_SECONDS = (5.0, 60.0)
+ENDINGS_SECONDS = 30.0  # that one who notes how a run ended waits for others who do
 RESERVE_BYTES = 2**18  # set aside, so that a run that fills the disk can still say so
 
 METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
@@ -81,22 +82,39 @@ class Writer(BaseModel):
     pid: int = Field(ge=0, lt=2**31)
     started: float  # seconds since the machine's start where that is known: a clock that is set changes nothing of it
     boot: str = ""  # which start of the machine that was
+    namespace: str = ""  # where its number counts: a container has numbers of its own
+    sign: str = Field(default="", pattern=r"^[0-9a-f]{0,32}$")  # of `presence`, for who cannot see the process
 
     @staticmethod
     def of(pid: int) -> Writer:
         """Raises `psutil.Error` when there is no such process."""
         since = psutil.boot_time() if sys.platform == "linux" else 0.0  # what psutil adds there
-        return Writer(pid=pid, started=psutil.Process(pid).create_time() - since, boot=_boot())
+        started = psutil.Process(pid).create_time() - since
+        return Writer(pid=pid, started=started, boot=_boot(), namespace=presence.namespace())
 
     @staticmethod
     def this_process() -> Writer:
-        return Writer.of(os.getpid())
+        return Writer.of(os.getpid()).model_copy(update={"sign": presence.sign()})
+
+    def is_seen_from_here(self) -> bool:
+        """Whether its number means the same process here."""
+        return not self.namespace or self.namespace == presence.namespace()
 
     def is_alive(self) -> bool:
+        if not self.is_seen_from_here():
+            return self.boot == _boot() and presence.is_given(self.sign)
         try:
             now = Writer.of(self.pid)
             same = abs(now.started - self.started) < 0.1 and now.boot == self.boot
             return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def is_suspended(self) -> bool:
+        """Whether it is alive and does nothing until someone lets it go on, as after Ctrl-Z."""
+        try:
+            here = self.is_seen_from_here() and self.is_alive()
+            return here and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
         except psutil.Error:
             return False
 
@@ -111,6 +129,24 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
+
+
+class Place(BaseModel):
+    """What the queue's file of a run holds."""
+
+    order: float = 0.0  # the lower, the sooner
+    waiter: Writer | None = None  # a process that waits to perform the run itself; otherwise a worker does
+
+    @staticmethod
+    def of(run_id: str) -> Place | None:
+        """The run's place; `None` where it has none, or its own process is gone."""
+        try:
+            place = Place.model_validate_json(paths.read(paths.queue() / run_id))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            return Place()
+        return place if place.waiter is None or place.waiter.is_alive() else None
 
 
 class Steering(BaseModel):
@@ -280,8 +316,8 @@ class Run:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
         except (ValueError, RecursionError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
-        waiting = record.status == "queued" and (paths.queue() / self.id).exists()
-        if record.unfinished and not waiting and not (record.writer and record.writer.is_alive()):
+        waits = record.status == "queued" and Place.of(self.id) is not None
+        if record.unfinished and not waits and not (record.writer and record.writer.is_alive()):
             record.status = "interrupted"
         return record
 
@@ -513,6 +549,21 @@ def change(run: Run, **changes: Any) -> None:
     write_record(run, run.record().model_copy(update=changes))
 
 
+def fail(run: Run, message: str) -> None:
+    """Note that a run which no recorder writes has failed: on a full disk in the place of the record that is there.
+
+    Raises `StudioError` when not even that can be written.
+    """
+    record = run.record().model_copy(update={"status": "failed", "message": message, "writer": None})
+    try:
+        write_record(run, record)
+    except OSError:
+        with writing(run), (run.path / "run.json").open("r+b") as file:
+            room = len(file.read())
+            file.seek(0)
+            file.write(record.model_dump_json().encode().ljust(room))
+
+
 def resume(run: Run, more: int = 0) -> None:
     """Queue a run that has ended once more, to go on from its checkpoint, for `more` iterations than it was to have.
     One that ended before its first checkpoint begins anew.
@@ -523,8 +574,11 @@ def resume(run: Run, more: int = 0) -> None:
         record = run.record()
         if record.unfinished:
             raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
-        if links := [path.name for path in (*run.path.iterdir(), *run.path.glob("frames/*")) if path.is_symlink()]:
+        inside = [*run.path.iterdir(), *run.path.glob("frames/*")]
+        if links := [path.name for path in inside if path.is_symlink()]:
             raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
+        if pipes := [path.name for path in inside if not (path.is_file() or path.is_dir())]:
+            raise InputError(f"The run {run.id} does not go on: {pipes[0]} is not a file.")
         iterations = record.settings.iterations + more
         if not begins_anew(run, record):
             done = Checkpoint.load(run.checkpoint).iteration
@@ -557,22 +611,57 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
         record = record.model_copy(update={"message": cause(record.writer), "writer": None})
         try:
             best, iteration = Checkpoint.load_best(run.checkpoint)
-            totals = run.metrics().set_index("iteration")["total"]
-            update = {"best_iteration": iteration, "best_total": float(totals[iteration])}
-            record = record.model_copy(update=update)
+            _check_is_of(record, best)
+            line = _lines_before(run, iteration + 1)[iteration]
+            total = float(line.split(",")[METRICS.index("total")])
+            record = record.model_copy(update={"best_iteration": iteration, "best_total": total})
             _write_array(run, images.from_network(best))
             images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
-        except (StudioError, KeyError, OSError):  # there is none yet, or no room for it
+        except (StudioError, LookupError, ValueError, OSError):  # there is none yet, or no room for it
             pass
-        write_record(run, record)
+        try:
+            write_record(run, record)
+        except OSError:  # it is told all the same, and noted another time
+            return record
     log.event("run interrupted", run=run.id, message=record.message)
     return record
 
 
-def _endings() -> FileLock:
-    """Held by who changes the record of a run that has ended."""
+def _lines_before(run: Run, iteration: int) -> dict[int, str]:
+    """The metrics' lines of the iterations before that one. After a loss of power, what follows the checkpoint may be
+    rubbish of any kind."""
+    text = paths.read(run.path / "metrics.csv", METRICS_BYTES).decode(errors="replace")
+    lines: dict[int, str] = {}
+    for line in text[: text.rfind("\n") + 1].split("\n"):  # the last may be half a line
+        number = line.partition(",")[0]
+        if re.fullmatch("[0-9]{1,9}", number) and int(number) < iteration:
+            lines.setdefault(int(number), line)  # the first: what comes again is of the rubbish
+    return lines
+
+
+def _check_is_of(record: RunRecord, image: np.ndarray) -> None:
+    """Raise `StudioError` for an image of another shape than the run has at any of its stages."""
+    height, width = record.shape
+    for size, _ in record.settings.schedule():
+        expected = images.resized_shape(width, height, size)
+        if np.abs(np.subtract(image.shape[1:3], expected)).max() <= 1:  # the photo's own sides would round otherwise
+            return
+    raise StudioError(f"The checkpoint of {record.id} is of another picture than the run's.")
+
+
+@contextmanager
+def _endings() -> Iterator[None]:
+    """Held by who changes the record of a run that has ended. Raises `StudioError` when another holds it for long."""
     paths.home().mkdir(parents=True, exist_ok=True)
-    return FileLock(paths.home() / "endings.lock")
+    lock = FileLock(paths.home() / "endings.lock", timeout=ENDINGS_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StudioError(f"Another process holds {lock.lock_file} for too long: end it, then try again.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_record(run: Run, record: RunRecord) -> None:
@@ -606,7 +695,7 @@ class Recorder:
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
         paths.remove_drafts(self.run.path)
         self.update(status="preparing", writer=Writer.this_process())
-        with _writing(self.run):
+        with writing(self.run):
             self._reserve.write_bytes(bytes(RESERVE_BYTES))
         log.event("run started", run=self.run.id)
         return self
@@ -614,12 +703,12 @@ class Recorder:
     def update(self, **changes: Any) -> None:
         """Change the record, on disk at once."""
         self.record = self.record.model_copy(update=changes)
-        with _writing(self.run):
+        with writing(self.run):
             write_record(self.run, self.record)
 
     def show(self, start: np.ndarray) -> None:
         """The picture that painting starts from, uint8 `(H, W, 3)`: seen before its losses are computed."""
-        with _writing(self.run):
+        with writing(self.run):
             self._write_picture(self.run.live, images.encode_jpeg(start))
 
     def write(self, step: Step) -> None:
@@ -627,7 +716,7 @@ class Recorder:
 
         Raises `StudioError` when the disk is full, or the run's folder gone or read-only by now.
         """
-        with _writing(self.run):
+        with writing(self.run):
             self._write(step)
 
     def _write(self, step: Step) -> None:
@@ -700,7 +789,7 @@ class Recorder:
             raise StudioError(_gone(self.run)) from error
         if self._last:
             try:
-                with _writing(self.run):
+                with writing(self.run):
                     self._keep_result(self._last)
             except StudioError as problem:
                 instead = StudioError(f"The result could not be written: {problem}")
@@ -776,11 +865,7 @@ class Recorder:
         """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
         kept = [",".join([*METRICS, *step.losses.style_layers])]
         if step.iteration:
-            text = (self.run.path / "metrics.csv").read_text()
-            lines = text[: text.rfind("\n") + 1].splitlines()[1:]  # the last may be half a line
-            # what follows the checkpoint may be rubbish after a loss of power
-            numbers = ((line.partition(",")[0], line) for line in lines)
-            kept += [line for number, line in numbers if number.isdecimal() and int(number) < step.iteration]
+            kept += _lines_before(self.run, step.iteration).values()
         for iteration, frame in self.run.frames():
             if iteration > step.iteration:
                 frame.unlink()
@@ -797,8 +882,9 @@ class Recorder:
 
 
 @contextmanager
-def _writing(run: Run) -> Iterator[None]:
-    """Say in a sentence why a run cannot be written."""
+def writing(run: Run, folder: Path | None = None) -> Iterator[None]:
+    """Say in a sentence why a run cannot be written, in its own folder's parent or in another one."""
+    folder = folder or run.path.parent
     if not run.path.is_dir():  # and do not make it anew
         raise StudioError(_gone(run))
     try:
@@ -807,9 +893,9 @@ def _writing(run: Run) -> Iterator[None]:
         if not run.path.is_dir():
             raise StudioError(_gone(run)) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = f"The disk of {run.path.parent} is full: make room, then let the run {run.id} go on."
+            why = f"The disk of {folder} is full: make room, then let the run {run.id} go on."
         else:
-            why = f"The run {run.id} can no longer be written in {run.path.parent}: {error.strerror or error}."
+            why = f"The run {run.id} can no longer be written in {folder}: {error.strerror or error}."
         raise StudioError(why) from error
 
 

@@ -219,7 +219,7 @@ def _inputs(run: Run) -> list[Path]:
 
 def _bytes_of(path: Path, run: Run) -> bytes:
     try:
-        return path.read_bytes()
+        return paths.read(path, 4 * images.MAX_PIXELS)
     except OSError as error:
         raise InputError(f"{path.name} of the run {run.id} cannot be read: {error.strerror or error}.") from error
 

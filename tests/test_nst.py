@@ -13,6 +13,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from hostile.seeds import measurement
 from PIL import Image
 
 from core import images, jobs, paths, preview, runs, samples
@@ -469,6 +470,20 @@ def test_runs_as_json_and_as_a_table(files, own_home):
     }
     table = nst("runs")
     assert table.returncode == 0 and "queued" in table.stdout and "0 of 7" in table.stdout
+
+
+def test_what_others_named_is_no_markup_in_a_table(files, own_home):
+    """Rich would take a word in brackets for a style, and fail over one that closes none."""
+    picture = images.read_image(files / "good.png")
+    runs.create(picture, picture, TransferSettings(size=64), "[/x]", "one", "[red]style[/red]")
+    done = nst("runs")
+    assert (done.returncode, done.stderr) == (0, "") and "[/x]" in done.stdout
+    written = measurement()
+    written["comparisons"][0]["timings"][0]["way"] = "[/] [bold]eager"
+    (files / "bench.json").write_text(json.dumps(written))
+    done = nst("bench", "--show", files / "bench.json")
+    assert done.returncode == 0 and "[/] [bold]eager" in done.stdout
+    assert "[green]" not in nst("doctor").stdout
 
 
 def test_runs_say_why_one_was_interrupted(files, own_home):

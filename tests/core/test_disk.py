@@ -1,6 +1,7 @@
 """A disk that fills up, or a run's folder that goes away or is closed, while a run is painted."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,18 +20,28 @@ from core.settings import TransferSettings
 @pytest.fixture
 def disk(own_home):
     """The runs' folder as a disk of its own, of 4 MB."""
+    yield from _small_disk(paths.runs())
+
+
+@pytest.fixture
+def home_disk(own_home):
+    """The whole home as a disk of 4 MB."""
+    yield from _small_disk(own_home)
+
+
+def _small_disk(folder):
     if not (sys.platform == "linux" and os.geteuid() == 0 and shutil.which("mount")):
         pytest.skip("only root can mount a small disk, on Linux")
-    paths.runs().mkdir(parents=True)
-    mounted = _mount("-t", "tmpfs", "-o", "size=4m", "tmpfs")
+    folder.mkdir(parents=True)
+    mounted = _mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", folder=folder)
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
-    yield paths.runs()
-    subprocess.run(["umount", str(paths.runs())], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
-def _mount(*how):
-    return subprocess.run(["mount", *how, str(paths.runs())], capture_output=True)
+def _mount(*how, folder=None):
+    return subprocess.run(["mount", *how, str(folder or paths.runs())], capture_output=True)
 
 
 def new_run():
@@ -124,6 +135,24 @@ def test_a_worker_that_cannot_write_how_a_run_ended_leaves(disk, engine, monkeyp
     monkeypatch.setattr(jobs, "perform", close_midway)
     with pytest.raises(StudioError, match="Read-only file system"):
         jobs._perform_to_its_end(run, lambda *_: engine)
+
+
+@pytest.mark.parametrize("full", ["home_disk", "disk"])
+def test_a_run_that_a_worker_cannot_begin_for_want_of_room_says_so(full, request, engine, monkeypatch):
+    disk = request.getfixturevalue(full)
+    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    run = new_run()
+    jobs.submit(run)
+    fill(disk)
+    jobs.work(lambda *_: engine)
+    assert jobs.queue() == []
+    record = run.record()
+    assert record.status == "failed" and record.writer is None
+    assert re.match(rf"The disk of {disk} is full: make room, then let the run {run.id} go on\.$", record.message)
+    (disk / "ballast").unlink()
+    runs.resume(run)
+    paint(run, engine)
+    assert run.record().status == "done"
 
 
 @pytest.mark.parametrize("at", [0, 5])

@@ -9,6 +9,7 @@ import scipy.optimize
 import tensorflow as tf
 
 from core.checkpoint import Checkpoint
+from core.errors import StudioError
 from core.images import NETWORK_MAX, NETWORK_MIN
 from core.objective import Evaluation, Losses
 from core.optimizers import LBFGS, REAL_PIXELS, Adam, Averaged, Limits, optimizer, spectral_scale
@@ -593,3 +594,28 @@ def test_each_pixel_stays_within_limits_of_its_own(method):
         assert (found[0, :3] == 3).all()
     assert ((found == 20) | (found == -20)).any()  # they did hold something back
     assert evaluation.losses.total < 0.9 * objective(image).losses.total
+
+
+@pytest.mark.parametrize(
+    ("changes", "damage"),
+    [
+        ({}, lambda state: state.pop("s-0")),
+        ({}, lambda state: state.pop("move")),
+        ({}, lambda state: state.update(move=np.float64("nan"))),
+        ({}, lambda state: state.update({"y-0": np.zeros(3, np.float32)})),
+        ({}, lambda state: state.update(weights=np.zeros(2))),
+        ({"optimizer": "adam"}, lambda state: state.popitem()),
+        ({"optimizer": "adam"}, lambda state: state.update({"adam-0": np.array("words")})),
+        ({"optimizer": "adam", "averaging": 0.9}, lambda state: state.update({"mean-sum": np.zeros(3, np.float32)})),
+    ],
+)
+def test_a_state_that_is_not_whole_is_told(engine, photo, painting, changes, damage):
+    settings = TransferSettings(iterations=3, **{"optimizer": "l-bfgs", **changes})
+    from core.transfer import stylize
+
+    *_, last = stylize(engine.objective(photo, painting, settings)[0], photo, settings)
+    state = dict(last.checkpoint().optimizer)
+    optimizer(last.evaluated.image, settings, state)
+    damage(state)
+    with pytest.raises(StudioError, match=r"^The checkpoint is damaged: "):
+        optimizer(last.evaluated.image, settings, state)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from filelock import FileLock
 from PIL import Image
 
 from core import images, paths, runs
@@ -958,7 +960,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(steps, gone_wr
 
 
 def test_an_interrupted_run_has_the_best_picture_of_its_last_checkpoint(steps, gone_writer):
-    run = new_run()
+    run = new_run(content=picture(96, 64))
     with Recorder(run) as recorder:
         for step in steps:
             recorder.write(step)
@@ -987,6 +989,82 @@ def test_an_interrupted_run_without_a_checkpoint_is_noted_too(gone_writer):
     assert runs.settle(run, lambda writer: "Gone.").message == "Gone." and not run.result.exists()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"best_image": np.zeros(3, np.float32)},
+        {"best_image": np.array("words")},
+        {"best_image": np.zeros((1, 0, 0, 3), np.float32)},
+        {"best_image": np.zeros((1, 8, 8, 3), np.float32)},
+        {"best_image": np.full((1, 64, 96, 3), np.nan, np.float32)},
+        {"best_iteration": -1},
+        {"best_iteration": 99},
+    ],
+    ids=["1-d", "words", "empty", "another picture", "no numbers", "no iteration", "an iteration without metrics"],
+)
+def test_an_interrupted_run_has_no_picture_of_a_checkpoint_that_was_tampered_with(steps, gone_writer, changes):
+    run, _ = recorded(steps)
+    for made in ("result.npy", "result.png"):
+        (run.path / made).unlink()
+    dataclasses.replace(steps[2].checkpoint(), **changes).save(run.checkpoint)
+    broken_off(run, gone_writer, shape=[64, 96], best_total=None)
+    record = runs.settle(run, lambda writer: "Gone.")
+    assert (record.status, record.message, record.best_total) == ("interrupted", "Gone.", None)
+    assert not run.result.exists()
+
+
+def test_an_interrupted_run_has_the_picture_of_a_stage(steps, gone_writer):
+    """Of a photo whose sides, halved, are rounded otherwise."""
+    run, _ = recorded(steps)
+    (run.path / "result.png").unlink()
+    settings = TransferSettings(size=192, iterations=4, stages=2).model_dump(mode="json")
+    broken_off(run, gone_writer, shape=[129, 192], settings=settings)
+    assert runs.settle(run, lambda writer: "Gone.").best_total is not None
+    assert images.read_image(run.result).size == (96, 64)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
+@pytest.mark.parametrize("name", ["content.png", "result.png", "result.npy", "checkpoint.npz", "metrics.csv"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(steps, gone_writer, name):
+    """Nobody writes into it: who opened it would wait for ever."""
+    run, _ = recorded(steps)
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    opened = {
+        "content.png": lambda: images.read_image(run.content),
+        "result.png": lambda: images.shrunk(run.result, 64),
+        "result.npy": lambda: images.read_exact(run.path / "result.npy"),
+        "checkpoint.npz": lambda: Checkpoint.load(run.checkpoint),
+        "metrics.csv": run.metrics,
+    }
+    with pytest.raises(StudioError, match=r"^[^\n]*\.$"):
+        opened[name]()
+    broken_off(run, gone_writer, shape=[64, 96])
+    assert runs.settle(run, lambda writer: "Gone.").message == "Gone."
+    if not (run.path / name).is_file():  # the result was made anew
+        with pytest.raises(InputError, match=rf"does not go on: {name} is not a file\.$"):
+            runs.resume(run)
+
+
+def test_who_ends_runs_does_not_wait_for_ever_for_another(steps, gone_writer, monkeypatch):
+    run, _ = recorded(steps)
+    broken_off(run, gone_writer)
+    monkeypatch.setattr(runs, "ENDINGS_SECONDS", 0.1)
+    with FileLock(paths.home() / "endings.lock"), pytest.raises(StudioError, match=r"endings\.lock for too long: "):
+        runs.settle(run, lambda writer: "Gone.")
+    assert runs.settle(run, lambda writer: "Gone.").message == "Gone."
+
+
+def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
+    run, _ = recorded(steps)
+    (run.path / "result.png").unlink()
+    lines = (run.path / "metrics.csv").read_text().splitlines()
+    (run.path / "metrics.csv").write_text("\n".join([*lines, lines[-1], ""]))
+    broken_off(run, gone_writer, shape=[64, 96])
+    assert runs.settle(run, lambda writer: "Gone.").best_iteration == held(run).best_iteration
+    assert run.result.exists()
+
+
 def test_an_interrupted_run_that_had_painted_everything_only_writes_its_result(steps, gone_writer):
     """Killed after its last checkpoint and before its record."""
     run, _ = recorded(steps)
@@ -1002,13 +1080,18 @@ def test_checkpoints_take_a_small_share_of_the_time(monkeypatch):
     assert runs._checkpoint_interval(30.0) == 0.5
 
 
-def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer):
+@pytest.mark.parametrize("rubbish", [b"\0" * 64 + b"\n3,\0\n" + b"\0" * 512, b"\xff\xfe\x80,\n1,\xff\n\x9f"])
+def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer, rubbish):
     """As a loss of power leaves a file that grew: longer than what had reached the disk."""
     run = stopped_run(steps[:3])
     whole = run.metrics()
+    (run.path / "result.png").unlink()
     with (run.path / "metrics.csv").open("ab") as file:
-        file.write(b"\0" * 64 + b"\n3,\0\n" + b"\0" * 512)
-    broken_off(run, gone_writer)
+        file.write(rubbish)
+    broken_off(run, gone_writer, shape=[64, 96], best_total=None)
+    record = runs.settle(run, lambda writer: "The power went off.")
+    assert record.best_total == pytest.approx(steps[2].best.losses.total, rel=1e-8)
+    assert images.read_image(run.result).tobytes() == images.to_uint8(steps[2].best_image()).tobytes()
     runs.resume(run)
     with Recorder(run) as recorder:
         recorder.write(steps[2])

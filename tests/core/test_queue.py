@@ -1,0 +1,164 @@
+"""Processes that wait in the queue to paint by themselves, and what becomes of them meanwhile."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from core import jobs, presence, runs
+from core.errors import InputError
+from core.settings import TransferSettings
+
+ROOT = Path(__file__).parents[2]
+WAIT = 60  # seconds, on a slow and busy machine too
+WAITER = """
+import sys, time
+from core import jobs, presence, runs
+from core.errors import InputError
+run = runs.find(sys.argv[1])
+runs.change(run, writer=runs.Writer.this_process())
+jobs.start_worker = lambda: None
+with jobs.turn(run, lambda line: print(line, flush=True)):
+    print("its turn", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _queue_only(own_home, monkeypatch):
+    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+
+
+@pytest.fixture
+def waiter():
+    """Starts a process that waits for its turn with that run, after the runs that wait already."""
+    started = []
+
+    def start(run, *before):
+        command = [*before, sys.executable, "-c", WAITER, run.id]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        until(lambda: run in jobs.queue())
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def new_run(name):
+    picture = Image.new("RGB", (80, 64))
+    return runs.create(picture, picture, TransferSettings(size=64), "draft", name, "painting")
+
+
+def until(condition):
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_who_is_suspended_while_it_waits_lets_the_others_pass(waiter):
+    blocking, own, other = new_run("blocking"), new_run("own"), new_run("other")
+    jobs.submit(blocking)
+    process = waiter(own)
+    jobs.submit(other)
+    os.kill(process.pid, signal.SIGSTOP)
+    jobs.cancel(blocking)
+    until(lambda: jobs.next_queued() == other)
+    assert jobs.queue() == [own, other] and own.record().status == "queued"
+    with jobs.turn(third := new_run("third"), lambda line: jobs.cancel(other)):
+        assert jobs.queue() == [own] and third.record().status == "queued"
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.communicate(timeout=WAIT)[0].endswith("its turn\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_run_whose_waiting_process_was_killed_is_interrupted_at_once_and_goes_on(waiter):
+    """Before anyone has looked at the queue."""
+    jobs.submit(new_run("blocking"))
+    own = new_run("own")
+    process = waiter(own)
+    process.kill()
+    process.wait()
+    assert own.record().status == "interrupted"
+    runs.resume(own)
+    jobs.submit(own)
+    assert own.record().status == "queued" and own in jobs.queue()
+
+
+@pytest.fixture
+def elsewhere():
+    """The command that runs another where processes have numbers of their own, as in a container."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("another namespace of processes cannot be made here")
+    return command
+
+
+def test_a_waiter_in_another_container_keeps_its_place_until_it_is_gone(waiter, elsewhere):
+    jobs.submit(new_run("blocking"))
+    own = new_run("own")
+    process = waiter(own, *elsewhere)
+    writer = own.record().writer
+    assert own.record().status == "queued" and own in jobs.queue()
+    assert not writer.is_seen_from_here() and writer.is_alive() and not writer.is_suspended()
+    process.kill()
+    until(lambda: own.record().status == "interrupted")
+    assert own not in jobs.queue()
+
+
+PAINTER = """
+import sys, time
+from core import runs
+with runs.Recorder(runs.find(sys.argv[1])):
+    print("painting", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_gone(elsewhere):
+    run = new_run("run")
+    command = [*elsewhere, sys.executable, "-c", PAINTER, run.id]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "painting\n"
+        draft = run.path / ".draft-of-the-painter"
+        draft.touch()
+        assert jobs.settle(run).status == "preparing" and draft.exists()
+        with pytest.raises(InputError, match="is painted in another container: end it there"):
+            jobs.break_off(run)
+        process.kill()
+        until(lambda: run.record().status == "interrupted")
+        assert jobs.settle(run).message == "The process that painted it is gone." and not draft.exists()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_this_process_is_not_seen_by_its_number_elsewhere(elsewhere):
+    """Whoever looks from the other side, too: a number that is free there, or another process's."""
+    run = new_run("run")
+    code = "import sys; from core import runs; print(runs.find(sys.argv[1]).record().status)"
+    command = [*elsewhere, sys.executable, "-c", code, run.id]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "queued\n"
+
+
+def test_signs_of_processes_that_are_gone_are_cleared(own_home, monkeypatch):
+    if not presence.namespace():
+        pytest.skip("this system has no namespaces of processes")
+    code = "from core import presence; print(presence.sign())"
+    left = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (own_home / "processes" / left.stdout.strip()).is_file() and not presence.is_given(left.stdout.strip())
+    mine = presence.sign()
+    assert presence.is_given(mine) and presence.sign() == mine
+    assert [path.name for path in (own_home / "processes").iterdir()] == [mine]
