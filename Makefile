@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test published soak soak-fuzz soak-kills soak-runs soak-sessions check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
+.PHONY: dashboard test gallery published soak soak-fuzz soak-kills soak-runs soak-sessions check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -12,6 +12,10 @@ dashboard: $(VENV)/installed
 # Two at a time, a file each: who waits for a browser leaves the processor to the other.
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not published" --numprocesses 2 --dist loadfile
+
+# The contact sheets of docs/: every control, and `fine` beside `reference`. Some fifteen minutes.
+gallery: $(VENV)/installed
+	$(BIN)/python -m bench.gallery
 
 # The published run's first rows at full size: minutes of the same step, so not among the tests that one runs often.
 published: $(VENV)/installed-dev

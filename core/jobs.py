@@ -118,10 +118,12 @@ def _stage(
     content, styles = images.to_network(subject.photo), [images.to_network(style) for style in subject.styles]
     if not again:
         tell("Measuring the style …")
-    side = room.tile_side(wanted, subject.photo.shape[:2], bool(hardware.cards()), _still_to_be_taken(recorder.run))
+    on_gpu, beside = bool(hardware.cards()), _still_to_be_taken(recorder.run)
+    largest = max((style.shape[:2] for style in subject.styles), key=math.prod)
+    side, style_side = (room.tile_side(wanted, shape, on_gpu, beside) for shape in (subject.photo.shape[:2], largest))
 
     def objective(**other: Any) -> tuple[Objective, StyleTargets]:
-        return engine.objective(content, styles, wanted, masks=subject.masks, side=side, **other)
+        return engine.objective(content, styles, wanted, masks=subject.masks, side=side, style_side=style_side, **other)
 
     made, targets = objective(timings=recorder.timings)
 

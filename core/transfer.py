@@ -110,12 +110,14 @@ class Engine:
         precision: Precision | None = None,
         masks: Sequence[np.ndarray | None] = (),
         side: int | None = None,
+        style_side: int | None = None,
     ) -> tuple[Objective, StyleTargets]:
         """The losses to lessen for a preprocessed photo and one or several styles, `(1, H, W, 3)` each, and what was
         found out about these.
 
         They are computed in `precision`, by default the settings' own. A style may have a mask `(H, W)`, 0 … 1, of
-        where it is. Pictures of more than `side` px are computed in tiles of so many.
+        where it is. A photo of more than `side` px, and a style of more than `style_side`, is computed in tiles of so
+        many.
         """
         timings, choice = Timings() if timings is None else timings, self.choice(settings)
         styles = [style] if isinstance(style, np.ndarray) else list(style)
@@ -124,7 +126,7 @@ class Engine:
         with_one = settings.style_loss == "wasserstein"
         found = [
             targets.style_targets(
-                each, settings.style_layers, self.model, choice.onnx_providers, timings, variant, with_one, side
+                each, settings.style_layers, self.model, choice.onnx_providers, timings, variant, with_one, style_side
             )
             for each in styles
         ]
