@@ -278,8 +278,9 @@ def turn(run: Run, report: Report) -> Iterator[None]:
         finally:
             lock.release()
     except BaseException:
-        if _take(run):  # given up while it waited
-            runs.change(run, status="stopped")
+        with contextlib.suppress(OSError):  # what ended the block counts more
+            if _take(run):  # given up while it waited
+                runs.change(run, status="stopped")
         raise
 
 
