@@ -94,7 +94,7 @@ def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
                 _unpack(archive, members, draft, name)
                 _check(Run(draft), record, name)
                 runs.write_record(Run(draft), record.model_copy(update={"id": run.id, "owner": owner}))
-                draft.rename(run.path)
+                paths.put_in_place(draft, run.path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     except StudioError:

@@ -472,7 +472,7 @@ def create(
         if start:
             start.save(draft.start, compress_level=1)
         write_record(draft, record)
-        draft.path.rename(run.path)
+        paths.put_in_place(draft.path, run.path)
     except OSError as error:
         shutil.rmtree(draft.path, ignore_errors=True)
         raise StudioError(f"The run cannot be written to {run.path.parent}: {error.strerror or error}.") from error
