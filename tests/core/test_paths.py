@@ -257,9 +257,12 @@ def test_a_folder_is_flushed_with_all_that_is_in_it_before_it_has_its_name(tmp_p
 
 def test_a_new_run_and_its_pictures_are_flushed(own_home, monkeypatch):
     flushed, fsync = [], os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: (flushed.append(os.fstat(descriptor).st_ino), fsync(descriptor))
-    )
+
+    def noted(descriptor):
+        flushed.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
     picture = Image.new("RGB", (80, 64))
     run = runs.create(picture, picture, TransferSettings(size=64), "draft", "photo", "painting")
     assert {path.stat().st_ino for path in (*run.path.iterdir(), run.path, run.path.parent)} <= set(flushed)
