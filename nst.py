@@ -533,7 +533,7 @@ def bench(
 
 def _print_measured(found: Measurement, as_json: bool) -> None:
     if as_json:
-        print(found.model_dump_json(indent=2))
+        print(_harmless(found.model_dump_json(indent=2)))
     else:
         _print_measurement(found)
 
@@ -751,7 +751,12 @@ def _tell(line: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(_harmless(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _harmless(text: str) -> str:
+    """JSON with the same meaning, in which what would steer a terminal is escaped."""
+    return "".join(each if legible(each) == each else json.dumps(each)[1:-1] for each in text)
 
 
 def _print_table(columns: list[str], lines: Sequence[Sequence[str | Text]]) -> None:
