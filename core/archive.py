@@ -192,9 +192,11 @@ def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folde
     for inner, info in members.items():
         (folder / inner).parent.mkdir(exist_ok=True)
         with (folder / inner).open("xb") as file:  # it is flushed with all the others
-            for chunk in _chunks(archive, info, min(left, LIMITS.get(inner, PICTURE_BYTES)), name):
+            for chunk in _chunks(archive, info, LIMITS.get(inner, PICTURE_BYTES), name):
+                left -= len(chunk)
+                if left < 0:
+                    raise InputError(f"{name} is larger than {MAX_BYTES:,} bytes, unpacked.")
                 file.write(chunk)
-            left -= file.tell()
 
 
 def _check(draft: Run, record: RunRecord, name: str) -> None:

@@ -162,3 +162,26 @@ def test_signs_of_processes_that_are_gone_are_cleared(own_home, monkeypatch):
     mine = presence.sign()
     assert presence.is_given(mine) and presence.sign() == mine
     assert [path.name for path in (own_home / "processes").iterdir()] == [mine]
+
+
+def test_cancelling_a_run_that_is_being_painted_says_how_it_is_stopped():
+    run = new_run("run")
+    with (
+        runs.Recorder(run),
+        pytest.raises(InputError, match=r"it is being painted\. Stop it on its page, or with Ctrl-C"),
+    ):
+        jobs.cancel(run)
+    with pytest.raises(InputError, match=rf"^The run {run.id} does not wait in the queue\.$"):
+        jobs.cancel(run)
+
+
+@pytest.mark.parametrize("asked", ["abc", "-1", "nan", "inf"])
+def test_seconds_that_are_none_are_told(asked, monkeypatch):
+    monkeypatch.setenv("NST_CHECKPOINT_SECONDS", asked)
+    run, sentence = new_run("run"), rf" is '{asked}': it must be a number of seconds, 0 or more, or not be set\.$"
+    with pytest.raises(InputError, match="^NST_CHECKPOINT_SECONDS" + sentence):
+        list(jobs.perform(run, lambda *_: pytest.fail("it must not be made")))
+    assert run.record().status == "failed" and run.record().message.startswith("NST_CHECKPOINT_SECONDS is ")
+    monkeypatch.setenv("NST_WORKER_IDLE", asked)
+    with pytest.raises(InputError, match="^NST_WORKER_IDLE" + sentence):
+        jobs.work(lambda *_: pytest.fail("it must not be made"))
