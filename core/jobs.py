@@ -242,12 +242,11 @@ def move(run: Run, to_front: bool = False) -> None:
         found = {each.id: number for number, (each, _) in enumerate(places)}
         if run.id not in found:
             raise InputError(f"The run {run.id} does not wait in the queue.")
-        before = 0 if to_front else found[run.id] - 1
-        if found[run.id] > 0:
-            ahead = places[before][1].order
-            further = places[before - 1][1].order if before else ahead - 2.0
-            moved = places[found[run.id]][1].model_copy(update={"order": (further + ahead) / 2})
-            _write_place(run, moved)
+        moved = places.pop(found[run.id])
+        places.insert(0 if to_front else max(found[run.id] - 1, 0), moved)
+        for order, (each, place) in enumerate(places, 1):
+            if place.order != order:
+                _write_place(each, place.model_copy(update={"order": float(order)}))
 
 
 @contextmanager
@@ -475,7 +474,7 @@ def _how_it_ended(writer: Writer) -> str:
         return (
             f"The process that painted it ended with the exit status {code}; {paths.home() / 'worker.log'} may say why."
         )
-    name = signal.Signals(-code).name
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     if name == "SIGKILL":
         return "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
     if name in ("SIGTERM", "SIGINT", "SIGHUP"):
@@ -501,13 +500,17 @@ def work(make_engine: EngineMaker) -> None:
     faulthandler.enable()  # a crash of the engine says where, in the worker's log
     log.event("worker started", pid=os.getpid())
     try:
-        was_ready = _was_ready()
+        was_ready, tried = _was_ready(), False
         announce(easel, "Ready." if was_ready else "Starting …", ready=was_ready)
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < _idle_seconds():
             run = next_queued()
-            if not engine and not (run and was_ready) and not _prepare(easel, make_once) and not next_queued():
-                return  # whoever mends it starts another worker, which prepares anew
+            if not engine and not (run and was_ready):
+                if not tried:  # a run whose turn comes tries once more by itself
+                    tried = True
+                    _prepare(easel, make_once)
+                if not engine and not next_queued():
+                    return  # whoever mends it starts another worker, which prepares anew
             if next_queued() and acquired(turn_lock):
                 try:
                     if run := next_queued():  # it may be another by now
