@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -602,7 +603,7 @@ def bench(
 
 def _print_measured(found: Measurement, as_json: bool) -> None:
     if as_json:
-        print(found.model_dump_json(indent=2))
+        print(_harmless(found.model_dump_json(indent=2)))
     else:
         _print_measurement(found)
 
@@ -929,7 +930,12 @@ def _tell(line: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(_harmless(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _harmless(text: str) -> str:
+    """JSON with the same meaning, in which what would steer a terminal is escaped."""
+    return "".join(each if legible(each) == each else json.dumps(each)[1:-1] for each in text)
 
 
 def _print_table(columns: list[str], lines: Sequence[Sequence[str | Text]]) -> None:
@@ -965,16 +971,25 @@ def main() -> None:
             log.refused("input refused", error)
         else:
             log.failed("command failed", error)
-        known = isinstance(error, StudioError)
-        _fail(
-            2 if isinstance(error, InputError) else 1,
-            str(error)
-            if known
-            else f"Something unforeseen failed ({type(error).__name__}: {error}); --debug shows where.",
-        )
+        if isinstance(error, StudioError):
+            said = str(error)
+        elif isinstance(error, OSError) and error.strerror:
+            said = _of_the_disk(error)
+        else:
+            said = f"Something unforeseen failed ({type(error).__name__}: {error}); --debug shows where."
+        _fail(2 if isinstance(error, InputError) else 1, said)
     if code == 130:  # what Typer makes of Ctrl-C
         _fail(130, "Stopped.")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_the_disk(error: OSError) -> str:
+    """What the system says of a file, in a sentence."""
+    from core import paths
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk of {paths.home()} is full: make room, then try again."
+    return f"{error.filename or paths.home()} cannot be read or written: {error.strerror}."
 
 
 def _fail(code: int, message: str) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from filelock import FileLock
 from pydantic import ValidationError
 
-from core import decoding, images, log, paths, runs
+from core import decoding, images, log, paths, presence, runs
 from core.errors import InputError, StudioError
 from core.library import Marks, trash
 from core.runs import METRICS, METRICS_BYTES, RUN_ID, SCHEMA_VERSION, Run, RunRecord
@@ -36,6 +37,7 @@ DAMAGED = (
     struct.error,
     zlib.error,
 )
+DRAFT = ".import-"  # how the name of a run's folder begins that is not whole yet
 MAX_FILES = 25_000
 MAX_BYTES = 2 * 2**30  # unpacked
 MAX_DIRECTORY = 8 * 2**20  # of the list of files, which zipfile reads whole and keeps
@@ -88,13 +90,16 @@ def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
             file.largest = MAX_BYTES
             members = _members(archive, name)
             record = _record(b"".join(_chunks(archive, members["run.json"], LIMITS["run.json"], name)), name)
-            run = Run(paths.runs() / _free_id(record))
-            draft = run.path.with_name(f".{run.id}")
+            _clear_drafts()
+            draft = paths.runs() / f"{DRAFT}{presence.sign()}-{secrets.token_hex(8)}"
             try:
+                draft.mkdir(parents=True)
                 _unpack(archive, members, draft, name)
                 _check(Run(draft), record, name)
-                runs.write_record(Run(draft), record.model_copy(update={"id": run.id, "owner": owner}))
-                draft.rename(run.path)
+                with FileLock(paths.home() / "imports.lock"):  # of two at once, each has an id of its own
+                    run = Run(paths.runs() / _free_id(record))
+                    runs.write_record(Run(draft), record.model_copy(update={"id": run.id, "owner": owner}))
+                    paths.put_in_place(draft, run.path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     except StudioError:
@@ -104,6 +109,14 @@ def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
     except OSError as error:
         raise StudioError(f"{name} cannot be imported: {error.strerror or error}.") from error
     return run
+
+
+def _clear_drafts() -> None:
+    """Remove what was left by imports whose process is gone."""
+    for draft in paths.runs().glob(f"{DRAFT}*"):
+        sign = draft.name.removeprefix(DRAFT).partition("-")[0]
+        if sign and not presence.is_given(sign):
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 class _Source(io.BufferedReader):
@@ -177,10 +190,13 @@ def _free_id(record: RunRecord) -> str:
 def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folder: Path, name: str) -> None:
     left = MAX_BYTES
     for inner, info in members.items():
-        with paths.replacing(folder / inner) as file:
-            for chunk in _chunks(archive, info, min(left, LIMITS.get(inner, PICTURE_BYTES)), name):
+        (folder / inner).parent.mkdir(exist_ok=True)
+        with (folder / inner).open("xb") as file:  # it is flushed with all the others
+            for chunk in _chunks(archive, info, LIMITS.get(inner, PICTURE_BYTES), name):
+                left -= len(chunk)
+                if left < 0:
+                    raise InputError(f"{name} is larger than {MAX_BYTES:,} bytes, unpacked.")
                 file.write(chunk)
-            left -= file.tell()
 
 
 def _check(draft: Run, record: RunRecord, name: str) -> None:

@@ -33,7 +33,7 @@ from core.runs import Place, Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
 from core.start import starting_picture
 from core.subject import Pictures, Subject
-from core.timings import Timings
+from core.timings import Timings, seconds_asked
 
 if TYPE_CHECKING:
     from core.objective import Losses, Objective
@@ -63,6 +63,7 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
             report(line)
 
         wanted = recorder.record.settings
+        seconds_asked("NST_CHECKPOINT_SECONDS")  # before much is done
         room.check(wanted, recorder.record.shape, bool(hardware.cards()), _still_to_be_taken(run))
         tell("Reading the pictures …")
         with recorder.timings.phase("pictures"):
@@ -243,12 +244,11 @@ def move(run: Run, to_front: bool = False) -> None:
         found = {each.id: number for number, (each, _) in enumerate(places)}
         if run.id not in found:
             raise InputError(f"The run {run.id} does not wait in the queue.")
-        before = 0 if to_front else found[run.id] - 1
-        if found[run.id] > 0:
-            ahead = places[before][1].order
-            further = places[before - 1][1].order if before else ahead - 2.0
-            moved = places[found[run.id]][1].model_copy(update={"order": (further + ahead) / 2})
-            _write_place(run, moved)
+        moved = places.pop(found[run.id])
+        places.insert(0 if to_front else max(found[run.id] - 1, 0), moved)
+        for order, (each, place) in enumerate(places, 1):
+            if place.order != order:
+                _write_place(each, place.model_copy(update={"order": float(order)}))
 
 
 @contextmanager
@@ -267,7 +267,8 @@ def turn(run: Run, report: Report) -> Iterator[None]:
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
             if (place := ahead.index(run) + 1) != told:
                 told = place
-                report(_say(dict(waiting())[run]))
+                if now := dict(waiting()).get(run):  # it may have been taken out just then
+                    report(_say(now))
                 see_to_queue()  # those before it need someone to paint them
             time.sleep(0.2)
         easel, lock = found
@@ -280,8 +281,9 @@ def turn(run: Run, report: Report) -> Iterator[None]:
         finally:
             lock.release()
     except BaseException:
-        if _take(run):  # given up while it waited
-            runs.change(run, status="stopped")
+        with contextlib.suppress(OSError):  # what ended the block counts more
+            if _take(run):  # given up while it waited
+                runs.change(run, status="stopped")
         raise
 
 
@@ -360,10 +362,7 @@ def _said() -> dict[Easel, Readiness]:
 
 def stop(run: Run) -> None:
     """Stop a run: at once when it still waits, after its current step when it is being performed."""
-    if _take(run):
-        runs.change(run, status="stopped")
-        log.event("run withdrawn", run=run.id)
-    else:
+    if not _withdrawn(run):
         run.ask(stop=True)
 
 
@@ -398,10 +397,18 @@ def break_off(run: Run) -> None:
 
 def cancel(run: Run) -> None:
     """Take a waiting run out of the queue. Raises `InputError` when it does not wait."""
-    if not _take(run):
-        raise InputError(f"The run {run.id} does not wait in the queue.")
-    runs.change(run, status="stopped")
-    log.event("run withdrawn", run=run.id)
+    if not _withdrawn(run):
+        painted = run.record().status in ("preparing", "running")
+        how = ": it is being painted. Stop it on its page, or with Ctrl-C where nst paints it" if painted else ""
+        raise InputError(f"The run {run.id} does not wait in the queue{how}.")
+
+
+def _withdrawn(run: Run) -> bool:
+    """Take it out of the queue, for good; whether it was there."""
+    if taken := _take(run):
+        runs.change(run, status="stopped")
+        log.event("run withdrawn", run=run.id)
+    return taken
 
 
 def see_to_queue() -> None:
@@ -420,7 +427,11 @@ def keep_warm() -> None:
 
 
 def start_worker() -> None:
-    """Start a worker; one that finds another at every easel waits its turn, and leaves when nothing is left to do."""
+    """Start a worker; one that finds another at every easel waits its turn, and leaves when nothing is left to do.
+
+    Raises `InputError` where it could not know how long to stay.
+    """
+    _idle_seconds()
     paths.home().mkdir(parents=True, exist_ok=True)
     with log.bounded(worker_log()) as file:
         started = subprocess.Popen(
@@ -465,7 +476,7 @@ def _how_it_ended(writer: Writer) -> str:
         return (
             f"The process that painted it ended with the exit status {code}; {paths.home() / 'worker.log'} may say why."
         )
-    name = signal.Signals(-code).name
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     if name == "SIGKILL":
         return "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
     if name in ("SIGTERM", "SIGINT", "SIGHUP"):
@@ -475,6 +486,7 @@ def _how_it_ended(writer: Writer) -> str:
 
 def work(make_engine: EngineMaker) -> None:
     """What a worker process does: prepare, then perform queued runs in their order, until none came for a while."""
+    _idle_seconds()
     if not (found := _work_place()):
         return
     easel, lock = found
@@ -490,13 +502,17 @@ def work(make_engine: EngineMaker) -> None:
     faulthandler.enable()  # a crash of the engine says where, in the worker's log
     log.event("worker started", pid=os.getpid())
     try:
-        was_ready = _was_ready()
+        was_ready, tried = _was_ready(), False
         announce(easel, "Ready." if was_ready else "Starting …", ready=was_ready)
         idle_since = time.monotonic()
-        while time.monotonic() - idle_since < float(os.environ.get("NST_WORKER_IDLE", IDLE_SECONDS)):
+        while time.monotonic() - idle_since < _idle_seconds():
             run = next_queued()
-            if not engine and not (run and was_ready) and not _prepare(easel, make_once) and not next_queued():
-                return  # whoever mends it starts another worker, which prepares anew
+            if not engine and not (run and was_ready):
+                if not tried:  # a run whose turn comes tries once more by itself
+                    tried = True
+                    _prepare(easel, make_once)
+                if not engine and not next_queued():
+                    return  # whoever mends it starts another worker, which prepares anew
             if next_queued() and acquired(turn_lock):
                 try:
                     if run := next_queued():  # it may be another by now
@@ -514,6 +530,11 @@ def work(make_engine: EngineMaker) -> None:
     finally:
         log.event("worker left", pid=os.getpid())
         lock.release()
+
+
+def _idle_seconds() -> float:
+    asked = seconds_asked("NST_WORKER_IDLE")
+    return IDLE_SECONDS if asked is None else asked
 
 
 def next_queued() -> Run | None:

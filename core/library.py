@@ -103,6 +103,18 @@ def select(
     return sorted(chosen, key=_KEYS[order], reverse=order in ("newest", "size"))
 
 
+def damaged(entries: Sequence[Entry]) -> list[tuple[Run, str]]:
+    """The runs that are not among everyone's entries, since their record cannot be read; and why, in a sentence."""
+    listed, found = {entry.run for entry in entries}, []
+    for run in runs.all_runs():
+        if run not in listed:
+            try:
+                run.record()
+            except StudioError as error:
+                found.append((run, str(error)))
+    return found
+
+
 def delete(run: Run) -> None:
     """Take a run out of the library; for a day it can be had back. Raises `InputError` while it is being painted."""
     if run.path.is_dir() and _unfinished(run):

@@ -6,6 +6,7 @@ that no name breaks a line or steers a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -52,8 +53,9 @@ def failed(what: str, error: BaseException, **facts: Any) -> None:
 
 def bounded(path: Path) -> IO[bytes]:
     """The log file, to append to. One that has become long is put aside, in place of the one that was before."""
-    if path.is_file() and path.stat().st_size > LIMIT:
-        path.replace(_aside(path))
+    with contextlib.suppress(FileNotFoundError):  # another process has just put it aside
+        if path.stat().st_size > LIMIT:
+            path.replace(_aside(path))
     return path.open("ab")
 
 
@@ -75,7 +77,9 @@ def _aside(path: Path) -> Path:
 
 
 def _is(found: os.stat_result, path: Path) -> bool:
-    return path.exists() and os.path.samestat(found, path.stat())
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(found, path.stat())
+    return False
 
 
 class _StandardError(logging.StreamHandler):

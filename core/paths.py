@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import platformdirs
 from core.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+FEW = 50  # files that are flushed one by one: of more, all that the system has to write is sooner written at once
 DRAFT = ".draft-"  # how the name of a file begins that is not whole yet
 
 
@@ -100,13 +102,26 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        _flush_folder(path.parent)
+        _flush(path.parent)
     except BaseException:
         with contextlib.suppress(
             OSError
         ):  # such as a folder that is read-only by now: the error that counts is the first
             draft.unlink(missing_ok=True)
         raise
+
+
+def put_in_place(draft: Path, folder: Path) -> None:
+    """Give a folder of whole files its name, so that after a loss of power it is there with all that is in it, or not
+    at all."""
+    inside = list(draft.rglob("*"))
+    if len(inside) > FEW and sys.platform == "linux":  # where it waits for the disk
+        os.sync()
+    else:
+        for path in (*inside, draft):
+            _flush(path)
+    draft.rename(folder)
+    _flush(folder.parent)
 
 
 def remove_drafts(folder: Path) -> None:
@@ -116,10 +131,10 @@ def remove_drafts(folder: Path) -> None:
             draft.unlink()
 
 
-def _flush_folder(folder: Path) -> None:
-    """Have the new name survive a loss of power, where folders can be flushed (not on Windows)."""
+def _flush(path: Path) -> None:
+    """Have a file, or a folder's new names, survive a loss of power, where they can be flushed so (not on Windows)."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

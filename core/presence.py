@@ -52,7 +52,8 @@ def _kept(home: Path, process: int) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
         path = folder / name
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        path.touch()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # it stays open, and so locked, until the process ends
         return name if path.exists() else ""  # who cleared just then took it for one that was left
     except OSError:

@@ -107,9 +107,13 @@ def _refusal(
     fits = next((size for size in sizes if needed(resized_shape(width, height, size)) <= there), None)
     smaller = f"choose {fits} px or less, or " if fits else ""
     return (
-        f"A run of {width} × {height} pixels needs about {needed(shape) / 1e9:.1f} GB of {what}, and "
-        f"{there / 1e9:.1f} GB are there: {smaller}{remedy}."
+        f"A run of {width} × {height} pixels needs about {_words(needed(shape))} of {what}, and "
+        f"{_words(there)} are there: {smaller}{remedy}."
     )
+
+
+def _words(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _left_to_the_container() -> float:

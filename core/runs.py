@@ -45,7 +45,7 @@ from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.names import Name, as_name
 from core.settings import KNOBS, MOST_STYLES, TransferSettings
-from core.timings import Timings
+from core.timings import Timings, seconds_asked
 from core.vgg import is_layer
 
 if TYPE_CHECKING:
@@ -483,7 +483,7 @@ def create(
         if start:
             start.save(draft.start, compress_level=1)
         write_record(draft, record)
-        draft.path.rename(run.path)
+        paths.put_in_place(draft.path, run.path)
     except OSError as error:
         shutil.rmtree(draft.path, ignore_errors=True)
         raise StudioError(f"The run cannot be written to {run.path.parent}: {error.strerror or error}.") from error
@@ -914,8 +914,8 @@ def _gone(run: Run) -> str:
 def _checkpoint_interval(cost: float) -> float:
     """Seconds until the next checkpoint, where one takes `cost` seconds."""
     least, most = CHECKPOINT_SECONDS
-    asked = os.environ.get("NST_CHECKPOINT_SECONDS")
-    return float(asked) if asked else min(max(least, cost / CHECKPOINT_SHARE), most)
+    asked = seconds_asked("NST_CHECKPOINT_SECONDS")
+    return min(max(least, cost / CHECKPOINT_SHARE), most) if asked is None else asked
 
 
 def _write_array(run: Run, best: np.ndarray) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import streamlit as st
 from filelock import FileLock, Timeout
 
-from core import library, paths
+from core import images, library, paths
 from dashboard import visitor
 from dashboard.wording import STATUSES, plain
 
@@ -44,6 +44,10 @@ def show_runs() -> None:
         label, colour, icon = STATUSES[entry.record.status]
         with st.container(horizontal=True, vertical_alignment="center"):
             if entry.run.result.is_file():
-                st.image(entry.run.result.read_bytes(), width=200, alt=plain(entry.title))
+                try:
+                    picture = paths.read(entry.run.result, 4 * images.MAX_PIXELS)
+                    st.image(picture, width=200, alt=plain(entry.title))
+                except (OSError, ValueError):
+                    st.caption("The file of the picture is damaged.")
             st.badge(label, color=colour, icon=icon)
             st.markdown(plain(entry.title))

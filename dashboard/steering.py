@@ -38,7 +38,7 @@ class _Slider:
 @st.fragment(run_every=REFRESH_SECONDS)
 def _sliders(run: Run) -> None:
     try:
-        record = run.with_progress(run.record())
+        record = _record(run)
     except StudioError:
         return  # the page says so
     began, now = record.settings, _now(record)
@@ -67,6 +67,16 @@ def _sliders(run: Run) -> None:
                 st.slider(f"{kind.capitalize()} in {layer}", 0.0, most, step=0.05, **given(name))
     if refused := st.session_state.pop(f"steer-{run.id}-refused", ""):
         st.error(plain(refused))
+
+
+def _record(run: Run) -> RunRecord:
+    """With the last iteration, which alone matters here: a long run's metrics are not read every other second."""
+    record = run.record()
+    try:
+        steps = run.metrics(last=1)["iteration"]
+    except StudioError:
+        return record
+    return record if steps.empty else record.model_copy(update={"iteration": int(steps.iloc[-1])})
 
 
 def _places(began: TransferSettings, now: TransferSettings) -> dict[str, float]:
@@ -138,7 +148,7 @@ def _ask(run: Run, name: str) -> None:
     """Ask for the weight whose slider was moved, and for no other: they may have been steered elsewhere."""
     moved = float(st.session_state[_key(run, name)])
     try:
-        record = run.with_progress(run.record())
+        record = _record(run)
         began, now = record.settings, _now(record)
         weights: dict[str, Any] = {name: moved * getattr(began, name) if name in BY_FACTOR else moved}
         for kind, prefix in LAYERS.items():

@@ -486,6 +486,18 @@ def test_what_others_named_is_no_markup_in_a_table(files, own_home):
     assert "[green]" not in nst("doctor").stdout
 
 
+def test_what_others_wrote_steers_no_terminal_as_json(files, own_home):
+    """U+009B begins a command to a terminal, U+202E turns the direction of what follows."""
+    picture = images.read_image(files / "good.png")
+    run = runs.create(picture, picture, TransferSettings(size=64), "draft", "Grüße", "style")
+    runs.change(run, status="failed", message="\x9b2J \u202e🎨", weights="\x9b31m", environment={"\u202e": "\x9b"})
+    done = nst("runs", "--json")
+    assert not {"\x9b", "\u202e"} & set(done.stdout) and "Grüße" in done.stdout
+    (told,) = json.loads(done.stdout)
+    assert (told["message"], told["weights"]) == ("\x9b2J \u202e🎨", "\x9b31m")
+    assert told["environment"] == {"\u202e": "\x9b"}
+
+
 def test_runs_say_why_one_was_interrupted(files, own_home):
     """As it was noted, or as far as it can be seen; in the table cut to the line."""
     picture = images.read_image(files / "good.png")

@@ -42,6 +42,7 @@ def page() -> None:
             _import()
     _undo()
     entries = library.entries(visitor.sees())
+    _damaged(entries)
     if not entries:
         st.info("There are no runs yet. What you paint on the page Stylize, or with nst stylize, comes here.")
         _deleted()
@@ -177,6 +178,24 @@ def _undo() -> None:
             st.markdown("One run is deleted." if len(deleted) == 1 else f"{len(deleted)} runs are deleted.")
             st.button("Undo", icon=":material/undo:", on_click=_restore, args=(deleted,))
             st.button("Dismiss", icon=":material/close:", on_click=st.session_state.pop, args=("deleted",))
+
+
+def _damaged(entries: Sequence[Entry]) -> None:
+    """The runs whose record cannot be read, to be deleted: nobody's, so shown to who sees everyone's."""
+    if visitor.sees() is not None:
+        return
+    for run, why in library.damaged(entries):
+        with st.container(horizontal=True, vertical_alignment="center", key=f"damaged-{run.id}"):
+            st.warning(plain(why))
+            st.button("Delete", key=f"delete-{run.id}", icon=":material/delete:", on_click=_delete, args=(run,))
+
+
+def _delete(run: Run) -> None:
+    try:
+        library.delete(run)
+        st.session_state["deleted"] = [run]
+    except StudioError as error:
+        st.session_state["refused"] = str(error)
 
 
 def _deleted() -> None:

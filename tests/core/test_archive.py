@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import pickle
 import stat
 import struct
+import sys
+import threading
 import warnings
 import zipfile
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import archive, images, library, paths, runs
+from core import archive, images, library, paths, presence, runs
 from core.archive import export_run, import_run
 from core.errors import InputError, StudioError
 from core.library import Marks
@@ -327,7 +330,10 @@ def test_a_folder_of_another_name_is_no_way_out(plain, folder):
     else:
         assert found.path == paths.runs() / RUN_ID
         assert names(paths.runs()) == [RUN_ID]
-    assert set(names(paths.home())) <= {"runs"} and names(paths.home().parent) in ([], ["home"])
+    assert set(names(paths.home())) <= {"runs", "processes", "imports.lock"} and names(paths.home().parent) in (
+        [],
+        ["home"],
+    )
 
 
 @pytest.mark.parametrize("name", ["content.png", "result.npy", "marks.json"])
@@ -408,7 +414,7 @@ def test_a_bomb(plain, monkeypatch):
     assert len(data) < 50_000
     assert refusal(data).startswith(f"my.zip: {RUN_ID}/marks.json is larger than ")
     frames = {f"frames/{number:06d}.jpg": images.encode_jpeg(picture(3)) + bytes(50_000) for number in range(6)}
-    assert " is larger than " in refusal(zipped(plain | frames))
+    assert refusal(zipped(plain | frames)) == "my.zip is larger than 200,000 bytes, unpacked."
     small = changed_entry(data, f"{RUN_ID}/marks.json", 24, "<I", 10)
     refusal(small)
     large = changed_entry(zipped(plain), f"{RUN_ID}/content.png", 24, "<I", 2**31)  # it says so, and is not
@@ -581,3 +587,38 @@ def test_a_home_that_cannot_be_written(plain, tmp_path, monkeypatch):
     with pytest.raises(StudioError, match=r"^my\.zip cannot be imported: Not a directory\.$") as caught:
         import_run(zipped(plain), "my.zip")
     assert not isinstance(caught.value, InputError)
+
+
+def test_two_imports_of_one_archive_at_once_are_two_runs(plain):
+    data, found = zipped(plain), []
+    threads = [threading.Thread(target=lambda: found.append(import_run(data))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({run.id for run in found}) == 4
+    assert all(run.record().id == run.id and run.content.is_file() for run in found)
+    assert names(paths.runs()) == sorted(run.id for run in found)
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next_one(plain):
+    if not presence.namespace():
+        pytest.skip("who has made a draft is not known here")
+    ours = paths.runs() / f"{archive.DRAFT}{presence.sign()}-0123"
+    left = paths.runs() / f"{archive.DRAFT}{'0' * 16}-0123"
+    for draft in (ours, left):
+        draft.mkdir(parents=True)
+        (draft / "content.png").write_bytes(b"half")
+    run = import_run(zipped(plain))
+    assert names(paths.runs()) == sorted([ours.name, run.id])
+
+
+def test_an_import_flushes_its_files_together(plain, monkeypatch):
+    frame = images.encode_jpeg(picture(3))
+    files = plain | {f"frames/{number:06d}.jpg": frame for number in range(2 * paths.FEW)}
+    calls, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(descriptor), fsync(descriptor)))
+    run = import_run(zipped(files))
+    assert len(run.frames()) == 2 * paths.FEW
+    if sys.platform == "linux":
+        assert len(calls) < 10

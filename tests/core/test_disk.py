@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from core import jobs, paths, runs
 from core.checkpoint import Checkpoint
 from core.errors import StudioError
 from core.settings import TransferSettings
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -37,7 +40,8 @@ def _small_disk(folder):
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    # This process keeps a file of its home open for as long as it lives.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _mount(*how, folder=None):
@@ -153,6 +157,34 @@ def test_a_run_that_a_worker_cannot_begin_for_want_of_room_says_so(full, request
     runs.resume(run)
     paint(run, engine)
     assert run.record().status == "done"
+
+
+def nst(*arguments):
+    return subprocess.run([sys.executable, "-m", "nst", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_home_that_is_read_only_is_told_in_a_line(home_disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    waits, ended = new_run(), new_run()
+    jobs.submit(waits)
+    runs.change(ended, status="stopped")
+    assert _mount("-o", "remount,ro", folder=home_disk).returncode == 0
+    for arguments in (
+        ("queue", "--cancel", waits.id),
+        ("queue", "--front", waits.id),
+        ("resume", ended.id, "-o", tmp_path / "out.png"),
+        ("stylize", "chelsea", "waves", "-o", tmp_path / "out.png"),
+    ):
+        done = nst(*arguments)
+        assert done.returncode == 1, arguments
+        assert re.fullmatch(rf"nst: .*{home_disk}.*: Read-only file system\.\n", done.stderr), done.stderr
+
+
+def test_a_full_home_is_told_in_a_line(home_disk, tmp_path):
+    fill(home_disk)
+    done = nst("stylize", "chelsea", "waves", "-o", tmp_path / "out.png")
+    assert done.returncode == 1
+    assert done.stderr == f"nst: The disk of {home_disk} is full: make room, then try again.\n"
 
 
 @pytest.mark.parametrize("at", [0, 5])

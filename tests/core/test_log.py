@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -197,3 +198,18 @@ def test_the_command_line_says_nothing_new_unasked(own_home, tmp_path):
     event, same = asked.stderr.splitlines()
     assert same == line and json.loads(event)["event"] == "input refused"
     assert json.loads(event)["reason"] in line
+
+
+def test_a_log_that_another_starter_has_just_put_aside_is_begun_anew(tmp_path, monkeypatch):
+    path = tmp_path / "worker.log"
+    path.write_bytes(bytes(log.LIMIT + 1))
+    replace = Path.replace
+
+    def both(self, target):
+        replace(self, target)
+        return replace(self, target)  # the second finds none
+
+    monkeypatch.setattr(Path, "replace", both)
+    with log.bounded(path) as file:
+        file.write(b"line")
+    assert path.read_bytes() == b"line" and path.with_name("worker.log.1").stat().st_size > log.LIMIT

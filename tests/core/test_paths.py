@@ -9,9 +9,11 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from PIL import Image
 
-from core import paths
+from core import paths, runs
 from core.paths import replacing
+from core.settings import TransferSettings
 
 
 def names(folder):
@@ -233,3 +235,34 @@ def test_find_model_prefers_the_one_made_here_to_the_shipped_one(checkout):
     assert paths.find_model("model.onnx") == own
     shipped.unlink()
     assert paths.find_model("model.onnx") == own
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are not flushed there")
+def test_a_folder_is_flushed_with_all_that_is_in_it_before_it_has_its_name(tmp_path, monkeypatch):
+    draft, folder, flushed = tmp_path / ".draft", tmp_path / "folder", []
+    (draft / "inner").mkdir(parents=True)
+    for name in ("one", "inner/two"):
+        (draft / name).write_bytes(b"x")
+    of_names = {path.stat().st_ino: path.name for path in (tmp_path, draft, *draft.rglob("*"))}
+
+    def fsync(descriptor):
+        flushed.append((of_names[os.fstat(descriptor).st_ino], folder.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    paths.put_in_place(draft, folder)
+    assert (folder / "inner" / "two").read_bytes() == b"x" and not draft.exists()
+    assert sorted(flushed[:-2]) == [("inner", False), ("one", False), ("two", False)]
+    assert flushed[-2:] == [(".draft", False), (tmp_path.name, True)]
+
+
+def test_a_new_run_and_its_pictures_are_flushed(own_home, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def noted(descriptor):
+        flushed.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    picture = Image.new("RGB", (80, 64))
+    run = runs.create(picture, picture, TransferSettings(size=64), "draft", "photo", "painting")
+    assert {path.stat().st_ino for path in (*run.path.iterdir(), run.path, run.path.parent)} <= set(flushed)

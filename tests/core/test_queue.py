@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from core import jobs, presence, runs
-from core.errors import InputError
+from core.easels import Easel
+from core.errors import InputError, StudioError
 from core.settings import TransferSettings
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +22,8 @@ WAIT = 60  # seconds, on a slow and busy machine too
 WAITER = """
 import sys, time
 from core import jobs, presence, runs
-from core.errors import InputError
+from core.easels import Easel
+from core.errors import InputError, StudioError
 run = runs.find(sys.argv[1])
 runs.change(run, writer=runs.Writer.this_process())
 jobs.start_worker = lambda: None
@@ -162,3 +165,75 @@ def test_signs_of_processes_that_are_gone_are_cleared(own_home, monkeypatch):
     mine = presence.sign()
     assert presence.is_given(mine) and presence.sign() == mine
     assert [path.name for path in (own_home / "processes").iterdir()] == [mine]
+
+
+def test_cancelling_a_run_that_is_being_painted_says_how_it_is_stopped():
+    run = new_run("run")
+    with (
+        runs.Recorder(run),
+        pytest.raises(InputError, match=r"it is being painted\. Stop it on its page, or with Ctrl-C"),
+    ):
+        jobs.cancel(run)
+    with pytest.raises(InputError, match=rf"^The run {run.id} does not wait in the queue\.$"):
+        jobs.cancel(run)
+
+
+@pytest.mark.parametrize("asked", ["abc", "-1", "nan", "inf"])
+def test_seconds_that_are_none_are_told(asked, monkeypatch):
+    monkeypatch.setenv("NST_CHECKPOINT_SECONDS", asked)
+    run, sentence = new_run("run"), rf" is '{asked}': it must be a number of seconds, 0 or more, or not be set\.$"
+    with pytest.raises(InputError, match="^NST_CHECKPOINT_SECONDS" + sentence):
+        list(jobs.perform(run, lambda *_: pytest.fail("it must not be made")))
+    assert run.record().status == "failed" and run.record().message.startswith("NST_CHECKPOINT_SECONDS is ")
+    monkeypatch.setenv("NST_WORKER_IDLE", asked)
+    with pytest.raises(InputError, match="^NST_WORKER_IDLE" + sentence):
+        jobs.work(lambda *_: pytest.fail("it must not be made"))
+
+
+def test_the_order_can_be_changed_any_number_of_times():
+    """A place between two others is found also after more moves than halves of a number there are."""
+    first, second, third = found = [new_run(name) for name in ("first", "second", "third")]
+    for run in found:
+        jobs.submit(run)
+    for _ in range(40):
+        jobs.move(third)
+        assert jobs.queue() == [first, third, second]
+        jobs.move(second)
+        assert jobs.queue() == [first, second, third]
+    jobs.move(third, to_front=True)
+    assert jobs.queue() == [third, first, second]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="there are no such signals")
+def test_a_signal_without_a_name_is_told_by_its_number(monkeypatch):
+    number = signal.SIGRTMIN + 3
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import os; print(flush=True); os.kill(os.getpid(), {number:d})"]
+    )
+    monkeypatch.setitem(jobs._started, process.pid, process)
+    run = new_run("run")
+    writer = runs.Writer.this_process().model_copy(update={"pid": process.pid, "started": 1.0})
+    runs.change(run, status="running", writer=writer)
+    process.wait()
+    assert f"crashed (signal {number:d})" in jobs.settle(run).message
+
+
+def test_a_worker_that_cannot_prepare_does_not_try_again_and_again_while_another_paints(monkeypatch):
+    monkeypatch.setenv("NST_WORKER_IDLE", "0.5")
+    tries, run = [], new_run("run")
+    jobs.submit(run)
+
+    def fail(report, timings):
+        tries.append(1)
+        raise StudioError("There are no weights.")
+
+    held = Easel(0).turn_lock()
+    held.acquire()
+    timer = threading.Timer(1.5, lambda: jobs.cancel(run))
+    timer.start()
+    try:
+        jobs.work(fail)
+    finally:
+        timer.join()
+        held.release()
+    assert tries == [1]

@@ -76,7 +76,7 @@ def test_what_the_runs_beside_it_will_take_yet_is_not_there(machine):
     assert room.tile_side(settings, shape, still_to_be_taken=1e9) is None
     assert room.tile_side(settings, shape, still_to_be_taken=2e9) is not None
     assert "and 1.1 GB are there" in refusal(settings, shape, still_to_be_taken=3.9e9)
-    assert "and 0.0 GB are there" in refusal(settings, shape, still_to_be_taken=9e9)
+    assert "and 0 MB are there" in refusal(settings, shape, still_to_be_taken=9e9)
 
 
 def test_what_they_will_take_yet_is_what_they_need_less_what_they_hold(own_home, new_run):

@@ -314,3 +314,14 @@ def test_the_pages_open_whatever_lies_in_a_run(visit, kept, name, data):
     page = visit("stylize", run=kept.done.id)
     button(page, "Same settings").click().run()
     assert not page.exception
+
+
+def test_a_damaged_run_is_told_and_can_be_deleted(visit, kept):
+    run = Run(paths.runs() / "20260101-000000-damaged")
+    run.path.mkdir()
+    (run.path / "run.json").write_text("{")
+    page = visit("library")
+    assert f"The record of the run {run.id} is damaged." in [each.value.replace("\\", "") for each in page.warning]
+    page.button(key=f"delete-{run.id}").click().run()
+    assert not run.path.exists() and not page.warning and not page.exception
+    assert cards(page)  # the others are there as before

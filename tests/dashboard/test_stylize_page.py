@@ -326,3 +326,16 @@ def test_a_second_server_says_so_and_only_shows_the_runs(visit, kept):
     button(page, "Look again").click().run()
     assert not page.warning and button(page, "New picture")
     assert not page.exception
+
+
+def test_a_second_server_shows_the_others_beside_a_damaged_picture(visit, kept):
+    whole = kept.done.result.read_bytes()
+    kept.done.result.write_bytes(b"no picture")
+    try:
+        with FileLock(paths.home() / "server.lock"):
+            page = visit("stylize")
+            assert not page.exception
+            assert "The file of the picture is damaged." in [each.value for each in page.caption]
+            assert len(page.markdown) >= len(runs.all_runs())
+    finally:
+        kept.done.result.write_bytes(whole)

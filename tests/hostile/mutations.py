@@ -120,6 +120,7 @@ class Tally:
 
     inputs: int = 0
     refused: int = 0
+    broke_down: int = 0  # of these, those that ended the decoding process
     longest: float = 0.0
     longest_of: str = ""
     failures: list[str] = field(default_factory=list)
@@ -139,6 +140,10 @@ class Fuzzer:
         self.decoder = decoding.Decoder()
         self.tallies: dict[str, Tally] = {}
         paths.runs().mkdir(parents=True)
+        self.canaries = [place / "canary", paths.home() / "canary"]
+        for canary in self.canaries:
+            canary.write_bytes(b"alive")
+        self._imported(seeds.zipped(self.files))  # what every import leaves in the home
         self.before = self._around()
 
     WAYS = ("picture", "picture of a run", "zip", "zip of damaged files", "run directory", "bench JSON", "settings",
@@ -175,8 +180,9 @@ class Fuzzer:
         self.decoder.__exit__(None, None, None)
 
     def _around(self) -> frozenset[str]:
-        """What lies in the place, but for the runs' own files."""
+        """What lies in the place, but for the runs' own files; and what stands in the files that nobody may change."""
         found = {path.name for path in self.place.iterdir()} | {path.name for path in paths.home().iterdir()}
+        found |= {f"{path} holds {path.read_bytes()!r}" for path in self.canaries if path.is_file()}
         return frozenset(found | {f"runs/{path.name}" for path in paths.runs().iterdir()})
 
     def _one_of(self, files: dict[str, bytes]) -> tuple[str, bytes]:
@@ -194,6 +200,7 @@ class Fuzzer:
         finally:
             process = self.decoder._process
             if process and process.poll() is not None:  # it broke down: the next picture has another
+                self.tallies.setdefault("picture", Tally()).broke_down += 1
                 self.decoder.__exit__(None, None, None)
                 self.decoder = decoding.Decoder()
 

@@ -44,8 +44,25 @@ def fuzzer(own_home, tmp_path):
 @pytest.mark.parametrize("way", mutations.Fuzzer.WAYS)
 def test_damaged_files_end_in_a_sentence(fuzzer, way):
     tally = fuzzer.feed(way, INPUTS[way])
-    assert tally.failures == []
+    assert tally.failures == [] and tally.broke_down <= tally.refused
     assert tally.refused > 0 and tally.inputs == INPUTS[way]
+
+
+def test_the_fuzzer_sees_a_file_that_was_changed_outside_its_place(fuzzer, monkeypatch):
+    monkeypatch.setattr(fuzzer, "_names", lambda: fuzzer.canaries[-1].write_bytes(b"dead"))
+    (failure,) = fuzzer.feed("names", 2).failures
+    assert failure.startswith("names 0: left ") and "canary" in failure
+
+
+def test_the_fuzzer_counts_a_decoder_that_breaks_down_apart(fuzzer, monkeypatch):
+    def break_down():
+        fuzzer._decoded(fuzzer.pictures[next(iter(fuzzer.pictures))], "whole")
+        fuzzer.decoder._process.kill()
+        fuzzer._decoded(fuzzer.pictures[next(iter(fuzzer.pictures))], "whole")
+
+    monkeypatch.setattr(fuzzer, "_picture", break_down)
+    tally = fuzzer.feed("picture", 1)
+    assert (tally.failures, tally.refused, tally.broke_down) == ([], 1, 1)
 
 
 def test_whole_files_are_taken(own_home, tmp_path):
@@ -86,7 +103,8 @@ def test_any_value_in_a_record(own_home, name, value):
         record = run.record()
     except StudioError:
         return
-    assert record.title == legible(record.title) and runs.readable_runs()
+    assert record.title == legible(record.title)
+    assert [(each, said.id) for each, said in runs.readable_runs()] == [(run, record.id)]
     assert run.with_progress(record).id == record.id
 
 
@@ -98,7 +116,7 @@ def test_any_value_in_a_measurement(name, value):
     except InputError as error:
         assert str(error).startswith("b.json holds no measurement")
         return
-    assert timings.tables({found.label: found}) is not None
+    assert set(timings.tables({found.label: found})) == {each.title for each in found.comparisons if each.timings}
 
 
 @QUICK

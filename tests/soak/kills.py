@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +45,7 @@ class Ordeal:
     kills: int
     before_painting: int = 0  # of the kills, those of a process that had not come to its first step
     amid_writing: int = 0  # those that left a file half written (its draft, which nobody reads)
+    amid_checkpoint: int = 0  # of these, a checkpoint
     lost: list[int] = field(default_factory=list)  # iterations that were to be done once more, for each kill and run
     largest_deviation: dict[str, float] = field(default_factory=dict)  # of a total loss on the way, relative
     final_deviation: dict[str, float] = field(default_factory=dict)  # of the best loss, relative
@@ -66,10 +69,13 @@ def ordeal(
             goal = done + chance.randint(2, max(2, (iterations - done) // (kills - number + 1)))
             _wait(process, lambda goal=goal: _painted(killed[-1]) >= goal)
             time.sleep(chance.uniform(0, 0.05))
+            if number == 0:  # one falls into a checkpoint, whatever the lot says
+                _wait(process, lambda process=process: _halted_amid_checkpoint(process, killed))
         process.kill()
         process.communicate()
         found.before_painting += _status(killed[-1]) != "running"
-        found.amid_writing += any(any(run.path.rglob(f"{paths.DRAFT}*")) for run in killed)
+        found.amid_writing += any(_drafts(killed))
+        found.amid_checkpoint += any(_is_of_checkpoint(draft) for draft in _drafts(killed))
         for run in killed:
             assert run.record().status == "interrupted"
             check_readable(run)
@@ -139,6 +145,34 @@ def _wait(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> No
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def _drafts(painted: list[Run]) -> list[Path]:
+    """Half written files; what a run sets aside for a full disk is none."""
+    found = [path for run in painted for path in run.path.rglob(f"{paths.DRAFT}*")]
+    return [path for path in found if path.name != f"{paths.DRAFT}reserve"]
+
+
+def _is_of_checkpoint(draft: Path) -> bool:
+    """No other file of a run is an archive."""
+    try:
+        with draft.open("rb") as file:
+            return file.read(2) == b"PK"
+    except FileNotFoundError:  # whole by now
+        return False
+
+
+def _halted_amid_checkpoint(process: subprocess.Popen[bytes], painted: list[Run]) -> bool:
+    """Whether the process, halted, is writing one; it goes on when it is not."""
+    if not any(_is_of_checkpoint(draft) for draft in _drafts(painted)):
+        return False
+    process.send_signal(signal.SIGSTOP)
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
+    if any(_is_of_checkpoint(draft) for draft in _drafts(painted)):
+        return True
+    process.send_signal(signal.SIGCONT)
+    return False
 
 
 def _painted(run: Run) -> int:
