@@ -13,9 +13,9 @@ dashboard: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not published" --numprocesses 2 --dist loadfile
 
-# The contact sheets of docs/: every control, and `fine` beside `reference`. Some fifteen minutes.
+# The contact sheets of docs/: every control, and `fine` beside `reference`. Tens of minutes.
 gallery: $(VENV)/installed
-	$(BIN)/python -m bench.gallery
+	$(BIN)/nst gallery docs
 
 # The published run's first rows at full size: minutes of the same step, so not among the tests that one runs often.
 published: $(VENV)/installed-dev

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -540,6 +540,23 @@ def doctor(as_json: Json = False) -> None:
         )
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def gallery(
+    folder: Annotated[Path, typer.Argument(help="Where the sheets go.")],
+    only: Annotated[
+        Literal["controls", "fine"] | None,
+        typer.Option(help="One of the two alone: every control, or fine beside reference."),
+    ] = None,
+    weights: Weights = None,
+) -> None:
+    """Paint contact sheets of sample pictures: every control, and `fine` beside `reference`. Tens of minutes."""
+    from bench.gallery import SHEETS, paint
+    from core.timings import Timings
+
+    engine = _engine(weights, _tell, Timings())
+    paint(engine, folder, [only] if only else list(SHEETS), _tell)
 
 
 PARTS = ("targets", "step", "start", "quality")

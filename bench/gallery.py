@@ -1,13 +1,7 @@
-"""A contact sheet: the same photo and painting with one control after another, and `fine` beside `reference`.
-
-    python -m bench.gallery [FOLDER] [--only controls|fine]
-
-Paints each picture as `nst stylize` does, in a home of its own, and writes `controls.jpg` and `fine.jpg`.
-"""
+"""Contact sheets: the same photo and painting with one control after another, and `fine` beside `reference`."""
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bench.comparisons import own_home
-from core import images, jobs, paths, runs, samples, settings, yardstick
-from core.timings import Timings
+from core import images, jobs, runs, samples, settings, yardstick
 from core.transfer import Engine
 
 Report = Callable[[str], None]
@@ -176,21 +169,12 @@ def fine(painter: Painter, told: Report) -> Image.Image:
     return sheet(pictures, 2)
 
 
-def main() -> None:
-    from nst import _engine
-
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("folder", type=Path, nargs="?", default=paths.CHECKOUT / "docs", help="for the sheets")
-    options.add_argument("--only", choices=("controls", "fine"), help="one of the two sheets")
-    given = options.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    engine = _engine(None, print, Timings())
+def paint(engine: Engine, folder: Path, sheets: Sequence[str], told: Report) -> None:
+    """Write the named sheets, `controls.jpg` and `fine.jpg`, into the folder; the runs are nobody's."""
+    folder.mkdir(parents=True, exist_ok=True)
     with own_home(engine):
-        if given.only != "fine":
-            save(controls(Painter(engine), print), given.folder / "controls.jpg")
-        if given.only != "controls":
-            save(fine(Painter(engine), print), given.folder / "fine.jpg")
+        for name in sheets:
+            save(SHEETS[name](Painter(engine), told), folder / f"{name}.jpg")
 
 
-if __name__ == "__main__":
-    main()
+SHEETS: Mapping[str, Callable[[Painter, Report], Image.Image]] = {"controls": controls, "fine": fine}
