@@ -732,14 +732,15 @@ def _manner(
 ) -> Manner:
     """How a photo is to be painted, its pictures read. Raises `InputError` where they do not fit together."""
     from core import runs
+    from core.roles import JOINT
     from core.series import Manner
 
     where = _masks(masks or (), len(styles))
     pictures, names = zip(*map(_picture, styles), strict=True)
-    runs.check_styles(pictures, settings, " + ".join(names))
+    runs.check_styles(pictures, settings, JOINT.join(names))
     kept = _picture(keep)[0] if keep else None
     start_image, start_name = _picture(start) if start else (None, "")
-    return Manner(settings, preset, pictures, " + ".join(names), where, kept, start_image, start_name, steering)
+    return Manner(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
 
 
 def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
