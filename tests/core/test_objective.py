@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from core.losses import gram_matrix, wasserstein_2, with_one
+from core.losses import WASSERSTEIN_SCALE, gram_matrix, wasserstein_2, with_one
 from core.objective import LossFunction, Objective
 from core.settings import TransferSettings
 from core.vgg import feature_network
@@ -154,7 +154,8 @@ def test_losses_of_distributions_are_those_of_a_plain_reckoning(network, paintin
     losses = Objective(function, targets, tf.constant(noise(32, 48)), WEIGHTS)(tf.constant(image)).losses
     for layer in STYLE_LAYERS:
         moments = gram_matrix(with_one(network(image)[layer]))
-        share = SETTINGS.style_weight * float(wasserstein_2(moments, tf.constant(targets[layer]))) / 2
+        distance = WASSERSTEIN_SCALE * float(wasserstein_2(moments, tf.constant(targets[layer])))
+        share = SETTINGS.style_weight * distance / 2
         assert losses.style_layers[layer] == pytest.approx(share, rel=1e-3)
         assert share > 0
 

@@ -66,5 +66,5 @@ def test_a_run_without_a_result_cannot_be_measured(run, engine):
 def test_a_yardstick_is_a_preset_or_a_run(run):
     assert yardstick.settings_of("reference") == settings.PRESETS["reference"].settings()
     assert yardstick.settings_of(run.id) == run.record().settings
-    with pytest.raises(InputError, match=r"neither a preset .*draft, fast, reference.* nor a run"):
+    with pytest.raises(InputError, match=r"neither a preset .*draft, fast, fine, reference.* nor a run"):
         yardstick.settings_of("nonsense")

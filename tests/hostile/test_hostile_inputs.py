@@ -182,11 +182,16 @@ def test_pictures_that_a_run_keeps_are_no_way_in(name, tmp_path):
 
 def refusal(files, **how):
     data = files if isinstance(files, bytes) else seeds.zipped(files, **how)
-    before = {path.name for path in paths.home().rglob("*")}
+    before = at_home()
     with pytest.raises(InputError, match=r"^my\.zip.*\.$") as caught:
         import_run(data, "my.zip")
-    assert {path.name for path in paths.home().rglob("*")} <= {*before, "runs"}
+    assert at_home() <= {*before, "runs", "imports.lock"}
     return str(caught.value)
+
+
+def at_home():
+    """The names of all that lies there, but for the files by which processes show that they live."""
+    return {path.name for path in paths.home().rglob("*") if "processes" not in path.parts}
 
 
 def test_the_seed_itself_is_imported():
@@ -604,5 +609,5 @@ def test_nothing_of_this_lies_outside(own_home):
     """What the tests above would have left beside the home is looked for by each of them; this one looks that the
     home holds what it may."""
     import_run(seeds.zipped(seeds.run_files()))
-    assert {path.name for path in own_home.iterdir()} == {"runs"}
+    assert {path.name for path in own_home.iterdir()} <= {"runs", "processes", "imports.lock"}
     assert isinstance(runs.all_runs()[0], Run) and not list(Path(own_home).glob("runs/.*"))
