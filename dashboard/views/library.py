@@ -108,7 +108,8 @@ def _card(entry: Entry) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         address = {"run": run.id}
         st.page_link("views/stylize.py", label="View", icon=":material/open_in_full:", query_params=address)
-        st.session_state[f"tick-{run.id}"] = run.id in _chosen()
+        # Only where Streamlit has forgotten it: a browser that is told its tick anew may take back the next one.
+        st.session_state.setdefault(f"tick-{run.id}", run.id in _chosen())
         st.checkbox(
             "Compare", key=f"tick-{run.id}", disabled=not run.result.is_file(), on_change=_choose, args=(run.id,)
         )

@@ -245,8 +245,9 @@ def test_a_finished_run_is_downloaded_in_each_format(served, opened, tmp_path):
 def test_two_runs_are_chosen_compared_measured_and_reported(served, opened, browser, tmp_path):
     painted, home = served
     page = opened("library")
-    for run in (painted.done, painted.steered):
+    for number, run in enumerate((painted.done, painted.steered), 1):
         page.locator(f".st-key-card-{run.id}").get_by_text("Compare", exact=True).click()
+        page.get_by_text(f"{number} chosen").wait_for()
     page.get_by_role("link", name="Compare them").click()
     page.get_by_role("heading", name="By one yardstick").wait_for()
     assert painted.done.id in page.url and painted.steered.id in page.url
