@@ -364,13 +364,16 @@ def test_a_part_of_the_photo_is_drawn_and_painted_alone(served, opened):
         for x, y in places[1:]:
             page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
         page.mouse.up()
+        settled(page)  # what was drawn before may be drawn anew meanwhile
 
     page.get_by_text("Nothing is marked yet").wait_for()
     for _ in range(2):
         stroke((0.2, 0.2), (0.2, 0.8))
     stroke((0.8, 0.2), (0.8, 0.8))
     page.get_by_role("button", name="Undo", exact=True).click()
+    settled(page)
     page.get_by_role("button", name="Erase", exact=True).click()
+    settled(page)
     stroke((0.2, 0.5), (0.21, 0.5))
     page.get_by_text("Nothing is marked yet").wait_for(state="detached")
     settled(page)
