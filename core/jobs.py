@@ -184,8 +184,8 @@ def _starting_picture(recorder: Recorder, subject: Subject, tell: Report) -> np.
     if run.start.exists():
         given = images.read_image(run.start, max_bytes=4 * images.MAX_PIXELS)
         return np.asarray(given.resize((width, height), Image.Resampling.LANCZOS))
-    style = images.to_uint8(subject.styles[0])
-    picture, start_is = starting_picture(subject.in_colours, style, wanted, tell)
+    styles = [images.to_uint8(style) for style in subject.styles]
+    picture, start_is = starting_picture(subject.in_colours, styles, wanted, tell, subject.masks)
     recorder.update(start=start_is)
     return picture
 

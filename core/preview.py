@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from core import images, paths, wheels
+from core import images, paths, regions, wheels
 from core.errors import StudioError
 
 if TYPE_CHECKING:
@@ -47,10 +47,30 @@ class Preview:
     _read_style: onnxruntime.InferenceSession
     _paint: onnxruntime.InferenceSession
 
-    def paint(self, content: np.ndarray, style: np.ndarray) -> np.ndarray:
-        """The content in the style's manner; uint8 RGB `(H, W, 3)` as both are, at the content's size."""
+    def paint(
+        self,
+        content: np.ndarray,
+        *styles: np.ndarray,
+        weights: Sequence[float] = (),
+        masks: Sequence[np.ndarray | None] = (),
+    ) -> np.ndarray:
+        """The content in the styles' manner, blended by their weights, each where its mask `(H, W)` is; uint8 RGB
+        `(H, W, 3)` as all are, at the content's size. What no style covers stays the content."""
+        guides, mixes = regions.regions(masks, regions.blend(len(styles), weights))
+        manners = np.stack([self._manner(style) for style in styles])
+        # as section 5 of the paper does: what lies between two styles' numbers is a style between them
+        painted = [self._painted(content, np.tensordot(mix, manners, 1)) for mix in mixes]
+        if guides is None:
+            return painted[0]
+        shares = np.concatenate([guides, np.clip(1 - guides.sum(0), 0, 1)[np.newaxis]])[..., np.newaxis]
+        return images.to_uint8((shares * np.stack([*painted, content])).sum(0) / shares.sum(0))
+
+    def _manner(self, style: np.ndarray) -> np.ndarray:
+        """The numbers that the style is to the network, `(1, 1, 1, 100)`."""
+        return np.asarray(self._read_style.run(None, {"style_image": _fractions(style, STYLE_SIDE, STYLE_SIDE)})[0])
+
+    def _painted(self, content: np.ndarray, manner: np.ndarray) -> np.ndarray:
         height, width = content.shape[:2]
-        manner = self._read_style.run(None, {"style_image": _fractions(style, STYLE_SIDE, STYLE_SIDE)})[0]
         shrink = min(1.0, LARGEST / max(height, width))
         inner = (round(side * shrink / MULTIPLE + 0.49) * MULTIPLE for side in (height, width))
         image, vector = (node.name for node in self._paint.get_inputs())

@@ -1,6 +1,6 @@
 """The picture that painting starts from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,21 +13,26 @@ GREY, CONTRAST = 127.5, 40.0  # of noise: its mean and standard deviation, of 25
 
 
 def starting_picture(
-    content: np.ndarray, style: np.ndarray, settings: TransferSettings, report: Callable[[str], None]
+    content: np.ndarray,
+    styles: Sequence[np.ndarray],
+    settings: TransferSettings,
+    report: Callable[[str], None],
+    masks: Sequence[np.ndarray | None] = (),
 ) -> tuple[np.ndarray, str]:
-    """The settings' starting picture, uint8 `(H, W, 3)` like the two given, and in words what it is: where a preview
+    """The settings' starting picture, uint8 `(H, W, 3)` like those given, and in words what it is: where a preview
     is wanted and cannot be had, the content, and why. Needs no TensorFlow."""
     height, width, _ = content.shape
     match settings.init:
         case "content":
             return content, "content"
         case "style":
-            return np.array(ImageOps.fit(Image.fromarray(style), (width, height))), "style"
+            return np.array(ImageOps.fit(Image.fromarray(styles[0]), (width, height))), "style"
         case "noise":
             grey = np.random.default_rng(settings.seed).normal(GREY, CONTRAST, content.shape)
             return np.rint(np.clip(grey, 0, 255)).astype(np.uint8), f"noise, seed {settings.seed}"
     try:
-        return preview.obtain(report).paint(content, style), "preview"
+        network = preview.obtain(report)
+        return network.paint(content, *styles, weights=settings.style_blend, masks=masks), "preview"
     except StudioError as error:
         report(f"Without a preview, painting starts from the photo: {error}")
         return content, f"content, since there is no preview: {error}"

@@ -77,12 +77,12 @@ class Pictures:
             styles = [colours.matched(style, photo) for style in styles]
         elif settings.colours == "luminance":
             painted, styles = colours.lightness(photo), [colours.lightness(style) for style in styles]
-        masks = [_mask(mask, photo.shape) for mask in self.masks]
-        return Subject(painted, photo, styles, masks, _mask(self.kept, photo.shape), settings)
+        masks = [mask_at(mask, photo.shape) for mask in self.masks]
+        return Subject(painted, photo, styles, masks, mask_at(self.kept, photo.shape), settings)
 
 
-def _mask(mask: Image.Image | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """`(H, W)`, float32 in 0 … 1."""
+def mask_at(mask: Image.Image | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The mask at the height and width of that shape: `(H, W)`, float32 in 0 … 1."""
     if mask is None:
         return None
     grey = mask.convert("L").resize((shape[1], shape[0]), Image.Resampling.BOX)

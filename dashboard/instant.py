@@ -1,5 +1,7 @@
 """The instant preview: what the pair may look like, before anything is started."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import streamlit as st
 from PIL import Image
@@ -7,6 +9,7 @@ from PIL import Image
 from core import images, jobs, preview
 from core.errors import StudioError
 from core.preview import Preview
+from core.subject import mask_at
 from dashboard.gallery import Picture
 from dashboard.paintings import Chosen
 from dashboard.wording import plain
@@ -15,8 +18,7 @@ SIZE = 512  # px
 
 
 def show(content: Picture, styles: Chosen) -> None:
-    """The preview of the photo after the painting that counts most; where its network is not here, what to do about
-    it."""
+    """The preview of the photo after the paintings; where its network is not here, what to do about it."""
     network = _network()
     if network is None:
         said = jobs.readiness()
@@ -32,15 +34,15 @@ def show(content: Picture, styles: Chosen) -> None:
     try:
         photo = images.resize(content.image, min(SIZE, max(content.image.size)), content.name)
         side = 2 * (preview.STYLE_SIDE,)  # as the network reads it, whatever the photo's size
-        weights = styles.weights or (1.0,) * len(styles.pictures)
-        most = styles.pictures[weights.index(max(weights))]
-        painting = np.asarray(most.image.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0))
-        picture = _painted(network, photo, painting)
+        paintings = [
+            np.asarray(each.image.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0)) for each in styles.pictures
+        ]
+        masks = [mask_at(mask, photo.shape) for mask in styles.masks]
+        picture = _painted(network, photo, paintings, styles.weights, masks)
     except StudioError as error:
         st.caption(plain(str(error)))
         return
-    alone = f" of {plain(most.name)} alone" if len(styles.pictures) > 1 else ""
-    said = f"Instant preview{alone}, by another network: the painting will differ"
+    said = "Instant preview, by another network: the painting will differ"
     st.image(picture, caption=said, width="stretch", alt=said)
 
 
@@ -61,5 +63,11 @@ def _opened() -> Preview:
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
-def _painted(_network: Preview, content: np.ndarray, style: np.ndarray) -> bytes:
-    return images.encode_jpeg(_network.paint(content, style))
+def _painted(
+    _network: Preview,
+    content: np.ndarray,
+    styles: Sequence[np.ndarray],
+    weights: Sequence[float],
+    masks: Sequence[np.ndarray | None],
+) -> bytes:
+    return images.encode_jpeg(_network.paint(content, *styles, weights=weights, masks=masks))

