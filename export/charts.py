@@ -90,14 +90,17 @@ def comparison(
     over: Literal["iteration", "seconds"] = "iteration",
     published: pd.DataFrame | None = None,
     published_name: str = "Published",
-) -> alt.Chart:
-    """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis.
+    stages: Mapping[str, Mapping[int, str]] = NO_STAGES,
+) -> alt.Chart | alt.LayerChart:
+    """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis; a
+    point on a run's curve where another of its `stages` begins.
 
     `published` is one more curve, dotted and grey: its columns are "total" and "iteration" or "seconds".
     """
     import pandas as pd
 
     curves = {name: _thinned(metrics, len(runs)) for name, metrics in runs.items()}
+    begins = [_beginnings(metrics, stages.get(name, {})).assign(curve=name) for name, metrics in runs.items()]
     colours, dashes = _cycle(COLOURS, curves), _cycle(DASHES, curves)
     if published is not None:
         curves[published_name] = published
@@ -105,7 +108,8 @@ def comparison(
     long = pd.concat(
         [frame[[over, "total"]].rename(columns={"total": "loss"}).assign(curve=name) for name, frame in curves.items()]
     )
-    return _curves(long, over, list(curves), colours, dashes, columns=1)
+    lines = _curves(long, over, list(curves), colours, dashes, columns=1)
+    return _layered(lines, _stage_points(pd.concat(begins), over, lines))
 
 
 def phases(seconds: Mapping[str, float]) -> alt.LayerChart:
@@ -316,6 +320,22 @@ def _stage_rules(stages: Mapping[int, str]) -> list[alt.Chart]:
     line = rules.mark_rule(color=TEXT, strokeWidth=1, opacity=0.5)
     name = rules.mark_text(color=TEXT, align="center", baseline="bottom", dy=-4, fontSize=11)  # above the curves
     return [line, name.encode(y=alt.value(0), text="size:N")]
+
+
+def _beginnings(metrics: pd.DataFrame, stages: Mapping[int, str]) -> pd.DataFrame:
+    """The rows that later stages begin with, and their sizes."""
+    rows = metrics[(metrics["iteration"] > 0) & metrics["iteration"].isin(list(stages))]
+    return rows[["iteration", "seconds", "total"]].assign(size=rows["iteration"].map(stages))
+
+
+def _stage_points(begins: pd.DataFrame, over: str, lines: alt.Chart) -> list[alt.Chart]:
+    import altair as alt
+
+    if begins.empty:
+        return []
+    points = alt.Chart(begins.rename(columns={"total": "loss"})).mark_point(filled=True, size=70, opacity=1)
+    tooltip = [f"{over}:Q", "curve:N", "size:N", alt.Tooltip("loss:Q", format=".4g")]
+    return [points.encode(x=f"{over}:Q", y="loss:Q", color=lines.encoding.color, tooltip=tooltip)]
 
 
 def _steering_rules(steering: Sequence[Steering]) -> list[alt.Chart]:

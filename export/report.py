@@ -293,6 +293,7 @@ def _page(shown: list[Shown], title: str, yardstick: str, frames: bool, timings:
         yardstick=yardstick,
         comparable=len({_weighing(each.record) for each in shown}) == 1,
         drawn=drawn,
+        staged=any(len(_stages(each)) > 1 for each in shown),
         differences=_differences(shown),
         timings=_timings(shown),
         measured_here=[each for name, rows in timings.items() for each in _durations(name, rows)],
@@ -321,7 +322,7 @@ def _described(each: Shown, frames: bool) -> dict[str, Any]:
     own = {}
     if len(each.metrics) > 1:
         what = f"of {each.short}, {each.title}, over {len(each.metrics)} iterations"
-        stages = charts.stage_marks(record.settings, each.metrics["iteration"].iloc[-1])
+        stages = _stages(each)
         losses = charts.loss_curves(each.metrics, record.steering, stages)
         own["losses"] = Markup(charts.svg(losses, f"The losses {what}"))
         layers = charts.layer_curves(each.metrics, stages)
@@ -354,14 +355,21 @@ def _described(each: Shown, frames: bool) -> dict[str, Any]:
     }
 
 
+def _stages(each: Shown) -> Mapping[int, str]:
+    from export import charts
+
+    return {} if each.metrics.empty else charts.stage_marks(each.record.settings, each.metrics["iteration"].iloc[-1])
+
+
 def _drawings(shown: list[Shown]) -> dict[str, str]:
     """The drawings that show the runs together, as SVG."""
     drawn = {}
     curves = {each.label: each.metrics for each in shown if len(each.metrics) > 1}
     if curves:
         what = f"Total loss of {len(curves)} run{'s'[: len(curves) > 1]} over the"
-        drawn["iterations"] = charts.svg(charts.comparison(curves), f"{what} iterations")
-        drawn["seconds"] = charts.svg(charts.comparison(curves, over="seconds"), f"{what} seconds")
+        stages = {each.label: _stages(each) for each in shown}
+        drawn["iterations"] = charts.svg(charts.comparison(curves, stages=stages), f"{what} iterations")
+        drawn["seconds"] = charts.svg(charts.comparison(curves, over="seconds", stages=stages), f"{what} seconds")
     if bars := {each.short: each.phases for each in shown if any(each.phases.values())}:
         drawn["phases"] = charts.svg(charts.phases_of_runs(bars), "Seconds of each phase; the table has the numbers")
     return drawn

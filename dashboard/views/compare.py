@@ -179,10 +179,12 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
         if over == "iterations" and any(reference.is_published_run(run) for run, _ in chosen):
             with_published = st.toggle("The published run", value=True, key="with-published")
             published = reference.curve() if with_published else None
-    metrics = {}
-    for run, _ in chosen:
+    metrics, stages = {}, {}
+    for run, record in chosen:
         try:
-            metrics[titles[run.id]] = run.metrics()
+            metrics[titles[run.id]] = found = run.metrics()
+            if not found.empty:
+                stages[titles[run.id]] = charts.stage_marks(record.settings, found["iteration"].iloc[-1])
         except StudioError as error:
             st.warning(plain(str(error)))
     if not metrics:
@@ -192,8 +194,10 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
     }
     if len(weights) > 1:
         st.caption("Each curve is the run's own loss, and these have different weights: compare their shapes.")
+    if any(len(marks) > 1 for marks in stages.values()):
+        st.caption("A point on a curve: from there on the picture is larger, and its losses are others.")
     axis = "iteration" if over == "iterations" else "seconds"
-    drawing.draw(charts.comparison(metrics, axis, published), f"compare-{over}", 300, len(metrics) + 1)
+    drawing.draw(charts.comparison(metrics, axis, published, stages=stages), f"compare-{over}", 300, len(metrics) + 1)
 
 
 def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:

@@ -115,6 +115,20 @@ def test_runs_are_compared(over):
     assert encoding["color"]["scale"] == {"domain": ["two", "one"], "range": list(COLOURS[:2])}
 
 
+@pytest.mark.parametrize("over", ["iteration", "seconds"])
+def test_where_another_size_begins_is_a_point_on_the_runs_own_curve(over):
+    runs = {"two": metrics(10, 2.0), "one": metrics(20)}
+    chart = charts.comparison(runs, over, stages={"one": {0: "64 px", 5: "128 px", 15: "256 px"}, "two": {}})
+    specification = chart.to_dict()
+    lines, points = specification["layer"]
+    rows = pd.DataFrame(specification["datasets"][points["data"]["name"]])
+    assert list(rows["size"]) == ["128 px", "256 px"] and set(rows["curve"]) == {"one"}
+    expected = metrics(20).set_index("iteration").loc[[5, 15]]
+    np.testing.assert_allclose(rows["loss"], expected["total"])
+    np.testing.assert_allclose(rows["seconds"], expected["seconds"])
+    assert points["encoding"]["color"]["scale"] == lines["encoding"]["color"]["scale"]
+
+
 def test_beside_a_published_run():
     published = pd.DataFrame({"iteration": [0, 100], "total": [5e8, 2e7]})
     chart = charts.comparison({"ours": metrics()}, published=published, published_name="As published")
