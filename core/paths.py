@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 import platformdirs
 
@@ -64,13 +64,29 @@ def is_file(path: Path) -> bool:
 def read(path: Path, limit: int = 2**20) -> bytes:
     """A regular file's bytes. Raises `OSError` also for another thing (a pipe would be waited for) and for a file of
     more than `limit` bytes."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is not a file", str(path))
-    with path.open("rb") as file:
+    with _opened(path) as file:
         data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)  # room is made for so many at once
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
     return data
+
+
+def read_ends(path: Path, length: int) -> bytes:
+    """A regular file's first line and its last ones, of `length` bytes at most each; a short one's all. Raises
+    `OSError` as `read` does."""
+    with _opened(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) <= 2 * length:
+            return file.read(2 * length)
+        first = file.read(length)
+        file.seek(size - length)
+        last = file.read(length)
+    return first[: first.find(b"\n") + 1] + last[last.find(b"\n") + 1 :]
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return path.open("rb")
 
 
 def check_writable(path: Path) -> None:

@@ -65,6 +65,7 @@ ENDINGS_SECONDS = 30.0  # that one who notes how a run ended waits for others wh
 RESERVE_BYTES = 2**18  # set aside, so that a run that fills the disk can still say so
 
 METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
+LINE_BYTES = 2048  # of a line of metrics at most: as many layers as there are, and more
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]{1,200}")
 
@@ -332,7 +333,9 @@ class Run:
         import pandas as pd
 
         try:
-            text = paths.read(self.path / "metrics.csv", METRICS_BYTES).decode()
+            file = self.path / "metrics.csv"
+            data = paths.read(file, METRICS_BYTES) if last is None else paths.read_ends(file, (last + 2) * LINE_BYTES)
+            text = data.decode()
             whole = text[: text.rfind("\n") + 1]
             if not whole:
                 return pd.DataFrame(columns=METRICS)

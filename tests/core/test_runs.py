@@ -384,6 +384,22 @@ def test_the_last_rows_are_read_alone(steps):
     assert list(run.metrics(last=2)["iteration"]) == [2, 3]
 
 
+def test_of_a_long_run_the_last_rows_are_read_without_what_is_before(steps):
+    run = new_run()
+    with Recorder(run) as recorder:
+        recorder.write(steps[0])
+    file = run.path / "metrics.csv"
+    heading, line = file.read_text().splitlines()
+    rows = [line.replace("0", str(iteration), 1) for iteration in range(2000)]
+    file.write_text("\n".join([heading, *rows]) + "\n")
+    expected = run.metrics().tail(3).reset_index(drop=True)
+    rows[20] = "what is not read can have no fault"
+    file.write_text("\n".join([heading, *rows]) + "\n")
+    pd.testing.assert_frame_equal(run.metrics(last=3), expected, check_dtype=False)
+    with pytest.raises(StudioError, match="damaged"):
+        run.metrics()
+
+
 def test_metrics_hold_every_step(steps):
     run = new_run()
     with Recorder(run) as recorder:
