@@ -354,10 +354,10 @@ def test_a_part_of_the_photo_is_drawn_and_painted_alone(served, opened):
     paper = page.locator(".paper")
     paper.wait_for()
     settled(page)
-    paper.scroll_into_view_if_needed()
-    box = paper.bounding_box()
 
     def stroke(*places):
+        paper.scroll_into_view_if_needed()
+        box = paper.bounding_box()  # what is above it may have grown meanwhile
         x, y = places[0]
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
         page.mouse.down()
