@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test gallery published soak soak-fuzz soak-kills soak-runs soak-sessions check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
+.PHONY: dashboard test gallery published soak soak-fuzz soak-kills soak-runs soak-tiles soak-sessions check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -22,7 +22,7 @@ published: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m published
 
 # The long forms of the tests of docs/reliability.md: about an hour.
-soak: soak-fuzz soak-kills soak-runs soak-sessions
+soak: soak-fuzz soak-kills soak-runs soak-tiles soak-sessions
 
 # Many thousand damaged files into every way in: some minutes.
 soak-fuzz: $(VENV)/installed-dev
@@ -35,6 +35,10 @@ soak-kills: $(VENV)/installed-dev
 # Two hundred short runs through one worker, and whether it keeps anything of them: some minutes.
 soak-runs: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/runs.py
+
+# A picture of 4096 × 3072 px under 4 GiB, and what tiles cost: about a quarter of an hour.
+soak-tiles: $(VENV)/installed-dev
+	$(BIN)/python tests/soak/tiles.py
 
 # Twenty sessions that watch one run, two of them in Chromium: half an hour.
 soak-sessions: $(VENV)/installed-dev

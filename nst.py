@@ -546,17 +546,20 @@ def doctor(as_json: Json = False) -> None:
 def gallery(
     folder: Annotated[Path, typer.Argument(help="Where the sheets go.")],
     only: Annotated[
-        Literal["controls", "fine"] | None,
-        typer.Option(help="One of the two alone: every control, or fine beside reference."),
+        Literal["controls", "fine", "published"] | None,
+        typer.Option(
+            help="One sheet alone: every control, or fine beside reference of the samples, or of the published pair. "
+            "By default the first two."
+        ),
     ] = None,
     weights: Weights = None,
 ) -> None:
     """Paint contact sheets of sample pictures: every control, and `fine` beside `reference`. Tens of minutes."""
-    from bench.gallery import SHEETS, paint
+    from bench.gallery import paint
     from core.timings import Timings
 
     engine = _engine(weights, _tell, Timings())
-    paint(engine, folder, [only] if only else list(SHEETS), _tell)
+    paint(engine, folder, [only] if only else ["controls", "fine"], _tell)
 
 
 PARTS = ("targets", "step", "start", "quality")

@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from bench import reference
 from bench.comparisons import own_home
+from bench.quality import SAMPLE_PAIRS
 from core import images, jobs, runs, samples, settings, yardstick
 from core.transfer import Engine
 
 Report = Callable[[str], None]
 
-WIDTH, HEIGHT, COLUMNS, MARGIN, LETTERS = 240, 160, 4, 10, 14  # px of the sheet
+WIDTH, COLUMNS, MARGIN, LETTERS = 240, 4, 10, 14  # px of the sheet, all but the columns; pictures are of 3 : 2
+LARGE, FEW = 480, 2  # width and columns where pictures are looked at closely
 LARGEST = 300_000  # bytes of a sheet
 SIZE, ITERATIONS = 320, 120
 PHOTO, PAINTING, ANOTHER = "coffee", "waves", "mosaic"
-PAIRS = (("coffee", "mosaic"), ("chelsea", "waves"), ("astronaut", "night"))
+PUBLISHED = ("published photo", "published painting")
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,16 @@ class Painter:
     """Paints with one engine, as `nst stylize` does."""
 
     engine: Engine
+    pictures: Mapping[str, Path] = field(default_factory=dict)  # beside the samples
+
+    def path(self, name: str) -> Path:
+        return self.pictures.get(name) or samples.find(name).path()
 
     def paint(
         self, cell: Cell, photo_name: str = PHOTO, preset: str = "fast", seconds: float = math.inf, **more: Any
     ) -> Painted:
-        """What the preset and the cell make of a sample photo within so many seconds."""
-        photo, *styles = (images.read_image(_sample(name).path()) for name in (photo_name, *cell.styles))
+        """What the preset and the cell make of a photo within so many seconds."""
+        photo, *styles = (images.read_image(self.path(name)) for name in (photo_name, *cell.styles))
         chosen = settings.choose(preset, **{"frame_every": 10_000, **more, **cell.changes})
         shape = images.resized_shape(photo.width, photo.height, chosen.size)
         run = runs.create(
@@ -117,22 +124,18 @@ def _white(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(images.to_uint8(255 * mask))
 
 
-def _sample(name: str) -> samples.Sample:
-    return next(sample for sample in (*samples.PHOTOS, *samples.STYLES) if sample.name == name)
-
-
-def sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = COLUMNS) -> Image.Image:
-    """The pictures in rows, each with its caption."""
-    rows = -(-len(pictures) // columns)
-    tall = HEIGHT + 2 * LETTERS
-    whole = Image.new("RGB", (columns * (WIDTH + MARGIN) + MARGIN, rows * (tall + MARGIN) + MARGIN), "white")
+def sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = COLUMNS, width: int = WIDTH) -> Image.Image:
+    """The pictures in rows, so many px wide, each with its caption."""
+    rows, height = -(-len(pictures) // columns), width * 2 // 3
+    tall = height + 2 * LETTERS
+    whole = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, rows * (tall + MARGIN) + MARGIN), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(LETTERS)
     for number, (picture, caption) in enumerate(pictures):
-        left_edge = MARGIN + number % columns * (WIDTH + MARGIN)
+        left_edge = MARGIN + number % columns * (width + MARGIN)
         top = MARGIN + number // columns * (tall + MARGIN)
-        small = ImageOps.contain(Image.fromarray(picture), (WIDTH, HEIGHT), Image.Resampling.LANCZOS)
-        whole.paste(small, (left_edge + (WIDTH - small.width) // 2, top + (HEIGHT - small.height) // 2))
-        draw.text((left_edge + WIDTH / 2, top + HEIGHT + 4), caption, fill="#14100c", font=font, anchor="ma")
+        small = ImageOps.contain(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS)
+        whole.paste(small, (left_edge + (width - small.width) // 2, top + (height - small.height) // 2))
+        draw.text((left_edge + width / 2, top + height + 4), caption, fill="#14100c", font=font, anchor="ma")
     return whole
 
 
@@ -146,7 +149,7 @@ def save(whole: Image.Image, path: Path) -> None:
 
 def controls(painter: Painter, told: Report) -> Image.Image:
     """The contact sheet of all controls."""
-    photo, painting = (np.asarray(images.shrunk(_sample(name).path(), WIDTH)) for name in (PHOTO, PAINTING))
+    photo, painting = (np.asarray(images.shrunk(painter.path(name), WIDTH)) for name in (PHOTO, PAINTING))
     pictures = [(photo, "the photo"), (painting, "the painting")]
     for number, cell in enumerate(CELLS, 1):
         told(f"{number} of {len(CELLS)}: {cell.caption} …")
@@ -154,10 +157,10 @@ def controls(painter: Painter, told: Report) -> Image.Image:
     return sheet(pictures)
 
 
-def fine(painter: Painter, told: Report) -> Image.Image:
+def fine(painter: Painter, told: Report, pairs: Sequence[tuple[str, str]] = SAMPLE_PAIRS) -> Image.Image:
     """`fine` beside `reference` at the same wall time, with the style losses of both in float32."""
     pictures = []
-    for photo, painting in PAIRS:
+    for photo, painting in pairs:
         told(f"{photo} × {painting}: fine …")
         best = painter.paint(Cell("", styles=(painting,)), photo, "fine")
         told(f"{photo} × {painting}: reference, for {best.seconds:.0f} s …")
@@ -166,15 +169,28 @@ def fine(painter: Painter, told: Report) -> Image.Image:
             caption = f"{name}: {painted.seconds:.0f} s, style loss {painted.style:.3g}"
             told(f"{photo} × {painting}: {caption}")
             pictures.append((painted.picture, caption))
-    return sheet(pictures, 2)
+    return sheet(pictures, FEW, LARGE)
+
+
+def published(painter: Painter, told: Report) -> Image.Image:
+    """The same of the published pair, whose pictures are not ours to publish."""
+    return fine(painter, told, [PUBLISHED])
 
 
 def paint(engine: Engine, folder: Path, sheets: Sequence[str], told: Report) -> None:
-    """Write the named sheets, `controls.jpg` and `fine.jpg`, into the folder; the runs are nobody's."""
+    """Write the named sheets into the folder, `controls.jpg` for one; the runs are nobody's.
+
+    Raises `StudioError` where the published pair is wanted and cannot be had.
+    """
+    pictures = dict(zip(PUBLISHED, reference.fetch_pair(), strict=True)) if "published" in sheets else {}
     folder.mkdir(parents=True, exist_ok=True)
     with own_home(engine):
         for name in sheets:
-            save(SHEETS[name](Painter(engine), told), folder / f"{name}.jpg")
+            save(SHEETS[name](Painter(engine, pictures), told), folder / f"{name}.jpg")
 
 
-SHEETS: Mapping[str, Callable[[Painter, Report], Image.Image]] = {"controls": controls, "fine": fine}
+SHEETS: Mapping[str, Callable[[Painter, Report], Image.Image]] = {
+    "controls": controls,
+    "fine": fine,
+    "published": published,
+}

@@ -230,7 +230,7 @@ async def _measure(sights: list[Sight], server: psutil.Process, run: Run, second
 def main() -> int:
     options = argparse.ArgumentParser()
     options.add_argument("--minutes", type=float, default=30.0, help="how long they watch")
-    options.add_argument("--size", type=int, default=96, help="of the run, px; small ones end within the time")
+    options.add_argument("--size", type=int, default=160, help="of the run, px; smaller ones may end within the time")
     given = options.parse_args()
     print(f"{date.today()}, {hardware.processor()}, {os.cpu_count()} cores, {given.minutes:g} minutes")
     with home():
