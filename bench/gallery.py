@@ -62,8 +62,8 @@ CELLS = (
     Cell("style scale 2", {"style_scale": 2}),
     Cell("coarse to fine, 2 stages", {"stages": 2}),
     Cell("early layers alone", {"style_layers": "relu1_1,relu2_1"}),
-    Cell("early layers 10⁴ times", {"style_layer_weights": (1e4, 1e4, 1, 1, 1)}),
-    Cell("before the ReLU: conv1_1 … conv5_1", {"style_layers": ",".join(f"conv{n}_1" for n in range(1, 6))}),
+    Cell("early layers 10,000 times", {"style_layer_weights": (1e4, 1e4, 1, 1, 1)}),
+    Cell("the layers before their ReLU", {"style_layers": ",".join(f"conv{n}_1" for n in range(1, 6))}),
     Cell("content in relu4_2, five times", {"content_layers": "relu4_2", "content_weight": 5e3}),
     Cell("average pooling", {"pooling": "average"}),
     Cell("replicated edges", {"padding": "replicate"}),
@@ -74,7 +74,7 @@ CELLS = (
     Cell("from the painting", {"init": "style"}),
     Cell("Adam", {"optimizer": "adam"}),
     Cell("Adam, averaged", {"optimizer": "adam", "averaging": 0.95}),
-    Cell("in tiles of 256 px", {"memory": 1.4}),
+    Cell("in tiles of 256 px", {"memory": 1.58, "size": 512, "optimizer": "adam"}),
 )
 
 
