@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -691,13 +690,14 @@ def _print_measurement(found: Measurement) -> None:
 def dashboard(context: typer.Context) -> None:
     """Open the page in the browser. Further options go to Streamlit (--server.port 8600 …)."""
     from core import jobs
+    from dashboard import metrics
 
+    metrics.serve_where_asked()
     jobs.see_to_queue()  # what waited when the machine went down
+    from streamlit.web import cli
+
     page = Path(__file__).parent / "dashboard" / "app.py"
-    command = [sys.executable, "-m", "streamlit", "run", str(page), *context.args]
-    if os.name == "posix":
-        os.execv(command[0], command)
-    raise typer.Exit(subprocess.call(command))
+    cli.main(["run", str(page), *context.args], prog_name="streamlit")  # in this process, whose the metrics are
 
 
 @app.command(hidden=True)

@@ -179,7 +179,7 @@ def _record(data: bytes, name: str) -> RunRecord:
     if not RUN_ID.fullmatch(record.id):
         raise InputError(f"{name}: {record.id!r} is no name of a run.")
     status = "interrupted" if record.unfinished else record.status
-    return record.model_copy(update={"status": status, "writer": None})
+    return record.model_copy(update={"status": status, "writer": None, "queued": None, "begun": None})
 
 
 def _free_id(record: RunRecord) -> str:

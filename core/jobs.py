@@ -411,9 +411,14 @@ def _withdrawn(run: Run) -> bool:
     return taken
 
 
+def workers() -> list[Writer]:
+    """The worker processes that are alive."""
+    return [said.writer for said in _said().values() if said.writer.is_alive()]
+
+
 def see_to_queue() -> None:
     """Start a worker for each run that waits, as far as easels have none that is alive, as after a reboot."""
-    without = len(easels()) - sum(said.writer.is_alive() for said in _said().values())
+    without = len(easels()) - len(workers())
     for _ in range(min(_number_awaiting(), without)):
         start_worker()
 

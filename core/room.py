@@ -44,7 +44,7 @@ def check(
     if memory(shape) > (allowed := _allowed(settings, on_gpu, still_to_be_taken)):
         what, remedy = ("memory on the GPU", "end what else uses it") if on_gpu else ("memory", "close other programs")
         raise InputError(_refusal(what, remedy, memory, allowed, shape))
-    if disk(shape) > (free := float(shutil.disk_usage(_existing(paths.runs())).free)):
+    if disk(shape) > (free := float(shutil.disk_usage(existing(paths.runs())).free)):
         raise InputError(_refusal("disk", f"make room in {paths.home()}", disk, free, shape))
 
 
@@ -132,6 +132,6 @@ def _left_to_the_container() -> float:
     return math.inf
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     return next(each for each in (folder, *folder.parents) if each.exists())

@@ -209,6 +209,8 @@ class RunRecord(BaseModel):
     schema_version: Literal[1] = 1  # SCHEMA_VERSION, as a type
     id: str
     created: AwareDatetime
+    queued: AwareDatetime | None = None  # the last time; an imported run never was, here
+    begun: AwareDatetime | None = None  # when a process set about it, the last time
     status: Status = "queued"
     message: str = ""  # what is being prepared, or in one sentence what went wrong
     preset: Name
@@ -231,12 +233,12 @@ class RunRecord(BaseModel):
     best_total: float | None = None
     writer: Writer | None = None
 
-    @field_validator("created")
+    @field_validator("created", "queued", "begun")
     @classmethod
-    def _in_any_time_zone(cls, created: datetime) -> datetime:
-        if not 2000 <= created.year <= 9000:  # the calendar's first and last day have no other zones
+    def _in_any_time_zone(cls, when: datetime | None) -> datetime | None:
+        if when and not 2000 <= when.year <= 9000:  # the calendar's first and last day have no other zones
             raise ValueError("a run was made in 2000 or later")
-        return created
+        return when
 
     @model_validator(mode="after")
     def _steering_that_fits(self) -> RunRecord:
@@ -461,6 +463,7 @@ def create(
     record = RunRecord(
         id=run.id,
         created=created,
+        queued=created,
         preset=preset,
         settings=settings,
         content=content_name,
@@ -589,7 +592,15 @@ def resume(run: Run, more: int = 0) -> None:
                 raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
         settings = record.settings.changed(iterations=iterations)
         (run.path / "request.json").unlink(missing_ok=True)
-        change(run, status="queued", message="", settings=settings, writer=Writer.this_process())
+        change(
+            run,
+            status="queued",
+            queued=datetime.now(UTC),
+            begun=None,
+            message="",
+            settings=settings,
+            writer=Writer.this_process(),
+        )
 
 
 def begins_anew(run: Run, record: RunRecord) -> bool:
@@ -697,7 +708,7 @@ class Recorder:
         if self.record.status != "queued":
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
         paths.remove_drafts(self.run.path)
-        self.update(status="preparing", writer=Writer.this_process())
+        self.update(status="preparing", begun=datetime.now(UTC), writer=Writer.this_process())
         with writing(self.run):
             self._reserve.write_bytes(bytes(RESERVE_BYTES))
         log.event("run started", run=self.run.id)

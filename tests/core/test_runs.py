@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -172,12 +173,26 @@ def test_record_round_trip():
     assert run.record().created.tzinfo is not None
 
 
-def test_records_from_before_precision_and_start_are_read():
+@pytest.mark.parametrize(("field", "instead"), [("precision", ""), ("start", ""), ("queued", None), ("begun", None)])
+def test_records_from_before_a_field_was_kept_are_read(field, instead):
     run = new_run()
     said = json.loads((run.path / "run.json").read_text())
-    del said["precision"], said["start"]
+    del said[field]
     (run.path / "run.json").write_text(json.dumps(said))
-    assert (run.record().precision, run.record().start) == ("", "")
+    assert getattr(run.record(), field) == instead
+
+
+def test_a_record_says_when_its_run_was_queued_and_begun_last():
+    run = new_run()
+    first = run.record()
+    assert (first.queued, first.begun) == (first.created, None)
+    with Recorder(run):
+        pass
+    done = run.record()
+    assert done.begun and done.queued == first.queued <= done.begun <= datetime.now(UTC)
+    runs.resume(run)
+    again = run.record()
+    assert again.queued and again.queued > done.begun and again.begun is None
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, "missing"])

@@ -1,0 +1,413 @@
+"""What Prometheus is told: by the server as it really runs, and by what looks at the store for it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from core import archive, jobs, library, paths, runs
+from core.errors import InputError
+from core.runs import Run, Writer
+from dashboard import metrics
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+OWNER = "https://login.example.org 248289761001"
+PATIENCE = 60.0  # seconds, until a server that looks every few of them has seen something
+
+
+def parsed(text):
+    """Each value by its name, or by its name and what its labels say, in the order of the labels' names."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for name, labels, value, *_ in family.samples:
+            found[(name, *(labels[label] for label in sorted(labels))) if labels else name] = value
+    return found
+
+
+def text_of(store):
+    registry = CollectorRegistry()
+    registry.register(store)
+    return generate_latest(registry).decode()
+
+
+def look(store):
+    return parsed(text_of(store))
+
+
+@pytest.fixture
+def store(own_home, monkeypatch):
+    """Looked at as often as it is asked."""
+    monkeypatch.setattr(metrics, "LOOK_SECONDS", 0.0)
+    return metrics.Store()
+
+
+def ended(run, status="done", **changes):
+    """A run that was begun now, and has ended."""
+    runs.change(run, status=status, writer=None, **{"begun": datetime.now(UTC), **changes})
+    return run
+
+
+# The server
+
+
+def scraped(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        return answer.read().decode()
+
+
+def scraped_when(port, condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition(parsed(scraped(port))):
+        assert time.monotonic() < deadline, scraped(port)
+        time.sleep(0.5)
+    return scraped(port)
+
+
+def listening(process):
+    """By port, at which addresses."""
+    found = {}
+    for place in psutil.Process(process.pid).net_connections():
+        if place.status == "LISTEN":
+            found.setdefault(place.laddr.port, set()).add(place.laddr.ip)
+    return found
+
+
+def test_a_server_tells_sums_of_what_happens(own_home, engine, new_run, serve, free_port):
+    def perform(run):
+        for _ in jobs.perform(run, lambda *_: engine):
+            pass
+
+    perform(new_run("coffee", "glass"))  # before there is a server
+    (paths.runs() / "20260101-000000-000000-no-run-abcd").mkdir()
+    place = free_port()
+    with serve(own_home, free_port(), NST_METRICS_PORT=str(place)) as (_, process):
+        before = parsed(scraped(place))
+        assert before["nst_runs", "done"] == before["nst_runs", "damaged"] == before["nst_store_readable"] == 1
+        assert before["nst_runs", "failed"] == before["nst_workers"] == before["nst_queue_length"] == 0
+        assert {before["nst_runs_ended_total", state] for state in ("done", "stopped", "failed", "interrupted")} == {0}
+        assert before["nst_easels"] == 1
+
+        told = Writer.this_process()  # as a worker does
+        said = jobs.Readiness(writer=told, message="Ready.", ready=True)
+        (own_home / "worker.json").write_text(said.model_dump_json())
+        perform(new_run("coffee", "glass"))
+        shutil.rmtree(paths.cache() / "targets")
+        perform(missed := new_run("coffee", "glass"))
+        runs.change(missed, owner=OWNER)
+        runs.change(waits := new_run("chelsea", "waves"), owner=OWNER)
+        jobs._enter(waits, None)
+
+        text = scraped_when(place, lambda now: now["nst_queue_length"] and now["nst_runs_ended_total", "done"] == 2)
+        now = parsed(text)
+        assert (now["nst_runs", "done"], now["nst_runs", "queued"]) == (3, 1)
+        assert now["nst_style_targets_total", "hit"] == now["nst_style_targets_total", "miss"] == 1
+        assert now["nst_run_wait_seconds_count"] == 2 and now["nst_run_wait_seconds_sum"] >= 0
+        steps = {sample[1:]: value for sample, value in now.items() if sample[0] == "nst_run_step_seconds_count"}
+        assert steps == {(missed.record().precision, "256"): 2}
+        assert now["nst_queue_longest_wait_seconds"] > 0
+        assert now["nst_workers"] == 1
+        assert now["nst_resident_memory_bytes", "workers"] > 2**24 < now["nst_resident_memory_bytes", "server"]
+        assert 0 < now["nst_home_disk_free_bytes"] < now["nst_home_disk_size_bytes"]
+
+        for name in (missed.id, "coffee", "glass", "chelsea", "waves", "248289761001", str(own_home)):
+            assert name not in text
+        if sys.platform == "linux":
+            assert "tensorflow" not in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def test_it_is_asked_at_this_machine_alone_unless_told_otherwise(serve, free_port, tmp_path):
+    place = free_port()
+    with serve(tmp_path / "home", free_port(), NST_METRICS_PORT=str(place)) as (_, process):
+        assert listening(process)[place] == {"127.0.0.1"}
+    with serve(tmp_path / "home", free_port(), NST_METRICS_PORT=str(place), NST_METRICS_ADDRESS="0.0.0.0") as (
+        _,
+        process,
+    ):
+        assert listening(process)[place] == {"0.0.0.0"}
+
+
+def test_without_the_setting_nothing_is_served(serve, free_port, tmp_path):
+    with serve(tmp_path / "home", free_port(), NST_METRICS_PORT="") as (page, process):
+        assert set(listening(process)) == {page}
+
+
+def dashboard(**environment):
+    """What a server that cannot be started says, and its exit status."""
+    command = [sys.executable, "-m", "nst", "dashboard", "--server.headless", "true"]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "94.64", "http", "9" * 200])
+def test_a_port_that_is_none_is_said(own_home, port):
+    said = f"NST_METRICS_PORT is {port[:80]!r}: it must be a whole number from 1 to 65535, or not be set."
+    assert dashboard(NST_METRICS_PORT=port) == (2, f"nst: {said}\n")
+
+
+def test_a_port_that_is_taken_is_said(own_home):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = f"NST_METRICS_PORT is {port}, where another program listens already: name another port."
+        assert dashboard(NST_METRICS_PORT=str(port)) == (2, f"nst: {said}\n")
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "no such machine", "x" * 70 + ".example"])
+def test_an_address_that_is_not_this_machines_is_said(own_home, free_port, monkeypatch, address):
+    monkeypatch.setenv("NST_METRICS_PORT", str(port := free_port()))
+    monkeypatch.setenv("NST_METRICS_ADDRESS", address)
+    with pytest.raises(InputError) as caught:
+        metrics.serve_where_asked()
+    said = str(caught.value)
+    assert said.startswith(f"The metrics cannot be served at {address!r}, port {port}: ") and said.endswith(".")
+
+
+# What is counted
+
+
+def test_each_end_is_counted_once_whatever_becomes_of_the_run(store, new_run):
+    run = ended(new_run())
+    assert look(store)["nst_runs_ended_total", "done"] == 1
+    library.delete(run)
+    found = look(store)
+    assert (found["nst_runs", "done"], found["nst_runs_ended_total", "done"]) == (0, 1)
+    library.restore(run)
+    runs.change(run, message="Seen again.")
+    found = look(store)
+    assert (found["nst_runs", "done"], found["nst_runs_ended_total", "done"]) == (1, 1)
+    runs.resume(run)
+    assert look(store)["nst_runs", "queued"] == 1
+    ended(run, "failed")
+    found = look(store)
+    assert (found["nst_runs_ended_total", "done"], found["nst_runs_ended_total", "failed"]) == (1, 1)
+
+
+def test_a_server_that_begins_counts_from_nothing(store, new_run):
+    ended(new_run())
+    assert look(store)["nst_runs_ended_total", "done"] == 1
+    found = look(metrics.Store())
+    assert (found["nst_runs", "done"], found["nst_runs_ended_total", "done"]) == (1, 0)
+    assert found["nst_run_wait_seconds_count"] == 0
+
+
+def test_an_imported_run_was_not_painted_here(store, new_run, tmp_path):
+    with (tmp_path / "run.zip").open("wb") as file:
+        archive.export_run(ended(new_run(), timings={"median step": 0.1}), file)
+    assert look(store)["nst_runs_ended_total", "done"] == 1
+    archive.import_run(tmp_path / "run.zip")
+    found = look(store)
+    assert (found["nst_runs", "done"], found["nst_runs_ended_total", "done"]) == (2, 1)
+    assert found["nst_run_wait_seconds_count"] == 1
+
+
+def test_a_run_waits_from_when_it_was_queued_until_it_is_begun(store, new_run):
+    run, now = new_run(), datetime.now(UTC)
+    runs.change(run, queued=now - timedelta(seconds=20))
+    jobs._enter(run, None)
+    found = look(store)
+    assert 20 <= found["nst_queue_longest_wait_seconds"] < 3600
+    assert (found["nst_queue_length"], found["nst_run_wait_seconds_count"]) == (1, 0)
+    jobs._take(run)
+    runs.change(run, status="running", begun=now, writer=Writer.this_process())
+    found = look(store)
+    assert (found["nst_queue_length"], found["nst_queue_longest_wait_seconds"]) == (0, 0)
+    assert found["nst_runs", "running"] == 1
+    assert found["nst_run_wait_seconds_sum"] == pytest.approx(20)
+    assert (found["nst_run_wait_seconds_bucket", "15.0"], found["nst_run_wait_seconds_bucket", "60.0"]) == (0, 1)
+
+
+def test_a_run_that_was_withdrawn_adds_nothing_to_the_steps(store, new_run):
+    run = ended(new_run(), precision="float32", style_targets="cache", timings={"median step": 0.3})
+    runs.resume(run)
+    jobs._enter(run, None)
+    jobs.cancel(run)
+    found = look(store)
+    assert found["nst_runs_ended_total", "stopped"] == 1
+    assert found["nst_style_targets_total", "hit"] == 0
+    assert not [sample for sample in found if sample[0].startswith("nst_run_step")]
+
+
+def test_steps_are_told_apart_by_precision_and_size_and_nothing_else(store, new_run):
+    for precision, side, seconds in [
+        ("float32", 64, 0.3),
+        ("bfloat16", 512, 0.04),
+        ("bfloat16", 513, 0.4),
+        ('float16"} 1\nnst_evil 1', 8000, 500.0),
+    ]:
+        changes = {"precision": precision, "shape": (32, side), "style_targets": "cache, CPUExecutionProvider"}
+        ended(new_run(), **changes, timings={"median step": seconds})
+    ended(new_run(size=128, stages=2), precision="float32", timings={"median step": 9.0})  # of two sizes
+    found = look(store)
+    counts = {sample[1:]: value for sample, value in found.items() if sample[0] == "nst_run_step_seconds_count"}
+    expected = [("float32", "256"), ("bfloat16", "512"), ("bfloat16", "1024"), ("other", "larger")]
+    assert counts == dict.fromkeys(expected, 1)
+    buckets = {sample[1]: value for sample, value in found.items() if sample[2:] == ("bfloat16", "512")}
+    assert (buckets["0.02"], buckets["0.05"]) == (0, 1)
+    assert found["nst_style_targets_total", "miss"] == 4
+
+
+def test_a_run_whose_process_died_is_told_without_a_change_of_its_record(store, new_run):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    runs.change(new_run(), status="running", writer=Writer.of(process.pid))
+    assert look(store)["nst_runs", "running"] == 1
+    process.kill()
+    process.communicate()
+    found = look(store)
+    assert (found["nst_runs", "running"], found["nst_runs", "interrupted"]) == (0, 1)
+    assert found["nst_runs_ended_total", "interrupted"] == 1
+
+
+# What it costs
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The files that have been read since the list was last cleared."""
+    files, really = [], paths.read
+
+    def reading(path, *more):
+        files.append(path)
+        return really(path, *more)
+
+    monkeypatch.setattr(paths, "read", reading)
+    return files
+
+
+def many(run, number):
+    """So many runs that are done, with nothing but their records."""
+    said = json.loads((ended(run).path / "run.json").read_text())
+    for count in range(number - 1):
+        folder = paths.runs() / f"20260101-000000-{count:06d}-photo-painting-abcd"
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps(said | {"id": folder.name}))
+    return Run(folder)
+
+
+def test_of_500_runs_only_those_are_read_that_changed(store, new_run, read):
+    one = many(new_run(), 500)
+    read.clear()
+    assert look(store)["nst_runs", "done"] == len(read) == 500
+    read.clear()
+    assert look(store)["nst_runs", "done"] == 500
+    assert read == []
+    ended(one, "failed")
+    read.clear()
+    assert look(store)["nst_runs", "failed"] == 1
+    assert read == [one.path / "run.json"]
+
+
+def test_however_many_ask_the_store_is_looked_at_once(own_home, new_run, read, monkeypatch):
+    monkeypatch.setattr(metrics, "LOOK_SECONDS", 3600.0)
+    many(new_run(), 50)
+    read.clear()
+    store, told = metrics.Store(), []
+    asking = [threading.Thread(target=lambda: told.append(look(store))) for _ in range(8)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    shutil.rmtree(paths.runs())
+    told.append(look(store))
+    assert len(read) == 50 and len(told) == 9
+    assert all(each == told[0] for each in told)
+
+
+# What may lie in the store
+
+
+def hostile_records(run):
+    """By name, what run.json may be."""
+    said = json.loads((run.path / "run.json").read_text())
+
+    def but(**changes):
+        return json.dumps(said | changes).encode()
+
+    return {
+        "nothing": b"",
+        "half": b'{"schema_version": 1',
+        "deep": b"[" * 500_000,
+        "large": b" " * (2**20 + 1),
+        "no number": but(timings={"median step": float("nan")}),
+        "endless": but(timings={"median step": 1e300}),
+        "long ago": but(queued="0001-01-01T00:00:00Z"),
+        "at no time": but(begun="yesterday"),
+        "unknown state": but(status='done"} 1\nnst_runs{state="evil'),
+        "half characters": but(precision="\ud800"),
+    }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and pipes")
+def test_what_is_no_run_is_counted_and_breaks_nothing(store, new_run):
+    run = ended(new_run())
+    records = hostile_records(run)
+    for name, data in records.items():
+        (paths.runs() / name).mkdir()
+        (paths.runs() / name / "run.json").write_bytes(data)
+    folders = [paths.runs() / name for name in ('a "quoted"} name', "two\nlines", b"\xff\xfe".decode(errors="replace"))]
+    for folder in folders:
+        folder.mkdir()
+    Path(os.fsdecode(os.fsencode(paths.runs()) + b"/\xff\xfe")).mkdir()
+    os.mkfifo(folders[0] / "run.json")
+    (folders[1] / "run.json").mkdir()
+    (folders[2] / "run.json").symlink_to(folders[2] / "run.json")
+    (paths.runs() / "elsewhere").symlink_to("/")
+    (paths.runs() / "nowhere").symlink_to("nowhere")
+    (paths.runs() / "a file").write_bytes(b"")
+    paths.queue().mkdir()
+    (paths.queue() / "no such run").write_bytes(b"\xff")
+    os.mkfifo(paths.queue() / "a pipe")
+    (paths.queue() / "a folder").mkdir()
+
+    text = text_of(store)
+    found = parsed(text)
+    states = {sample[1]: value for sample, value in found.items() if sample[0] == "nst_runs"}
+    assert {state: count for state, count in states.items() if count} == {"done": 1, "damaged": len(records) + 5}
+    assert found["nst_store_readable"] == 1
+    assert not [family.name for family in text_string_to_metric_families(text) if not family.name.startswith("nst_")]
+
+
+def test_numbers_that_mean_harm_stay_out(store, new_run):
+    """A record that was written by hand, or on another machine."""
+    far = datetime(8999, 1, 1, tzinfo=UTC)
+    runs.change(new_run(), status="done", writer=None, queued=far, begun=far)
+    runs.change(new_run(), status="running", writer=Writer.this_process(), begun=datetime(2001, 1, 1, tzinfo=UTC))
+    found = look(store)
+    assert found["nst_run_wait_seconds_count"] == found["nst_run_wait_seconds_sum"] == 0
+
+
+def test_a_store_that_cannot_be_read_is_said_and_what_was_counted_stays(store, new_run, monkeypatch, tmp_path):
+    ended(new_run())
+    look(store)
+    monkeypatch.setenv("NST_HOME", str(tmp_path / ("long" * 100)))
+    found = look(store)
+    assert (found["nst_store_readable"], found["nst_runs_ended_total", "done"]) == (0, 1)
+    assert ("nst_runs", "done") not in found and "nst_workers" not in found
+
+
+def test_a_home_that_is_not_there_yet(store):
+    found = look(store)
+    assert (found["nst_store_readable"], found["nst_runs", "done"]) == (1, 0)
+    assert found["nst_home_disk_free_bytes"] > 0
+
+
+def test_names_follow_the_rules_of_prometheus(store):
+    """https://prometheus.io/docs/practices/naming"""
+    for family in text_string_to_metric_families(text_of(store)):
+        assert family.name.startswith("nst_") and family.documentation
+        assert family.type in ("gauge", "counter", "histogram")
+        assert family.type != "histogram" or family.name.endswith("_seconds")
+        assert {sample.name.endswith("_total") for sample in family.samples} <= {family.type == "counter"}
