@@ -360,7 +360,7 @@ PRESETS: Mapping[str, Preset] = {
             "stages": 3,
             "padding": "replicate",
             "content_layers": ("block4_conv2",),  # at a coarse stage, block5_conv2 has too few positions for a face
-            "content_weight": 500.0,
+            "content_weight": 50.0,
             **_QUICK,
         },
     ),
