@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from core import paths, preview
+from core import images, jobs, paths, preview, runs, samples
 from core.errors import StudioError
 from core.settings import TransferSettings
 from core.start import CONTRAST, GREY, starting_picture
@@ -53,6 +54,28 @@ def test_a_preview_of_several_styles():
     start, _ = starting_picture(CONTENT, styles, settings, print, masks)
     np.testing.assert_array_equal(start, network.paint(CONTENT, *styles, weights=(1, 3), masks=masks))
     assert (start != network.paint(CONTENT, STYLE)).any()
+
+
+def test_where_no_style_is_a_run_from_the_preview_stays_the_photo(own_home, engine):
+    """One painting with one mask: outside of it neither the start nor the steps paint anything."""
+    try:
+        preview.obtain()
+    except StudioError as error:
+        pytest.skip(str(error))
+    photo, style = (images.read_image(sample.path()) for sample in (samples.PHOTOS[1], samples.STYLES[1]))
+    left = np.zeros((photo.height, photo.width), np.uint8)
+    left[:, : photo.width // 3] = 255
+    layers = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",)}
+    settings = FROM_PREVIEW.changed(size=128, iterations=3, optimizer="l-bfgs", **layers)
+    run = runs.create(photo, style, settings, "draft", "photo", "painting", masks=[Image.fromarray(left)])
+    first, *_, last = jobs.perform(run, lambda *_: engine)
+    assert run.record().start == "preview"
+    given = images.resize(photo, 128).astype(np.float32)
+    edge = given.shape[1] // 3
+    for image in (first.image(), last.image(), np.load(run.path / "result.npy")):
+        moved = np.abs(image - given)
+        assert moved[:, edge + 24 :].max() < 1  # beyond what the layers see over the border
+        assert moved[:, : edge - 4].mean() > 10
 
 
 def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without_preview):
