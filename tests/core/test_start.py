@@ -110,3 +110,12 @@ def test_the_style_brought_to_the_photo_s_shape(without_preview):
     red[:, :35, 0], blue[:, 35:, 2] = 255, 255
     halves, _ = starting_picture(CONTENT, [red + blue], TransferSettings(init="style"), print)
     np.testing.assert_array_equal(halves[:, [8, -8]], [[(255, 0, 0), (0, 0, 255)]] * len(halves))
+
+
+@pytest.mark.parametrize(("counts", "first"), [((), True), ((0, 1), False), ((1, 3), False), ((3, 1), True)])
+def test_of_several_styles_the_one_that_counts_most(without_preview, counts, first):
+    settings = TransferSettings(init="style", style_blend=counts)
+    start, said = starting_picture(CONTENT, [STYLE, 255 - STYLE], settings, print)
+    alone, _ = starting_picture(CONTENT, [STYLE if first else 255 - STYLE], TransferSettings(init="style"), print)
+    assert said == "style"
+    np.testing.assert_array_equal(start, alone)
