@@ -36,7 +36,7 @@ def check(
     beside it will take yet."""
 
     def memory(shape: tuple[int, int]) -> float:
-        return _needed(settings, shape, TILES[-1])
+        return _least(settings, shape)
 
     def disk(shape: tuple[int, int]) -> float:
         return shape[0] * shape[1] * _disk_per_pixel(settings)
@@ -67,6 +67,11 @@ def tile_side(
 def _allowed(settings: TransferSettings, on_gpu: bool, still_to_be_taken: float) -> float:
     there = hardware.card_memory() if on_gpu else available_memory() - still_to_be_taken
     return max(min(settings.memory * 1e9 or math.inf, math.inf if there is None else there), 0.0)
+
+
+def _least(settings: TransferSettings, shape: tuple[int, int]) -> float:
+    """Bytes that a run needs at least: of a small picture, tiles would need more than all of it."""
+    return min(_needed(settings, shape, side) for side in (max(shape), TILES[-1]))
 
 
 def _needed(settings: TransferSettings, shape: tuple[int, int], side: int) -> float:

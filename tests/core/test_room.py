@@ -111,6 +111,16 @@ def test_tiles_are_as_large_as_the_memory_admits(machine):
     assert room.tile_side(settings.changed(memory=6), shape) == room.tile_side(settings, shape)  # 4.2 GB are there
 
 
+def test_what_fits_whole_is_not_refused_for_what_its_tiles_would_need(machine):
+    """A tile's border is most of a small picture."""
+    settings, shape = TransferSettings(size=384), (384, 384)
+    whole, tiles = (room._needed(settings, shape, side) for side in (384, 256))
+    machine(memory=(whole + tiles) / 2)
+    assert whole < tiles
+    room.check(settings, shape)
+    assert room.tile_side(settings, shape) is None
+
+
 def test_no_more_memory_is_taken_than_was_allowed(machine):
     machine(memory=100e9)
     settings, shape = TransferSettings(size=4096), (3072, 4096)
