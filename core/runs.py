@@ -283,6 +283,11 @@ class Run:
         return self.path / f"mask-{style}.png"
 
     @property
+    def masks(self) -> int:
+        """How many of its paintings have a mask."""
+        return sum(self.mask(number).exists() for number in range(1, MOST_STYLES + 1))
+
+    @property
     def kept(self) -> Path:
         """Where the photo is left as it is."""
         return self.path / "kept.png"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from core import colours, images, paths, runs
+from core import colours, hardware, images, paths, room, runs
 from core.errors import InputError, StudioError
 from core.runs import Run, RunRecord, Steering
 from core.settings import PRESETS, TransferSettings
@@ -57,13 +57,18 @@ def measure(
 
     told(f"Measuring {record.title} …")
     result = images.read_exact(run.path / "result.npy")
-    given = by.changed(style_blend=record.settings.style_blend)
+    # nothing of it is painted here, so that all the machine's memory may be taken, and no optimizer's is
+    given = by.changed(style_blend=record.settings.style_blend, memory=0.0, optimizer="adam")
     subject = Pictures.of(run).at(given, record.settings.size)
     content, styles = subject.in_colours, [images.to_network(style) for style in subject.styles]
     if result.shape != content.shape:
         raise StudioError(f"The result of {run.id} has another size than its photo.")
     photo = images.to_network(subject.photo)
-    objective, _ = engine.objective(photo, styles, given, precision="float32", masks=subject.masks)
+    shapes = [style.shape[:2] for style in subject.styles]
+    side, style_side = room.sides(given, content.shape[:2], shapes, bool(hardware.cards()), masks=run.masks)
+    objective, _ = engine.objective(
+        photo, styles, given, precision="float32", masks=subject.masks, side=side, style_side=style_side
+    )
     measured = (
         colours.lightness(result) if given.colours == "luminance" else result
     )  # which then is all that is painted

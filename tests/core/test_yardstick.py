@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from core import images, jobs, runs, samples, settings, yardstick
+from core import images, jobs, room, runs, samples, settings, yardstick
 from core.errors import InputError, StudioError
 from core.runs import RunRecord, Steering
 from core.timings import Timings
@@ -99,6 +99,22 @@ def new_record():
         )  # fmt: skip
 
     return make
+
+
+def test_where_memory_is_short_it_measures_in_tiles(own_home, engine, monkeypatch):
+    run = painted(engine, size=320, iterations=1)
+    whole = yardstick.measure(engine, run, run.record(), BY)
+    monkeypatch.setattr(room, "available_memory", lambda: 0.0)
+    monkeypatch.setattr(room, "TILES", (128,))
+    objectives, made = [], engine.objective
+
+    def noted(*given, **more):
+        objectives.append(made(*given, **more))
+        return objectives[-1]
+
+    monkeypatch.setattr(engine, "objective", noted)
+    assert yardstick.measure(engine, run, run.record(), BY).total == pytest.approx(whole.total, rel=1e-4)
+    assert objectives[0][0].side == 128
 
 
 def test_a_run_without_a_result_cannot_be_measured(run, engine):
