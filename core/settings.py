@@ -316,10 +316,15 @@ class TransferSettings(BaseModel):
         return LossWeights(self.style_weight, self.content_weight, self.total_variation_weight, style, content)
 
     def schedule(self) -> list[tuple[int, int]]:
-        """Each stage's size in px and the iteration that it ends with: the size doubles, and the iterations halve."""
-        shares = [2 ** (self.stages - stage - 1) for stage in range(self.stages)]
-        ends = [round(self.iterations * sum(shares[: stage + 1]) / sum(shares)) for stage in range(self.stages)]
-        return [(self.size // share, end) for share, end in zip(shares, ends, strict=True)]
+        """Each stage's size in px and the iteration that it ends with: the size doubles, and the iterations halve, but
+        for one in each at least. With fewer iterations than stages, the coarsest stages are left out."""
+        count = min(self.stages, self.iterations)
+        shares = [2 ** (count - stage - 1) for stage in range(count)]
+        ends = [0]
+        for stage in range(count):
+            end = round(self.iterations * sum(shares[: stage + 1]) / sum(shares))
+            ends.append(min(max(end, ends[-1] + 1), self.iterations - (count - stage - 1)))
+        return [(self.size // share, end) for share, end in zip(shares, ends[1:], strict=True)]
 
     def changed(self, **changes: Any) -> "TransferSettings":
         """These settings but for some. Raises `InputError` as `choose` does."""
