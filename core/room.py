@@ -30,6 +30,18 @@ TILES = (2048, 1536, 1024, 768, 512, 384, 256)  # px
 CGROUP = Path("/sys/fs/cgroup")
 
 
+def check_limit(settings: TransferSettings, shape: tuple[int, int], masks: int = 0) -> None:
+    """Raise `InputError` when a run on a picture of `shape` (height, width) cannot do with the memory that its settings
+    allow, whatever the machine has. `masks`: how many paintings have one."""
+
+    def memory(shape: tuple[int, int]) -> float:
+        return _least(settings, shape, masks)
+
+    if settings.memory and memory(shape) > (limit := settings.memory * 1e9):
+        there_is = f"the setting memory allows {_words(limit)}"
+        raise InputError(_refusal("memory", there_is, "allow more", memory, limit, shape))
+
+
 def check(
     settings: TransferSettings,
     shape: tuple[int, int],
@@ -47,11 +59,14 @@ def check(
     def disk(shape: tuple[int, int]) -> float:
         return shape[0] * shape[1] * _disk_per_pixel(settings)
 
-    if memory(shape) > (allowed := _allowed(settings, on_gpu, still_to_be_taken)):
+    check_limit(settings, shape, masks)
+    if memory(shape) > (there := _allowed(settings, on_gpu, still_to_be_taken)):
         what, remedy = ("memory on the GPU", "end what else uses it") if on_gpu else ("memory", "close other programs")
-        raise InputError(_refusal(what, remedy, memory, allowed, shape))
+        raise InputError(_refusal(what, f"{_words(there)} are there", remedy, memory, there, shape))
     if disk(shape) > (free := float(shutil.disk_usage(_existing(paths.runs())).free)):
-        raise InputError(_refusal("disk", f"make room in {paths.home()}", disk, free, shape))
+        raise InputError(
+            _refusal("disk", f"{_words(free)} are there", f"make room in {paths.home()}", disk, free, shape)
+        )
 
 
 def memory(settings: TransferSettings, shape: tuple[int, int]) -> float:
@@ -149,7 +164,12 @@ def _history_bytes(settings: TransferSettings) -> float:
 
 
 def _refusal(
-    what: str, remedy: str, needed: Callable[[tuple[int, int]], float], there: float, shape: tuple[int, int]
+    what: str,
+    there_is: str,
+    remedy: str,
+    needed: Callable[[tuple[int, int]], float],
+    there: float,
+    shape: tuple[int, int],
 ) -> str:
     """The sentence, where `there` bytes are less than a picture of `shape` needs."""
     height, width = shape
@@ -157,8 +177,8 @@ def _refusal(
     fits = next((size for size in sizes if needed(resized_shape(width, height, size)) <= there), None)
     smaller = f"choose {fits} px or less, or " if fits else ""
     return (
-        f"A run of {width} × {height} pixels needs about {_words(needed(shape))} of {what}, and "
-        f"{_words(there)} are there: {smaller}{remedy}."
+        f"A run of {width} × {height} pixels needs about {_words(needed(shape))} of {what}, and {there_is}: "
+        f"{smaller}{remedy}."
     )
 
 
