@@ -142,7 +142,7 @@ def _stage(
     made.weights = recorder.steered(begun + again).loss_weights()
     limits = subject.limits()
     if isinstance(start, Checkpoint) and again and limits:
-        start = dataclasses.replace(start, image=np.clip(start.image, *limits))
+        start = dataclasses.replace(start, image=(within := np.clip(start.image, *limits)), best_image=within)
     endless = wanted.changed(iterations=KNOBS["iterations"].maximum)
     for step in stylize(made, start, endless, limits and Limits(*limits)):
         if again and step.iteration == begun:

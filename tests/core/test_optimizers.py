@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -577,6 +578,17 @@ def test_an_averaged_run_that_goes_on_is_as_one_that_never_stopped(far_steps, tm
     assert rest[-1].losses.total == pytest.approx(whole.losses.total, rel=2e-3)
     np.testing.assert_allclose(rest[-1].optimizer.average(), whole.optimizer.average(), atol=1.0)
     assert int(rest[-1].optimizer.state()["mean-steps"]) == 10
+
+
+def test_a_mean_that_was_the_best_is_so_still_when_the_run_goes_on(far_steps):
+    """It is none of the images, though it is of the last one's iteration."""
+    last = far_steps(25)[-1]
+    mean = last.objective.losses(last.optimizer.average()).total
+    kept = replace(last.checkpoint(), best_image=last.optimizer.average().numpy(), best_iteration=25)
+    first, second = far_steps(26, kept)
+    assert first.best.losses.total == pytest.approx(mean, rel=1e-4) and mean < 0.8 * last.losses.total
+    assert (first.best_iteration, first.evaluations, second.evaluations) == (25, last.evaluations, last.evaluations + 1)
+    np.testing.assert_allclose(first.evaluated.image, last.evaluated.image)
 
 
 @pytest.mark.parametrize("method", ["adam", "l-bfgs"])
