@@ -8,6 +8,7 @@ from core import images, jobs, paths, preview, runs, samples
 from core.errors import StudioError
 from core.settings import TransferSettings
 from core.start import CONTRAST, GREY, starting_picture
+from core.subject import Pictures
 
 CONTENT, STYLE = (
     np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -119,3 +120,21 @@ def test_of_several_styles_the_one_that_counts_most(without_preview, counts, fir
     alone, _ = starting_picture(CONTENT, [STYLE if first else 255 - STYLE], TransferSettings(init="style"), print)
     assert said == "style"
     np.testing.assert_array_equal(start, alone)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"init": "noise", "seed": 5}, "noise, seed 5"), ({"init": "noise", "seed": 6}, "noise, seed 6"),
+     ({"init": "style", "seed": 5}, "style"), ({"init": "content"}, "content")],
+)  # fmt: skip
+def test_a_run_starts_from_the_picture_of_its_settings(own_home, engine, changes, said):
+    settings = TransferSettings(
+        size=96, iterations=1, style_layers=("block1_conv1",), content_layers=("block1_conv2",), **changes
+    )
+    photo, style = map(Image.fromarray, (CONTENT, STYLE))
+    run = runs.create(photo, style, settings, "draft", "photo", "painting")
+    first, *_ = jobs.perform(run, lambda *_: engine)
+    subject = Pictures(photo, [style]).at(settings, 96)
+    expected, _ = starting_picture(subject.photo, subject.styles, settings, print)
+    np.testing.assert_allclose(first.image(), expected, atol=1e-3)
+    assert run.record().start == said
