@@ -64,7 +64,7 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
 
         wanted = recorder.record.settings
         seconds_asked("NST_CHECKPOINT_SECONDS")  # before much is done
-        room.check(wanted, recorder.record.shape, bool(hardware.cards()), _still_to_be_taken(run))
+        room.check(wanted, recorder.record.shape, bool(hardware.cards()), _still_to_be_taken(run), run.masks)
         tell("Reading the pictures …")
         with recorder.timings.phase("pictures"):
             pictures = Pictures.of(run)
@@ -120,8 +120,8 @@ def _stage(
     if not again:
         tell("Measuring the style …")
     on_gpu, beside = bool(hardware.cards()), _still_to_be_taken(recorder.run)
-    largest = max((style.shape[:2] for style in subject.styles), key=math.prod)
-    side, style_side = (room.tile_side(wanted, shape, on_gpu, beside) for shape in (subject.photo.shape[:2], largest))
+    shapes = [style.shape[:2] for style in subject.styles]
+    side, style_side = room.sides(wanted, subject.photo.shape[:2], shapes, on_gpu, beside, recorder.run.masks)
 
     def objective(**other: Any) -> tuple[Objective, StyleTargets]:
         return engine.objective(content, styles, wanted, masks=subject.masks, side=side, style_side=style_side, **other)
@@ -142,7 +142,7 @@ def _stage(
     made.weights = recorder.steered(begun + again).loss_weights()
     limits = subject.limits()
     if isinstance(start, Checkpoint) and again and limits:
-        start = dataclasses.replace(start, image=np.clip(start.image, *limits))
+        start = dataclasses.replace(start, image=(within := np.clip(start.image, *limits)), best_image=within)
     endless = wanted.changed(iterations=KNOBS["iterations"].maximum)
     for step in stylize(made, start, endless, limits and Limits(*limits)):
         if again and step.iteration == begun:

@@ -14,6 +14,8 @@ from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
 from core.timings import Timings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from core.transfer import Engine
 
 RECENT = 5  # so many runs speak for the machine
@@ -29,23 +31,41 @@ class Pace(BaseModel):
     start: float
 
 
-def expected_seconds(settings: TransferSettings, shape: tuple[int, int]) -> float | None:
-    """How long a run of these settings on an image of `shape` (height, width) should take; `None` if unmeasured."""
+def expected_seconds(settings: TransferSettings, shape: tuple[int, int], done: int = 0) -> float | None:
+    """How long a run of these settings on an image of `shape` (height, width) should take, where so many iterations are
+    `done`; `None` if unmeasured."""
     paces = _recent(settings, shape) or _trial()
     if not paces:
         return None
     step, start = (
         statistics.median(values) for values in zip(*((p.step_per_pixel, p.start) for p in paces), strict=True)
     )
-    return start + step * shape[0] * shape[1] * _iterations_at_full_size(settings)
+    return start + step * shape[0] * shape[1] * _iterations_at_full_size(settings, done)
 
 
-def _iterations_at_full_size(settings: TransferSettings) -> float:
-    """How many would take as long as those of all stages."""
-    schedule = settings.schedule()
-    begins = [0, *(end for _, end in schedule[:-1])]
-    shares = [(size / settings.size) ** 2 for size, _ in schedule]
-    return sum((end - begin) * share for begin, (_, end), share in zip(begins, schedule, shares, strict=True))
+def _iterations_at_full_size(settings: TransferSettings, done: int = 0) -> float:
+    """How many would take as long as those of all stages after `done`."""
+    begin, count = done, 0.0
+    for size, end in settings.schedule():
+        count += max(end - begin, 0) * (size / settings.size) ** 2
+        begin = max(begin, end)
+    return count
+
+
+def _share(settings: TransferSettings, iteration: int) -> float:
+    """How many of the full size's pixels the picture of an iteration has."""
+    size = next((size for size, end in settings.schedule() if iteration <= end), settings.size)
+    return (size / settings.size) ** 2
+
+
+def seconds_of_the_rest(settings: TransferSettings, steps: "pd.DataFrame") -> float | None:
+    """How long the iterations after these last steps, of `Run.metrics`, should take: each by the pixels of its stage.
+    `None` where the steps are too few."""
+    if len(steps) < 2:
+        return None
+    shares = [_share(settings, iteration) for iteration in steps["iteration"]]
+    left = _iterations_at_full_size(settings, int(steps["iteration"].iloc[-1]))
+    return float((steps["seconds"].diff() / shares).median() * left)
 
 
 def seconds_left(run: Run) -> float | None:
@@ -55,12 +75,10 @@ def seconds_left(run: Run) -> float | None:
         steps = run.metrics(last=RECENT_STEPS + 1)
     except StudioError:
         return None
-    seconds = steps["seconds"].diff().median()
+    if record.status == "running" and (seconds := seconds_of_the_rest(record.settings, steps)) is not None:
+        return seconds
     done = record.iteration if steps.empty else int(steps["iteration"].iloc[-1])
-    left = max(record.settings.iterations - (done or 0), 0)
-    if record.status == "running" and seconds > 0:
-        return float(seconds * left)
-    return expected_seconds(record.settings.changed(iterations=max(left, 1)), record.shape)
+    return expected_seconds(record.settings, record.shape, done or 0)
 
 
 def try_out(engine: "Engine") -> None:

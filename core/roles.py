@@ -1,10 +1,15 @@
 """A run's paintings, as people are told of them: what each is called, how much it counts, and where it is."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.regions import blend
-from core.runs import Run, RunRecord
+
+if TYPE_CHECKING:
+    from core.runs import Run, RunRecord
 
 JOINT = " + "  # between their names in a record
 EVERYWHERE = "everywhere"

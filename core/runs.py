@@ -40,10 +40,11 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from core import images, log, paths, presence
+from core import images, log, paths, presence, room
 from core.checkpoint import Checkpoint
 from core.errors import InputError, StudioError
 from core.names import Name, as_name
+from core.roles import names_of
 from core.settings import KNOBS, MOST_STYLES, TransferSettings
 from core.timings import Timings, seconds_asked
 from core.vgg import is_layer
@@ -285,6 +286,11 @@ class Run:
         return self.path / f"mask-{style}.png"
 
     @property
+    def masks(self) -> int:
+        """How many of its paintings have a mask."""
+        return sum(self.mask(number).exists() for number in range(1, MOST_STYLES + 1))
+
+    @property
     def kept(self) -> Path:
         """Where the photo is left as it is."""
         return self.path / "kept.png"
@@ -448,15 +454,17 @@ def create(
     in place of what the settings say, and `steering` repeats what was done to an earlier run. `style_name` names all
     the styles; `masks` say where each is, and `kept` where the photo stays, white on black.
 
-    Raises `InputError` when a picture is too small at this size or the steering would leave nothing to paint, and
-    `StudioError` when it cannot be written.
+    Raises `InputError` when a picture is too small at this size, the steering would leave nothing to paint or the
+    settings do not allow the memory that it needs, and `StudioError` when it cannot be written.
     """
     steering, steered = sorted(steering, key=lambda change: change.iteration), settings
     for weights in steering:  # each may fit, and not what was steered before
         steered = steered.changed(**weights.changes)
     content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
-    shape = images.resize(content, settings.size, content_name).shape[:2]
+    shape = images.shape_at(content, settings.size, content_name)
+    _check_side(content, settings, content_name)
     check_styles([style, *more_styles], settings, style_name)
+    room.check_limit(settings, shape, sum(mask is not None for mask in masks))
     created = datetime.now(UTC)
     slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (content_name, style_name))
     run = Run(paths.runs() / f"{created:%Y%m%d-%H%M%S-%f}-{slug}-{secrets.token_hex(2)}")
@@ -469,7 +477,7 @@ def create(
         content=content_name,
         style=style_name,
         owner=owner,
-        shape=(shape[0], shape[1]),
+        shape=shape,
         start=start_name,
         steering=steering,
         writer=Writer.this_process(),  # until it is performed, or handed to the queue
@@ -505,8 +513,27 @@ def check_styles(styles: Sequence[Image.Image], settings: TransferSettings, name
             f"style_blend has {len(settings.style_blend)} numbers for {len(styles)} paintings: give one for each, or "
             "none."
         )
-    for style in styles:
-        images.resize(style, settings.size, names)
+    for style, name in zip(styles, names_of(names, len(styles)), strict=True):
+        _check_side(style, settings, name, is_style=True)
+
+
+def style_size(settings: TransferSettings, size: int) -> int:
+    """The length in px of a painting's longer side, beside a photo of `size`."""
+    return max(images.MIN_SIDE, round(size * settings.style_scale))
+
+
+def _check_side(picture: Image.Image, settings: TransferSettings, name: str, is_style: bool = False) -> None:
+    """Raise `InputError` when a picture is too small at the size of the first stage, with all that would help."""
+    coarsest, _ = settings.schedule()[0]
+    at, remedies = f"size {settings.size}", ["a larger size"]
+    if is_style and settings.style_scale < 1:
+        at += f" with style scale {settings.style_scale:g}"
+        remedies.append("a larger style scale")
+    if coarsest < settings.size:
+        at += f" in the first of {settings.stages} stages"
+        remedies.append("fewer stages")
+    size = style_size(settings, coarsest) if is_style else coarsest
+    images.shape_at(picture, size, name, at, "choose " + " or ".join(remedies))
 
 
 def find(run_id: str, owner: str | None = None) -> Run:

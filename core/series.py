@@ -126,7 +126,7 @@ class Series:
         for photo in self.photos:
             before = parts[-1] if self.later and parts else None
             settings = self.later if self.later and before else self.manner.settings
-            digest = hashlib.sha256(manner + settings.model_dump_json().encode())
+            digest = hashlib.sha256(manner + settings.shaping_result().encode())
             digest.update(before.made_of.encode() if before else b"")
             digest.update(_bytes(photo))
             made_of, output = digest.hexdigest(), self.output(photo)

@@ -25,13 +25,20 @@ def _knob(
     unit: str = "",
     steered: bool = False,
     each_of: str = "",
+    shapes_result: bool = True,
     **limits: Any,
 ) -> Any:
     return Field(
         default,
         title=label,
         description=meaning,
-        json_schema_extra={"group": group, "unit": unit, "steered": steered, "each_of": each_of},
+        json_schema_extra={
+            "group": group,
+            "unit": unit,
+            "steered": steered,
+            "each_of": each_of,
+            "shapes_result": shapes_result,
+        },
         **limits,
     )
 
@@ -69,7 +76,7 @@ class TransferSettings(BaseModel):
     size: int = _knob(
         512,
         "Size",
-        "Length of the picture's longer side; the style picture is brought to the same.",
+        "Length of the picture's longer side; the style picture is brought to the same, times the style scale.",
         "picture",
         unit="px",
         ge=64,
@@ -89,6 +96,7 @@ class TransferSettings(BaseModel):
         "How often a picture on the way is kept.",
         "picture",
         unit="iterations",
+        shapes_result=False,
         ge=1,
         le=20_000,
     )
@@ -141,6 +149,7 @@ class TransferSettings(BaseModel):
         "what is free.",
         "picture",
         unit="GB",
+        shapes_result=False,
         ge=0,
         le=10_000,
     )
@@ -316,10 +325,19 @@ class TransferSettings(BaseModel):
         return LossWeights(self.style_weight, self.content_weight, self.total_variation_weight, style, content)
 
     def schedule(self) -> list[tuple[int, int]]:
-        """Each stage's size in px and the iteration that it ends with: the size doubles, and the iterations halve."""
-        shares = [2 ** (self.stages - stage - 1) for stage in range(self.stages)]
-        ends = [round(self.iterations * sum(shares[: stage + 1]) / sum(shares)) for stage in range(self.stages)]
-        return [(self.size // share, end) for share, end in zip(shares, ends, strict=True)]
+        """Each stage's size in px and the iteration that it ends with: the size doubles, and the iterations halve, but
+        for one in each at least. With fewer iterations than stages, the coarsest stages are left out."""
+        count = min(self.stages, self.iterations)
+        shares = [2 ** (count - stage - 1) for stage in range(count)]
+        ends = [0]
+        for stage in range(count):
+            end = round(self.iterations * sum(shares[: stage + 1]) / sum(shares))
+            ends.append(min(max(end, ends[-1] + 1), self.iterations - (count - stage - 1)))
+        return [(self.size // share, end) for share, end in zip(shares, ends[1:], strict=True)]
+
+    def shaping_result(self) -> str:
+        """The same, as JSON, for settings that paint the same picture."""
+        return self.model_dump_json(exclude={name for name, knob in KNOBS.items() if not knob.shapes_result})
 
     def changed(self, **changes: Any) -> "TransferSettings":
         """These settings but for some. Raises `InputError` as `choose` does."""
@@ -385,6 +403,7 @@ class Knob:
     type: type
     choices: tuple[str, ...]  # what a knob of words may be; empty for the others
     steered: bool  # may be changed while a run paints
+    shapes_result: bool  # the picture that comes out depends on it
     each_of: str  # the knob for each of whose entries this one has a number; empty for the others
     minimum: float | None
     maximum: float | None
@@ -409,6 +428,7 @@ def _knobs() -> dict[str, Knob]:
             type=str if words else {int: int, float: float}.get(field.annotation, tuple),  # type: ignore[arg-type]
             choices=words,
             steered=bool(extra["steered"]),
+            shapes_result=bool(extra["shapes_result"]),
             each_of=str(extra["each_of"]),
             minimum=_limit(field.metadata, "ge"),
             maximum=_limit(field.metadata, "le"),

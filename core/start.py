@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from core import preview
+from core import preview, regions
 from core.errors import StudioError
 from core.settings import TransferSettings
 
@@ -26,7 +26,8 @@ def starting_picture(
         case "content":
             return content, "content"
         case "style":
-            return np.array(ImageOps.fit(Image.fromarray(styles[0]), (width, height))), "style"
+            most = styles[int(np.argmax(regions.blend(len(styles), settings.style_blend)))]
+            return np.array(ImageOps.fit(Image.fromarray(most), (width, height))), "style"
         case "noise":
             grey = np.random.default_rng(settings.seed).normal(GREY, CONTRAST, content.shape)
             return np.rint(np.clip(grey, 0, 255)).astype(np.uint8), f"noise, seed {settings.seed}"

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from core import colours, images
-from core.runs import Run
+from core.runs import Run, style_size
 from core.settings import TransferSettings
 
 
@@ -70,8 +70,7 @@ class Pictures:
     def at(self, settings: TransferSettings, size: int) -> Subject:
         """Raises `InputError` when a picture has too little in it at this size."""
         photo = images.resize(self.photo, size, "the photo")
-        scaled = max(images.MIN_SIDE, round(size * settings.style_scale))
-        styles = [images.resize(style, scaled, "the style") for style in self.styles]
+        styles = [images.resize(style, style_size(settings, size), "the style") for style in self.styles]
         painted = photo
         if settings.colours == "matched":
             styles = [colours.matched(style, photo) for style in styles]

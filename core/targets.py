@@ -200,7 +200,9 @@ def mixed(styles: Sequence[StyleTargets], mixes: np.ndarray) -> StyleTargets:
     """The targets of R regions, `(R, C, C)`, each of which mixes the S styles by its row of `mixes` `(R, S)`.
 
     The loss against a mean of Gram matrices has the gradient of the mean of the losses: to blend targets is to blend
-    styles, and costs nothing.
+    styles, and costs nothing. Of matrices computed with a channel of ones the mean is that of the positions of all
+    styles taken together, in their shares: its normal distribution is the mixture's mean and covariance, which is
+    wider than either style's where their means differ.
     """
     grams = {
         layer: np.tensordot(mixes, np.stack([style.grams[layer] for style in styles]), 1) for layer in styles[0].grams

@@ -189,7 +189,8 @@ def stylize(
     began = time.perf_counter() - start.seconds
     evaluated = best = objective(tf.constant(start.image))
     best_iteration, evaluations_before = start.iteration, objective.evaluations - start.evaluations
-    if start.best_iteration != start.iteration:
+    is_a_mean = not np.array_equal(start.best_image, start.image)  # of images up to this iteration, and none of them
+    if start.best_iteration != start.iteration or is_a_mean:
         best, best_iteration = objective(tf.constant(start.best_image)), start.best_iteration
         evaluations_before += 1
     optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer, limits)

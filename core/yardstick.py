@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from core import images, paths, runs
+from core import colours, hardware, images, paths, room, runs
 from core.errors import InputError, StudioError
-from core.runs import Run, RunRecord
+from core.runs import Run, RunRecord, Steering
 from core.settings import PRESETS, TransferSettings
 from core.subject import Pictures
 
 if TYPE_CHECKING:
     from core.transfer import Engine
 
-MEASURED_BY = ("style_weight", "content_weight", "total_variation_weight", "style_layers", "style_layer_weights",
-               "content_layers", "content_layer_weights", "style_loss", "pooling", "padding")  # fmt: skip
+LOSSES = ("style_layers", "content_layers", "style_loss", "pooling", "padding", "style_scale", "colours")
 
 
 class Reading(BaseModel):
@@ -35,6 +34,17 @@ class Reading(BaseModel):
     similarity: float  # structural similarity to the photo, 1 where they are equal
 
 
+def losses_of(settings: TransferSettings, steering: Sequence[Steering] = ()) -> str:
+    """Losses compare where this is the same: what they are of, and how they are weighed, in the end and before."""
+    steered = [change.model_dump(mode="json") for change in steering]
+    return json.dumps([settings.model_dump(mode="json", include=set(LOSSES)), settings.loss_weights(), steered])
+
+
+def comparable(records: Iterable[RunRecord]) -> bool:
+    """Whether the runs' own losses compare."""
+    return len({losses_of(record.settings, record.steering) for record in records}) <= 1
+
+
 def measure(
     engine: Engine, run: Run, record: RunRecord, by: TransferSettings, told: Callable[[str], None] = lambda line: None
 ) -> Reading:
@@ -47,14 +57,22 @@ def measure(
 
     told(f"Measuring {record.title} …")
     result = images.read_exact(run.path / "result.npy")
-    given = by.changed(style_blend=record.settings.style_blend)
+    # nothing of it is painted here, so that all the machine's memory may be taken, and no optimizer's is
+    given = by.changed(style_blend=record.settings.style_blend, memory=0.0, optimizer="adam")
     subject = Pictures.of(run).at(given, record.settings.size)
     content, styles = subject.in_colours, [images.to_network(style) for style in subject.styles]
     if result.shape != content.shape:
         raise StudioError(f"The result of {run.id} has another size than its photo.")
     photo = images.to_network(subject.photo)
-    objective, _ = engine.objective(photo, styles, given, precision="float32", masks=subject.masks)
-    losses = objective.losses(images.to_network(result))
+    shapes = [style.shape[:2] for style in subject.styles]
+    side, style_side = room.sides(given, content.shape[:2], shapes, bool(hardware.cards()), masks=run.masks)
+    objective, _ = engine.objective(
+        photo, styles, given, precision="float32", masks=subject.masks, side=side, style_side=style_side
+    )
+    measured = (
+        colours.lightness(result) if given.colours == "luminance" else result
+    )  # which then is all that is painted
+    losses = objective.losses(images.to_network(measured))
     reading = Reading(
         run=run.id,
         total=losses.total,
@@ -97,5 +115,5 @@ def _file(run: Run, by: TransferSettings) -> Path:
         painted = (run.path / "result.npy").stat().st_mtime_ns
     except OSError:
         painted = 0
-    key = json.dumps([run.id, painted, by.model_dump(mode="json", include=set(MEASURED_BY))])
+    key = json.dumps([run.id, painted, losses_of(by)])
     return paths.cache() / "yardstick" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import streamlit as st
 
-from core import images, jobs, library, paths
+from core import images, jobs, library, pace, paths
 from core.errors import StudioError
 from core.runs import METRICS, Run, RunRecord
 from dashboard import afterwards, downloads, drawing, inputs, notice, steering, waiting
@@ -184,7 +184,8 @@ def _progress(record: RunRecord, seen: _Sight) -> None:
         last = metrics.iloc[-1]
         recent = metrics["seconds"]
         step = (recent.iloc[-1] - recent.iloc[0]) / max(1, len(recent) - 1)
-        left = f", {duration(step * (total - last['iteration']))} left" if step else ""
+        rest = pace.seconds_of_the_rest(record.settings, metrics)
+        left = f", {duration(rest)} left" if rest is not None else ""
         rate = f"{1 / step:.1f} iterations a second" if step and step < 1 else f"{step:.1f} s an iteration"
         text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}"
         text += f" · {seen.memory / 1e9:.1f} GB of memory" if seen.memory else ""

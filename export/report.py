@@ -23,7 +23,7 @@ from core.library import Marks
 from core.names import legible
 from core.runs import METRICS, RUN_ID, SUMS, Run, RunRecord, Steering
 from core.settings import KNOBS, PRESETS, Knob, TransferSettings
-from core.yardstick import MEASURED_BY, Reading
+from core.yardstick import Reading, comparable
 from export import charts
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def _page(shown: list[Shown], title: str, yardstick: str, frames: bool, timings:
         measured=any(each.reading for each in shown),
         lowest=min((each.reading.total for each in shown if each.reading), default=None),
         yardstick=yardstick,
-        comparable=len({_weighing(each.record) for each in shown}) == 1,
+        comparable=comparable(each.record for each in shown),
         drawn=drawn,
         staged=any(len(_stages(each)) > 1 for each in shown),
         differences=_differences(shown),
@@ -468,12 +468,6 @@ def _provenance(record: RunRecord) -> list[tuple[str, str]]:
         "Best iteration": "" if record.best_iteration is None else str(record.best_iteration),
     }
     return [(name, value) for name, value in told.items() if value]
-
-
-def _weighing(record: RunRecord) -> str:
-    """Runs of which this is the same have losses that compare."""
-    steering = [change.model_dump(mode="json") for change in record.steering]
-    return json.dumps([record.settings.model_dump(mode="json", include=set(MEASURED_BY)), steering])
 
 
 # --- values in words ------------------------------------------------------------------------------------------------

@@ -189,11 +189,8 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
             st.warning(plain(str(error)))
     if not metrics:
         return
-    weights = {record.settings.loss_weights() for _, record in chosen} | {
-        "steered" for _, record in chosen if record.steering
-    }
-    if len(weights) > 1:
-        st.caption("Each curve is the run's own loss, and these have different weights: compare their shapes.")
+    if not yardstick.comparable(record for _, record in chosen):
+        st.caption("Each curve is the run's own loss, and these are weighed or made otherwise: compare their shapes.")
     if any(len(marks) > 1 for marks in stages.values()):
         st.caption("A point on a curve: from there on the picture is larger, and its losses are others.")
     axis = "iteration" if over == "iterations" else "seconds"

@@ -2,12 +2,15 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.optimize
 import tensorflow as tf
+from PIL import Image
 
+from core import jobs, runs
 from core.checkpoint import Checkpoint
 from core.errors import StudioError
 from core.images import NETWORK_MAX, NETWORK_MIN
@@ -577,6 +580,37 @@ def test_an_averaged_run_that_goes_on_is_as_one_that_never_stopped(far_steps, tm
     assert rest[-1].losses.total == pytest.approx(whole.losses.total, rel=2e-3)
     np.testing.assert_allclose(rest[-1].optimizer.average(), whole.optimizer.average(), atol=1.0)
     assert int(rest[-1].optimizer.state()["mean-steps"]) == 10
+
+
+def test_the_mean_is_what_is_kept_of_a_run_where_it_is_the_best(own_home, engine):
+    """Of steps too far and hasty; the run goes on with it for its best too."""
+    random = np.random.default_rng(1)
+    photo, style = (
+        Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
+    )
+    layers = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",)}
+    far = {"learning_rate": 30.0, "beta_1": 0.1, "beta_2": 0.5, "averaging": 0.8, "content_weight": 1.0}
+    settings = TransferSettings(size=64, iterations=30, init="noise", **layers, **far)
+    run = runs.create(photo, style, settings, "draft", "photo", "painting")
+    *_, last = jobs.perform(run, lambda *_: engine)
+    settled, record = last.settled(), run.record()
+    assert settled.best.losses.total < 0.9 * last.best.losses.total
+    assert record.best_total == pytest.approx(settled.best.losses.total) and record.best_iteration == 30
+    np.testing.assert_array_equal(np.load(run.path / "result.npy"), settled.best_image())
+    runs.resume(run, 1)
+    first, _ = jobs.perform(run, lambda *_: engine)
+    assert first.best.losses.total == pytest.approx(record.best_total)
+
+
+def test_a_mean_that_was_the_best_is_so_still_when_the_run_goes_on(far_steps):
+    """It is none of the images, though it is of the last one's iteration."""
+    last = far_steps(25)[-1]
+    mean = last.objective.losses(last.optimizer.average()).total
+    kept = replace(last.checkpoint(), best_image=last.optimizer.average().numpy(), best_iteration=25)
+    first, second = far_steps(26, kept)
+    assert first.best.losses.total == pytest.approx(mean, rel=1e-4) and mean < 0.8 * last.losses.total
+    assert (first.best_iteration, first.evaluations, second.evaluations) == (25, last.evaluations, last.evaluations + 1)
+    np.testing.assert_allclose(first.evaluated.image, last.evaluated.image)
 
 
 @pytest.mark.parametrize("method", ["adam", "l-bfgs"])

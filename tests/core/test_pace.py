@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 
+import pandas as pd
 import pytest
 
 from core import hardware, pace, paths, runs
@@ -116,3 +117,47 @@ def test_trying_out_measures_once(own_home, engine):
     before = file.stat().st_mtime_ns
     pace.try_out(engine)
     assert file.stat().st_mtime_ns == before
+
+
+# What is left
+
+
+STAGED = {"size": 256, "iterations": 14, "stages": 3}  # to iteration 8 at 64 px, to 12 at 128 px
+
+
+def painted(*durations, begin=0):
+    """The last steps as `Run.metrics` gives them: from one at iteration `begin` on, that took so many seconds each."""
+    seconds = [3.0 + sum(durations[:count]) for count in range(len(durations) + 1)]
+    return pd.DataFrame({"iteration": range(begin, begin + len(seconds)), "seconds": seconds})
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (painted(1.0, 1.0, 1.0), 5 * 1.0 + 4 * 4.0 + 2 * 16.0),  # at 64 px, and a step takes as long as it has pixels
+        (painted(4.0, begin=8), 3 * 4.0 + 2 * 16.0),
+        (painted(1.0, 1.0, 4.0, begin=6), 3 * 4.0 + 2 * 16.0),  # the first at the next size
+        (painted(16.0, begin=12), 16.0),
+        (painted(16.0, begin=13), 0.0),
+        (painted(16.0, begin=14), 0.0),  # fewer were asked for meanwhile
+    ],
+)
+def test_what_is_left_is_told_by_the_pixels_of_its_stage(steps, expected):
+    assert pace.seconds_of_the_rest(TransferSettings(**STAGED), steps) == pytest.approx(expected)
+
+
+def test_of_one_size_what_is_left_is_so_many_steps():
+    steps = painted(1.0, 9.0, 1.0, 1.0)
+    assert pace.seconds_of_the_rest(TransferSettings(iterations=20), steps) == pytest.approx(16.0)
+
+
+@pytest.mark.parametrize("steps", [painted(), painted().iloc[:0]])
+def test_before_the_second_step_nothing_is_told(steps):
+    assert pace.seconds_of_the_rest(TransferSettings(**STAGED), steps) is None
+
+
+def test_of_a_run_that_goes_on_only_what_is_left_is_expected(own_home):
+    finished(1, step=0.5, start=2.0)
+    settings = TransferSettings(**STAGED)
+    finished(2, step=0.5, status="stopped", iteration=8, settings=settings, iterations=14, evaluations=1)
+    assert pace.seconds_left(runs.find("20250101-000002")) == pytest.approx(2.0 + 0.5 * (4 / 4 + 2))

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core import images, samples
+from core import images, jobs, runs, samples
 from core.losses import gram_matrix
 from core.optimizers import Limits
 from core.regions import blend, regions
@@ -21,7 +21,6 @@ SHALLOW = {
     "content_layers": ("block3_conv2",),
     "content_weight": 1.0,
 }
-STYLE_WEIGHTS = {"gram": 1e-2, "wasserstein": 1e3}  # a distance is as many times smaller than its square
 SIZE = 96
 
 
@@ -142,9 +141,7 @@ def test_a_mask_confines_its_style(engine, content, styles, style_loss, masked):
     """After some steps, what is on the left is nearer to the style that is there, and what is on the right to the
     other; and with the masks the other way round it is the other way round, by a good deal."""
     network = feature_network(engine.weights, list(SHALLOW["style_layers"]))
-    settings = TransferSettings(
-        **SHALLOW, style_loss=style_loss, style_weight=STYLE_WEIGHTS[style_loss], optimizer="l-bfgs", iterations=12
-    )
+    settings = TransferSettings(**SHALLOW, style_loss=style_loss, optimizer="l-bfgs", iterations=12)
     left = halves(content.shape[1:3])
     masks = {"the first": [left, None], "the second": [None, 1 - left], "both": [left, 1 - left]}[masked]
     middle, margin = content.shape[2] // 2, 8
@@ -175,6 +172,23 @@ def test_where_no_style_is_only_the_content_counts(engine, content, styles):
     middle = content.shape[2] // 2
     assert moved[:, middle + 40 :].max() < 1e-3
     assert moved[:, : middle - 8].mean() > 3
+
+
+def test_a_run_s_losses_are_by_its_masks(own_home, engine, given):
+    """Of what was given, as it lies on the disk."""
+    settings = TransferSettings(**SHALLOW, size=SIZE, iterations=1)
+    left = Image.fromarray((255 * halves((given.photo.height, given.photo.width))).astype(np.uint8))
+    one, two = given.styles
+    run = runs.create(given.photo, one, settings, "draft", "photo", "one + two", more_styles=[two], masks=[None, left])
+    first, *_ = jobs.perform(run, lambda *_: engine)
+    subject = dataclasses.replace(given, masks=[None, left]).at(settings, SIZE)
+    content, styles = images.to_network(subject.photo), [images.to_network(style) for style in subject.styles]
+    expected, without, turned = (
+        engine.objective(content, styles, settings, masks=masks)[0].losses(tf.constant(content)).style
+        for masks in (subject.masks, (), subject.masks[::-1])
+    )
+    assert first.losses.style == pytest.approx(expected, rel=1e-4)
+    assert abs(without - expected) > 1e-3 * expected and abs(turned - expected) > 1e-3 * expected
 
 
 def test_a_region_counts_by_its_share_of_the_picture(engine, content, styles):

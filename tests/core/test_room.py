@@ -111,13 +111,28 @@ def test_tiles_are_as_large_as_the_memory_admits(machine):
     assert room.tile_side(settings.changed(memory=6), shape) == room.tile_side(settings, shape)  # 4.2 GB are there
 
 
+def test_what_fits_whole_is_not_refused_for_what_its_tiles_would_need(machine):
+    """A tile's border is most of a small picture."""
+    settings, shape = TransferSettings(size=384), (384, 384)
+    whole, tiles = (room._needed(settings, shape, side) for side in (384, 256))
+    machine(memory=(whole + tiles) / 2)
+    assert whole < tiles
+    room.check(settings, shape)
+    assert room.tile_side(settings, shape) is None
+
+
 def test_no_more_memory_is_taken_than_was_allowed(machine):
     machine(memory=100e9)
     settings, shape = TransferSettings(size=4096), (3072, 4096)
     assert room.tile_side(settings, shape) is None
     side = room.tile_side(settings.changed(memory=6.0), shape)
     assert side is not None and room._needed(settings, shape, side) <= 6e9
-    assert refusal(settings.changed(memory=1.0), shape).startswith("A run of 4096 × 3072 pixels needs about ")
+    said = refusal(settings.changed(memory=2.0), shape)  # not the other programs' fault
+    found = re.fullmatch(
+        r"A run of .* memory, and the setting memory allows 2\.0 GB: choose (\d+) px or less, or .*", said
+    )
+    assert said.endswith(" or less, or allow more.")
+    room.check(settings.changed(memory=2.0), resized_shape(4096, 3072, int(found[1])))
     room.check(settings.changed(memory=6.0), shape)
 
 
@@ -127,6 +142,38 @@ def test_a_longer_history_needs_more_memory(machine):
     room.check(TransferSettings(size=2048, optimizer="l-bfgs", history=10), shape)
     assert "of memory" in refusal(TransferSettings(size=2048, optimizer="l-bfgs", history=100), shape)
     room.check(TransferSettings(size=2048, optimizer="l-bfgs", history=100, iterations=5), shape)  # remembers five
+
+
+def test_the_painting_needs_no_optimizer_s_history(machine):
+    shape = (1536, 2048)
+    machine(memory=room.BASE_BYTES + 1.1 * room.BYTES_PER_PIXEL * math.prod(shape))
+    settings = TransferSettings(size=2048, optimizer="l-bfgs", history=50)
+    side, of_paintings = room.sides(settings, shape, [(64, 64), shape])
+    assert side is not None and of_paintings is None
+    side, of_paintings = room.sides(settings, shape, [shape, (3072, 4096)])
+    assert side is not None and of_paintings is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "masks", "bytes_per_pixel"),
+    [
+        ({"content_layers": ("block1_conv1",)}, 0, 4 * 64 - 8),  # float32, and the usual one's 512 channels in 16 × 16
+        ({"content_layers": ("block5_conv2", "block2_conv1")}, 0, 4 * 128 / 4),
+        ({"style_scale": 4.0}, 0, 36 * 15),
+        (
+            {},
+            3,
+            4 * 4 * 3,
+        ),  # at least: the masks, the guides, and these at the first layer, of three regions and the rest
+        ({"style_scale": 0.5}, 0, 0),
+    ],
+)
+def test_what_other_runs_hold_of_the_whole_picture_counts_in_tiles_too(changes, masks, bytes_per_pixel):
+    shape, usual = (3072, 4096), TransferSettings(size=4096)
+    for side in (4096, 512):
+        more = room._needed(usual.changed(**changes), shape, side, masks) - room._needed(usual, shape, side)
+        assert more >= 0.9 * bytes_per_pixel * math.prod(shape)  # an earlier layer sees less of a border
+        assert more > 0 or not bytes_per_pixel
 
 
 def test_where_nothing_fits_no_size_is_named(machine):

@@ -145,6 +145,61 @@ def test_too_narrow_pictures_are_refused(own_home, content, style, message):
     assert runs.all_runs() == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "content", "style", "message"),
+    [
+        (
+            {"size": 256, "stages": 2},
+            (500, 100),
+            (50, 50),
+            "a photo would be only 128 × 26 pixels at size 256 in the first of 2 stages, and the shorter side must "
+            "have at least 32: choose a larger size or fewer stages.",
+        ),
+        (
+            {"size": 128, "style_scale": 0.2},
+            (50, 50),
+            (50, 45),
+            "a painting would be only 32 × 29 pixels at size 128 with style scale 0.2, and the shorter side must have "
+            "at least 32: choose a larger size or a larger style scale.",
+        ),
+        (
+            {"size": 256, "stages": 2, "style_scale": 0.5},
+            (50, 50),
+            (80, 30),
+            "a painting would be only 64 × 24 pixels at size 256 with style scale 0.5 in the first of 2 stages, and "
+            "the shorter side must have at least 32: choose a larger size or a larger style scale or fewer stages.",
+        ),
+        (
+            {"memory": 1.0},
+            (50, 50),
+            (50, 50),
+            "A run of 96 × 96 pixels needs about 1.2 GB of memory, and the setting memory allows 1.0 GB: allow more.",
+        ),
+    ],
+)
+def test_what_cannot_be_painted_by_its_settings_is_refused_before_there_is_a_run(
+    own_home, changes, content, style, message
+):
+    with pytest.raises(InputError) as caught:
+        runs.create(picture(*content), picture(*style), SETTINGS.changed(**changes), "draft", "a photo", "a painting")
+    assert str(caught.value) == message
+    assert runs.all_runs() == []
+
+
+def test_a_painting_is_checked_at_the_size_that_it_is_brought_to(own_home):
+    """Larger than the photo it may be narrower."""
+    narrow = picture(300, 60)
+    runs.create(picture(), narrow, SETTINGS.changed(style_scale=2.0), "draft", "a photo", "a painting")
+    with pytest.raises(InputError, match="a painting would be only 96 × 19 pixels"):
+        runs.check_styles([narrow], SETTINGS, "a painting")
+
+
+@pytest.mark.parametrize(("names", "named"), [("one + two + three", "two"), ("one + a + b + three", "painting 2")])
+def test_of_several_paintings_the_one_that_is_too_small_is_named(names, named):
+    with pytest.raises(InputError, match=f"^{named} would be only 96 × 19 pixels"):
+        runs.check_styles([picture(50, 50), picture(300, 60), picture(50, 50)], SETTINGS, names)
+
+
 def test_home_that_is_none(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NST_HOME", str(tmp_path / "file" / "home"))

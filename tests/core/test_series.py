@@ -112,6 +112,15 @@ def test_what_was_painted_otherwise_is_painted_again(folder, tmp_path, manner, c
     assert [part.is_painted for part in other.parts()] == [False, False]
 
 
+def test_what_shapes_no_result_has_nothing_painted_again(folder, tmp_path, manner):
+    photos = folder("a.png")
+    for part in Series.of(photos, tmp_path / "out", manner).parts():
+        painted(part)
+    settings = manner.settings.changed(memory=3.0, frame_every=7)
+    other = Series.of(photos, tmp_path / "out", dataclasses.replace(manner, settings=settings))
+    assert [part.is_painted for part in other.parts()] == [True]
+
+
 def test_a_photo_that_changed_is_painted_again_and_of_a_film_all_after_it(folder, tmp_path, manner):
     photos = folder("1.png", "2.png", "3.png")
     alone = Series.of(photos, tmp_path / "alone", manner)

@@ -314,6 +314,28 @@ def test_stages_double_the_size_and_halve_the_iterations(choices, expected):
     assert choose("reference", **choices).schedule() == expected
 
 
+@pytest.mark.parametrize(
+    ("iterations", "expected"),
+    [
+        (1, [(256, 1)]),
+        (2, [(128, 1), (256, 2)]),
+        (3, [(64, 1), (128, 2), (256, 3)]),
+        (4, [(64, 2), (128, 3), (256, 4)]),
+    ],
+)
+def test_each_stage_that_there_is_has_an_iteration(iterations, expected):
+    assert choose("reference", size=256, iterations=iterations, stages=3).schedule() == expected
+
+
+@pytest.mark.parametrize("stages", range(1, 7))
+def test_the_stages_end_with_the_iterations_that_are_asked_for(stages):
+    for iterations in range(1, 100):
+        schedule = choose("reference", size=2048, iterations=iterations, stages=stages).schedule()
+        ends = [end for _, end in schedule]
+        assert ends == sorted(set(ends)) and ends[0] >= 1
+        assert schedule[-1] == (2048, iterations)
+
+
 def test_stages_that_would_begin_too_small_are_refused():
     assert refusal(stages=6) == "6 stages to 512 px would begin at 16 px; the least is 64 px."
     assert choose(stages=4).schedule()[0][0] == 64

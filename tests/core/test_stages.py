@@ -72,6 +72,15 @@ def test_a_run_through_three_stages(own_home, make_engine, method):
         assert record.best_total == pytest.approx(totals[record.best_iteration], rel=1e-3)
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+def test_no_more_iterations_are_painted_than_were_asked_for(own_home, make_engine, iterations):
+    """Also where there are too few for a stage each."""
+    run = new_run(iterations=iterations)
+    sizes = painted(run, make_engine)
+    assert list(sizes) == list(run.metrics()["iteration"]) == list(range(iterations + 1))
+    assert sizes[iterations] == (205, 256) and run.record().status == "done"
+
+
 def test_the_next_stage_begins_where_the_last_one_ended(own_home, make_engine):
     """Its first picture is the last one enlarged, but for one step."""
     run, pictures = new_run(learning_rate=1.0), {}

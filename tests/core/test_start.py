@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from core import paths, preview
+from core import images, jobs, paths, preview, runs, samples
 from core.errors import StudioError
 from core.settings import TransferSettings
 from core.start import CONTRAST, GREY, starting_picture
+from core.subject import Pictures
 
 CONTENT, STYLE = (
     np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -55,6 +57,27 @@ def test_a_preview_of_several_styles():
     assert (start != network.paint(CONTENT, STYLE)).any()
 
 
+def test_where_no_style_is_a_run_from_the_preview_stays_the_photo(own_home, engine):
+    """One painting with one mask: outside of it the start is the photo, and the steps change little."""
+    try:
+        preview.obtain()
+    except StudioError as error:
+        pytest.skip(str(error))
+    photo, style = (images.read_image(sample.path()) for sample in (samples.PHOTOS[1], samples.STYLES[1]))
+    left = np.zeros((photo.height, photo.width), np.uint8)
+    left[:, : photo.width // 3] = 255
+    layers = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",)}
+    settings = FROM_PREVIEW.changed(size=128, iterations=3, optimizer="l-bfgs", **layers)
+    run = runs.create(photo, style, settings, "draft", "photo", "painting", masks=[Image.fromarray(left)])
+    first, *_ = jobs.perform(run, lambda *_: engine)
+    assert run.record().start == "preview"
+    given = images.resize(photo, 128).astype(np.float32)
+    edge = given.shape[1] // 3
+    begun, moved = (np.abs(image - given) for image in (first.image(), np.load(run.path / "result.npy")))
+    assert begun[:, edge + 2 :].max() == 0 and begun[:, : edge - 2].mean() > 10
+    assert moved[:, edge + 24 :].mean() < 3 and moved[:, : edge - 2].mean() > 10  # the first steps move large shapes
+
+
 def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without_preview):
     lines = []
     for _ in range(2):
@@ -87,3 +110,30 @@ def test_the_style_brought_to_the_photo_s_shape(without_preview):
     red[:, :35, 0], blue[:, 35:, 2] = 255, 255
     halves, _ = starting_picture(CONTENT, [red + blue], TransferSettings(init="style"), print)
     np.testing.assert_array_equal(halves[:, [8, -8]], [[(255, 0, 0), (0, 0, 255)]] * len(halves))
+
+
+@pytest.mark.parametrize(("counts", "first"), [((), True), ((0, 1), False), ((1, 3), False), ((3, 1), True)])
+def test_of_several_styles_the_one_that_counts_most(without_preview, counts, first):
+    settings = TransferSettings(init="style", style_blend=counts)
+    start, said = starting_picture(CONTENT, [STYLE, 255 - STYLE], settings, print)
+    alone, _ = starting_picture(CONTENT, [STYLE if first else 255 - STYLE], TransferSettings(init="style"), print)
+    assert said == "style"
+    np.testing.assert_array_equal(start, alone)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"init": "noise", "seed": 5}, "noise, seed 5"), ({"init": "noise", "seed": 6}, "noise, seed 6"),
+     ({"init": "style", "seed": 5}, "style"), ({"init": "content"}, "content")],
+)  # fmt: skip
+def test_a_run_starts_from_the_picture_of_its_settings(own_home, engine, changes, said):
+    settings = TransferSettings(
+        size=96, iterations=1, style_layers=("block1_conv1",), content_layers=("block1_conv2",), **changes
+    )
+    photo, style = map(Image.fromarray, (CONTENT, STYLE))
+    run = runs.create(photo, style, settings, "draft", "photo", "painting")
+    first, *_ = jobs.perform(run, lambda *_: engine)
+    subject = Pictures(photo, [style]).at(settings, 96)
+    expected, _ = starting_picture(subject.photo, subject.styles, settings, print)
+    np.testing.assert_allclose(first.image(), expected, atol=1e-3)
+    assert run.record().start == said

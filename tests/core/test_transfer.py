@@ -9,11 +9,12 @@ import plain_reference
 import pytest
 import tensorflow as tf
 
-from core import images, samples
+from core import images, losses, samples
 from core.checkpoint import Checkpoint
 from core.settings import PRESETS, TransferSettings
 from core.timings import Timings
 from core.transfer import Diverged, Engine, Step, stylize
+from core.vgg import Variant, feature_network
 
 REFERENCE = PRESETS["reference"].settings()
 ITERATIONS = 12
@@ -548,3 +549,33 @@ def test_content_alone_is_a_reconstruction(engine, photo, painting):
     assert last.losses.style == 0 and last.losses.total == last.losses.content < 0.02 * first.losses.content
     found, before = (np.abs(image - photo).mean() for image in (last.best.image.numpy(), noise))
     assert found < 0.6 * before  # the layer tells little of flat colours
+
+
+# What the settings say of the network and the style's loss
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"pooling": "average"}, {"padding": "replicate"}, {"style_loss": "wasserstein"},
+     {"pooling": "average", "padding": "replicate", "style_loss": "wasserstein"}],
+)  # fmt: skip
+def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, painting, changes):
+    """Held to the same written down plainly, for both the photo's part and the painting's."""
+    settings = settings_with(style_layers=("block1_conv1", "block3_conv1"), content_layers=("block2_conv2",), **changes)
+    layers = [*settings.style_layers, *settings.content_layers]
+    network = feature_network(engine.weights, layers, "float32", Variant(settings.pooling, settings.padding))
+    image = tf.constant(photo[:, ::-1].copy())
+    of_image, of_photo, of_painting = network(image), network(photo), network(painting)
+
+    def style(layer):
+        if settings.style_loss == "gram":
+            return losses.style_loss(*(losses.gram_matrix(of[layer]) for of in (of_image, of_painting)))
+        moments = (losses.gram_matrix(losses.with_one(of[layer])) for of in (of_image, of_painting))
+        return losses.WASSERSTEIN_SCALE * losses.wasserstein_2(*moments)
+
+    found = engine.objective(photo, painting, settings)[0].losses(image)
+    for layer in settings.style_layers:
+        expected = settings.style_weight * float(style(layer)) / 2
+        assert found.style_layers[layer] == pytest.approx(expected, rel=2e-3), layer
+    content = losses.content_loss(of_image["block2_conv2"], of_photo["block2_conv2"])
+    assert found.content == pytest.approx(settings.content_weight * float(content), rel=1e-3)

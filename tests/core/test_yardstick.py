@@ -1,10 +1,13 @@
 """One yardstick for results of different weights: the losses that an engine would give, and the likeness."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
-from core import images, jobs, runs, samples, settings, yardstick
+from core import images, jobs, room, runs, samples, settings, yardstick
 from core.errors import InputError, StudioError
+from core.runs import RunRecord, Steering
 from core.timings import Timings
 
 SIZE = 64
@@ -14,9 +17,13 @@ BY = settings.choose("reference", style_weight=0.5)
 @pytest.fixture
 def run(own_home, engine):
     """A finished run, painted with weights that are not the yardstick's."""
+    return painted(engine)
+
+
+def painted(engine, **changes):
     content, style = (images.read_image(sample.path()) for sample in (samples.PHOTOS[1], samples.STYLES[1]))
-    chosen = settings.choose("draft", size=SIZE, iterations=2, style_weight=1e-3, init="content")
-    made = runs.create(content, style, chosen, "draft", "me", "waves")
+    given = {"size": SIZE, "iterations": 2, "style_weight": 1e-3, "init": "content", **changes}
+    made = runs.create(content, style, settings.choose("draft", **given), "draft", "me", "waves")
     for _ in jobs.perform(made, lambda *_: engine):
         pass
     return made
@@ -49,9 +56,65 @@ def test_a_reading_is_kept_for_its_result_and_yardstick_alone(run, engine):
     reading = yardstick.measure(engine, run, run.record(), BY)
     assert yardstick.readings([run], BY) == {run.id: reading}
     assert yardstick.readings([run], BY.changed(iterations=7, learning_rate=1)) == {run.id: reading}  # it weighs alike
-    assert yardstick.readings([run], BY.changed(content_weight=1)) == {}
+    assert yardstick.readings([run], BY.changed(style_layer_weights=[1] * 5)) == {run.id: reading}  # as where none is
+    for other in ({"content_weight": 1}, {"style_scale": 1.5}, {"colours": "luminance"}, {"padding": "replicate"}):
+        assert yardstick.readings([run], BY.changed(**other)) == {}
     np.save(run.path / "result.npy", np.load(run.path / "result.npy"))  # painted anew
     assert yardstick.readings([run], BY) == {}
+
+
+@pytest.mark.parametrize("colours", ["style", "luminance", "matched"])
+def test_by_its_own_settings_a_run_has_its_own_loss(own_home, engine, colours):
+    run = painted(engine, colours=colours, style_scale=1.5)
+    reading = yardstick.measure(engine, run, run.record(), run.record().settings)
+    assert reading.total == pytest.approx(run.record().best_total, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "compare"),
+    [
+        ({"iterations": 9, "optimizer": "adam", "style_layer_weights": (1.0,) * 5}, True),
+        ({"style_weight": 0.25}, False),
+        ({"style_loss": "wasserstein"}, False),
+        ({"style_layers": ("block1_conv1",)}, False),
+        ({"pooling": "average"}, False),
+        ({"padding": "replicate"}, False),
+        ({"style_scale": 2.0}, False),
+        ({"colours": "luminance"}, False),
+    ],
+)
+def test_own_losses_compare_where_they_are_made_and_weighed_alike(new_record, changes, compare):
+    one = new_record(BY)
+    assert yardstick.comparable([one, new_record(BY.changed(**changes))]) == compare
+    steered = one.model_copy(update={"steering": [Steering.of(1, {"style_weight": 9.0}, BY)]})
+    assert yardstick.comparable([one]) and not yardstick.comparable([one, steered])
+
+
+@pytest.fixture
+def new_record():
+    def make(chosen):
+        return RunRecord(
+            id="20250101-000000-a-b", created=datetime(2025, 1, 1, tzinfo=UTC), preset="draft", settings=chosen,
+            content="a", style="b", shape=(64, 64),
+        )  # fmt: skip
+
+    return make
+
+
+def test_where_memory_is_short_it_measures_in_tiles(own_home, engine, monkeypatch):
+    run = painted(engine, size=320, iterations=1)
+    whole = yardstick.measure(engine, run, run.record(), BY)
+    monkeypatch.setattr(room, "available_memory", lambda: 0.0)
+    monkeypatch.setattr(room, "TILES", (128,))
+    objectives, made = [], engine.objective
+
+    def noted(*given, **more):
+        objectives.append(made(*given, **more))
+        return objectives[-1]
+
+    monkeypatch.setattr(engine, "objective", noted)
+    assert yardstick.measure(engine, run, run.record(), BY).total == pytest.approx(whole.total, rel=1e-4)
+    assert objectives[0][0].side == 128
 
 
 def test_a_run_without_a_result_cannot_be_measured(run, engine):
