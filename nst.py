@@ -734,20 +734,22 @@ def _manner(
     steering: Sequence[Steering] = (),
 ) -> Manner:
     """How a photo is to be painted, its pictures read. Raises `InputError` where they do not fit together."""
-    from core import runs
+    from core import decoding, runs
     from core.roles import JOINT
     from core.series import Manner
 
     where = _masks(masks or (), len(styles))
     pictures, names = zip(*map(_picture, styles), strict=True)
     runs.check_styles(pictures, settings, JOINT.join(names))
-    kept = _picture(keep)[0] if keep else None
+    kept = decoding.read_mask(Path(keep)) if keep else None
     start_image, start_name = _picture(start) if start else (None, "")
     return Manner(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
 
 
 def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
     """The masks as they are given, "2:mask.png", one for each of so many styles or none."""
+    from core import decoding
+
     masks: list[Image.Image | None] = [None] * styles
     for text in given:
         number, colon, file = text.partition(":")
@@ -759,10 +761,9 @@ def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
             raise InputError(f"--mask {text}: there is no style {int(number)}; {there}.")
         if masks[place]:
             raise InputError(f"--mask {text}: style {int(number)} has a mask already.")
-        picture, _ = _picture(file)
-        if not picture.convert("L").getbbox():
+        masks[place] = mask = decoding.read_mask(Path(file))
+        if not mask.getbbox():
             raise InputError(f"--mask {text}: the picture is black everywhere, so that the style would be nowhere.")
-        masks[place] = picture
     return masks
 
 

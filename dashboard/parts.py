@@ -89,4 +89,4 @@ def _base(place: str) -> Image.Image | None:
 @st.cache_resource(show_spinner="Reading the mask …", max_entries=8)
 def _mask(source: bytes | Path, name: str) -> Image.Image:
     most = 4 * images.MAX_PIXELS if isinstance(source, Path) else images.MAX_BYTES  # a run's is a PNG
-    return decoding.read(source, name, max_bytes=most).convert("L")
+    return decoding.read_mask(source, name, most)
