@@ -23,6 +23,7 @@ from core.paths import is_file, replacing
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
+OTHER_SHAPE = 0.02  # so much may a mask's width by its height differ from its photo's
 
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 FORMAT_NAMES = {"WEBP": "WebP"}  # where it is written otherwise than Pillow does
@@ -147,6 +148,11 @@ def read_metadata(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, str]:
             _check_size(*image.size, label)  # entries may follow the pixels, so these are decoded too
             return {key: str(text) for key, text in image.text.items()}
         return _parsed_description(image.getexif().get(DESCRIPTION))
+
+
+def of_one_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two pictures of these widths and heights differ in their proportions by rounding at most."""
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= OTHER_SHAPE
 
 
 def resized_shape(width: int, height: int, size: int) -> tuple[int, int]:
