@@ -122,6 +122,23 @@ def test_masks_are_uploaded_for_a_painting_and_for_what_stays(visit):
     assert kept[:, :far].max() == 0 and kept[:, -far:].min() == 255
 
 
+def test_a_mask_that_is_uploaded_stays_as_it_is(visit):
+    page = visit("stylize")
+    page.toggle(key="part-photo").set_value(True).run()  # drawn on before there is a mask: what is drawn is soft
+    given = half("left", Image.open(samples.PHOTOS[0].path()).size)
+    page.file_uploader(key="upload-part-photo").set_value(("left.png", given, "image/png")).run()
+    button(page, "Start").click().run()
+    assert not page.exception
+    assert Image.open(the_new_run().kept).tobytes() == Image.open(io.BytesIO(given)).tobytes()
+
+
+def test_how_soft_edges_are_was_said_of_the_mask_beneath():
+    drawn = Drawing(strokes=[Stroke(points=[(0.5, 0.5)], width=0.1)], soft=0.05)
+    assert drawn.over(0) == drawn
+    assert drawn.over(7).soft == 0 and drawn.over(7).strokes == drawn.strokes
+    assert drawn.over(7).over(0).soft == brush.SOFT
+
+
 def test_a_mask_that_is_no_picture_is_refused_in_words(visit):
     page = visit("stylize")
     page.toggle(key="part-style").set_value(True).run()
