@@ -6,7 +6,7 @@ They lie in `views`, not in `pages`: Streamlit would serve a folder of that name
 import streamlit as st
 
 from core import log
-from dashboard import knobs, paintings, parts, sole, visitor
+from dashboard import sole, visitor
 
 log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
@@ -17,9 +17,6 @@ st.html("""<style>
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
 visitor.let_in()
-knobs.remember()
-paintings.remember()
-parts.remember("photo")
 page = st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),

@@ -79,14 +79,6 @@ def forget() -> None:
         _forget(place)
 
 
-def remember() -> None:
-    """Keep what was chosen while another page is shown."""
-    for place in PLACES:
-        parts.remember(place)
-        if f"blend-{place}" in st.session_state:
-            st.session_state[f"blend-{place}"] = st.session_state[f"blend-{place}"]
-
-
 def _places() -> tuple[str, ...]:
     places: tuple[str, ...] = st.session_state.setdefault("paintings", PLACES[:1])
     return places
@@ -141,7 +133,15 @@ def _weights(
             if alone:
                 st.markdown(label, width="stretch")
             else:
-                st.slider(label, 0.0, most, step=0.05, key=f"blend-{place}", help=meaning if number == 1 else None)
+                st.slider(
+                    label,
+                    0.0,
+                    most,
+                    step=0.05,
+                    key=f"blend-{place}",
+                    help=meaning if number == 1 else None,
+                    persist_state="session",
+                )
             st.button(
                 "",
                 key=f"remove-{place}",
