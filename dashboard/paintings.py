@@ -39,7 +39,7 @@ def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, DeltaGenerat
     several = len(places) > 1
     with gallery.heading("Paintings" if several else "Painting"):
         if len(places) < MOST_STYLES:
-            st.button("Add a painting", icon=":material/add:", type="tertiary", on_click=_add)
+            st.button("Add a painting", icon=":material/add:", type="tertiary", on_click=_add, args=(places,))
     if not several:
         picture, mask, room = _one(places[0], photo)
         return (Chosen([picture], [mask], ()) if picture else None), {places[0]: room}
@@ -84,11 +84,13 @@ def _places() -> tuple[str, ...]:
     return places
 
 
-def _add() -> None:
-    now = _places()
-    free = next(place for place in PLACES if place not in now)
+def _add(seen: tuple[str, ...]) -> None:
+    """One more than those that the button was drawn with: a click that is delivered twice adds no second one."""
+    if _places() != seen:
+        return
+    free = next(place for place in PLACES if place not in seen)
     _forget(free)
-    st.session_state["paintings"] = (*now, free)
+    st.session_state["paintings"] = (*seen, free)
     st.session_state["painting-added"] = True
 
 

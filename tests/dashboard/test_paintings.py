@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
 from core import images, runs, samples, vgg
@@ -76,6 +77,20 @@ def test_paintings_are_added_weighed_and_painted_together(visit):
     assert record.style == " + ".join([first, second, samples.STYLES[3].title])
     for path, sample in zip(run.styles, [*samples.STYLES[:2], samples.STYLES[3]], strict=True):
         assert images.read_image(path).tobytes() == images.read_image(sample.path()).tobytes()
+
+
+def test_a_click_that_is_delivered_twice_adds_one_painting():
+    def script():
+        import streamlit as st
+
+        from dashboard import paintings
+
+        seen = paintings._places()
+        for _ in range(2):
+            paintings._add(seen)
+        st.markdown(str(len(paintings._places())))
+
+    assert AppTest.from_function(script).run(timeout=60).markdown[0].value == "2"
 
 
 def test_a_painting_is_removed_and_six_are_the_most(visit):
