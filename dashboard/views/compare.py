@@ -12,10 +12,10 @@ import numpy as np
 import streamlit as st
 
 from bench import reference, timings
-from core import background, images, library, roles, yardstick
+from core import background, images, library, yardstick
 from core.errors import StudioError
 from core.runs import Run, RunRecord
-from core.settings import KNOBS, PRESETS
+from core.settings import PRESETS
 from core.yardstick import Reading
 from dashboard import address, drawing, inputs, viewer, visitor
 from dashboard.address import MOST_RUNS
@@ -204,23 +204,9 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     import pandas as pd
 
     st.header("Settings that differ", anchor=False)
-    rows = {}
-    for name, knob in KNOBS.items():
-        values = [getattr(record.settings, name) for _, record in chosen]
-        if len(set(values)) > 1:
-            rows[knob.label] = [
-                ", ".join(map(str, v)) or "all alike" if isinstance(v, tuple) else str(v) for v in values
-            ]
-    for label, values in (
-        ("Photo", [record.content for _, record in chosen]),
-        ("Painting", [record.style for _, record in chosen]),
-        ("Where", [roles.whereabouts(run, record) for run, record in chosen]),
-        ("Computed in", [record.precision for _, record in chosen]),
-        ("Started from", [record.start for _, record in chosen]),
-        ("Steered", [", ".join(o for c in record.steering for o in c.options()) or "no" for _, record in chosen]),
-    ):
-        if len(set(values)) > 1:
-            rows[label] = values
+    from export import report
+
+    rows = dict(report.differing(chosen))
     if not rows:
         st.caption("None: they were painted with the same settings.")
         return
