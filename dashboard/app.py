@@ -10,10 +10,14 @@ from dashboard import sole, visitor
 
 log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
-# The pictures are what the page is for: little room above them, and on a phone the painted one first.
+# The pictures are what the page is for: little room above them, and on a phone the painted one first. Four presets, the
+# longest sample's name and five layers have room where Streamlit would cut or wrap them.
 st.html("""<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 [class*="st-key-heading-"] { min-height: 2.5rem; }
+.st-key-preset button { padding-inline: 0.5rem; }
+[class*="st-key-samples-"] button { padding: 0; }
+div:has(> [data-testid="stMultiSelectTagsContainer"]) { max-height: 24rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
 visitor.let_in()

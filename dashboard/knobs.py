@@ -104,7 +104,7 @@ def layer_weights(knob: Knob, layers: Sequence[str], key: str) -> tuple[float, .
     weights = [st.session_state.setdefault(f"{key}-{layer}", 1.0) for layer in layers]
     if len(layers) == 1 and weights == [1.0]:
         return ()
-    st.caption(f"{knob.label}: {knob.meaning}")
+    st.caption(f"{knob.label}: how much each of them counts.")
     for layer, now in zip(layers, weights, strict=True):
         most = max(MOST_OF_A_LAYER, now)
         st.slider(_layer(layer), 0.0, most, step=0.05, key=f"{key}-{layer}", persist_state="session")

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from core import roles
 from core.roles import JOINT
 from core.runs import Run, RunRecord
-from core.settings import KNOBS, MOST_STYLES
+from core.settings import MOST_STYLES
 from dashboard import gallery, parts
 from dashboard.gallery import Picture
 from dashboard.wording import plain
@@ -131,7 +131,7 @@ def _weights(
             if picture:
                 st.image(picture.preview, width=THUMBNAIL, alt=picture.name)
             label = f"{number} · {plain(name)}: {roles.role(share, alone, masked)}"
-            most, meaning = max(MOST_WEIGHT, weights[number - 1]), KNOBS["style_blend"].meaning
+            most = max(MOST_WEIGHT, weights[number - 1])
             if alone:
                 st.markdown(label, width="stretch")
             else:
@@ -141,7 +141,7 @@ def _weights(
                     most,
                     step=0.05,
                     key=f"blend-{place}",
-                    help=meaning if number == 1 else None,
+                    help="How much this painting counts beside the others." if number == 1 else None,
                     persist_state="session",
                 )
             st.button(

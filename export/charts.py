@@ -72,7 +72,7 @@ def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = NO_STAGES) -
     a thin line with its name."""
     layers = list(metrics.columns[len(METRICS) :])
     long = _thinned(metrics, len(layers)).melt("iteration", layers, "curve", "loss")
-    lines = _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=3)
+    lines = _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=2)
     return _layered(lines, _stage_rules(stages))
 
 

@@ -39,7 +39,7 @@ def page() -> None:
     readings, by = _yardstick(chosen, titles)
     _curves(chosen, titles)
     _settings(chosen, titles)
-    _phases(chosen, titles)
+    _phases(chosen)
     _report(chosen, readings, by)
 
 
@@ -74,13 +74,13 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
         st.warning(f"The picture of {plain(title)} is damaged.")
     shown = [viewer.Shown(title, jpeg) for title, jpeg in found if jpeg]
     viewer.together(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
-    with st.expander("The photos and paintings", icon=":material/image:"), st.grid(min_column_width=160):
+    with st.expander("The photos and paintings", icon=":material/image:"):
         for run, record in chosen:
-            for given in (inputs.photo(run, record), *inputs.paintings(run, record)):
-                with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
-                    st.image(
-                        given.jpeg(320), caption=plain(f"{given.name} ({given.what})"), width="stretch", alt=given.name
-                    )
+            st.markdown(f"**{plain(titles[run.id])}**")
+            with st.grid(min_column_width=160):
+                for given in (inputs.photo(run, record), *inputs.paintings(run, record)):
+                    with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
+                        st.image(given.jpeg(320), plain(f"{given.name} ({given.what})"), "stretch", alt=given.name)
 
 
 def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Reading], str]:
@@ -138,6 +138,7 @@ def _table(chosen: Chosen, titles: Mapping[str, str], readings: Mapping[str, Rea
             "Likeness": st.column_config.NumberColumn(format="%.3f"),
         },
         height="content",
+        placeholder="–",
     )
 
 
@@ -203,9 +204,9 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
 def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     import pandas as pd
 
-    st.header("Settings that differ", anchor=False)
     from export import report
 
+    st.header("Settings that differ", anchor=False)
     rows = dict(report.differing(chosen))
     if not rows:
         st.caption("None: they were painted with the same settings.")
@@ -214,11 +215,13 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     st.dataframe(table.rename_axis("Setting"), height="content")
 
 
-def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
+def _phases(chosen: Chosen) -> None:
     from export import charts, report
 
     seconds = {
-        titles[run.id]: report.phase_seconds(record.timings) for run, record in chosen if "total" in record.timings
+        f"Run {number}": report.phase_seconds(record.timings)  # a phone has no room for their titles
+        for number, (_, record) in enumerate(chosen, 1)
+        if "total" in record.timings
     }
     if seconds:
         st.header("Where the seconds went", anchor=False)
