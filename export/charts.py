@@ -36,6 +36,7 @@ TEXT = "currentColor"  # whatever the page around it writes in, light or dark
 POINTS = 400  # no eye tells more apart on a screen's width
 ROWS = 5000  # so many Altair takes
 NO_STAGES: Mapping[int, str] = MappingProxyType({})
+NO_STAGES_OF_ANY: Mapping[str, Mapping[int, str]] = MappingProxyType({})
 PHASES = 6  # drawn in their own colours; the smaller ones together
 
 SVG_WIDTH = 380  # px: legible unscaled on a phone, and two of them side by side on a desk
@@ -90,7 +91,7 @@ def comparison(
     over: Literal["iteration", "seconds"] = "iteration",
     published: pd.DataFrame | None = None,
     published_name: str = "Published",
-    stages: Mapping[str, Mapping[int, str]] = NO_STAGES,
+    stages: Mapping[str, Mapping[int, str]] = NO_STAGES_OF_ANY,
 ) -> alt.Chart | alt.LayerChart:
     """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis; a
     point on a run's curve where another of its `stages` begins.
