@@ -194,7 +194,9 @@ def stylize(
         raise InputError(f"{'--sequence' if sequence else '--again'} is for a folder of photos, and {content} is none.")
     images.check_writable(output)
     photo, name = _picture(content)
-    run = _manner(styles, wanted, preset, mask, keep, start_from, steering).new_run(photo, name)
+    manner = _manner(styles, wanted, preset, mask, keep, start_from, steering)
+    run = manner.new_run(photo, name)
+    _tell_what_is_stretched(manner, photo.height, photo.width)
     _perform(run, weights, wanted.iterations, now=now)
     _deliver(run, output, as_json)
 
@@ -741,13 +743,15 @@ def _manner(
     where = _masks(masks or (), len(styles))
     pictures, names = zip(*map(_picture, styles), strict=True)
     runs.check_styles(pictures, settings, JOINT.join(names))
-    kept = _picture(keep)[0] if keep else None
+    kept = _kept(keep) if keep else None
     start_image, start_name = _picture(start) if start else (None, "")
     return Manner(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
 
 
 def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
     """The masks as they are given, "2:mask.png", one for each of so many styles or none."""
+    from core import decoding
+
     masks: list[Image.Image | None] = [None] * styles
     for text in given:
         number, colon, file = text.partition(":")
@@ -759,11 +763,33 @@ def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
             raise InputError(f"--mask {text}: there is no style {int(number)}; {there}.")
         if masks[place]:
             raise InputError(f"--mask {text}: style {int(number)} has a mask already.")
-        picture, _ = _picture(file)
-        if not picture.convert("L").getbbox():
+        masks[place] = mask = decoding.read_mask(Path(file))
+        if not mask.getbbox():
             raise InputError(f"--mask {text}: the picture is black everywhere, so that the style would be nowhere.")
-        masks[place] = picture
     return masks
+
+
+def _kept(given: str) -> Image.Image:
+    """Where the photo stays as it is; of its own picture there must be some that does, and some that does not."""
+    from core import decoding
+
+    mask = decoding.read_mask(Path(given))
+    if not mask.getbbox():
+        raise InputError(f"--keep {given}: the picture is black everywhere, so that nothing would stay as it is.")
+    if mask.getextrema() == (255, 255):
+        raise InputError(f"--keep {given}: the picture is white everywhere, so that nothing would be painted.")
+    return mask
+
+
+def _tell_what_is_stretched(manner: Manner, height: int, width: int, photo: str = "the photo") -> None:
+    """Of the masks and the picture to start from, which are brought to the shape of a photo of that size."""
+    from core import images
+
+    given = {f"--mask {number}": mask for number, mask in enumerate(manner.masks, 1)}
+    given |= {"--keep": manner.kept, "--start-from": manner.start}
+    for option, picture in given.items():
+        if picture and not images.of_one_shape(picture.size, (width, height)):
+            _tell(f"{option} has another shape than {photo}: it is stretched to it.")
 
 
 def _picture(given: str) -> tuple[Image.Image, str]:
@@ -817,12 +843,16 @@ def _paint_series(series: Series, weights: Path | None, now: bool, again: bool, 
     painted: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     stopped = False
+    shapes: set[tuple[int, int]] = set()
     with _Progress(sum(part.settings.iterations for part in due.values())) as progress:
         for number, part in due.items():
             progress.turn_to(f"{number} of {len(parts)}, {part.photo.name}: ")
             run = None
             try:
                 run = series.begin(part)
+                if (shape := run.record().shape) not in shapes:  # a film's frames have one
+                    shapes.add(shape)
+                    _tell_what_is_stretched(series.manner, *shape, part.photo.name)
                 _paint(run, progress, make_engine, _let_pass, now)
                 record = run.record()
                 if record.status == "stopped":

@@ -46,6 +46,7 @@ class Wanted:
     max_bytes: int
     formats: tuple[str, ...]
     max_pixels: int
+    ground: str = "white"
 
 
 def read(
@@ -54,11 +55,18 @@ def read(
     max_bytes: int = MAX_BYTES,
     formats: tuple[str, ...] = READ_FORMATS,
     max_pixels: int = MAX_PIXELS,
+    ground: str = "white",
 ) -> Image.Image:
     """As `images.read_image`, in a process of its own. Raises `InputError` also for a picture over which the decoder
     breaks down or takes longer than SECONDS or more than MEMORY, and `StudioError` when no process can be started."""
     with Decoder() as decoder:
-        return decoder.read(source, name, max_bytes, formats, max_pixels)
+        return decoder.read(source, name, max_bytes, formats, max_pixels, ground)
+
+
+def read_mask(source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES) -> Image.Image:
+    """A picture that says where something is, as grey of 8 bits: white there; black elsewhere, and where it is
+    transparent. Raises as `read` does."""
+    return read(source, name, max_bytes, ground="black").convert("L")
 
 
 class Decoder:
@@ -85,13 +93,14 @@ class Decoder:
         max_bytes: int = MAX_BYTES,
         formats: tuple[str, ...] = READ_FORMATS,
         max_pixels: int = MAX_PIXELS,
+        ground: str = "white",
     ) -> Image.Image:
         """As the function `read`; after an error that is not the picture's size or kind, the process is of no more
         use."""
         label = images.label_of(source, name)
         data = images.bytes_of(source, label, max_bytes)
         process = self._started(label)
-        wanted = Wanted(label, len(data), max_bytes, formats, max_pixels)
+        wanted = Wanted(label, len(data), max_bytes, formats, max_pixels, ground)
         with _time_limit(process) as late:
             answered = _exchange(process, wanted, data)
         if answered is None:
@@ -174,7 +183,9 @@ def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
         pixels = b""
         try:
             data = requests.read(wanted.size)
-            image = images.read_image(data, wanted.label, wanted.max_bytes, tuple(wanted.formats), wanted.max_pixels)
+            image = images.read_image(
+                data, wanted.label, wanted.max_bytes, tuple(wanted.formats), wanted.max_pixels, wanted.ground
+            )
             answer, pixels = {"size": image.size}, image.tobytes()
         except InputError as error:
             answer = {"error": str(error)}

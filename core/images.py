@@ -23,6 +23,7 @@ from core.paths import is_file, replacing
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
+OTHER_SHAPE = 0.02  # so much may a mask's width by its height differ from its photo's
 
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 FORMAT_NAMES = {"WEBP": "WebP"}  # where it is written otherwise than Pillow does
@@ -70,8 +71,9 @@ def read_image(
     max_bytes: int | None = None,
     formats: tuple[str, ...] = READ_FORMATS,
     max_pixels: int = MAX_PIXELS,
+    ground: str = "white",
 ) -> Image.Image:
-    """A picture from a file, or from a file's bytes: 8-bit RGB in sRGB, upright, over white, without metadata.
+    """A picture from a file, or from a file's bytes: 8-bit RGB in sRGB, upright, over the ground, without metadata.
 
     In this process: for a file that may mean harm there is `decoding.read`, which takes and gives the same.
 
@@ -88,7 +90,7 @@ def read_image(
         data = bytes_of(source, label, MAX_BYTES if max_bytes is None else max_bytes)
         image = _decoded(data, label, formats, max_pixels)
         orientation, profile = _orientation(image), image.info.get("icc_profile")
-        rgb = _over_white(_eight_bit(image, label), profile)
+        rgb = _over(ground, _eight_bit(image, label), profile)
         if orientation in TRANSPOSED:
             rgb = rgb.transpose(TRANSPOSED[orientation])
     rgb.info = {}
@@ -146,6 +148,11 @@ def read_metadata(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, str]:
             _check_size(*image.size, label)  # entries may follow the pixels, so these are decoded too
             return {key: str(text) for key, text in image.text.items()}
         return _parsed_description(image.getexif().get(DESCRIPTION))
+
+
+def of_one_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two pictures of these widths and heights differ in their proportions by rounding at most."""
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= OTHER_SHAPE
 
 
 def resized_shape(width: int, height: int, size: int) -> tuple[int, int]:
@@ -417,15 +424,16 @@ def _eight_bit(image: Image.Image, label: str) -> Image.Image:
     return grey
 
 
-def _over_white(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB in sRGB from any 8-bit mode, with what is transparent laid over white, in encoded values as browsers do."""
+def _over(ground: str, image: Image.Image, profile: bytes | None) -> Image.Image:
+    """RGB in sRGB from any 8-bit mode, with what is transparent laid over the ground, in encoded values as browsers
+    do."""
     if not image.has_transparency_data:
         return _in_srgb(image, profile)
     with_alpha = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
     colours = _in_srgb(with_alpha.convert("L" if with_alpha.mode == "LA" else "RGB"), profile)
-    white = Image.new("RGB", image.size, "white")
-    white.paste(colours, mask=with_alpha.getchannel("A"))
-    return white
+    laid = Image.new("RGB", image.size, ground)
+    laid.paste(colours, mask=with_alpha.getchannel("A"))
+    return laid
 
 
 def _in_srgb(image: Image.Image, profile_bytes: bytes | None) -> Image.Image:

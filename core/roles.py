@@ -19,6 +19,7 @@ EVERYWHERE = "everywhere"
 class Painting:
     """One of a run's paintings."""
 
+    label: str  # "Painting", or its number too where there are several
     name: str
     path: Path
     mask: Path | None  # where it is; without one it is where no other's mask is
@@ -33,8 +34,15 @@ def of(run: Run, record: RunRecord) -> list[Painting]:
     names = names_of(record.style, len(files))
     parts = shares(record.settings.style_blend, [mask is not None for mask in masks])
     return [
-        Painting(name, path, mask, share, role(share, mask is not None, masks))
-        for name, path, mask, share in zip(names, files, masks, parts, strict=True)
+        Painting(
+            f"Painting {number}" if len(files) > 1 else "Painting",
+            name,
+            path,
+            mask,
+            share,
+            role(share, mask is not None, masks),
+        )
+        for number, (name, path, mask, share) in enumerate(zip(names, files, masks, parts, strict=True), 1)
     ]
 
 

@@ -70,6 +70,7 @@ def _again(run: Run, record: RunRecord) -> None:
 
 
 def _other_picture(run: Run, record: RunRecord) -> None:
+    st.session_state.pop("own-photo", None)
     _prefill(run, record, same_photo=False)
 
 

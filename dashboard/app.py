@@ -6,20 +6,21 @@ They lie in `views`, not in `pages`: Streamlit would serve a folder of that name
 import streamlit as st
 
 from core import log
-from dashboard import knobs, paintings, parts, sole, visitor
+from dashboard import sole, visitor
 
 log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
-# The pictures are what the page is for: little room above them, and on a phone the painted one first.
+# The pictures are what the page is for: little room above them, and on a phone the painted one first. Four presets, the
+# longest sample's name and five layers have room where Streamlit would cut or wrap them.
 st.html("""<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 [class*="st-key-heading-"] { min-height: 2.5rem; }
+.st-key-preset button { padding-inline: 0.5rem; }
+[class*="st-key-samples-"] button { padding: 0; }
+div:has(> [data-testid="stMultiSelectTagsContainer"]) { max-height: 24rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
 visitor.let_in()
-knobs.remember()
-paintings.remember()
-parts.remember("photo")
 page = st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),

@@ -16,7 +16,7 @@ function made(parentElement) {
   const ring = element("div", { className: "ring" });
   const paper = element("div", { className: "paper" }, photo, canvas, ring);
   const base = new Image();
-  const sheet = { drawing: { photo: 0, strokes: [], soft: 0 }, source: "", base: "", say: () => {} };
+  const sheet = { drawing: { photo: 0, base: 0, strokes: [], soft: 0 }, source: "", base: "", say: () => {} };
   let stroke = null, erases = false, width = 0.1;
 
   function draw() {
@@ -105,11 +105,13 @@ function made(parentElement) {
   new ResizeObserver(soften).observe(paper);
 
   sheet.show = (data) => {
-    if (data.base !== sheet.base) { sheet.base = base.src = data.base; draw(); }
-    if (data.photo === sheet.source) return;  // what is drawn here is newer than what the page knows
-    sheet.drawing = data.drawing;
-    sheet.source = photo.src = data.photo;
+    const other = data.photo !== sheet.source, { base: under, soft: edge } = data.drawing;
+    if (other) sheet.drawing = data.drawing;
+    else if (under !== sheet.drawing.base) sheet.drawing = { ...sheet.drawing, base: under, soft: edge };
+    // else what is drawn here is newer than what the page knows
     soft.value = 100 * sheet.drawing.soft;
+    if (other) sheet.source = photo.src = data.photo;
+    if (data.base !== sheet.base) { sheet.base = base.src = data.base; draw(); }
   };
   return sheet;
 }

@@ -17,6 +17,7 @@ from dashboard.gallery import Picture
 HERE = Path(__file__).parent
 SHOWN = 640  # px, of the photo that is drawn on
 MOST_SIDE = 2048  # px, of the mask that is drawn
+SOFT = 0.01  # how soft an edge is at first, in the photo's longer side; a mask that was given stays as it is
 TINT = (255, 32, 144)  # as brush.js has it
 
 _brush = st.components.v2.component("brush", css=(HERE / "brush.css").read_text(), js=(HERE / "brush.js").read_text())
@@ -36,8 +37,13 @@ class Drawing(BaseModel):
     """What was drawn on a photo."""
 
     photo: int = 0  # which one it was
+    base: int = 0  # which mask was under it; 0 for none
     strokes: list[Stroke] = Field(default_factory=list, max_length=2000)
     soft: float = Field(default=0.0, ge=0, le=0.1)  # how far the edges reach, in the photo's longer side
+
+    def over(self, base: int) -> "Drawing":
+        """This drawing over that mask. How soft the edges are was said of another one, so that it begins anew."""
+        return self if self.base == base else self.model_copy(update={"base": base, "soft": 0.0 if base else SOFT})
 
     def mask(self, size: tuple[int, int], base: Image.Image | None = None) -> Image.Image:
         """White where it was drawn, on a base or on black; in the shape of a photo of that width and height."""
@@ -57,13 +63,16 @@ class Drawing(BaseModel):
 def draw(photo: Picture, base: Image.Image | None, key: str) -> Drawing:
     """Let the user draw on the photo, where `base` is marked already. Another photo begins with nothing on it."""
     which = zlib.crc32(photo.preview)
+    tinted = _base(base, photo.image.size) if base else ""
+    under = zlib.crc32(tinted.encode())
     kept: Drawing = st.session_state.get(f"{key}-kept", Drawing())
     if kept.photo != which:
-        kept = Drawing(photo=which, soft=0.0 if base else 0.01)
+        kept = Drawing(photo=which, soft=SOFT)
+    kept = kept.over(under)
     answer = _brush(
         data={
             "photo": _photo(which, photo.image),
-            "base": _base(base, photo.image.size) if base else "",
+            "base": tinted,
             "drawing": kept.model_dump(),
         },
         default={"drawing": None},
@@ -72,7 +81,7 @@ def draw(photo: Picture, base: Image.Image | None, key: str) -> Drawing:
     )
     drawn = _understood(answer.drawing)
     if drawn and drawn.photo == which:
-        kept = drawn
+        kept = drawn.over(under)
     st.session_state[f"{key}-kept"] = kept  # Streamlit forgets what a component said when another page is shown
     return kept
 

@@ -77,31 +77,60 @@ def log_once(place: str, error: Exception) -> None:
 
 def keep(place: str, path: Path, name: str) -> None:
     """Have the next picture be a run's own, as when its settings are tried on another one."""
+    st.session_state.pop(f"own-{place}", None)
     st.session_state[f"kept-{place}"] = (path, name)
 
 
 def forget(place: str) -> None:
     """Have the place begin anew: with a sample."""
-    for what in ("kept", "sample", "framing"):
+    for what in ("own", "kept", "sample", "framing"):
         st.session_state.pop(f"{what}-{place}", None)
     st.session_state.pop(f"framing-{place}-of", None)
 
 
 def _own(place: str) -> tuple[bytes, str] | None:
     """A picture that the user brings, and its name: a file, or what the camera sees."""
-    upload = st.file_uploader(
+    uploaded = upload(
+        place,
         "Your own picture",
-        FILE_TYPES,
-        key=f"upload-{place}",
-        max_upload_size=images.MAX_BYTES // 2**20,
-        help=f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {images.MAX_PIXELS // 1_000_000} megapixels.",
+        f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {images.MAX_PIXELS // 1_000_000} megapixels.",
     )
-    if upload:
-        return upload.getvalue(), upload.name
+    if uploaded:
+        return uploaded
     if place == "photo" and st.toggle("Use the camera", key="camera"):
         taken = st.camera_input("Take a photo", key="camera-photo", resolution="highest", label_visibility="collapsed")
         return (taken.getvalue(), "camera.jpg") if taken else None
     return None
+
+
+def upload(place: str, label: str, meaning: str) -> tuple[bytes, str] | None:
+    """A file that the user brings to a place, and its name. It outlasts a look at another page, from which the
+    uploader itself comes back empty."""
+    key = f"upload-{place}"
+    shown = st.file_uploader(
+        label,
+        FILE_TYPES,
+        key=key,
+        max_upload_size=images.MAX_BYTES // 2**20,
+        help=meaning,
+        on_change=_note_upload,
+        args=(place,),
+    )
+    own: tuple[bytes, str] | None = st.session_state.get(f"own-{place}")
+    if own and not shown:
+        st.button(
+            f"Without {plain(own[1])}",
+            key=f"disown-{place}",
+            icon=":material/close:",
+            on_click=st.session_state.pop,
+            args=(f"own-{place}", None),
+        )
+    return own
+
+
+def _note_upload(place: str) -> None:
+    file = st.session_state[f"upload-{place}"]
+    st.session_state[f"own-{place}"] = (file.getvalue(), file.name) if file else None
 
 
 def _read(place: str, own: tuple[bytes, str] | None) -> Picture | None:
@@ -122,7 +151,7 @@ def _read(place: str, own: tuple[bytes, str] | None) -> Picture | None:
 
 
 def _has_own(place: str) -> bool:
-    return any(st.session_state.get(f"{source}-{place}") for source in ("upload", "kept"))
+    return any(st.session_state.get(f"{source}-{place}") for source in ("own", "kept"))
 
 
 def _chosen_sample(place: str) -> str:
@@ -151,7 +180,7 @@ def offer_samples(place: str) -> None:
                     args=(place, sample.name),
                 )
     if chosen is None:
-        own = st.session_state.get(f"upload-{place}")
+        own = st.session_state.get(f"own-{place}")
         st.caption("Remove your own picture to choose a sample." if own else "“Choose another” offers the samples.")
 
 

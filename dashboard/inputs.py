@@ -45,16 +45,9 @@ def photo(run: Run, record: RunRecord) -> Input:
 
 def paintings(run: Run, record: RunRecord) -> list[Input]:
     """The run's paintings, with what each counts and where it is."""
-    found = roles.of(run, record)
-    several = len(found) > 1
     return [
-        Input(
-            f"Painting{f' {number}' if several else ''}{f', {painting.role}' if painting.role else ''}",
-            painting.name,
-            painting.path,
-            painting.mask,
-        )
-        for number, painting in enumerate(found, 1)
+        Input(", ".join(filter(None, (each.label, each.role))), each.name, each.path, each.mask)
+        for each in roles.of(run, record)
     ]
 
 

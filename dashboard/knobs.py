@@ -1,4 +1,7 @@
-"""The settings as widgets, drawn from their one definition in `core.settings`."""
+"""The settings as widgets, drawn from their one definition in `core.settings`.
+
+They outlast a look at another page: of what is not drawn, Streamlit keeps what has a `persist_state`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -34,6 +37,7 @@ def choose_preset() -> str:
         format_func=lambda name: PRESETS[name].title,
         required=True,
         key="preset",
+        persist_state="session",
     )
     st.caption(PRESETS[preset].purpose)
     return preset
@@ -72,15 +76,17 @@ def _widget(knob: Knob, preset: str) -> Any:
         return layer_weights(knob, st.session_state[f"{preset}-{knob.each_of}"], key)
     st.session_state.setdefault(key, list(value) if knob.type is tuple else value)
     if knob.choices:
-        return st.selectbox(label, knob.choices, help=knob.meaning, key=key)
+        return st.selectbox(label, knob.choices, help=knob.meaning, key=key, persist_state="session")
     if knob.type is tuple:
-        return st.multiselect(label, LAYERS, format_func=_layer, help=knob.meaning, key=key)
+        return st.multiselect(label, LAYERS, format_func=_layer, help=knob.meaning, key=key, persist_state="session")
     if knob.type is int:
         step = 64 if knob.name == "size" else 1
         low, high = int(knob.minimum or 0), int(knob.maximum or 2**31)
-        return st.number_input(label, low, high, step=step, help=knob.meaning, key=key)
+        return st.number_input(label, low, high, step=step, help=knob.meaning, key=key, persist_state="session")
     low, high = float(knob.minimum or 0), knob.maximum and float(knob.maximum)
-    return st.number_input(label, low, high, step=_step(value), format="%g", help=knob.meaning, key=key)
+    return st.number_input(
+        label, low, high, step=_step(value), format="%g", help=knob.meaning, key=key, persist_state="session"
+    )
 
 
 def _layer(name: str) -> str:
@@ -92,24 +98,16 @@ def _step(value: float) -> float:
     return 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 0.1
 
 
-def remember() -> None:
-    """Keep what was chosen while another page is shown: Streamlit forgets widgets that are not drawn, but not what is
-    written to the session."""
-    weights = [f"{name}-{layer}" for name in KNOBS if KNOBS[name].each_of in KNOBS for layer in LAYERS]
-    for key in ("preset", *(f"{preset}-{name}" for preset in PRESETS for name in (*KNOBS, *weights))):
-        if key in st.session_state:
-            st.session_state[key] = st.session_state[key]
-
-
 def layer_weights(knob: Knob, layers: Sequence[str], key: str) -> tuple[float, ...]:
     """A slider for each layer; no number at all where all count alike, as the settings have it. A layer that is alone
     needs none, unless the run that is shown has one."""
     weights = [st.session_state.setdefault(f"{key}-{layer}", 1.0) for layer in layers]
     if len(layers) == 1 and weights == [1.0]:
         return ()
-    st.caption(f"{knob.label}: {knob.meaning}")
+    st.caption(f"{knob.label}: how much each of them counts.")
     for layer, now in zip(layers, weights, strict=True):
-        st.slider(_layer(layer), 0.0, max(MOST_OF_A_LAYER, now), step=0.05, key=f"{key}-{layer}")
+        most = max(MOST_OF_A_LAYER, now)
+        st.slider(_layer(layer), 0.0, most, step=0.05, key=f"{key}-{layer}", persist_state="session")
     return () if set(weights) == {1.0} else tuple(weights)
 
 

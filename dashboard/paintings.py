@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from core import roles
 from core.roles import JOINT
 from core.runs import Run, RunRecord
-from core.settings import KNOBS, MOST_STYLES
+from core.settings import MOST_STYLES
 from dashboard import gallery, parts
 from dashboard.gallery import Picture
 from dashboard.wording import plain
@@ -39,7 +39,7 @@ def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, DeltaGenerat
     several = len(places) > 1
     with gallery.heading("Paintings" if several else "Painting"):
         if len(places) < MOST_STYLES:
-            st.button("Add a painting", icon=":material/add:", type="tertiary", on_click=_add)
+            st.button("Add a painting", icon=":material/add:", type="tertiary", on_click=_add, args=(places,))
     if not several:
         picture, mask, room = _one(places[0], photo)
         return (Chosen([picture], [mask], ()) if picture else None), {places[0]: room}
@@ -79,24 +79,18 @@ def forget() -> None:
         _forget(place)
 
 
-def remember() -> None:
-    """Keep what was chosen while another page is shown."""
-    for place in PLACES:
-        parts.remember(place)
-        if f"blend-{place}" in st.session_state:
-            st.session_state[f"blend-{place}"] = st.session_state[f"blend-{place}"]
-
-
 def _places() -> tuple[str, ...]:
     places: tuple[str, ...] = st.session_state.setdefault("paintings", PLACES[:1])
     return places
 
 
-def _add() -> None:
-    now = _places()
-    free = next(place for place in PLACES if place not in now)
+def _add(seen: tuple[str, ...]) -> None:
+    """One more than those that the button was drawn with: a click that is delivered twice adds no second one."""
+    if _places() != seen:
+        return
+    free = next(place for place in PLACES if place not in seen)
     _forget(free)
-    st.session_state["paintings"] = (*now, free)
+    st.session_state["paintings"] = (*seen, free)
     st.session_state["painting-added"] = True
 
 
@@ -137,11 +131,19 @@ def _weights(
             if picture:
                 st.image(picture.preview, width=THUMBNAIL, alt=picture.name)
             label = f"{number} · {plain(name)}: {roles.role(share, alone, masked)}"
-            most, meaning = max(MOST_WEIGHT, weights[number - 1]), KNOBS["style_blend"].meaning
+            most = max(MOST_WEIGHT, weights[number - 1])
             if alone:
                 st.markdown(label, width="stretch")
             else:
-                st.slider(label, 0.0, most, step=0.05, key=f"blend-{place}", help=meaning if number == 1 else None)
+                st.slider(
+                    label,
+                    0.0,
+                    most,
+                    step=0.05,
+                    key=f"blend-{place}",
+                    help="How much this painting counts beside the others." if number == 1 else None,
+                    persist_state="session",
+                )
             st.button(
                 "",
                 key=f"remove-{place}",

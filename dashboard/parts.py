@@ -8,10 +8,8 @@ from PIL import Image
 from core import decoding, images
 from core.errors import StudioError
 from dashboard import brush, gallery
-from dashboard.gallery import FILE_TYPES, Picture
+from dashboard.gallery import Picture
 from dashboard.wording import plain
-
-OTHER_SHAPE = 0.02  # so much may the mask's width by its height differ from the photo's
 
 
 def choose(place: str, label: str, meaning: str, photo: Picture | None) -> Image.Image | None:
@@ -19,7 +17,7 @@ def choose(place: str, label: str, meaning: str, photo: Picture | None) -> Image
 
     `place` is whose part it is.
     """
-    if not st.toggle(label, key=f"part-{place}", help=meaning):
+    if not st.toggle(label, key=f"part-{place}", help=meaning, persist_state="session"):
         return None
     if not photo:
         st.caption("Choose a photo first.")
@@ -28,10 +26,8 @@ def choose(place: str, label: str, meaning: str, photo: Picture | None) -> Image
     base = _base(place)
     with sheet:
         drawing = brush.draw(photo, base, f"brush-{place}")
-    if base:
-        shape, wanted = base.width / base.height, photo.image.width / photo.image.height
-        if abs(shape / wanted - 1) > OTHER_SHAPE:
-            st.caption("The mask has another shape than the photo: it is stretched to it.")
+    if base and not images.of_one_shape(base.size, photo.image.size):
+        st.caption("The mask has another shape than the photo: it is stretched to it.")
     mask = drawing.mask(photo.image.size, base)
     if mask.getbbox() is None:
         st.caption("Nothing is marked yet, so this changes nothing.")
@@ -48,29 +44,22 @@ def keep(place: str, path: Path) -> None:
 
 def forget(place: str) -> None:
     """Have nothing be marked at first."""
-    for key in (f"part-{place}", f"kept-part-{place}", f"brush-{place}-kept", f"brush-{place}"):
+    for key in (f"part-{place}", f"own-part-{place}", f"kept-part-{place}", f"brush-{place}-kept", f"brush-{place}"):
         st.session_state.pop(key, None)
-
-
-def remember(place: str) -> None:
-    """Keep what was chosen while another page is shown."""
-    if f"part-{place}" in st.session_state:
-        st.session_state[f"part-{place}"] = st.session_state[f"part-{place}"]
 
 
 def _base(place: str) -> Image.Image | None:
     """A mask that is there already: a file's, or a run's."""
-    upload = st.file_uploader(
+    own = gallery.upload(
+        f"part-{place}",
         "Or a mask",
-        FILE_TYPES,
-        key=f"upload-part-{place}",
-        max_upload_size=images.MAX_BYTES // 2**20,
-        help="A picture of the photo's shape: white is in the part, black outside, grey between. It can be drawn on.",
+        "A picture of the photo's shape: white is in the part, black or transparent outside, grey between. It can be "
+        "drawn on.",
     )
     kept: Path | None = st.session_state.get(f"kept-part-{place}")
     try:
-        if upload:
-            return _mask(upload.getvalue(), upload.name)
+        if own:
+            return _mask(*own)
         if kept:
             st.button(
                 "Without the run's mask",
@@ -89,4 +78,4 @@ def _base(place: str) -> Image.Image | None:
 @st.cache_resource(show_spinner="Reading the mask …", max_entries=8)
 def _mask(source: bytes | Path, name: str) -> Image.Image:
     most = 4 * images.MAX_PIXELS if isinstance(source, Path) else images.MAX_BYTES  # a run's is a PNG
-    return decoding.read(source, name, max_bytes=most).convert("L")
+    return decoding.read_mask(source, name, most)

@@ -26,11 +26,11 @@ def _progress() -> None:
     elif said.ready:
         st.rerun()
     else:
-        with st.status(f"Getting ready: {said.message}", type="compact"):
-            st.caption(
-                "This happens once: the network's weights are fetched, exported to ONNX and checked. You can choose "
-                "pictures and press Start meanwhile."
-            )
+        under_way = st.status(f"Getting ready: {said.message}", type="compact")  # as a context it would end as done
+        under_way.caption(
+            "This happens once: the network's weights are fetched, exported to ONNX and checked. You can choose "
+            "pictures and press Start meanwhile."
+        )
 
 
 @st.cache_data(ttl=10, show_spinner=False)

@@ -36,6 +36,7 @@ TEXT = "currentColor"  # whatever the page around it writes in, light or dark
 POINTS = 400  # no eye tells more apart on a screen's width
 ROWS = 5000  # so many Altair takes
 NO_STAGES: Mapping[int, str] = MappingProxyType({})
+NO_STAGES_OF_ANY: Mapping[str, Mapping[int, str]] = MappingProxyType({})
 PHASES = 6  # drawn in their own colours; the smaller ones together
 
 SVG_WIDTH = 380  # px: legible unscaled on a phone, and two of them side by side on a desk
@@ -72,7 +73,7 @@ def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = NO_STAGES) -
     a thin line with its name."""
     layers = list(metrics.columns[len(METRICS) :])
     long = _thinned(metrics, len(layers)).melt("iteration", layers, "curve", "loss")
-    lines = _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=3)
+    lines = _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=2)
     return _layered(lines, _stage_rules(stages))
 
 
@@ -90,7 +91,7 @@ def comparison(
     over: Literal["iteration", "seconds"] = "iteration",
     published: pd.DataFrame | None = None,
     published_name: str = "Published",
-    stages: Mapping[str, Mapping[int, str]] = NO_STAGES,
+    stages: Mapping[str, Mapping[int, str]] = NO_STAGES_OF_ANY,
 ) -> alt.Chart | alt.LayerChart:
     """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis; a
     point on a run's curve where another of its `stages` begins.

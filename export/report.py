@@ -150,6 +150,25 @@ def differences(record: RunRecord) -> list[tuple[str, str, str]]:
     ]
 
 
+def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[str]]]:
+    """In what several runs differ: what it is called, and how it is for each of them, in words."""
+    lines = [(knob.label, [_setting(knob, record.settings) for _, record in found]) for knob in KNOBS.values()]
+    beside = {
+        "Photo": lambda record: record.content,
+        "Painting": lambda record: record.style,
+        "Preset": lambda record: record.preset,
+        "Started from": lambda record: record.start or "–",
+        "Changed while painting": lambda record: (
+            "; ".join(f"after {iteration}: {words}" for iteration, words in _steered(record)) or "–"
+        ),
+        "Precision used": lambda record: record.precision or "–",
+        "Weights of VGG19": lambda record: record.weights or "–",
+    }
+    lines += [(name, [tell(record) for _, record in found]) for name, tell in beside.items()]
+    lines.append(("Where", [roles.whereabouts(run, record) for run, record in found]))
+    return [(name, values) for name, values in lines if len(set(values)) > 1]
+
+
 def check(found: Sequence[Run]) -> None:
     """Raise `InputError` where `html` would for what the runs say of themselves, before a long measurement."""
     _shown(found, NO_READINGS)
@@ -241,14 +260,12 @@ def _pictures(each: Shown) -> list[Picture]:
     pictures = [_picture(run, run.content, f"Photo: {record.content}", f"The photo {record.content}", side)]
     if run.kept.is_file():
         pictures.append(_mask(run, run.kept, "Left as it is where white", "Where the photo is left as it is: white"))
-    paintings = roles.of(run, record)
-    for number, painting in enumerate(paintings, 1):
-        what = f"Painting {number}" if len(paintings) > 1 else "Painting"
-        role = f", {painting.role}" if painting.role else ""
-        caption = f"{what}: {painting.name}{role}"
+    for painting in roles.of(run, record):
+        caption = f"{painting.label}: {', '.join(filter(None, (painting.name, painting.role)))}"
         pictures.append(_picture(run, painting.path, caption, f"The painting {painting.name}", side))
         if painting.mask:
-            pictures.append(_mask(run, painting.mask, f"{what} is where white", f"Where {painting.name} is: white"))
+            where = f"{painting.label} is where white"
+            pictures.append(_mask(run, painting.mask, where, f"Where {painting.name} is: white"))
     manner = f"{record.content} in the manner of {record.style}"
     if run.result.is_file():
         caption = f"Result: best picture, iteration {record.best_iteration}"
@@ -431,21 +448,7 @@ def _differences(shown: list[Shown]) -> list[tuple[str, list[str]]]:
     """What the runs were told otherwise: a line for each such thing. One run alone is held against its preset."""
     if len(shown) == 1:
         return [(label, [value, usual]) for label, value, usual in differences(shown[0].record)]
-    lines = [(knob.label, [_setting(knob, each.record.settings) for each in shown]) for knob in KNOBS.values()]
-    beside = {
-        "Photo": lambda record: record.content,
-        "Painting": lambda record: record.style,
-        "Preset": lambda record: record.preset,
-        "Started from": lambda record: record.start or "–",
-        "Changed while painting": lambda record: (
-            "; ".join(f"after {iteration}: {words}" for iteration, words in _steered(record)) or "–"
-        ),
-        "Precision used": lambda record: record.precision or "–",
-        "Weights of VGG19": lambda record: record.weights or "–",
-    }
-    lines += [(name, [tell(each.record) for each in shown]) for name, tell in beside.items()]
-    lines.append(("Where", [roles.whereabouts(each.run, each.record) for each in shown]))
-    return [(name, values) for name, values in lines if len(set(values)) > 1]
+    return differing([(each.run, each.record) for each in shown])
 
 
 def _timings(shown: list[Shown]) -> list[tuple[str, list[str]]]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def nst(*arguments):
 
 @pytest.fixture
 def files(tmp_path):
-    """A folder with a picture, one that is none, one that is too narrow, and two masks."""
+    """A folder with a picture, one that is none, one that is too narrow, and masks."""
     rng = np.random.default_rng(3)
     Image.fromarray(rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)).save(tmp_path / "good.png")
     Image.new("RGB", (400, 40)).save(tmp_path / "narrow.png")
@@ -46,6 +47,9 @@ def files(tmp_path):
     mask = Image.new("L", (80, 60))
     mask.paste(255, (0, 0, 40, 60))
     mask.save(tmp_path / "left.png")
+    Image.new("RGBA", (80, 60), (255, 255, 255, 0)).save(tmp_path / "clear.png")
+    Image.new("L", (80, 60), 255).save(tmp_path / "white.png")
+    mask.resize((60, 60)).save(tmp_path / "square.png")
     (tmp_path / "words.jpg").write_text("no picture")
     return tmp_path
 
@@ -134,7 +138,14 @@ def files(tmp_path):
         ("stylize good.png waves -o out.png --mask 1:black.png", r"--mask 1:black\.png: the picture is black every"),
         ("stylize good.png waves -o out.png --mask 1:none.png", r"none\.png does not exist in "),
         ("stylize good.png waves -o out.png --mask 1:words.jpg", r"words\.jpg is not a JPEG, PNG, "),
+        ("stylize good.png waves -o out.png --mask 1:clear.png", r"--mask 1:clear\.png: the picture is black every"),
         ("stylize good.png waves -o out.png --keep none.png", r"none\.png does not exist in "),
+        ("stylize good.png waves -o out.png --keep black.png", r"--keep black\.png: .* black .* nothing would stay as"),
+        ("stylize good.png waves -o out.png --keep clear.png", r"--keep clear\.png: .* black .* nothing would stay as"),
+        (
+            "stylize good.png waves -o out.png --keep white.png",
+            r"--keep white\.png: .* white .* nothing would be paint",
+        ),
         (
             "stylize good.png waves -o out.png --sequence",
             r"--sequence is for a folder of photos, and good\.png is none",
@@ -281,6 +292,22 @@ def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
     photo = images.resize(images.read_image(files / "good.png"), 64)
     difference = abs(np.asarray(images.read_image(files / "out.png"), int) - photo).max(2)
     assert difference[:, :30].max() <= 1 and difference[:, 34:].max() > 8  # kept, and painted
+
+
+def test_what_is_stretched_to_the_photo_is_told(files, own_home, weights, model):
+    given = ("--mask", f"1:{files / 'square.png'}", "--keep", files / "left.png", "--start-from", files / "square.png")
+    (files / "photos").mkdir()
+    for name in ("1.png", "2.png"):
+        shutil.copy(files / "good.png", files / "photos" / name)
+    told = []
+    for photo, output in ((files / "good.png", files / "out.png"), (files / "photos", files / "out")):
+        done = nst("stylize", photo, "waves", "-o", output, *SMALL, *given)
+        assert done.returncode == 0, done.stderr
+        told.append([line for line in done.stderr.splitlines() if "it is stretched" in line])
+    assert told == [
+        [f"{option} has another shape than {photo}: it is stretched to it." for option in ("--mask 1", "--start-from")]
+        for photo in ("the photo", "1.png")
+    ]
 
 
 def test_a_picture_that_is_more_than_the_memory_allowed_is_painted_in_tiles(files, own_home, weights, model):

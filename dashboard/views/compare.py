@@ -12,10 +12,10 @@ import numpy as np
 import streamlit as st
 
 from bench import reference, timings
-from core import background, images, library, roles, yardstick
+from core import background, images, library, yardstick
 from core.errors import StudioError
 from core.runs import Run, RunRecord
-from core.settings import KNOBS, PRESETS
+from core.settings import PRESETS
 from core.yardstick import Reading
 from dashboard import address, drawing, inputs, viewer, visitor
 from dashboard.address import MOST_RUNS
@@ -39,7 +39,7 @@ def page() -> None:
     readings, by = _yardstick(chosen, titles)
     _curves(chosen, titles)
     _settings(chosen, titles)
-    _phases(chosen, titles)
+    _phases(chosen)
     _report(chosen, readings, by)
 
 
@@ -74,13 +74,13 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
         st.warning(f"The picture of {plain(title)} is damaged.")
     shown = [viewer.Shown(title, jpeg) for title, jpeg in found if jpeg]
     viewer.together(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
-    with st.expander("The photos and paintings", icon=":material/image:"), st.grid(min_column_width=160):
+    with st.expander("The photos and paintings", icon=":material/image:"):
         for run, record in chosen:
-            for given in (inputs.photo(run, record), *inputs.paintings(run, record)):
-                with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
-                    st.image(
-                        given.jpeg(320), caption=plain(f"{given.name} ({given.what})"), width="stretch", alt=given.name
-                    )
+            st.markdown(f"**{plain(titles[run.id])}**")
+            with st.grid(min_column_width=160):
+                for given in (inputs.photo(run, record), *inputs.paintings(run, record)):
+                    with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
+                        st.image(given.jpeg(320), plain(f"{given.name} ({given.what})"), "stretch", alt=given.name)
 
 
 def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Reading], str]:
@@ -138,6 +138,7 @@ def _table(chosen: Chosen, titles: Mapping[str, str], readings: Mapping[str, Rea
             "Likeness": st.column_config.NumberColumn(format="%.3f"),
         },
         height="content",
+        placeholder="–",
     )
 
 
@@ -200,24 +201,10 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
 def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     import pandas as pd
 
+    from export import report
+
     st.header("Settings that differ", anchor=False)
-    rows = {}
-    for name, knob in KNOBS.items():
-        values = [getattr(record.settings, name) for _, record in chosen]
-        if len(set(values)) > 1:
-            rows[knob.label] = [
-                ", ".join(map(str, v)) or "all alike" if isinstance(v, tuple) else str(v) for v in values
-            ]
-    for label, values in (
-        ("Photo", [record.content for _, record in chosen]),
-        ("Painting", [record.style for _, record in chosen]),
-        ("Where", [roles.whereabouts(run, record) for run, record in chosen]),
-        ("Computed in", [record.precision for _, record in chosen]),
-        ("Started from", [record.start for _, record in chosen]),
-        ("Steered", [", ".join(o for c in record.steering for o in c.options()) or "no" for _, record in chosen]),
-    ):
-        if len(set(values)) > 1:
-            rows[label] = values
+    rows = dict(report.differing(chosen))
     if not rows:
         st.caption("None: they were painted with the same settings.")
         return
@@ -225,11 +212,13 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     st.dataframe(table.rename_axis("Setting"), height="content")
 
 
-def _phases(chosen: Chosen, titles: Mapping[str, str]) -> None:
+def _phases(chosen: Chosen) -> None:
     from export import charts, report
 
     seconds = {
-        titles[run.id]: report.phase_seconds(record.timings) for run, record in chosen if "total" in record.timings
+        f"Run {number}": report.phase_seconds(record.timings)  # a phone has no room for their titles
+        for number, (_, record) in enumerate(chosen, 1)
+        if "total" in record.timings
     }
     if seconds:
         st.header("Where the seconds went", anchor=False)

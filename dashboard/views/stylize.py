@@ -48,7 +48,7 @@ def _run_to_show() -> Run | None:
 def _compose() -> None:
     st.session_state.composing = True
     st.query_params.clear()
-    for source in ("kept-photo", "kept-start"):
+    for source in ("own-photo", "kept-photo", "kept-start"):
         st.session_state.pop(source, None)
     parts.forget("photo")
     paintings.forget()

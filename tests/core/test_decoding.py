@@ -55,6 +55,16 @@ def test_the_same_picture_as_in_this_process(mode, file_format, how):
     assert there.tobytes() == here.tobytes()
 
 
+@pytest.mark.parametrize(("file_format", "how"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_a_mask_is_black_where_it_is_transparent(file_format, how):
+    mask = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 40, 60))
+    mask.paste((255, 255, 255, 51), (40, 0, 60, 60))
+    grey = decoding.read_mask(saved(mask, file_format, **how))
+    assert grey.mode == "L"
+    assert [grey.getpixel((x, 30)) for x in (10, 50, 70)] == [255, 51, 0]
+
+
 def test_from_a_file_under_its_name(tmp_path):
     (tmp_path / "photo.png").write_bytes(saved(picture(), "PNG"))
     assert decoding.read(tmp_path / "photo.png").tobytes() == picture().tobytes()

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from bench.timings import Comparison, Measurement, Timing
-from core import images, samples, settings
+from core import images, jobs, paths, samples, settings
+from core.runs import Writer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -331,13 +332,27 @@ def test_a_page_fits_a_phone_and_opens_anew_the_same(served, opened, name):
     assert shown[name] in before
 
 
-def test_settings_outlast_a_look_at_another_page(served, opened):
-    page = opened("")
+@pytest.fixture
+def getting_ready(served):
+    """A page that refreshes itself twice a second, as at the very first start."""
+    said = served[1] / "worker.json"
+    before = said.read_bytes() if said.is_file() else b""
+    loading = jobs.Readiness(writer=Writer.this_process(), message="Loading TensorFlow …")
+    with paths.replacing(said) as file:
+        file.write(loading.model_dump_json().encode())
+    yield
+    with paths.replacing(said) as file:
+        file.write(before or loading.model_copy(update={"ready": True}).model_dump_json().encode())
+
+
+def test_settings_outlast_a_look_at_another_page(served, getting_ready, opened):
+    page = opened("?run=none", wait=False)
+    page.get_by_text("Getting ready").wait_for()
     page.get_by_role("spinbutton", name="Size (px)").fill("320")
     page.get_by_role("spinbutton", name="Size (px)").press("Enter")
     page.get_by_text("320 × 320 pixels").wait_for()
     page.get_by_role("link", name="Library").click()
-    page.get_by_role("heading", name="Library").wait_for()
+    page.get_by_role("heading", name="Library", exact=True).wait_for()
     settled(page)
     page.get_by_role("link", name="Stylize").click()
     page.get_by_text("320 × 320 pixels").wait_for()

@@ -71,10 +71,10 @@ def test_a_run_that_is_named_twice_is_taken_once(visit, kept, commands):
 def test_settings_that_differ_are_shown_and_no_others(visit, kept, commands):
     page = visit("compare", runs=address(kept.done, kept.steered))
     table = page.dataframe[1].value
-    assert {"Optimizer", "Photo", "Painting", "Steered"} <= set(table.index)
+    assert {"Optimizer", "Photo", "Painting", "Changed while painting"} <= set(table.index)
     assert "Size" not in table.index and "Iterations" not in table.index
     assert list(table.loc["Photo"]) == ["coffee", HOSTILE]
-    assert list(table.loc["Steered"]) == ["no", "2:style_weight=0.1"]
+    assert list(table.loc["Changed while painting"]) == ["–", "after 2: Style weight 0.1"]
 
 
 def test_runs_of_the_same_settings_are_told_apart(visit, kept, new_run, commands):

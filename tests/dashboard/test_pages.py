@@ -122,6 +122,12 @@ def test_every_setting_has_a_widget(ready):
     assert set(widgets(page)) >= {key for name in settings.KNOBS for key in keys_of(name, DEFAULT)}
 
 
+def test_what_is_still_being_got_ready_is_not_shown_as_done(ready):
+    says(message="Loading TensorFlow …")
+    shown = open_page().get("status")
+    assert [(each.label, each.icon) for each in shown] == [("Getting ready: Loading TensorFlow …", "spinner")]
+
+
 def test_a_setting_of_words_is_chosen_from_a_list(ready):
     page = open_page()
     words = {name: knob for name, knob in settings.KNOBS.items() if knob.choices}

@@ -5,6 +5,8 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
 from core import images, runs, samples, vgg
 from core.settings import choose
@@ -77,6 +79,20 @@ def test_paintings_are_added_weighed_and_painted_together(visit):
         assert images.read_image(path).tobytes() == images.read_image(sample.path()).tobytes()
 
 
+def test_a_click_that_is_delivered_twice_adds_one_painting():
+    def script():
+        import streamlit as st
+
+        from dashboard import paintings
+
+        seen = paintings._places()
+        for _ in range(2):
+            paintings._add(seen)
+        st.markdown(str(len(paintings._places())))
+
+    assert AppTest.from_function(script).run(timeout=60).markdown[0].value == "2"
+
+
 def test_a_painting_is_removed_and_six_are_the_most(visit):
     page = visit("stylize")
     for _ in range(5):
@@ -120,6 +136,57 @@ def test_masks_are_uploaded_for_a_painting_and_for_what_stays(visit):
     far = mask.shape[1] // 8
     assert mask[:, :far].min() == 255 and mask[:, -far:].max() == 0
     assert kept[:, :far].max() == 0 and kept[:, -far:].min() == 255
+
+
+def test_a_mask_that_is_uploaded_stays_as_it_is(visit):
+    page = visit("stylize")
+    page.toggle(key="part-photo").set_value(True).run()  # drawn on before there is a mask: what is drawn is soft
+    given = half("left", Image.open(samples.PHOTOS[0].path()).size)
+    page.file_uploader(key="upload-part-photo").set_value(("left.png", given, "image/png")).run()
+    button(page, "Start").click().run()
+    assert not page.exception
+    assert Image.open(the_new_run().kept).tobytes() == Image.open(io.BytesIO(given)).tobytes()
+
+
+def test_how_soft_edges_are_was_said_of_the_mask_beneath():
+    drawn = Drawing(strokes=[Stroke(points=[(0.5, 0.5)], width=0.1)], soft=0.05)
+    assert drawn.over(0) == drawn
+    assert drawn.over(7).soft == 0 and drawn.over(7).strokes == drawn.strokes
+    assert drawn.over(7).over(0).soft == brush.SOFT
+
+
+def test_what_was_chosen_outlasts_a_look_at_another_page(visit):
+    page = visit("stylize")
+    page.number_input(key="fast-size").set_value(128).run()
+    button(page, "Add a painting").click().run()
+    page.slider(key="blend-style-2").set_value(2.0).run()
+    page.toggle(key="part-photo").set_value(True).run()
+    page.file_uploader(key="upload-part-photo").set_value(("left.png", half(), "image/png")).run()
+    page.file_uploader(key="upload-style").set_value(("mine.png", half(), "image/png")).run()
+    for name in ("library", "library", "timings", ""):
+        page._page_hash = calc_hash(name)
+        page.run()
+    assert page.number_input(key="fast-size").value == 128 and page.toggle(key="part-photo").value
+    assert [label.partition(":")[0] for label in labels(page)] == ["1 · mine", f"2 · {samples.STYLES[1].title}"]
+    button(page, "Start").click().run()
+    assert not page.exception
+    run = the_new_run()
+    assert run.record().settings.size == 128 and run.record().settings.style_blend == (1, 2)
+    assert np.asarray(Image.open(run.kept))[:, :100].min() == 255
+
+    button(page, "New picture").click().run()
+    assert not page.toggle(key="part-photo").value
+
+
+def test_an_upload_that_outlasted_is_put_away(visit):
+    page = visit("stylize")
+    page.file_uploader(key="upload-photo").set_value(("mine.png", half(), "image/png")).run()
+    for name in ("library", ""):
+        page._page_hash = calc_hash(name)
+        page.run()
+    page.button(key="disown-photo").click().run()
+    button(page, "Start").click().run()
+    assert the_new_run().record().content == samples.PHOTOS[0].title
 
 
 def test_a_mask_that_is_no_picture_is_refused_in_words(visit):
