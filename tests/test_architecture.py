@@ -15,6 +15,7 @@ WITHOUT_TENSORFLOW = (
     "core.decoding",
     "core.runs",
     "core.hardware",
+    "core.cluster",
     "core.jobs",
     "core.easels",
     "core.pace",
@@ -120,9 +121,25 @@ def modules_behind_the_page():
 def test_opens_without_tensorflow():
     modules = sorted({*WITHOUT_TENSORFLOW, *modules_behind_the_page()})
     code = f"import sys, {', '.join(modules)}; "
-    code += "print(sorted({'tensorflow', 'keras', 'tf2onnx', 'torch', 'jax'} & set(sys.modules)))"
+    code += "print(sorted({'tensorflow', 'keras', 'tf2onnx', 'torch', 'jax', 'ray'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_ray_is_for_the_cluster_alone():
+    """Who has none needs none: it is imported where a cluster is asked for, and by nobody else."""
+    found = {
+        file.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for file in files(package)
+        if "ray" in packages_of(imported(parsed(file)))
+    }
+    assert found == {"core/cluster.py"}
+    asked_for = [
+        file for package in PACKAGES for file in files(package) if "core.cluster" in set(at_once(parsed(file)))
+    ]
+    assert asked_for == []
+    assert "ray" not in packages_of(at_once(parsed(ROOT / "core" / "cluster.py")))
 
 
 def test_the_command_line_opens_light():
