@@ -433,12 +433,17 @@ class Studio:
         place.painter.ask.options(concurrency_group="asking").remote(run.id, request)
 
     def _pass_on_wishes(self) -> None:
-        for place in self._places:
+        for place in list(self._places):
             if sitting := place.sitting:
                 if self.closing and not sitting.asked.stop:
                     sitting.run.ask(stop=True)
-                if (request := sitting.run.request()) != sitting.asked:
-                    sitting.asked = request
+                if (request := sitting.run.request()) == sitting.asked:
+                    continue
+                sitting.asked = request
+                if request.at_once:
+                    self._dismiss(place)
+                    self._leave(place, sitting, KeyboardInterrupt())
+                else:
                     self._ask(place, sitting.run, request)
 
     def _listen(self) -> None:
@@ -477,7 +482,7 @@ class Studio:
             self._dismiss(place)
             self._leave(place, sitting, error)
 
-    def _leave(self, place: _Place, sitting: _Sitting, error: StudioError) -> None:
+    def _leave(self, place: _Place, sitting: _Sitting, error: BaseException) -> None:
         """A painter has done with a run; the error counts where the run has not ended."""
         place.sitting = None
         sitting.over(error)

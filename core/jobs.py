@@ -391,7 +391,8 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
 
 
 def break_off(run: Run) -> None:
-    """End the process that paints a run, without asking it; what the last checkpoint holds stays.
+    """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster it is the
+    one there that ends: who records the run here has others too.
 
     Raises `InputError` when there is none.
     """
@@ -400,6 +401,9 @@ def break_off(run: Run) -> None:
         raise InputError(f"Nobody paints the run {run.id}.")
     if not writer.is_seen_from_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
+    if any(other != run and other.record().writer == writer for other in painting()):
+        run.ask(stop=True, at_once=True)
+        return
     psutil.Process(writer.pid).kill()
 
 

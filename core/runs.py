@@ -196,6 +196,7 @@ class Request(BaseModel):
     """What someone wants of a run that is being painted."""
 
     stop: bool = False
+    at_once: bool = False  # and not after its current step: heeded where who paints it can be ended alone
     iterations: int | None = None  # in all
     weights: dict[str, Any] = Field(default_factory=dict)  # as they shall be from now on
 
@@ -918,7 +919,6 @@ class Recorder(Account):
                 images.write_image(self.run.result, images.to_uint8(self._best), metadata(self.record))
 
     def end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
-        self.ended = True
         self.timings = Timings({**timings, **self.timings, **timings})
         if self._step_seconds:
             self.timings["median step"] = statistics.median(self._step_seconds)
@@ -929,6 +929,7 @@ class Recorder(Account):
         with contextlib.suppress(OSError):  # on a full disk this is the room for the record
             self._reserve.unlink(missing_ok=True)
         self.update(**{"timings": dict(self.timings), "writer": None, **ending})
+        self.ended = True
         said = {name: ending[name] for name in ("status", "message") if name in ending}
         log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **said)
 

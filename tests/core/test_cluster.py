@@ -34,14 +34,23 @@ def new_run(seed=0, **changes):
     return runs.create(content, style, TransferSettings(**settings), "draft", f"photo {seed}", "painting")
 
 
+def patiently(start):
+    """Ray gives a node 30 s to start, which may be too little where others keep the machine busy."""
+    for _ in range(4):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
+
+
 class Nodes:
     """A head without room for a run, and two nodes with room for one each."""
 
     def __init__(self):
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.nodes = [self._cluster.add_node(num_cpus=CPUS) for _ in range(2)]
+        head = {"num_cpus": 0, "include_dashboard": False}
+        self._cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+        self.nodes = [patiently(self._add) for _ in range(2)]
         self.address = self._cluster.address
 
     def kill(self, node_id):
@@ -51,7 +60,10 @@ class Nodes:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def add(self):
-        self.nodes.append(self._cluster.add_node(num_cpus=CPUS))
+        self.nodes.append(patiently(self._add))
+
+    def _add(self):
+        return self._cluster.add_node(num_cpus=CPUS)
 
     def shutdown(self):
         self._cluster.shutdown()
