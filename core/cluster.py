@@ -1,9 +1,7 @@
 """Runs painted on a Ray cluster: who computes is on a node, who records is here, and what is written is any run's.
 
-A `Painter` is a process on a node that paints one run after another and keeps its engine. It gets a run's files, paints
-from a copy of them, and gives account of the run by a stream of calls, which are made here on the run's `Recorder`. Ray
-tries nothing again by itself: a run whose node is lost comes first in our own queue, and goes on from the last
-checkpoint that was recorded. Nothing else in this program knows of Ray.
+Ray tries nothing again by itself: a run whose painter is lost comes first in our own queue, and goes on from the last
+checkpoint that was recorded. Beside `core.painter`, nothing in this program knows of Ray.
 """
 
 from __future__ import annotations
@@ -12,201 +10,32 @@ import contextlib
 import hashlib
 import logging
 import os
-import platform
-import queue
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from filelock import FileLock
-
-from core import hardware, jobs, log, paths, preview, targets, weights
-from core.checkpoint import Checkpoint
+from core import paths, preview, targets, weights
+from core import runs as store
 from core.easels import MOST, Easel, easels, first_free
 from core.errors import InputError, StudioError
 from core.jobs import EngineMaker, Report
-from core.runs import Account, Recorder, Request, Run, Told
+from core.painter import AHEAD, Outfit, Painter, Parcel, program
+from core.runs import Recorder, Request, Run
 from core.timings import Timings
-from core.weights import Provenance, WeightsFile
-
-if TYPE_CHECKING:
-    from core.transfer import Engine
 
 REACH_SECONDS = 5.0  # how long the cluster's head may take to answer
 ROUND_SECONDS = 0.2  # how long is waited for news at most: wishes are passed on as often
 LOOK_SECONDS = 5.0  # how often the cluster is asked how many painters it has room for
 FETCH_SECONDS = 120.0  # how long a step's pictures may take from a node
-AHEAD = 8  # calls that a painter may be ahead of who records them
 LOSSES = 3  # of its painter, that a run survives
 PASSED_ON = ("NST_CHECKPOINT_SECONDS",)  # what the environment here says of the painting there
-
-Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # of a method of `Account`
-
-
-# --- on a node ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """A file that lies in the object store, for nodes that do not have it."""
-
-    name: str
-    sha256: str
-    content: Any  # ObjectRef of its bytes
-
-    def unpack(self, fetch: Callable[[Any], bytes]) -> Path:
-        """The file in this node's folder of models, fetched where it is not there. Raises `StudioError` when it comes
-        damaged or cannot be written."""
-        if (found := paths.find_model(self.name)) and self._is(found.read_bytes()):
-            return found
-        path = paths.models() / self.name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{self.name}.lock")):  # of a node's painters, one fetches
-                if not (path.is_file() and self._is(path.read_bytes())):
-                    content = fetch(self.content)
-                    if not self._is(content):
-                        raise StudioError(f"{self.name} came damaged to {platform.node()} (its hash is wrong).")
-                    with paths.replacing(path) as file:
-                        file.write(content)
-        except OSError as error:
-            raise StudioError(f"{path} cannot be written on {platform.node()}: {error.strerror or error}.") from error
-        return path
-
-    def _is(self, content: bytes) -> bool:
-        return hashlib.sha256(content).hexdigest() == self.sha256
-
-
-@dataclass(frozen=True)
-class Outfit:
-    """What an engine is made of, as it travels."""
-
-    weights: Parcel
-    provenance: Provenance
-    model: Sequence[Parcel]  # the exported network, then its manifest
-    preview: Sequence[Parcel]
-
-
-class Sender(Account):
-    """Gives account of a run to who records it elsewhere."""
-
-    def __init__(self, run: Run, send: Callable[[Call], None], wish: Callable[[], Request]) -> None:
-        super().__init__(run)
-        self._send, self._wish = send, wish
-
-    def request(self) -> Request:
-        return self._wish()
-
-    def update(self, **changes: Any) -> None:
-        if "environment" in changes:
-            changes["environment"] = {**changes["environment"], "node": platform.node()}
-        super().update(**changes)
-        self._send(("update", (), changes))
-
-    def live(self, picture: bytes) -> None:
-        self._send(("live", (picture,), {}))
-
-    def note(self, told: Told) -> None:
-        self._send(("note", (told,), {}))
-
-    def keep(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
-        self._send(("keep", (best, checkpoint), {}))
-
-    def conclude(self, **said: Any) -> None:
-        self._send(("conclude", (), said))
-
-    def end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
-        self._send(("end", (dict(ending), dict(timings), trace), {}))
-
-
-class Painter:
-    """A process on a node, as a Ray actor."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        os.environ.update(environment)
-        self._engine: Engine | None = None
-        self._wish = "", Request()  # of which run
-
-    def greet(self) -> tuple[str, str]:
-        """On which node it is, and which program it runs."""
-        import ray
-
-        return ray.get_runtime_context().get_node_id(), program()
-
-    def ask(self, run_id: str, request: Request) -> None:
-        """Say what is wanted of a run; beside the painting, in a thread of its own."""
-        self._wish = run_id, request
-
-    def paint(self, run_id: str, files: Mapping[str, bytes], outfit: Outfit) -> Iterator[Call]:
-        """Paint a run from copies of its files: yields what its recorder is to be told, as it comes."""
-        calls: queue.Queue[Call | None] = queue.Queue(AHEAD)
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder) / run_id)
-            run.path.mkdir()
-            for name, content in files.items():
-                (run.path / name).write_bytes(content)
-            threading.Thread(target=self._paint, args=(run, outfit, calls.put), daemon=True).start()
-            while (call := calls.get()) is not None:
-                yield call
-
-    def _paint(self, run: Run, outfit: Outfit, send: Callable[[Call | None], None]) -> None:
-        def wish() -> Request:
-            of, request = self._wish
-            return request if of == run.id else Request()
-
-        def make_engine(report: Report, timings: Timings) -> Engine:
-            self._engine = self._engine or _engine(outfit, timings)
-            return self._engine
-
-        try:
-            # It tells of errors too; they do not travel themselves, as their classes may need TensorFlow to be read.
-            with contextlib.suppress(Exception), Sender(run, send, wish) as account:
-                if not preview.find():
-                    for parcel in outfit.preview:
-                        parcel.unpack(_fetch)
-                for _ in jobs.paint(account, make_engine):
-                    pass
-        finally:
-            send(None)
-
-
-def _engine(outfit: Outfit, timings: Timings) -> Engine:
-    from core.transfer import Engine
-
-    with timings.phase("weights"):
-        loaded = weights.read(WeightsFile(outfit.weights.unpack(_fetch), outfit.provenance))
-    with timings.phase("model"):
-        model = targets.find_model(loaded.sha256)
-        if not model:
-            files = [parcel.unpack(_fetch) for parcel in outfit.model]
-            model = targets.FeatureModel.load(files[0])
-    return Engine(loaded, model, hardware.survey())
-
-
-def _fetch(content: Any) -> bytes:
-    import ray
-
-    return bytes(ray.get(content))
-
-
-def program() -> str:
-    """Which program this is: its version, and what its code is, since a checkout may be of any day."""
-    code = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(file.name.encode() + file.read_bytes())
-    return f"{hardware.versions().get('style-transfer-studio', 'unknown')}, code {code.hexdigest()[:8]}"
-
-
-# --- where the runs are ---------------------------------------------------------------------------------------------
 
 
 def paint_all(
@@ -248,32 +77,19 @@ def _first_interrupt(act: Callable[[], None]) -> Iterator[None]:
 
 
 @dataclass(eq=False)
-class _Sitting:
-    """A run that is being painted, and who records it."""
-
-    run: Run
-    recorder: Recorder
-    calls: Any  # ObjectRefGenerator
-    asked: Request  # the last that the painter was told
-    held: ExitStack  # the recording, and the place that the run has here
-    heard: bool = False
-
-    def over(self, error: BaseException | None = None) -> None:
-        """End the recording, by that error where there is one."""
-        try:
-            self.held.__exit__(type(error) if error else None, error, None)
-        except StudioError as problem:  # nothing more can be written of the run
-            log.failed("run failed", problem, run=self.run.id)
-
-
-@dataclass(eq=False)
 class _Place:
-    """A painter, and what it does."""
+    """A painter, and the run that it paints."""
 
     painter: Any  # ActorHandle
     greeting: Any  # ObjectRef
     node: str = ""  # where it is, once it has greeted
-    sitting: _Sitting | None = None
+    run: Run | None = None
+    calls: Any = None  # ObjectRefGenerator: its account of the run
+    asked: Request | None = None  # the last that it was told
+    recording: Generator[None] | None = None  # goes on by one call
+
+    def is_free(self) -> bool:
+        return bool(self.node) and not self.run
 
 
 class Studio:
@@ -302,9 +118,7 @@ class Studio:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             for place in list(self._places):
-                self._dismiss(place)
-                if place.sitting:
-                    place.sitting.over(error or KeyboardInterrupt())
+                self._dismiss(place, error or KeyboardInterrupt())
         finally:
             self._ray.shutdown()
 
@@ -319,14 +133,15 @@ class Studio:
             waiting = 0
             self._again.clear()
         self._hire(waiting + len(self._again))
-        for place in self._places:
-            if place.node and not place.sitting and not self.closing:
+        for place in list(self._places):
+            if place.is_free() and not self.closing:
                 if not (run := self._again.popleft() if self._again else take()):
                     break
-                self._begin(place, run)
+                place.run, place.recording = run, self._recording(place, run)
+                self._go_on(place)
         self._pass_on_wishes()
         self._listen()
-        return bool(waiting or self._again or any(place.sitting for place in self._places))
+        return bool(waiting or self._again or any(place.run for place in self._places))
 
     # The painters
 
@@ -334,21 +149,24 @@ class Studio:
         """Have as many free painters as runs wait, as far as there is room for them."""
         if waiting and time.monotonic() - self._looked > LOOK_SECONDS:
             self._look_for_room()
-        free = sum(not place.sitting for place in self._places)
+        free = sum(not place.run for place in self._places)  # those that have not come yet too
+        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         for _ in range(min(waiting - free, self._room - len(self._places))):
-            actor = self._ray.remote(
-                **self._needs, max_restarts=0, max_task_retries=0, concurrency_groups={"asking": 1}
+            painter = (
+                self._ray.remote(Painter)
+                .options(
+                    **self._needs,
+                    max_restarts=0,
+                    max_task_retries=0,
+                    concurrency_groups={"asking": 1},
+                    scheduling_strategy="SPREAD",
+                )
+                .remote({"TF_NUM_INTRAOP_THREADS": str(self._cpus), **passed_on})  # as many as Ray counts, and no more
             )
-            painter = actor(Painter).options(scheduling_strategy="SPREAD").remote(self._environment())
             self._places.append(_Place(painter, painter.greet.remote()))
 
-    def _environment(self) -> dict[str, str]:
-        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        return {"TF_NUM_INTRAOP_THREADS": str(self._cpus), **passed_on}  # as many as Ray counts, and no more
-
     def _look_for_room(self) -> None:
-        """How many painters the cluster's nodes can hold, and what each needs. Raises `StudioError` where that is
-        none."""
+        """How many painters the cluster's nodes can hold, and what each needs. Raises `StudioError` where none can."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self._looked = time.monotonic()
         self._needs = {"num_cpus": self._cpus, "num_gpus": int(any(node.get("GPU", 0) >= 1 for node in nodes))}
@@ -402,110 +220,113 @@ class Studio:
                 "install the same on both."
             )
 
-    def _dismiss(self, place: _Place) -> None:
-        self._places.remove(place)
+    def _dismiss(self, place: _Place, error: BaseException | None = None) -> None:
+        """End a painter, and by that error the recording of what it paints."""
+        if place in self._places:
+            self._places.remove(place)
         self._ray.kill(place.painter)
+        if place.recording and error:
+            with contextlib.suppress(type(error), StudioError):
+                place.recording.throw(error)
 
     # The runs
 
-    def _begin(self, place: _Place, run: Run) -> None:
-        try:
-            with ExitStack() as held:
-                found = first_free(map(Easel, range(len(easels()), MOST)), Easel.turn_lock)
-                if not found:  # others paint here too
+    def _recording(self, place: _Place, run: Run) -> Generator[None]:
+        """Have a run painted, and record it: goes on by one call of the painter's each time. Raises what the run fails
+        for, once that is recorded."""
+        from ray.exceptions import RayError, RayTaskError
+
+        with _turn(run), Recorder(run) as recorder:
+            self._ask(place, run, run.request())
+            paint = place.painter.paint.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
+            place.calls = paint.remote(run.id, _files(run), self._outfit)
+            self._report(f"{run.id} begins on the node {place.node[:8]}.")
+            heard = False
+            try:
+                while True:
+                    yield
+                    if (call := next(place.calls, None)) is None:
+                        break
+                    method, given, named = self._ray.get(call, timeout=FETCH_SECONDS)
+                    heard = True
+                    getattr(recorder, method)(*given, **named)
+            except RayTaskError as error:
+                raise StudioError(f"The node {place.node[:8]} failed: {_reason(error)}") from error
+            except RayError as error:
+                self._dismiss(place)
+                if not recorder.ended:
+                    self._losses[run] += heard  # one that had not begun had a painter that was gone before
+                    gone = f"Its painter on the node {place.node[:8]} is gone, with the node or for want of memory"
+                    if self._losses[run] > LOSSES:
+                        raise StudioError(f"{gone}, the {LOSSES + 1}th one: let it go on where they last.") from error
+                    recorder.put_back(f"{gone}: it goes on elsewhere from its last checkpoint.")
                     self._again.append(run)
-                    return
-                easel, lock = found
-                held.callback(lock.release)
-                held.enter_context(easel.bearing(run))
-                recorder = held.enter_context(Recorder(run))
-                asked = run.request()
-                self._ask(place, run, asked)
-                paint = place.painter.paint.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
-                calls = paint.remote(run.id, _files(run), self._outfit)
-                place.sitting = _Sitting(run, recorder, calls, asked, held.pop_all())
-        except StudioError as error:  # its recorder has noted it, unless someone else has the run by now
-            self._report(f"{run.id}: {error}")
+            if not recorder.ended:
+                raise StudioError("Its painter ended without saying how the run did.")
+
+    def _go_on(self, place: _Place) -> None:
+        """Record the next that a painter tells."""
+        assert place.run and place.recording
+        run = place.run
+        try:
+            next(place.recording)
             return
-        self._report(f"{run.id} begins on the node {place.node[:8]}.")
+        except StopIteration:
+            place.run = place.recording = None
+        except StudioError as error:
+            place.run = place.recording = None
+            self._dismiss(place)  # it may be painting yet
+            with contextlib.suppress(StudioError):
+                if run.record().status == "queued":  # it could not begin
+                    store.fail(run, str(error))
+        with contextlib.suppress(StudioError):
+            record = run.record()
+            self._report(f"{run.id} is {record.status}{f': {record.message}' if record.message else '.'}")
 
     def _ask(self, place: _Place, run: Run, request: Request) -> None:
+        place.asked = request
         place.painter.ask.options(concurrency_group="asking").remote(run.id, request)
 
     def _pass_on_wishes(self) -> None:
         for place in list(self._places):
-            if sitting := place.sitting:
-                if self.closing and not sitting.asked.stop:
-                    sitting.run.ask(stop=True)
-                if (request := sitting.run.request()) == sitting.asked:
-                    continue
-                sitting.asked = request
+            if place.run and place.asked:
+                if self.closing and not place.asked.stop:
+                    place.run.ask(stop=True)
+                request = place.run.request()
                 if request.at_once:
-                    self._dismiss(place)
-                    self._leave(place, sitting, KeyboardInterrupt())
-                else:
-                    self._ask(place, sitting.run, request)
+                    self._dismiss(place, KeyboardInterrupt())
+                elif request != place.asked:
+                    self._ask(place, place.run, request)
 
     def _listen(self) -> None:
         """Take what the painters tell, and welcome those that have come."""
-        awaited: dict[Any, _Place] = {}
-        for place in self._places:
-            if place.sitting or not place.node:
-                awaited[place.sitting.calls if place.sitting else place.greeting] = place
+        working = {place.calls: place for place in self._places if place.run}
+        awaited = [*working, *(coming := {place.greeting: place for place in self._places if not place.node})]
         if not awaited:
             time.sleep(ROUND_SECONDS)
             return
-        told, _ = self._ray.wait(list(awaited), num_returns=len(awaited), timeout=0)
+        told, _ = self._ray.wait(awaited, num_returns=len(awaited), timeout=0)
         if not told:
-            told, _ = self._ray.wait(list(awaited), num_returns=1, timeout=ROUND_SECONDS)
-        for place in (awaited[each] for each in told):
-            if place.sitting:
-                self._hear(place, place.sitting)
+            told, _ = self._ray.wait(awaited, num_returns=1, timeout=ROUND_SECONDS)
+        for each in told:
+            if each in working:
+                self._go_on(working[each])
             else:
-                self._welcome(place)
+                self._welcome(coming[each])
 
-    def _hear(self, place: _Place, sitting: _Sitting) -> None:
-        from ray.exceptions import RayError, RayTaskError
 
-        try:
-            method, given, named = self._ray.get(next(sitting.calls), timeout=FETCH_SECONDS)
-            sitting.heard = True
-            getattr(sitting.recorder, method)(*given, **named)
-        except StopIteration:
-            self._leave(place, sitting, StudioError("Its painter ended without saying how the run did."))
-        except RayTaskError as error:
-            self._leave(place, sitting, StudioError(f"The node {place.node[:8]} failed: {_reason(error)}"))
-        except RayError:
-            self._dismiss(place)
-            self._lose(place, sitting)
-        except StudioError as error:  # it cannot be recorded, and so is not to be painted
-            self._dismiss(place)
-            self._leave(place, sitting, error)
-
-    def _leave(self, place: _Place, sitting: _Sitting, error: BaseException) -> None:
-        """A painter has done with a run; the error counts where the run has not ended."""
-        place.sitting = None
-        sitting.over(error)
-        with contextlib.suppress(StudioError):
-            record = sitting.run.record()
-            self._report(f"{sitting.run.id} is {record.status}{f': {record.message}' if record.message else '.'}")
-
-    def _lose(self, place: _Place, sitting: _Sitting) -> None:
-        """A painter is gone: its run comes first now, unless it has ended, or was lost too often."""
-        gone = f"Its painter on the node {place.node[:8]} is gone, with the node or for want of memory"
-        self._losses[sitting.run] += sitting.heard  # one that never began had a painter that was gone before
-        if sitting.recorder.ended or self._losses[sitting.run] > LOSSES:
-            self._leave(place, sitting, StudioError(f"{gone}, the {LOSSES + 1}th one: let it go on when they last."))
-            return
-        try:
-            sitting.recorder.put_back(f"{gone}: it goes on elsewhere from its last checkpoint.")
-        except StudioError as error:
-            self._leave(place, sitting, error)
-            return
-        place.sitting = None
-        sitting.over()
-        self._again.append(sitting.run)
-        self._report(f"{sitting.run.id}: {gone}: it goes on elsewhere.")
+@contextmanager
+def _turn(run: Run) -> Iterator[None]:
+    """Hold a place among those where runs are painted, as who looks at the queue sees it: beyond this machine's own."""
+    found = first_free(map(Easel, range(len(easels()), MOST)), Easel.turn_lock)
+    if not found:
+        raise StudioError(f"{MOST} runs are being painted already: let it go on when one of them has ended.")
+    easel, lock = found
+    try:
+        with easel.bearing(run):
+            yield
+    finally:
+        lock.release()
 
 
 def _files(run: Run) -> dict[str, bytes]:

@@ -391,8 +391,8 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
 
 
 def break_off(run: Run) -> None:
-    """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster it is the
-    one there that ends: who records the run here has others too.
+    """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster that is
+    the painter alone: who records the run here has others too.
 
     Raises `InputError` when there is none.
     """

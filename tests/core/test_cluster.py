@@ -13,7 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from core import cluster, easels, images, jobs, paths, runs
+from core import cluster, easels, images, jobs, painter, paths, runs
 from core.errors import InputError, StudioError
 from core.settings import TransferSettings
 
@@ -275,7 +275,7 @@ def parcel(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
     monkeypatch.setenv("NST_HOME", str(tmp_path / "node"))
     content = b"weights"
-    return cluster.Parcel("weights.bin", hashlib.sha256(content).hexdigest(), content)
+    return painter.Parcel("weights.bin", hashlib.sha256(content).hexdigest(), content)
 
 
 def test_a_file_travels_once_to_a_node(parcel, tmp_path):
