@@ -1,7 +1,6 @@
 """Runs painted on a Ray cluster: nodes with processes of their own on this machine, and a real engine on each."""
 
 import contextlib
-import hashlib
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from core import cluster, easels, images, jobs, painter, paths, runs
+from core import cluster, easels, images, jobs, paths, runs
 from core.errors import InputError, StudioError
 from core.settings import TransferSettings
 
@@ -270,35 +269,3 @@ def test_a_node_with_another_version_of_this_program(nodes, monkeypatch):
     ):
         cluster.paint_all([run], nodes.address)
     assert run.record().status == "queued" and not ray.is_initialized()
-
-
-# What travels
-
-
-@pytest.fixture
-def parcel(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
-    monkeypatch.setenv("NST_HOME", str(tmp_path / "node"))
-    content = b"weights"
-    return painter.Parcel("weights.bin", hashlib.sha256(content).hexdigest(), content)
-
-
-def test_a_file_travels_once_to_a_node(parcel, tmp_path):
-    fetched = []
-
-    def fetch(content):
-        fetched.append(content)
-        return content
-
-    for _ in range(2):
-        path = parcel.unpack(fetch)
-        assert path == tmp_path / "node" / "models" / "weights.bin" and path.read_bytes() == b"weights"
-    assert len(fetched) == 1
-    path.write_bytes(b"damaged")
-    assert parcel.unpack(fetch).read_bytes() == b"weights"
-
-
-def test_a_file_that_comes_damaged_is_not_kept(parcel):
-    with pytest.raises(StudioError, match=r"^weights\.bin came damaged to "):
-        parcel.unpack(lambda content: b"other")
-    assert not paths.find_model("weights.bin")
