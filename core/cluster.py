@@ -151,18 +151,11 @@ class Studio:
             self._look_for_room()
         free = sum(not place.run for place in self._places)  # those that have not come yet too
         passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment = {"TF_NUM_INTRAOP_THREADS": str(self._cpus), **passed_on}  # as many as Ray counts, and no more
         for _ in range(min(waiting - free, self._room - len(self._places))):
-            painter = (
-                self._ray.remote(Painter)
-                .options(
-                    **self._needs,
-                    max_restarts=0,
-                    max_task_retries=0,
-                    concurrency_groups={"asking": 1},
-                    scheduling_strategy="SPREAD",
-                )
-                .remote({"TF_NUM_INTRAOP_THREADS": str(self._cpus), **passed_on})  # as many as Ray counts, and no more
-            )
+            own = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"asking": 1}}
+            actor = self._ray.remote(**self._needs, **own)(Painter)
+            painter = actor.options(scheduling_strategy="SPREAD").remote(environment)
             self._places.append(_Place(painter, painter.greet.remote()))
 
     def _look_for_room(self) -> None:

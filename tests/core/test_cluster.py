@@ -127,7 +127,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
             "CUDAExecutionProvider",
         )
         assert record.environment["versions"] == other.environment["versions"] and record.environment["node"]
-        assert {"imports", "pictures", "start", "network", "first step", "median step", "total"} <= set(record.timings)
+        assert {"imports", "pictures", "network", "first step", "median step", "total"} <= set(record.timings)
         assert run.checkpoint.exists() and run.live.exists()
     assert jobs.painting() == [] and not list((paths.home() / "runs").rglob(f"{paths.DRAFT}*"))
 

@@ -42,8 +42,7 @@ def new_run(number: int, size: int, iterations: int) -> Run:
 
 
 class Killed:
-    """A node that is killed as a run on it is half way, once half of all runs have begun; another one takes its place,
-    as when the machine comes up again."""
+    """A node that is killed as a run on it is half way, once half of all runs have begun."""
 
     def __init__(self, nodes: Cluster, after: int) -> None:
         self.nodes, self.after = nodes, after
@@ -63,7 +62,6 @@ class Killed:
         (node,) = [each for each in self.nodes.worker_nodes if each.node_id.startswith(self.places[run.id])]
         self.tell(f"{run.id} is at iteration {iteration}: its node {self.places[run.id]} is killed")
         self.nodes.remove_node(node, allow_graceful=False)
-        self.nodes.add_node(num_cpus=CPUS)
 
 
 def perform(number: int, size: int, iterations: int) -> list[str]:
