@@ -182,7 +182,7 @@ def test_a_run_is_steered_and_ctrl_c_stops_what_is_painted(nodes):
         assert list(run.metrics()["iteration"]) == list(range(record.iteration + 1))
     assert change.changes == {"style_weight": 0.1}
     style = steered.metrics()["style"]
-    assert style[change.iteration + 1] < 0.5 * style[change.iteration]
+    assert style[change.iteration + 1] > 5 * style[change.iteration]  # it was 0.01
     assert waits.record().status in ("queued", "interrupted")  # it never began
     assert until(lambda: not painters(), 60)
 
