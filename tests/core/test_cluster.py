@@ -75,6 +75,7 @@ def nodes(tmp_path_factory, weights, model):
         patch.setenv("NST_HOME", str(tmp_path_factory.mktemp("nodes")))
         patch.setenv("NST_RAY_CPUS", str(CPUS))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by default: other tests would have precedence
         patch.setenv("NST_CHECKPOINT_SECONDS", "0.2")
         started = Nodes()
         yield started
