@@ -343,6 +343,7 @@ def _cpus() -> int:
 def _join(address: str) -> Any:
     """Ray, with this process on that cluster. Raises `InputError` for what is no address, and `StudioError` where there
     is no Ray, or no cluster that takes this process."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output
     try:
         import ray
     except ImportError as error:
