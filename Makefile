@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test gallery published soak soak-fuzz soak-kills soak-runs soak-tiles soak-sessions check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
+.PHONY: dashboard test gallery published soak soak-cluster soak-fuzz soak-kills soak-runs soak-tiles soak-sessions check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -22,7 +22,11 @@ published: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m published
 
 # The long forms of the tests of docs/reliability.md: about an hour.
-soak: soak-fuzz soak-kills soak-runs soak-tiles soak-sessions
+soak: soak-cluster soak-fuzz soak-kills soak-runs soak-tiles soak-sessions
+
+# Twelve runs on two nodes of a Ray cluster, one of which is killed: some minutes.
+soak-cluster: $(VENV)/installed-dev
+	$(BIN)/python tests/soak/cluster.py
 
 # Many thousand damaged files into every way in: some minutes.
 soak-fuzz: $(VENV)/installed-dev

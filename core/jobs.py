@@ -27,9 +27,9 @@ from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, log, pace, paths, preview, room, runs, settings
 from core.checkpoint import Checkpoint
-from core.easels import Easel, acquired, easels, first_free
+from core.easels import MOST, Easel, acquired, easels, first_free
 from core.errors import InputError, StudioError
-from core.runs import Place, Recorder, Run, RunRecord, Writer
+from core.runs import Account, Place, Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
 from core.start import starting_picture
 from core.subject import Pictures, Subject
@@ -57,76 +57,83 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
     being prepared. Raises what makes the run fail, after it is recorded.
     """
     with Recorder(run) as recorder:
+        yield from paint(recorder, make_engine, report)
 
-        def tell(line: str) -> None:
-            recorder.update(message=line)
-            report(line)
 
-        wanted = recorder.record.settings
-        seconds_asked("NST_CHECKPOINT_SECONDS")  # before much is done
-        room.check(wanted, recorder.record.shape, bool(hardware.cards()), _still_to_be_taken(run), run.masks)
-        tell("Reading the pictures …")
-        with recorder.timings.phase("pictures"):
-            pictures = Pictures.of(run)
-            begun = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
-            stages = _stages_left(recorder.record, pictures, begun)
-            subject = pictures.at(wanted, stages[0][0])
-        if not begun:
-            with recorder.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
-                picture = _starting_picture(recorder, subject, tell)
-                recorder.show(images.to_uint8(subject.finished(picture)))
-        tell("Loading TensorFlow …")
-        with recorder.timings.phase("imports"):
-            hardware.import_tensorflow()
-        engine = make_engine(tell, recorder.timings)
-        choice = engine.choice(wanted)
-        recorder.update(
-            weights=engine.weights.provenance,
-            weights_sha256=engine.weights.sha256,
-            precision=choice.precision,
-            environment={
-                **dataclasses.asdict(engine.hardware),
-                "versions": hardware.versions(),
-                "why this precision": choice.why_precision,
-            },
-        )
-        start = begun or subject.begun_from(picture)
-        for number, (_, end) in enumerate(stages, 1):
-            is_last = number == len(stages)
-            for step in _stage(recorder, engine, subject, start, tell, again=number > 1):
-                yield step
-                request = run.request()
-                recorder.answer(request)
-                if request.stop:
-                    return
-                if step.iteration >= (recorder.record.settings.iterations if is_last else end):
-                    break
-                step.objective.weights = recorder.steered(step.iteration + 1).loss_weights()
-            if not is_last:
-                subject = pictures.at(wanted, stages[number][0])
-                start = step.enlarged(*subject.photo.shape[:2])
+def paint(account: Account, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
+    """Compute a run's steps, giving account of them; yields each when that is done. It ends when a stop is requested
+    in the run's directory; what makes the run fail is raised."""
+    run = account.run
+
+    def tell(line: str) -> None:
+        account.update(message=line)
+        report(line)
+
+    wanted = account.record.settings
+    seconds_asked("NST_CHECKPOINT_SECONDS")  # before much is done
+    room.check(wanted, account.record.shape, bool(hardware.cards()), _still_to_be_taken(run), run.masks)
+    tell("Reading the pictures …")
+    with account.timings.phase("pictures"):
+        pictures = Pictures.of(run)
+        begun = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
+        stages = _stages_left(account.record, pictures, begun)
+        subject = pictures.at(wanted, stages[0][0])
+    if not begun:
+        with account.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
+            picture = _starting_picture(account, subject, tell)
+            account.show(images.to_uint8(subject.finished(picture)))
+    tell("Loading TensorFlow …")
+    with account.timings.phase("imports"):
+        hardware.import_tensorflow()
+    engine = make_engine(tell, account.timings)
+    choice = engine.choice(wanted)
+    account.update(
+        weights=engine.weights.provenance,
+        weights_sha256=engine.weights.sha256,
+        precision=choice.precision,
+        environment={
+            **dataclasses.asdict(engine.hardware),
+            "versions": hardware.versions(),
+            "why this precision": choice.why_precision,
+        },
+    )
+    start = begun or subject.begun_from(picture)
+    for number, (_, end) in enumerate(stages, 1):
+        is_last = number == len(stages)
+        for step in _stage(account, engine, subject, start, tell, again=number > 1):
+            yield step
+            request = account.request()
+            account.answer(request)
+            if request.stop:
+                return
+            if step.iteration >= (account.record.settings.iterations if is_last else end):
+                break
+            step.objective.weights = account.steered(step.iteration + 1).loss_weights()
+        if not is_last:
+            subject = pictures.at(wanted, stages[number][0])
+            start = step.enlarged(*subject.photo.shape[:2])
 
 
 def _stage(
-    recorder: Recorder, engine: Engine, subject: Subject, start: np.ndarray | Checkpoint, tell: Report, again: bool
+    account: Account, engine: Engine, subject: Subject, start: np.ndarray | Checkpoint, tell: Report, again: bool
 ) -> Iterator[Step]:
     """Paint at one size, recording it, for as long as one asks. Where `again`, the step that is started from has been
     recorded already, at the size before."""
     from core.optimizers import Limits
     from core.transfer import stylize
 
-    wanted, precision = recorder.record.settings, engine.choice(recorder.record.settings).precision
+    wanted, precision = account.record.settings, engine.choice(account.record.settings).precision
     content, styles = images.to_network(subject.photo), [images.to_network(style) for style in subject.styles]
     if not again:
         tell("Measuring the style …")
-    on_gpu, beside = bool(hardware.cards()), _still_to_be_taken(recorder.run)
+    on_gpu, beside = bool(hardware.cards()), _still_to_be_taken(account.run)
     shapes = [style.shape[:2] for style in subject.styles]
-    side, style_side = room.sides(wanted, subject.photo.shape[:2], shapes, on_gpu, beside, recorder.run.masks)
+    side, style_side = room.sides(wanted, subject.photo.shape[:2], shapes, on_gpu, beside, account.run.masks)
 
     def objective(**other: Any) -> tuple[Objective, StyleTargets]:
         return engine.objective(content, styles, wanted, masks=subject.masks, side=side, style_side=style_side, **other)
 
-    made, targets = objective(timings=recorder.timings)
+    made, targets = objective(timings=account.timings)
 
     def in_float32(step: Step) -> Losses:
         exact, _ = objective(precision="float32")
@@ -134,12 +141,12 @@ def _stage(
         return exact.losses(step.best.image)
 
     if precision != "float32":
-        recorder.final_losses = in_float32
-    recorder.finished = subject.finished
+        account.final_losses = in_float32
+    account.finished = subject.finished
     begun = start.iteration if isinstance(start, Checkpoint) else 0
     if not again:
-        recorder.update(style_targets=targets.source, message="Compiling the first step …")
-    made.weights = recorder.steered(begun + again).loss_weights()
+        account.update(style_targets=targets.source, message="Compiling the first step …")
+    made.weights = account.steered(begun + again).loss_weights()
     limits = subject.limits()
     if isinstance(start, Checkpoint) and again and limits:
         start = dataclasses.replace(start, image=(within := np.clip(start.image, *limits)), best_image=within)
@@ -147,14 +154,14 @@ def _stage(
     for step in stylize(made, start, endless, limits and Limits(*limits)):
         if again and step.iteration == begun:
             continue
-        recorder.write(step)
+        account.write(step)
         yield step
 
 
 def _still_to_be_taken(beside: Run) -> float:
-    """Bytes of memory that the other runs which are being painted will take yet, by the estimate."""
+    """Bytes of memory that the other runs which are being painted here will take yet, by the estimate."""
     bytes_ = 0.0
-    for run in painting():
+    for run in filter(None, (easel.run() for easel in easels())):
         try:
             record = run.record()
             if run != beside and record.writer and record.writer.is_seen_from_here():
@@ -177,16 +184,16 @@ def _stages_left(record: RunRecord, pictures: Pictures, begun: Checkpoint | None
     return schedule[shapes.index(begun.image.shape) :]
 
 
-def _starting_picture(recorder: Recorder, subject: Subject, tell: Report) -> np.ndarray:
+def _starting_picture(account: Account, subject: Subject, tell: Report) -> np.ndarray:
     """The picture that was given to start from, otherwise the settings' own."""
-    run, wanted = recorder.run, recorder.record.settings
+    run, wanted = account.run, account.record.settings
     height, width = subject.photo.shape[:2]
     if run.start.exists():
         given = images.read_image(run.start, max_bytes=4 * images.MAX_PIXELS)
         return np.asarray(given.resize((width, height), Image.Resampling.LANCZOS))
     styles = [images.to_uint8(style) for style in subject.styles]
     picture, start_is = starting_picture(subject.in_colours, styles, wanted, tell, subject.masks)
-    recorder.update(start=start_is)
+    account.update(start=start_is)
     return picture
 
 
@@ -208,8 +215,9 @@ def queue() -> list[Run]:
 
 def waiting() -> list[tuple[Run, Waiting]]:
     """The queue, and when each run of it should begin: at the easel that is free first."""
-    under_way = (easel.run() for easel in easels())
-    free = [_seconds_left(run) if run else 0.0 for run in under_way]  # of each easel, in so many seconds
+    under_way = painting()
+    free = [_seconds_left(run) for run in under_way]  # of each easel, in so many seconds
+    free += [0.0] * (len(easels()) - len(under_way))
     heapq.heapify(free)
     found = []
     for place, run in enumerate(queue(), 1):
@@ -226,8 +234,8 @@ def _seconds_left(run: Run) -> float:
 
 
 def painting() -> list[Run]:
-    """The runs that are being painted by who holds a turn."""
-    return [run for easel in easels() if (run := easel.run())]
+    """The runs that are being painted by who holds a turn: on a cluster, more than there are easels here."""
+    return [run for number in range(MOST) if (run := Easel(number).run())]
 
 
 def submit(run: Run) -> None:
@@ -383,7 +391,8 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
 
 
 def break_off(run: Run) -> None:
-    """End the process that paints a run, without asking it; what the last checkpoint holds stays.
+    """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster that is
+    the painter alone: who records the run here has others too.
 
     Raises `InputError` when there is none.
     """
@@ -392,6 +401,9 @@ def break_off(run: Run) -> None:
         raise InputError(f"Nobody paints the run {run.id}.")
     if not writer.is_seen_from_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
+    if any(other != run and other.record().writer == writer for other in painting()):
+        run.ask(stop=True, at_once=True)
+        return
     psutil.Process(writer.pid).kill()
 
 
@@ -495,6 +507,12 @@ def work(make_engine: EngineMaker) -> None:
     if not (found := _work_place()):
         return
     easel, lock = found
+    if address := os.environ.get("NST_RAY_ADDRESS"):
+        try:
+            _work_on_cluster(address, easel, make_engine)
+        finally:
+            lock.release()
+        return
     easel.choose_card()
     engine: Engine | None = None
     turn_lock = easel.turn_lock()
@@ -535,6 +553,37 @@ def work(make_engine: EngineMaker) -> None:
     finally:
         log.event("worker left", pid=os.getpid())
         lock.release()
+
+
+def _work_on_cluster(address: str, easel: Easel, make_engine: EngineMaker) -> None:
+    """Have queued runs painted on the cluster, as many at a time as it has room for, until none came for a while."""
+    from core import cluster
+
+    def tell(message: str) -> None:
+        announce(easel, message, ready=_was_ready())
+
+    def take() -> Run | None:
+        run = next_queued()
+        return run if run and _take(run, Writer.this_process()) else None
+
+    log.event("worker started", pid=os.getpid(), cluster=address)
+    try:
+        tell(f"Joining the cluster at {address} …")
+        with cluster.Studio(address, tell, make_engine) as studio:
+            announce(easel, "Ready.", ready=True)
+            idle_since = time.monotonic()
+            while time.monotonic() - idle_since < _idle_seconds():
+                if studio.go_round(_number_awaiting(), take):
+                    idle_since = time.monotonic()
+                log.keep_bounded(worker_log())
+    except Exception as error:  # whatever it is, the page must not wait for ever
+        log.failed("worker not ready", error, pid=os.getpid())
+        said = str(error) if isinstance(error, StudioError) else f"The work on the cluster failed: {error!r}"
+        announce(easel, said, ready=False, failed=True)
+        if run := take():
+            runs.fail(run, said)
+    finally:
+        log.event("worker left", pid=os.getpid())
 
 
 def _idle_seconds() -> float:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import psutil
@@ -198,6 +198,7 @@ class Request(BaseModel):
     """What someone wants of a run that is being painted."""
 
     stop: bool = False
+    at_once: bool = False  # and not after its current step: heeded where who paints it can be ended alone
     iterations: int | None = None  # in all
     weights: dict[str, Any] = Field(default_factory=dict)  # as they shall be from now on
 
@@ -650,21 +651,28 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
             return record
         paths.remove_drafts(run.path)
         record = record.model_copy(update={"message": cause(record.writer), "writer": None})
-        try:
-            best, iteration = Checkpoint.load_best(run.checkpoint)
-            _check_is_of(record, best)
-            line = _lines_before(run, iteration + 1)[iteration]
-            total = float(line.split(",")[METRICS.index("total")])
-            record = record.model_copy(update={"best_iteration": iteration, "best_total": total})
-            _write_array(run, images.from_network(best))
-            images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
-        except (StudioError, LookupError, ValueError, OSError):  # there is none yet, or no room for it
-            pass
+        record = _with_the_best_of_its_checkpoint(run, record)
         try:
             write_record(run, record)
         except OSError:  # it is told all the same, and noted another time
             return record
     log.event("run interrupted", run=run.id, message=record.message)
+    return record
+
+
+def _with_the_best_of_its_checkpoint(run: Run, record: RunRecord) -> RunRecord:
+    """Make the best picture of its last checkpoint the run's result, where there is one and room for it; the record
+    then says so."""
+    try:
+        best, iteration = Checkpoint.load_best(run.checkpoint)
+        _check_is_of(record, best)
+        line = _lines_before(run, iteration + 1)[iteration]
+        total = float(line.split(",")[METRICS.index("total")])
+        record = record.model_copy(update={"best_iteration": iteration, "best_total": total})
+        _write_array(run, images.from_network(best))
+        images.write_image(run.result, images.to_uint8(images.from_network(best)), metadata(record))
+    except (StudioError, LookupError, ValueError, OSError):
+        pass
     return record
 
 
@@ -710,8 +718,21 @@ def write_record(run: Run, record: RunRecord) -> None:
         file.write(record.model_dump_json(indent=2).encode())
 
 
-class Recorder:
-    """Writes a run while it happens. Used as a context: how the block ends decides the run's status.
+@dataclass(frozen=True)
+class Told:
+    """What is told of a step. It can be read where there is no TensorFlow."""
+
+    iteration: int
+    evaluations: int
+    seconds: float
+    losses: Mapping[str, float]  # by the metrics' columns
+    picture: bytes | None  # a JPEG of the run's size, where one is due
+    checkpoint: Checkpoint | None  # likewise
+
+
+class Account:
+    """What is told of a run while it is painted; who writes it down, a `Recorder` or someone far away, says what
+    becomes of it. Used as a context: how the block ends decides the run's status.
 
     Ends well: "done", or "stopped" when that was requested or nobody asked for further steps. An exception: "failed",
     with its message. Either way the best picture so far is kept.
@@ -721,76 +742,70 @@ class Recorder:
         self.run = run
         self.record = run.record()
         self.timings = Timings({name: self.record.timings[name] for name in self.record.timings if name not in SUMS})
-        self._began = time.perf_counter() - self.record.timings.get("total", 0.0)
         self._last: Step | None = None
-        self._step_seconds: list[float] = []
         self._live_written = -LIVE_SECONDS
         self._checkpoint_written, self._checkpoint_cost = time.perf_counter(), 0.0  # seconds
         self._answered = Request()  # the last that was taken up
         self._stopped = False
+        self.ended = False
         self.final_losses: Callable[[Step], Losses] = lambda step: step.best.losses  # in float32, of its best image
         self.finished: Callable[[np.ndarray], np.ndarray] = lambda rgb: rgb  # in the colours that it is to have
 
-    def __enter__(self) -> Recorder:
-        if self.record.status != "queued":
-            raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
-        paths.remove_drafts(self.run.path)
-        self.update(status="preparing", begun=datetime.now(UTC), writer=Writer.this_process())
-        with writing(self.run):
-            self._reserve.write_bytes(bytes(RESERVE_BYTES))
-        log.event("run started", run=self.run.id)
+    def __enter__(self) -> Self:
         return self
 
     def update(self, **changes: Any) -> None:
-        """Change the record, on disk at once."""
+        """Change the record."""
         self.record = self.record.model_copy(update=changes)
-        with writing(self.run):
-            write_record(self.run, self.record)
+
+    def live(self, picture: bytes) -> None:
+        """Take the picture of this moment, a JPEG."""
+        raise NotImplementedError
+
+    def note(self, told: Told) -> None:
+        """Take down a step."""
+        raise NotImplementedError
+
+    def keep(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
+        """Keep the best picture, `(H, W, 3)` RGB, float32 in 0 … 255, and where the run stands at its end."""
+        raise NotImplementedError
+
+    def conclude(self, **said: Any) -> None:
+        """Note what the record says of the picture that was kept."""
+        raise NotImplementedError
+
+    def end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
+        """Note how the run ended, what took how long, and where it failed unforeseen."""
+        raise NotImplementedError
 
     def show(self, start: np.ndarray) -> None:
         """The picture that painting starts from, uint8 `(H, W, 3)`: seen before its losses are computed."""
-        with writing(self.run):
-            self._write_picture(self.run.live, images.encode_jpeg(start))
+        self.live(images.encode_jpeg(start))
 
     def write(self, step: Step) -> None:
-        """Record a step: its metrics, and its picture and a checkpoint where one is due.
-
-        Raises `StudioError` when the disk is full, or the run's folder gone or read-only by now.
-        """
-        with writing(self.run):
-            self._write(step)
-
-    def _write(self, step: Step) -> None:
-        if self._last is None:
-            if step.iteration == 0:
-                self.timings.setdefault("first step", step.seconds)
+        """Tell of a step: its losses, and its picture and a checkpoint where one is due."""
+        if not self._last:
             self.update(status="running", message="")
-            self._begin_metrics(step)
-        else:
-            self._step_seconds.append(step.seconds - self._last.seconds)
         self._last = step
         losses = step.losses
-        values = (losses.total, losses.style, losses.content, losses.total_variation, *losses.style_layers.values())
-        line = [
-            str(step.iteration),
-            str(step.evaluations),
-            f"{step.seconds:.4f}",
-            *(f"{value:.9g}" for value in values),
-        ]
-        self._write_line(line)
-        frame_due = step.iteration % self.record.settings.frame_every == 0
-        live_due = time.perf_counter() - self._live_written >= LIVE_SECONDS
-        if frame_due or live_due:
-            picture = images.encode_jpeg(self._at_full_size(images.to_uint8(self.finished(step.image()))))
-            if frame_due:
-                self._write_picture(self.run.path / "frames" / f"{step.iteration:06d}.jpg", picture)
-            self._write_picture(self.run.live, picture)
-            self._live_written = time.perf_counter()
+        values = {"total": losses.total, "style": losses.style, "content": losses.content}
+        values |= {"total_variation": losses.total_variation, **losses.style_layers}
+        picture = self._picture(step)
         began = time.perf_counter()
-        if began - self._checkpoint_written >= _checkpoint_interval(self._checkpoint_cost):
-            self._save(step.checkpoint())
+        due = began - self._checkpoint_written >= _checkpoint_interval(self._checkpoint_cost)
+        checkpoint = step.checkpoint() if due else None
+        self.note(Told(step.iteration, step.evaluations, step.seconds, values, picture, checkpoint))
+        if due:
             self._checkpoint_written = time.perf_counter()
             self._checkpoint_cost = self._checkpoint_written - began
+
+    def _picture(self, step: Step) -> bytes | None:
+        live_due = time.perf_counter() - self._live_written >= LIVE_SECONDS
+        if not live_due and step.iteration % self.record.settings.frame_every:
+            return None
+        picture = images.encode_jpeg(self._at_full_size(images.to_uint8(self.finished(step.image()))))
+        self._live_written = time.perf_counter()
+        return picture
 
     def answer(self, request: Request) -> None:
         """Take up what is wanted of the run, and record it; what cannot be is left aside, and said."""
@@ -814,6 +829,10 @@ class Recorder:
         except InputError as error:
             self.update(message=f"It went on unchanged: {error}")
 
+    def request(self) -> Request:
+        """What is wanted of the run now."""
+        return self.run.request()
+
     def steered(self, before: int) -> TransferSettings:
         """The settings with the weights as they were changed at iterations before this one."""
         settings = self.record.settings
@@ -826,47 +845,31 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         instead = None  # of what ended the block
-        if not self.run.path.is_dir():  # nothing is written of a run that someone has taken away
-            raise StudioError(_gone(self.run)) from error
         if self._last:
             try:
-                with writing(self.run):
-                    self._keep_result(self._last)
+                self._keep_result(self._last)
             except StudioError as problem:
                 instead = StudioError(f"The result could not be written: {problem}")
                 error = error or instead
             except BaseException as problem:  # such as a second Ctrl-C: the record must not say "running" for ever
                 error = error or problem
-        if self._step_seconds:
-            self.timings["median step"] = statistics.median(self._step_seconds)
-        self.timings["total"] = time.perf_counter() - self._began
         if error and _is_of_memory(error):
             height, width = self.record.shape
             told = f"Memory ran out at {width} × {height} pixels: choose a smaller size, or close other programs."
             error = instead = StudioError(told)
+        where = ""
         if isinstance(error, StudioError):
             ending = {"status": "failed", "message": str(error)}
         elif isinstance(error, (GeneratorExit, KeyboardInterrupt)):
             ending = {"status": "stopped"}
         elif error:
-            ending = {
-                "status": "failed",
-                "message": f"The engine failed: {type(error).__name__}: {error}".splitlines()[0],
-            }
-            with contextlib.suppress(OSError):
-                (self.run.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+            said = f"The engine failed: {type(error).__name__}: {error}".splitlines()[0]
+            ending, where = {"status": "failed", "message": said}, "".join(traceback.format_exception(error))
         else:
             ending = {"status": "stopped" if self._stopped else "done"}
-        with contextlib.suppress(OSError):  # on a full disk this is the room for the record
-            self._reserve.unlink(missing_ok=True)
-        self.update(timings=dict(self.timings), writer=None, **ending)
-        log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **ending)
+        self.end(ending, self.timings, where)
         if error and error is instead:
             raise instead
-
-    @property
-    def _reserve(self) -> Path:
-        return self.run.path / f"{paths.DRAFT}reserve"
 
     def _at_full_size(self, rgb: np.ndarray) -> np.ndarray:
         """A picture on the way, which may be smaller: shown and filmed, they are all of one size."""
@@ -875,26 +878,120 @@ class Recorder:
 
     def _keep_result(self, last: Step) -> None:
         last = last.settled()
-        best = self.finished(last.best_image())
-        _write_array(self.run, best)
         checkpoint = last.checkpoint()
         over = last.iteration >= self.record.settings.iterations
-        self._save(checkpoint.brief() if over else checkpoint)
+        self.keep(self.finished(last.best_image()), checkpoint.brief() if over else checkpoint)
         best_total, message = last.best.losses.total, self.record.message
         try:
             best_total = self.final_losses(last).total
         except Exception as error:  # such as too little memory for a second network: the picture is good all the same
             message = f"Its loss is as the run computed it; in float32 it could not be had: {error}".splitlines()[0]
-        self.record = self.record.model_copy(
-            update={
-                "iteration": last.iteration,
-                "evaluations": last.evaluations,
-                "best_iteration": last.best_iteration,
-                "best_total": best_total,
-                "message": message,
-            }
+        self.conclude(
+            iteration=last.iteration,
+            evaluations=last.evaluations,
+            best_iteration=last.best_iteration,
+            best_total=best_total,
+            message=message,
         )
-        images.write_image(self.run.result, images.to_uint8(best), metadata(self.record))
+
+
+class Recorder(Account):
+    """Writes a run while it happens: what it is told, by who paints in this process or elsewhere, is on disk when the
+    method returns.
+
+    Methods raise `StudioError` when the disk is full, or the run's folder gone or read-only by now.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._began = time.perf_counter() - self.record.timings.get("total", 0.0)
+        self._noted: float | None = None  # the seconds of the last step
+        self._step_seconds: list[float] = []
+        self._best: np.ndarray | None = None
+
+    def __enter__(self) -> Self:
+        if self.record.status != "queued":
+            raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
+        paths.remove_drafts(self.run.path)
+        self.update(status="preparing", begun=datetime.now(UTC), writer=Writer.this_process())
+        with writing(self.run):
+            self._reserve.write_bytes(bytes(RESERVE_BYTES))
+        log.event("run started", run=self.run.id)
+        return self
+
+    def update(self, **changes: Any) -> None:
+        """Change the record, on disk at once."""
+        super().update(**changes)
+        with writing(self.run):
+            write_record(self.run, self.record)
+
+    def live(self, picture: bytes) -> None:
+        with writing(self.run):
+            self._write_picture(self.run.live, picture)
+
+    def note(self, told: Told) -> None:
+        with writing(self.run):
+            if self._noted is None:
+                if told.iteration == 0:
+                    self.timings.setdefault("first step", told.seconds)
+                self._begin_metrics(told)
+            else:
+                self._step_seconds.append(told.seconds - self._noted)
+            self._noted = told.seconds
+            losses = (f"{value:.9g}" for value in told.losses.values())
+            self._write_line([str(told.iteration), str(told.evaluations), f"{told.seconds:.4f}", *losses])
+            if told.picture:
+                if told.iteration % self.record.settings.frame_every == 0:
+                    self._write_picture(self.run.path / "frames" / f"{told.iteration:06d}.jpg", told.picture)
+                self._write_picture(self.run.live, told.picture)
+            if told.checkpoint:
+                self._save(told.checkpoint)
+
+    def keep(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
+        with writing(self.run):
+            _write_array(self.run, best)
+            self._save(checkpoint)
+        self._best = best
+
+    def conclude(self, **said: Any) -> None:
+        super().update(**said)  # on disk with how the run ended
+        if self._best is not None:
+            with writing(self.run):
+                images.write_image(self.run.result, images.to_uint8(self._best), metadata(self.record))
+
+    def end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
+        self.timings = Timings({**timings, **self.timings, **timings})
+        if self._step_seconds:
+            self.timings["median step"] = statistics.median(self._step_seconds)
+        self.timings["total"] = time.perf_counter() - self._began
+        if trace:
+            with contextlib.suppress(OSError):
+                (self.run.path / "error.txt").write_text(trace)
+        with contextlib.suppress(OSError):  # on a full disk this is the room for the record
+            self._reserve.unlink(missing_ok=True)
+        self.update(**{"timings": dict(self.timings), "writer": None, **ending})
+        self.ended = True
+        said = {name: ending[name] for name in ("status", "message") if name in ending}
+        log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **said)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.ended:  # as who painted it elsewhere has told
+            return
+        if not self.run.path.is_dir():  # nothing is written of a run that someone has taken away
+            raise StudioError(_gone(self.run)) from error
+        if self._noted is not None and not self._last:  # who painted it was elsewhere, and is gone
+            self.record = _with_the_best_of_its_checkpoint(self.run, self.record)
+        super().__exit__(kind, error, trace)
+
+    def put_back(self, why: str) -> None:
+        """Have the run wait once more, as who painted it elsewhere is gone: it goes on from its last checkpoint."""
+        self.end({"status": "queued", "message": why, "writer": Writer.this_process()}, {})
+
+    @property
+    def _reserve(self) -> Path:
+        return self.run.path / f"{paths.DRAFT}reserve"
 
     def _save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; the metrics up to it are on the disk before it is."""
@@ -902,13 +999,13 @@ class Recorder:
             os.fsync(file.fileno())
         checkpoint.save(self.run.checkpoint)
 
-    def _begin_metrics(self, step: Step) -> None:
+    def _begin_metrics(self, told: Told) -> None:
         """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
-        kept = [",".join([*METRICS, *step.losses.style_layers])]
-        if step.iteration:
-            kept += _lines_before(self.run, step.iteration).values()
+        kept = [",".join([*METRICS[:3], *told.losses])]
+        if told.iteration:
+            kept += _lines_before(self.run, told.iteration).values()
         for iteration, frame in self.run.frames():
-            if iteration > step.iteration:
+            if iteration > told.iteration:
                 frame.unlink()
         with paths.replacing(self.run.path / "metrics.csv") as file:
             file.write(("\n".join(kept) + "\n").encode())

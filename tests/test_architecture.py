@@ -15,7 +15,9 @@ WITHOUT_TENSORFLOW = (
     "core.decoding",
     "core.runs",
     "core.hardware",
+    "core.cluster",
     "core.jobs",
+    "core.painter",
     "core.easels",
     "core.pace",
     "core.samples",
@@ -120,9 +122,26 @@ def modules_behind_the_page():
 def test_opens_without_tensorflow():
     modules = sorted({*WITHOUT_TENSORFLOW, *modules_behind_the_page()})
     code = f"import sys, {', '.join(modules)}; "
-    code += "print(sorted({'tensorflow', 'keras', 'tf2onnx', 'torch', 'jax'} & set(sys.modules)))"
+    code += "print(sorted({'tensorflow', 'keras', 'tf2onnx', 'torch', 'jax', 'ray'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_ray_is_for_the_cluster_alone():
+    """Who has none needs none: it is imported where a cluster is asked for, and by nobody else."""
+    found = {
+        file.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for file in files(package)
+        if "ray" in packages_of(imported(parsed(file)))
+    }
+    assert found == {"core/cluster.py", "core/painter.py"}
+    for package in PACKAGES:
+        for file in files(package):
+            names = set(at_once(parsed(file)))
+            assert "ray" not in packages_of(names), file
+            needs = {name for name in names if name.startswith(("core.cluster", "core.painter"))}
+            assert not needs or file.name == "cluster.py", file
 
 
 def test_the_command_line_opens_light():

@@ -1,0 +1,272 @@
+"""Runs painted on a Ray cluster: nodes with processes of their own on this machine, and a real engine on each."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from core import cluster, easels, images, jobs, paths, runs
+from core.errors import InputError, StudioError
+from core.settings import TransferSettings
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes are started and killed as on Linux")
+
+CPUS = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1  # a run has all, as it has without Ray
+ITERATIONS = 30
+WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
+LEAN = {"include_log_monitor": False}  # a process less to start on a node
+
+
+def new_run(seed=0, **changes):
+    random = np.random.default_rng(seed)
+    content, style = (
+        Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
+    )
+    settings = {"size": 64, "iterations": ITERATIONS, "frame_every": 10, "precision": "float32", **changes}
+    return runs.create(content, style, TransferSettings(**settings), "draft", f"photo {seed}", "painting")
+
+
+def patiently(start):
+    """Ray gives a node 30 s to start, which may be too little where others keep the machine busy."""
+    for _ in range(4):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
+
+
+class Nodes:
+    """A head without room for a run, and two nodes with room for one each."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, **LEAN}
+        self._cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+        self.nodes = [patiently(self._add) for _ in range(2)]
+        self.address = self._cluster.address
+
+    def kill(self, node_id):
+        """As when its machine goes down."""
+        (node,) = [node for node in self.nodes if node.node_id == node_id]
+        self.nodes.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def add(self):
+        self.nodes.append(patiently(self._add))
+
+    def _add(self):
+        return self._cluster.add_node(num_cpus=CPUS, **LEAN)
+
+    def shutdown(self):
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory, weights, model):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NST_HOME", str(tmp_path_factory.mktemp("nodes")))
+        patch.setenv("NST_RAY_CPUS", str(CPUS))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by default: other tests would have precedence
+        patch.setenv("NST_CHECKPOINT_SECONDS", "0.2")
+        started = Nodes()
+        yield started
+        started.shutdown()
+
+
+def grey_levels_apart(one, other):
+    pictures = (np.asarray(images.read_image(run.result), int) for run in (one, other))
+    return np.abs(np.subtract(*pictures)).max()
+
+
+@pytest.mark.timeout(600)
+def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engine, monkeypatch):
+    """A node is killed in the middle of one of four runs."""
+    painted = [new_run(seed, optimizer=("adam", "l-bfgs")[seed % 2]) for seed in range(4)]
+    alone = [new_run(seed, optimizer=("adam", "l-bfgs")[seed % 2]) for seed in range(4)]
+    lines, lost = [], []
+    note = runs.Recorder.note
+
+    def noted(recorder, told):
+        note(recorder, told)
+        if not lost and recorder.run.checkpoint.exists() and told.iteration > 5:
+            lost.append((recorder.run, told.iteration))
+            (line,) = [line for line in lines if line.startswith(f"{recorder.run.id} begins")]
+            nodes.kill(next(node.node_id for node in nodes.nodes if node.node_id[:8] in line))
+
+    monkeypatch.setattr(runs.Recorder, "note", noted)
+    cluster.paint_all(painted, nodes.address, lines.append)
+    nodes.add()
+    ((run, iteration),) = lost
+    begun = [line for line in lines if " begins on the node " in line]
+    assert len(begun) == 5 and sum(run.id in line for line in begun) == 2  # that run alone began twice
+    assert iteration < ITERATIONS
+
+    for run, expected in zip(painted, alone, strict=True):
+        for _ in jobs.perform(expected, lambda *_: engine):
+            pass
+        record, other = run.record(), expected.record()
+        assert (record.status, record.message, record.writer) == ("done", "", None)
+        metrics = run.metrics()
+        assert list(metrics["iteration"]) == list(range(ITERATIONS + 1))  # nothing twice, nothing missing
+        assert list(metrics["evaluations"]) == list(expected.metrics()["evaluations"])
+        assert [iteration for iteration, _ in run.frames()] == [0, 10, 20, 30]
+        assert grey_levels_apart(run, expected) <= 1
+        assert record.best_total == pytest.approx(other.best_total, rel=1e-3)
+        assert (record.weights, record.weights_sha256) == (other.weights, other.weights_sha256)
+        assert record.precision == "float32" and record.style_targets in (
+            "cache",
+            "CPUExecutionProvider",
+            "CUDAExecutionProvider",
+        )
+        assert record.environment["versions"] == other.environment["versions"] and record.environment["node"]
+        assert {"imports", "pictures", "network", "first step", "median step", "total"} <= set(record.timings)
+        assert run.checkpoint.exists() and run.live.exists()
+    assert jobs.painting() == [] and not list((paths.home() / "runs").rglob(f"{paths.DRAFT}*"))
+
+
+PAINT = (
+    "import sys; from core import cluster, runs; cluster.paint_all([*map(runs.find, sys.argv[2:])], sys.argv[1], print)"
+)
+
+
+def until(condition, seconds=WAIT):
+    """Wait for it; whether it came about."""
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(met)
+
+
+def painters():
+    """The processes of painters on this test's nodes."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "Painter" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_a_run_is_steered_and_ctrl_c_stops_what_is_painted(nodes):
+    """Wishes come as the page writes them; what is painted elsewhere ends with who has started it."""
+    steered, endless, waits = new_run(1, iterations=20_000), new_run(2, iterations=20_000), new_run(3)
+    command = [sys.executable, "-c", PAINT, nodes.address, steered.id, endless.id, waits.id]
+    starter = subprocess.Popen(command, cwd=paths.CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        both = (steered, endless)
+        assert until(lambda: starter.poll() is not None or all(len(run.metrics()) > 5 for run in both))
+        assert set(jobs.painting()) == set(both) and painters()
+        steered.ask(weights={"style_weight": 0.1})
+        assert until(lambda: steered.record().steering)
+        (change,) = steered.record().steering
+        steered.ask(iterations=(asked := change.iteration + 5000))
+        assert until(lambda: steered.record().settings.iterations == asked)
+        starter.send_signal(signal.SIGINT)
+        _, said = starter.communicate(timeout=WAIT)
+        assert starter.returncode != 0 and said.decode().splitlines()[-1] == "KeyboardInterrupt"
+    finally:
+        starter.kill()
+        starter.communicate()
+    for run in both:
+        record = run.record()
+        assert (record.status, record.writer) == ("stopped", None) and run.result.is_file()
+        assert list(run.metrics()["iteration"]) == list(range(record.iteration + 1))
+    assert change.changes == {"style_weight": 0.1}
+    style = steered.metrics()["style"]
+    assert style[change.iteration + 1] > 5 * style[change.iteration]  # it was 0.01
+    assert waits.record().status in ("queued", "interrupted")  # it never began
+    assert until(lambda: not painters(), 60)
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_whose_environment_names_a_cluster_paints_the_queue_there(nodes, monkeypatch):
+    """Two runs at the same time, each on a node; the page sees them in its queue, and the worker leaves in the end."""
+    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    both = [new_run(seed, iterations=20_000) for seed in (4, 5)]
+    for run in both:
+        jobs.submit(run)
+    environment = os.environ | {"NST_RAY_ADDRESS": nodes.address, "NST_WORKER_IDLE": "0.5"}
+    log = (paths.home() / "worker.log").open("wb")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "nst", "worker"], cwd=paths.CHECKOUT, env=environment, stdout=log, stderr=log
+    )
+    try:
+        assert until(lambda: all(len(run.metrics()) > 2 for run in both)), jobs.worker_log().read_text()
+        assert set(jobs.painting()) == set(both) and jobs.queue() == []
+        assert {run.record().writer.pid for run in both} == {worker.pid}
+        assert jobs.readiness().ready
+        for run in both:
+            jobs.stop(run)
+        assert worker.wait(timeout=WAIT) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+        log.close()
+    assert [run.record().status for run in both] == ["stopped"] * 2
+    assert jobs.painting() == [] and easels.first_free([easels.Easel(1)], easels.Easel.turn_lock)
+
+
+def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
+    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    monkeypatch.setenv("NST_RAY_ADDRESS", "127.0.0.1:1")
+    jobs.submit(run := new_run())
+    jobs.work(lambda report, timings: pytest.fail("nothing is painted here"))
+    said = jobs.readiness()
+    assert said.failed and said.message.startswith("No Ray cluster answers at 127.0.0.1:1 (")
+    assert (run.record().status, run.record().message) == ("failed", said.message)
+
+
+# What cannot be, in a sentence
+
+
+def refused(address):
+    with pytest.raises(StudioError) as caught:
+        cluster.paint_all([], address)
+    assert "\n" not in str(caught.value) and not ray.is_initialized()
+    return caught
+
+
+def test_without_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "need Ray, which is not installed here" in str(refused("auto").value)
+
+
+@pytest.mark.parametrize("address", ["", "head", ":6379", "head:", "head:99999", "ray://head:10001", "head:six"])
+def test_what_is_no_address(address):
+    assert refused(address).type is InputError
+
+
+def test_nobody_at_the_address():
+    assert str(refused("127.0.0.1:1").value).startswith("No Ray cluster answers at 127.0.0.1:1 (")
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "1.5", "two", "²", "12345"])
+def test_what_is_no_number_of_processors(monkeypatch, asked):
+    monkeypatch.setenv("NST_RAY_CPUS", asked)
+    assert refused("127.0.0.1:1").type is InputError
+
+
+def test_a_cluster_without_room_for_a_run(nodes, monkeypatch):
+    monkeypatch.setenv("NST_RAY_CPUS", "9999")
+    assert "has no node with 9999 CPUs, which a run needs" in str(refused(nodes.address).value)
+
+
+@pytest.mark.timeout(600)
+def test_a_node_with_another_version_of_this_program(nodes, monkeypatch):
+    monkeypatch.setattr(cluster, "program", lambda: "9.9.9, code 00000000")
+    run = new_run()
+    with pytest.raises(
+        StudioError, match=r"^The node \w+ has another version of this program \(.*\) than this machine"
+    ):
+        cluster.paint_all([run], nodes.address)
+    assert run.record().status == "queued" and not ray.is_initialized()

@@ -1,0 +1,189 @@
+"""What a node tells of a run that it paints, and what it is sent; without a cluster between."""
+
+import dataclasses
+import hashlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from core import cluster, jobs, painter, paths, runs, transfer
+from core.errors import StudioError
+from core.runs import Recorder, Request
+from core.settings import TransferSettings
+
+
+def new_run(**changes):
+    random = np.random.default_rng(5)
+    content, style = (
+        Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
+    )
+    settings = TransferSettings(**{"size": 64, "iterations": 4, "frame_every": 2, "precision": "float32", **changes})
+    return runs.create(content, style, settings, "draft", "photo", "painting")
+
+
+@pytest.fixture
+def paint(engine, monkeypatch):
+    """Gives what a painter with an engine tells of a run, as it arrives elsewhere."""
+    monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0")
+    there = painter.Painter({})
+    there._engine = engine
+
+    def calls(run, wish=None):
+        there.ask(run.id, wish or Request())
+        for call in there.paint(run.id, cluster._files(run), None):
+            yield pickle.loads(pickle.dumps(call))
+
+    return calls
+
+
+def record(run, calls):
+    with Recorder(run) as recorder:
+        for method, given, named in calls:
+            getattr(recorder, method)(*given, **named)
+    return run.record()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
+def test_what_is_told_is_recorded_as_if_it_had_been_painted_here(own_home, engine, paint, optimizer):
+    run, here = (new_run(optimizer=optimizer, style_layers=("block1_conv1",)) for _ in range(2))
+    told = record(run, paint(run))
+    for _ in jobs.perform(here, lambda *_: engine):
+        pass
+    expected = here.record()
+    apart = {"id", "created", "timings", "environment", "style_targets", "best_total"}
+    assert told.model_dump(exclude=apart) == expected.model_dump(exclude=apart)
+    assert told.best_total == pytest.approx(expected.best_total, rel=1e-4)
+    assert told.environment.pop("node") and told.environment == expected.environment
+    assert set(told.timings) | {"session"} == set(expected.timings) | {"session"}
+    assert list(told.timings)[-2:] == ["median step", "total"]
+    files = [{path.relative_to(each.path) for path in each.path.rglob("*")} for each in (run, here)]
+    assert files[0] == files[1]
+    for column in ("iteration", "evaluations"):
+        assert list(run.metrics()[column]) == list(here.metrics()[column])
+    np.testing.assert_allclose(run.metrics()["total"], here.metrics()["total"], rtol=1e-3)
+    assert np.abs(np.load(run.path / "result.npy") - np.load(here.path / "result.npy")).max() < 1
+
+
+def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
+    """Its first painter is lost in the middle; of what that one told, nothing is there twice."""
+    run = new_run()
+    recorder = Recorder(run)
+    with recorder:
+        for method, given, named in paint(run):
+            getattr(recorder, method)(*given, **named)
+            if method == "note" and given[0].iteration == 2:
+                break
+        recorder.put_back("It goes on.")
+    waits = run.record()
+    assert (waits.status, waits.message, recorder.ended) == ("queued", "It goes on.", True)
+    told = record(run, paint(run))
+    assert (told.status, told.message, told.iteration) == ("done", "", 4)
+    assert list(run.metrics()["iteration"]) == [0, 1, 2, 3, 4]
+    assert told.timings["total"] > waits.timings["total"]
+
+
+def test_a_run_whose_painters_are_lost_keeps_the_best_of_its_last_checkpoint(own_home, paint):
+    run = new_run()
+    with pytest.raises(StudioError), Recorder(run) as recorder:
+        for method, given, named in paint(run):
+            getattr(recorder, method)(*given, **named)
+            if method == "note" and given[0].iteration == 2:
+                raise StudioError("Its painter is gone.")
+    told = run.record()
+    assert (told.status, told.message, told.best_iteration) == ("failed", "Its painter is gone.", 2)
+    assert run.result.is_file() and told.best_total == pytest.approx(run.metrics()["total"].min())
+
+
+def test_pictures_and_checkpoints_travel_only_where_they_are_due(own_home, paint, monkeypatch):
+    monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "1000")
+    monkeypatch.setattr(runs, "LIVE_SECONDS", 1000.0)
+    told = [given[0] for method, given, _ in paint(new_run()) if method == "note"]
+    assert [note.iteration for note in told] == [0, 1, 2, 3, 4]
+    assert [note.picture is not None for note in told] == [True, False, True, False, True]
+    assert not any(note.checkpoint for note in told)
+    assert all(note.losses["total"] > 0 for note in told)
+    assert len(pickle.dumps(dataclasses.replace(told[0], picture=None))) < 2000
+
+
+def test_a_wish_is_taken_up_at_the_next_step(own_home, paint):
+    run = new_run(iterations=1000)
+    told = record(run, paint(run, Request(stop=True)))
+    assert (told.status, told.iteration) == ("stopped", 0) and run.result.is_file()
+    run = new_run(iterations=1000)
+    told = record(run, paint(run, Request(iterations=2, weights={"style_weight": 0.5})))
+    assert (told.status, told.iteration, told.settings.iterations) == ("done", 2, 2)
+    assert [(change.iteration, change.changes) for change in told.steering] == [(0, {"style_weight": 0.5})]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (transfer.Diverged("Lower the learning rate."), "Lower the learning rate."),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM"), "Memory ran out at 64 × 51 pixels"),
+        (ValueError("a\nb"), "The engine failed: ValueError: a"),
+    ],
+)
+def test_a_failure_is_told_and_does_not_travel(own_home, paint, monkeypatch, error, said):
+    """An error's own class may need TensorFlow to be read."""
+    real = transfer.stylize
+
+    def stylize(*given):
+        for step in real(*given):
+            yield step
+            if step.iteration == 2:
+                raise error
+
+    monkeypatch.setattr(transfer, "stylize", stylize)
+    run = new_run()
+    told = record(run, paint(run))
+    assert (told.status, told.iteration) == ("failed", 2) and told.message.startswith(said)
+    assert run.result.is_file()
+    assert (run.path / "error.txt").exists() == isinstance(error, ValueError)
+
+
+def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
+    calls = list(paint(new_run()))
+    assert {method for method, _, _ in calls} == {"update", "live", "note", "keep", "conclude", "end"}
+    (tmp_path / "calls").write_bytes(pickle.dumps(calls))
+    code = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); print('tensorflow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "calls"], cwd=paths.CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+# What a node is sent
+
+
+@pytest.fixture
+def parcel(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
+    monkeypatch.setenv("NST_HOME", str(tmp_path / "node"))
+    content = b"weights"
+    return painter.Parcel("weights.bin", hashlib.sha256(content).hexdigest(), content)
+
+
+def test_a_file_travels_once_to_a_node(parcel, tmp_path):
+    fetched = []
+
+    def fetch(content):
+        fetched.append(content)
+        return content
+
+    for _ in range(2):
+        path = parcel.unpack(fetch)
+        assert path == tmp_path / "node" / "models" / "weights.bin" and path.read_bytes() == b"weights"
+    assert len(fetched) == 1
+    path.write_bytes(b"damaged")
+    assert parcel.unpack(fetch).read_bytes() == b"weights"
+
+
+def test_a_file_that_comes_damaged_is_not_kept(parcel):
+    with pytest.raises(StudioError, match=r"^weights\.bin came damaged to "):
+        parcel.unpack(lambda content: b"other")
+    assert not paths.find_model("weights.bin")

@@ -1,0 +1,142 @@
+"""Twelve runs on two nodes of a Ray cluster, one of which is killed in the middle: do all finish, and what does it cost
+to be painted on a cluster?
+
+    python tests/soak/cluster.py [--number N] [--size PX] [--iterations N]
+
+The nodes have processes of their own on this machine, each with half of its processors. The cost is told of runs that
+a painter has after its first one, which loads TensorFlow, and that lost no node: how much longer a run took, by the
+clock of who records it, than its phases and steps did by the node's. Ends with 1 if a run does not finish, if a step is
+recorded twice, or if the cost is above 5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from core import cluster, hardware, images, runs, samples  # noqa: E402
+from core.runs import Recorder, Run  # noqa: E402
+from core.settings import TransferSettings  # noqa: E402
+
+MOST_COST = 0.05  # of a run's time
+CPUS = max(1, (os.cpu_count() or 2) // 2)  # of a node
+IMPORT_SECONDS = 1.0  # less than that, and TensorFlow was loaded already
+
+
+def new_run(number: int, size: int, iterations: int) -> Run:
+    photo, style = (group[number % len(group)] for group in (samples.PHOTOS, samples.STYLES))
+    settings = TransferSettings(size=size, iterations=iterations, frame_every=20, precision="float32")
+    content, painting = (images.read_image(sample.path()) for sample in (photo, style))
+    return runs.create(content, painting, settings, "reference", photo.name, style.name)
+
+
+class Killed:
+    """A node that is killed as a run on it is half way, once half of all runs have begun."""
+
+    def __init__(self, nodes: Cluster, after: int) -> None:
+        self.nodes, self.after = nodes, after
+        self.places: dict[str, str] = {}  # of runs: the node's name as it begins
+        self.run: Run | None = None  # that was half way
+
+    def tell(self, line: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
+        run, begins, node = line.partition(" begins on the node ")
+        if begins:
+            self.places[run] = node.rstrip(".")
+
+    def look_at(self, run: Run, iteration: int) -> None:
+        if self.run or len(self.places) <= self.after or iteration < run.record().settings.iterations // 2:
+            return
+        self.run = run
+        (node,) = [each for each in self.nodes.worker_nodes if each.node_id.startswith(self.places[run.id])]
+        self.tell(f"{run.id} is at iteration {iteration}: its node {self.places[run.id]} is killed")
+        self.nodes.remove_node(node, allow_graceful=False)
+
+
+def perform(number: int, size: int, iterations: int) -> list[str]:
+    """Paint them, and print what each took; gives what went wrong."""
+    painted = [new_run(count, size, iterations) for count in range(number)]
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    killed = Killed(nodes, number // 2)
+
+    class Watched(Recorder):
+        def note(self, told: runs.Told) -> None:
+            super().note(told)
+            killed.look_at(self.run, told.iteration)
+
+    cluster.Recorder = Watched  # type: ignore[misc]
+    try:
+        for _ in range(2):
+            nodes.add_node(num_cpus=CPUS)
+        began = time.monotonic()
+        cluster.paint_all(painted, nodes.address, killed.tell)
+        wall = time.monotonic() - began
+    finally:
+        nodes.shutdown()
+    return judge(painted, killed, wall)
+
+
+def judge(painted: list[Run], killed: Killed, wall: float) -> list[str]:
+    failures, costs = [], []
+    print(f"{'run':<60}{'status':>8}{'seconds':>9}{'engine':>8}{'cost':>7}")
+    for run in painted:
+        record, metrics = run.record(), run.metrics()
+        if record.status != "done":
+            failures.append(f"{run.id} is {record.status}: {record.message}")
+        if list(metrics["iteration"]) != list(range(record.settings.iterations + 1)):
+            failures.append(f"{run.id} has {len(metrics)} steps recorded, not each of them once")
+        total, own = record.timings["total"], engine_seconds(run)
+        warm = record.timings["imports"] < IMPORT_SECONDS and run != killed.run
+        if warm:
+            costs.append((total - own) / total)
+        said = f"{costs[-1]:>7.1%}" if warm else f"{'–':>7}"
+        print(f"{run.id:<60}{record.status:>8}{total:>9.1f}{own:>8.1f}{said}")
+    done = sum(run.record().status == "done" for run in painted)
+    print(f"{done} of {len(painted)} runs finished in {wall:.0f} s")
+    if not killed.run:
+        failures.append("no node was killed: the runs were over too soon")
+    if not costs:
+        failures.append("no run was painted by a painter that had loaded TensorFlow")
+    else:
+        print(f"cost of the cluster: {statistics.median(costs):.1%} in the middle, {max(costs):.1%} at most")
+        if statistics.median(costs) > MOST_COST:
+            failures.append(f"the cluster costs {statistics.median(costs):.1%} of a run's time")
+    return failures
+
+
+def engine_seconds(run: Run) -> float:
+    """That the node's own clock gives: phases, and steps."""
+    phases = run.record().timings.items()
+    once = sum(seconds for name, seconds in phases if name not in (*runs.SUMS, "first step"))
+    return once + float(run.metrics()["seconds"].iloc[-1])
+
+
+def main() -> int:
+    options = argparse.ArgumentParser()
+    options.add_argument("--number", type=int, default=12, help="of runs")
+    options.add_argument("--size", type=int, default=128, help="px")
+    options.add_argument("--iterations", type=int, default=150, help="of a run: as many as take about 20 s")
+    given = options.parse_args()
+    print(f"{date.today()}, {hardware.processor()}, {os.cpu_count()} processors, {CPUS} a node")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        os.environ |= {"NST_HOME": home, "NST_RAY_CPUS": str(CPUS), "RAY_USAGE_STATS_ENABLED": "0"}
+        os.environ |= {"RAY_worker_niceness": "0"}  # 15 by default: what else the machine does would have precedence
+        failures = perform(given.number, given.size, given.iterations)
+    for failure in failures:
+        print(f"FAILED {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
