@@ -155,11 +155,14 @@ def resized_shape(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def resize(image: Image.Image, size: int, name: str = "the picture") -> np.ndarray:
-    """The picture with a longer side of `size` pixels: uint8 (H, W, 3), Lanczos filtered.
+    """The picture with a longer side of `size` pixels: uint8 (H, W, 3), Lanczos filtered. Raises as `checked_shape`."""
+    height, width = checked_shape(*image.size, size, name)
+    return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
 
-    Raises InputError when the shorter side would come out under MIN_SIDE pixels.
-    """
-    height, width = resized_shape(image.width, image.height, size)
+
+def checked_shape(width: int, height: int, size: int, name: str = "the picture") -> tuple[int, int]:
+    """As `resized_shape`. Raises InputError when the shorter side would come out under MIN_SIDE pixels."""
+    height, width = resized_shape(width, height, size)
     if min(height, width) < MIN_SIDE:
         from core.settings import KNOBS  # here, so that a picture is decoded without them
 
@@ -168,7 +171,7 @@ def resize(image: Image.Image, size: int, name: str = "the picture") -> np.ndarr
             f"{name} would be only {width} × {height} pixels at size {size}, and the shorter side must have at least "
             f"{MIN_SIDE}: {'choose a larger size' if helps else 'no size helps, so cut it to a less narrow part'}."
         )
-    return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+    return height, width
 
 
 def to_network(rgb: np.ndarray) -> np.ndarray:

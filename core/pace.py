@@ -2,6 +2,8 @@
 
 import itertools
 import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +31,36 @@ class Pace(BaseModel):
     start: float
 
 
-def expected_seconds(settings: TransferSettings, shape: tuple[int, int]) -> float | None:
-    """How long a run of these settings on an image of `shape` (height, width) should take; `None` if unmeasured."""
-    paces = _recent(settings, shape) or _trial()
+@dataclass(frozen=True)
+class Measured:
+    """What a run that is kept says of this machine."""
+
+    pace: Pace
+    pixels: int
+    precision: str  # that it was asked for
+    optimizer: str
+
+
+class Known:
+    """What the runs say of this machine, the newest first: each is read once, however many estimates need it."""
+
+    def __init__(self) -> None:
+        self._source = _measured()
+        self._read: list[Measured] = []
+
+    def __iter__(self) -> Iterator[Measured]:
+        yield from self._read
+        for each in self._source:
+            self._read.append(each)
+            yield each
+
+
+def expected_seconds(
+    settings: TransferSettings, shape: tuple[int, int], known: Known | None = None
+) -> float | None:
+    """How long a run of these settings on an image of `shape` (height, width) should take; `None` if unmeasured.
+    Many estimates share what is `known`."""
+    paces = _recent(settings, shape, known or Known()) or _trial()
     if not paces:
         return None
     step, start = (
@@ -48,7 +77,7 @@ def _iterations_at_full_size(settings: TransferSettings) -> float:
     return sum((end - begin) * share for begin, (_, end), share in zip(begins, schedule, shares, strict=True))
 
 
-def seconds_left(run: Run) -> float | None:
+def seconds_left(run: Run, known: Known | None = None) -> float | None:
     """How long a run that waits or is being painted should still take; `None` if that cannot be told."""
     try:
         record = run.record()
@@ -60,7 +89,7 @@ def seconds_left(run: Run) -> float | None:
     left = max(record.settings.iterations - (done or 0), 0)
     if record.status == "running" and seconds > 0:
         return float(seconds * left)
-    return expected_seconds(record.settings.changed(iterations=max(left, 1)), record.shape)
+    return expected_seconds(record.settings.changed(iterations=max(left, 1)), record.shape, known)
 
 
 def try_out(engine: "Engine") -> None:
@@ -85,21 +114,27 @@ def try_out(engine: "Engine") -> None:
         file.write(pace.model_dump_json().encode())
 
 
-def _recent(settings: TransferSettings, shape: tuple[int, int]) -> list[Pace]:
-    """Of the newest runs with that precision and optimizer; of those about as large where there are any, since a small
-    picture costs more a pixel."""
+def _measured() -> Iterator[Measured]:
     here = hardware.processor()
-    as_large: list[Pace] = []
-    others: list[Pace] = []
     for _, record in runs.readable_runs():
         step = record.timings.get("median step")
-        alike = all(getattr(record.settings, name) == getattr(settings, name) for name in ("precision", "optimizer"))
-        alike = alike and record.settings.stages == 1  # a median over several sizes is of none
-        if step and alike and record.environment.get("processor") == here and record.evaluations > 5:
+        of_one_size = record.settings.stages == 1  # a median over several sizes is of none
+        if step and of_one_size and record.environment.get("processor") == here and record.evaluations > 5:
             pixels = record.shape[0] * record.shape[1]
             start = max(record.timings["total"] - step * (record.iteration or 0), 0.0)
-            found = as_large if 0.5 <= pixels / (shape[0] * shape[1]) <= 2 else others
-            found.append(Pace(processor=here, step_per_pixel=step / pixels, start=start))
+            pace = Pace(processor=here, step_per_pixel=step / pixels, start=start)
+            yield Measured(pace, pixels, record.settings.precision, record.settings.optimizer)
+
+
+def _recent(settings: TransferSettings, shape: tuple[int, int], known: Known) -> list[Pace]:
+    """Of the newest runs with that precision and optimizer; of those about as large where there are any, since a small
+    picture costs more a pixel."""
+    as_large: list[Pace] = []
+    others: list[Pace] = []
+    for each in known:
+        if (each.precision, each.optimizer) == (settings.precision, settings.optimizer):
+            found = as_large if 0.5 <= each.pixels / (shape[0] * shape[1]) <= 2 else others
+            found.append(each.pace)
         if len(as_large) == RECENT:
             break
     return (as_large or others)[:RECENT]

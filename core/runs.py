@@ -215,6 +215,8 @@ class RunRecord(BaseModel):
     content: Name  # names of the pictures, as the user knows them
     style: Name
     owner: str = ""  # who started it, where people log in; empty elsewhere
+    batch: Name = ""  # the batch or sweep that it was begun for
+    job: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")  # of `core.batch`, the digest of what was asked for there
     shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
@@ -438,10 +440,13 @@ def create(
     more_styles: Sequence[Image.Image] = (),
     masks: Sequence[Image.Image | None] = (),
     kept: Image.Image | None = None,
+    batch: str = "",
+    job: str = "",
 ) -> Run:
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
     in place of what the settings say, and `steering` repeats what was done to an earlier run. `style_name` names all
-    the styles; `masks` say where each is, and `kept` where the photo stays, white on black.
+    the styles; `masks` say where each is, and `kept` where the photo stays, white on black; `batch` and `job` are
+    what the record says of them.
 
     Raises `InputError` when a picture is too small at this size or the steering would leave nothing to paint, and
     `StudioError` when it cannot be written.
@@ -450,8 +455,8 @@ def create(
     for weights in steering:  # each may fit, and not what was steered before
         steered = steered.changed(**weights.changes)
     content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
-    shape = images.resize(content, settings.size, content_name).shape[:2]
-    check_styles([style, *more_styles], settings, style_name)
+    shape = images.checked_shape(*content.size, settings.size, content_name)
+    check_styles([each.size for each in (style, *more_styles)], settings, style_name)
     created = datetime.now(UTC)
     slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (content_name, style_name))
     run = Run(paths.runs() / f"{created:%Y%m%d-%H%M%S-%f}-{slug}-{secrets.token_hex(2)}")
@@ -463,7 +468,9 @@ def create(
         content=content_name,
         style=style_name,
         owner=owner,
-        shape=(shape[0], shape[1]),
+        batch=as_name(batch),
+        job=job,
+        shape=shape,
         start=start_name,
         steering=steering,
         writer=Writer.this_process(),  # until it is performed, or handed to the queue
@@ -490,17 +497,18 @@ def create(
     return run
 
 
-def check_styles(styles: Sequence[Image.Image], settings: TransferSettings, names: str) -> None:
-    """Raise `InputError` when there are too many, one is too small, or the blend has not a weight for each."""
-    if len(styles) > MOST_STYLES:
-        raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
-    if settings.style_blend and len(settings.style_blend) != len(styles):
+def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, names: str) -> None:
+    """Of paintings by their widths and heights: raise `InputError` when there are too many, one is too small, or the
+    blend has not a weight for each."""
+    if len(sizes) > MOST_STYLES:
+        raise InputError(f"{len(sizes)} paintings were given; {MOST_STYLES} can be blended at most.")
+    if settings.style_blend and len(settings.style_blend) != len(sizes):
         raise InputError(
-            f"style_blend has {len(settings.style_blend)} numbers for {len(styles)} paintings: give one for each, or "
+            f"style_blend has {len(settings.style_blend)} numbers for {len(sizes)} paintings: give one for each, or "
             "none."
         )
-    for style in styles:
-        images.resize(style, settings.size, names)
+    for size in sizes:
+        images.checked_shape(*size, settings.size, names)
 
 
 def find(run_id: str, owner: str | None = None) -> Run:

@@ -90,8 +90,10 @@ def comparison(
     over: Literal["iteration", "seconds"] = "iteration",
     published: pd.DataFrame | None = None,
     published_name: str = "Published",
+    columns: int = 1,
 ) -> alt.Chart:
-    """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis.
+    """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis; the
+    legend has so many columns.
 
     `published` is one more curve, dotted and grey: its columns are "total" and "iteration" or "seconds".
     """
@@ -105,7 +107,7 @@ def comparison(
     long = pd.concat(
         [frame[[over, "total"]].rename(columns={"total": "loss"}).assign(curve=name) for name, frame in curves.items()]
     )
-    return _curves(long, over, list(curves), colours, dashes, columns=1)
+    return _curves(long, over, list(curves), colours, dashes, columns)
 
 
 def phases(seconds: Mapping[str, float]) -> alt.LayerChart:
