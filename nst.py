@@ -277,7 +277,9 @@ def batch(
     yardstick.settings_of(by)
     if jobs_file:
         if contents or styles or sweep or len(preset or ()) > 1:
-            raise InputError("The runs are those of a file: leave out --contents, --styles, --sweep and a second --preset.")
+            raise InputError(
+                "The runs are those of a file: leave out --contents, --styles, --sweep and a second --preset."
+            )
         target = report_to or jobs_file.with_name(f"{jobs_file.stem}-report.html")
         name = jobs_file.name
     else:

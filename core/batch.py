@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ SUFFIXES = (".csv", ".yaml", ".yml")
 COLUMNS = ("content", "style", "preset", *KNOBS)
 OTHER_NAMES = {"contents": "content", "styles": "style", "photo": "content", "painting": "style"}
 SEVERAL = ";"  # between the styles of a run, and between the values of a setting that is a list itself
+TOLD_EVERY = 20  # runs that are made ready
 LOOK_SECONDS = 0.3
 WORKER_SECONDS = 10.0  # how often it is seen to that someone paints: a worker that starts is not seen at once
 ESTIMATE_SECONDS = 2.0  # how often the time left is told anew, at most: that reads the record of every run that waits
@@ -387,7 +389,9 @@ def _csv_rows(text: str, file: str) -> Iterator[_Row]:
                         raise InputError(f"{file}, line {line}: the column {columns[-1]} is there twice.")
                 continue
             if len(cells) > len(columns):
-                raise InputError(f"{file}, line {line}: it has {len(cells)} cells, and there are {len(columns)} columns.")
+                raise InputError(
+                    f"{file}, line {line}: it has {len(cells)} cells, and there are {len(columns)} columns."
+                )
             filled = zip(columns, map(str.strip, cells), strict=False)  # a row may end early
             yield _Row(file, line, {name: _Cell((cell,), line) for name, cell in filled if cell})
     except csv.Error as error:
@@ -428,6 +432,7 @@ def _yaml_rows(text: str, file: str) -> Iterator[_Row]:
         raise InputError(f"{file}, line {_line(root)}: a list of runs is wanted, each beginning with “- content:”.")
     for entry in root.value:
         where = f"{file}, line {_line(entry)}"
+        _check_tag(entry, where)
         if not isinstance(entry, yaml.MappingNode):
             raise InputError(f"{where}: a run is wanted, such as “content: photo.jpg” and “style: waves”.")
         cells: dict[str, _Cell] = {}
@@ -436,12 +441,19 @@ def _yaml_rows(text: str, file: str) -> Iterator[_Row]:
             name = _column(_text(key, f"{file}, line {line}"), f"{file}, line {line}")
             if name in cells:
                 raise InputError(f"{file}, line {line}: {name} is there twice.")
+            _check_tag(value, f"{file}, line {line}, column {name}")
             items = value.value if isinstance(value, yaml.SequenceNode) else [value]
             words = [_text(item, f"{file}, line {_line(item)}, column {name}") for item in items]
             if not words or (words == [""] and value.tag.endswith(":null")):
                 continue
             cells[name] = _Cell(tuple(words), line)
         yield _Row(file, _line(entry), cells)
+
+
+def _check_tag(node: Node, where: str) -> None:
+    """What YAML itself gives every value, and no other: a value says nothing of what is to be made of it."""
+    if not re.fullmatch("tag:yaml.org,2002:[a-z]+", node.tag):
+        raise InputError(f"{where}: the tag {node.tag[:80]} is not read.")
 
 
 def _line(node: Node) -> int:
@@ -453,8 +465,7 @@ def _text(node: Node, where: str) -> str:
 
     if not isinstance(node, yaml.ScalarNode):
         raise InputError(f"{where}: a word or a number is wanted.")
-    if node.tag.startswith("!") or ":python/" in node.tag:
-        raise InputError(f"{where}: the tag {node.tag[:80]} is not read.")
+    _check_tag(node, where)
     return "" if node.tag.endswith(":null") else str(node.value).strip()
 
 
@@ -508,7 +519,8 @@ def begin(due: Sequence[Part], batch: str, report: Report = lambda line: None) -
     begun = []
     for number, part in enumerate(due, 1):
         job = part.job
-        report(f"Getting ready: {number} of {len(due)}, {job.title} …")
+        if number % TOLD_EVERY == 1:
+            report(f"Getting the runs ready: {number} of {len(due)} …")
         if not (part.run and _goes_on(part.run)):
             manner = Manner(job.settings, job.preset, [read(style) for style in job.styles], job.style_name)
             part.run = manner.new_run(read(job.content), job.content.name, batch=batch, job=job.digest)

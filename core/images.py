@@ -162,16 +162,17 @@ def resize(image: Image.Image, size: int, name: str = "the picture") -> np.ndarr
 
 def checked_shape(width: int, height: int, size: int, name: str = "the picture") -> tuple[int, int]:
     """As `resized_shape`. Raises InputError when the shorter side would come out under MIN_SIDE pixels."""
-    height, width = resized_shape(width, height, size)
-    if min(height, width) < MIN_SIDE:
+    shape = resized_shape(width, height, size)
+    if min(shape) < MIN_SIDE:
         from core.settings import KNOBS  # here, so that a picture is decoded without them
 
-        helps = min(resized_shape(image.width, image.height, int(KNOBS["size"].maximum or size))) >= MIN_SIDE
+        helps = min(resized_shape(width, height, int(KNOBS["size"].maximum or size))) >= MIN_SIDE
+        remedy = "choose a larger size" if helps else "no size helps, so cut it to a less narrow part"
         raise InputError(
-            f"{name} would be only {width} × {height} pixels at size {size}, and the shorter side must have at least "
-            f"{MIN_SIDE}: {'choose a larger size' if helps else 'no size helps, so cut it to a less narrow part'}."
+            f"{name} would be only {shape[1]} × {shape[0]} pixels at size {size}, and the shorter side must have at "
+            f"least {MIN_SIDE}: {remedy}."
         )
-    return height, width
+    return shape
 
 
 def to_network(rgb: np.ndarray) -> np.ndarray:

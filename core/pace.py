@@ -55,9 +55,7 @@ class Known:
             yield each
 
 
-def expected_seconds(
-    settings: TransferSettings, shape: tuple[int, int], known: Known | None = None
-) -> float | None:
+def expected_seconds(settings: TransferSettings, shape: tuple[int, int], known: Known | None = None) -> float | None:
     """How long a run of these settings on an image of `shape` (height, width) should take; `None` if unmeasured.
     Many estimates share what is `known`."""
     paces = _recent(settings, shape, known or Known()) or _trial()

@@ -94,7 +94,7 @@ def given(text: str, folder: Path = Path()) -> Given:
     """
     path = folder / text
     is_word = Path(text).name == text and not Path(text).suffix
-    if is_word and not paths.is_file(path) and not os.path.islink(path):
+    if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path's raises over too long a name
         return Given(find(text).path(), text, is_sample=True)
     return Given(path, path.stem)
 

@@ -61,7 +61,7 @@ class Manner:
         )
 
     def digest(self) -> bytes:
-        """The same for the same pictures and steering; the settings are not in it, as a film's frames differ in them."""
+        """The same for the same pictures and steering. The settings are not in it: a film's frames differ in them."""
         digest = hashlib.sha256(self.style_name.encode())
         for picture in (*self.styles, None, *self.masks, None, self.kept, self.start):
             digest.update(f"{picture.size} {picture.mode}".encode() + picture.tobytes() if picture else b"none")
@@ -127,7 +127,10 @@ class Series:
         for photo in self.photos:
             before = parts[-1] if self.later and parts else None
             settings = self.later if self.later and before else self.manner.settings
-            digest, output = made_of(manner, settings, _bytes(photo), before.made_of if before else ""), self.output(photo)
+            digest, output = (
+                made_of(manner, settings, _bytes(photo), before.made_of if before else ""),
+                self.output(photo),
+            )
             is_painted = output.exists() and _made_of(output) == digest
             parts.append(Part(photo, output, settings, digest, before.output if before else None, is_painted))
         return parts

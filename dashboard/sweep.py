@@ -94,7 +94,9 @@ def _choose_values(place: int, knob: Knob, now: Any) -> list[Any]:
     text = st.text_input(label, _around(knob, now), key=key, help=f"{knob.meaning} Up to {MOST_VALUES}, with commas.")
     values = batch.values_of(knob.name, (text or "").split(","))
     if len(values) > MOST_VALUES:
-        raise InputError(f"{knob.label} has {len(values)} values: give {MOST_VALUES} at most here; nst batch takes more.")
+        raise InputError(
+            f"{knob.label} has {len(values)} values: give {MOST_VALUES} at most here; nst batch takes more."
+        )
     return values
 
 

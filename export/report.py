@@ -109,8 +109,8 @@ def html(
     """A page about the runs, without scripts or references to anything outside itself.
 
     `readings` are by the runs' names, and `yardstick` says whose losses they are, such as "the preset reference".
-    `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.timings`, by their
-    titles. Raises `InputError` for no runs, or for one that cannot be read.
+    `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.timings`, by
+    their titles. Raises `InputError` for no runs, or for one that cannot be read.
     """
     return _page(_shown(found, readings), title, yardstick, frames, timings)
 

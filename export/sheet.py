@@ -39,7 +39,7 @@ class Sheet:
 
 
 def sheets(records: Sequence[RunRecord]) -> list[Sheet]:
-    """The tables; none where less than two things were different, or the combinations are few of those that could be."""
+    """The tables; none where less than two things were different, or few of their combinations are there."""
     found = _telling_apart(varying(records))
     if len(found) < 2:
         return []

@@ -75,7 +75,7 @@ def test_a_row_is_a_run_and_what_is_left_empty_is_the_preset_s(read, folder):
 
 
 def test_yaml_asks_for_the_same_as_csv(read):
-    rows = "content,style,preset,style_weight,style_blend\nphotos/a.png,art/x.png;art/y.png,draft,1e4,\"2,1\"\n"
+    rows = 'content,style,preset,style_weight,style_blend\nphotos/a.png,art/x.png;art/y.png,draft,1e4,"2,1"\n'
     rows += "chelsea,waves,,,\n"
     text = """
 - content: photos/a.png
@@ -132,7 +132,8 @@ def test_a_csv_file_that_cannot_be(read, text, message):
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
 )
 
 
@@ -146,22 +147,23 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("- content: chelsea\n  style: [waves", r"^jobs\.yaml, line 2: it is not YAML \("),
         ("- content: chelsea\n\n  stile: waves", r"^jobs\.yaml, line 3: there is no column 'stile' \(is style meant"),
         ("- content: chelsea\n  content: coffee", r"^jobs\.yaml, line 2: content is there twice\.$"),
-        ("- content: [chelsea, coffee]\n  style: waves", r"line 1, column content: 2 were given, and a run has one\.$"),
+        ("- content: [chelsea, coffee]\n  style: waves", r"line 1, column content: 2 were given, and a run has"),
         ("- content: {a: b}\n  style: waves", r"line 1, column content: a word or a number is wanted\.$"),
         ("- content: chelsea\n  style: [[waves]]", r"line 2, column style: a word or a number is wanted\.$"),
-        ("- content: chelsea\n  style: !!python/object/apply:os.system [ls]", r"column style: There is no sample"),
-        ("- content: chelsea\n  style: !!python/name:os.system waves", r"column style: the tag tag:yaml.* is not read"),
+        ("- content: chelsea\n  style: !!python/object/apply:os.system [ls]", r"column style: the tag tag:\S+ is"),
+        ("- content: chelsea\n  style: !!python/name:os.system waves", r"column style: the tag tag:\S+ is not"),
         ("- content: !own chelsea\n  style: waves", r"column content: the tag !own is not read\.$"),
-        ("- content: chelsea\n  style: waves\n  size: yes", r"line 3, column size: size = 'yes': should be a valid int"),
+        ("- content: chelsea\n  style: waves\n  size: yes", r"line 3, column size: size = 'yes': should be a valid"),
         ("- content: chelsea\n  style: waves\n  size: 2026-01-01", r"line 3, column size: size = '2026-01-01': "),
         ("- ? [a, b]\n  : c", r"line 1: a word or a number is wanted\.$"),
         ("- &a {content: chelsea, style: waves}\n- *a", r"^jobs\.yaml, line 2: aliases \(\*\) are not read\.$"),
+        ("- !own {content: chelsea, style: waves}", r"^jobs\.yaml, line 1: the tag !own is not read\.$"),
         (LAUGHS, r"^jobs\.yaml, line 2: aliases \(\*\) are not read\.$"),
         ("- &a [*a]", r"^jobs\.yaml, line 1: aliases \(\*\) are not read\.$"),
         ("[" * 20_000, r"^jobs\.yaml: lists lie within lists too deep\.$"),
         ("- content: chelsea\n  style: wa\x07ves", r"^jobs\.yaml: it is not YAML \(.*#x0007"),
         ("--- []\n--- []", r"^jobs\.yaml, line 2: it is not YAML \(but found another document\)\.$"),
-        ("- {content: chelsea, style: waves, size: " + "9" * 5000 + "}", r"line 1, column size: size = '9+…': "),
+        ("- {content: chelsea, style: waves, size: " + "9" * 5000 + "}", r"column size: size = '9+…: .* exceeded"),
     ],
 )  # fmt: skip
 def test_a_yaml_file_that_cannot_be(read, text, message):
@@ -186,6 +188,13 @@ def test_another_kind_of_file_is_none(folder):
     (folder / "jobs.csv").mkdir()
     with pytest.raises(InputError, match=r"jobs\.csv cannot be read: "):
         batch.of_file(folder / "jobs.csv")
+
+
+def test_a_huge_file_is_not_read(folder):
+    with (folder / "jobs.yaml").open("wb") as file:
+        file.truncate(100 * 2**20)
+    with pytest.raises(InputError, match=r"cannot be read: it has more than 1,048,576 bytes"):
+        batch.of_file(folder / "jobs.yaml")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes with a name are POSIX's")
@@ -218,7 +227,9 @@ def test_every_photo_with_every_painting_preset_and_value(folder):
 
 
 def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
-    found = product(folder, contents=["chelsea", str(folder / "photos" / "b.png")], styles=["waves", str(folder / "art")])
+    found = product(
+        folder, contents=["chelsea", str(folder / "photos" / "b.png")], styles=["waves", str(folder / "art")]
+    )
     assert [job.title for job in found] == [f"{a} × {b}" for a in ("chelsea", "b") for b in ("waves", "x", "y")]
 
 
@@ -230,7 +241,7 @@ def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
         ({"contents": ["waves", "waves"]}, r"^The photo \S+ is given twice\.$"),
         ({"presets": ["draft", "draft"]}, r"^The preset draft is given twice\.$"),
         ({"presets": ["oil"]}, r"^There is no preset 'oil'; there are "),
-        ({"sweeps": {"size": [64]}}, r"^size is to be swept, and is given one value beside: leave one of the two out\.$"),
+        ({"sweeps": {"size": [64]}}, r"^size is to be swept, and is given one value beside: leave one of"),
         ({"sweeps": {"seed": [*range(126)]}}, r"^These are 504 runs; a batch has at most 500"),
         ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would begin at 32 px; the least is 64 px\.$"),
     ],

@@ -67,7 +67,9 @@ def test_a_value_that_is_the_preset_s_own_is_one_of_those_that_were_tried():
 
 
 def test_what_goes_with_the_preset_alone_makes_no_table_of_its_own():
-    records = [record(content, preset=preset, size=size) for content in "ab" for preset, size in (("draft", 64), ("fast", 96))]
+    records = [
+        record(content, preset=preset, size=size) for content in "ab" for preset, size in (("draft", 64), ("fast", 96))
+    ]
     (table,) = sheet.sheets(records)
     assert (table.row, table.column) == ("Photo", "Preset")
     assert sheet.captions(records)[0] == "a, Preset draft, Size 64 px"
