@@ -289,7 +289,7 @@ def batch(
         name = " × ".join(" + ".join(Path(each).name or each for each in named) for named in (contents, styles))
     with _working() as told:
         if jobs_file:
-            wanted = batches.of_file(jobs_file, *(preset or ()), common=common, report=told)
+            wanted = batches.of_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, told)
         else:
             values: dict[str, list[Any]] = {}
             for setting, its_values in map(batches.swept, sweep or ()):

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from core import images, jobs, paths, runs, series, settings
 from core.decoding import Decoder
 from core.errors import InputError, StudioError
-from core.names import as_name
 from core.roles import JOINT
 from core.runs import Run, RunRecord
 from core.samples import Given, given
@@ -167,17 +166,16 @@ def swept(text: str) -> tuple[str, list[Any]]:
     return name, values_of(name, rest.split(SEVERAL if KNOBS[name].type is tuple else ","))
 
 
-def values_of(name: str, given_values: Sequence[Any]) -> list[Any]:
+def values_of(name: str, texts: Sequence[str]) -> list[Any]:
     """The values of a setting as its own type. Raises `InputError` when there is none, or one that it cannot have or
     that comes twice."""
-    texts = [value.strip() if isinstance(value, str) else value for value in given_values]
-    if not texts or "" in texts:
-        raise InputError(f"{name} has an empty value among those to sweep.")
     values: list[Any] = []
-    for text in texts:
+    for text in map(str.strip, texts):
+        if not text:
+            raise InputError(f"{name} has an empty value among those to sweep.")
         value = _as_its_type(name, text)
         if value in values:
-            raise InputError(f"{name} = {text} is given twice.")
+            raise InputError(f"{name} = {text[:80]} is given twice.")
         values.append(value)
     return values
 
@@ -188,10 +186,10 @@ def combinations(sweeps: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
         yield dict(zip(sweeps, values, strict=True))
 
 
-def _as_its_type(name: str, text: Any) -> Any:
+def _as_its_type(name: str, text: str) -> Any:
     """One setting's value, as far as it can be checked without the others."""
     if KNOBS[name].each_of:  # as many as there are layers or paintings
-        return tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else text
+        return tuple(part.strip() for part in text.split(","))
     room_for_stages = {"size": KNOBS["size"].maximum}
     return getattr(settings.choose(**{**room_for_stages, name: text}), name)
 
@@ -200,7 +198,7 @@ def _pictures(named: Sequence[str]) -> list[Given]:
     found = []
     for text in named:
         folder = Path(text)
-        found += [Given(path, path.stem) for path in series.pictures_in(folder)] if folder.is_dir() else [given(text)]
+        found += [*map(Given.of, series.pictures_in(folder))] if folder.is_dir() else [given(text)]
     return found
 
 
@@ -234,7 +232,7 @@ class _Checker:
         sizes, manner = _kept(self._manners, styles, self._look_at_styles)
         images.checked_shape(width, height, wanted.size, content.name)
         runs.check_styles(sizes, wanted, JOINT.join(style.name for style in styles))
-        named = json.dumps([as_name(content.name), preset, series.made_of(manner, wanted, photo)])
+        named = json.dumps([content.name, preset, series.made_of(manner, wanted, photo)])
         return Job(content, styles, preset, wanted, hashlib.sha256(named.encode()).hexdigest())
 
     def _look_at_photo(self, photo: Given) -> tuple[tuple[int, int], bytes]:
@@ -402,30 +400,7 @@ def _yaml_rows(text: str, file: str) -> Iterator[_Row]:
     """Every value as the text that it is written as: the settings know their types themselves."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Composes nodes alone: no object is ever made of them."""
-
-        def compose_node(self, parent: Node | None, index: int) -> Node | None:
-            if self.check_event(yaml.AliasEvent):  # a few of them can stand for billions of values
-                raise InputError(f"{file}, line {self.peek_event().start_mark.line + 1}: aliases (*) are not read.")
-            node: Node | None = super().compose_node(parent, index)
-            return node
-
-    try:
-        loader = Loader(text)
-        try:
-            root = loader.get_single_node()
-        finally:
-            loader.dispose()
-    except RecursionError as error:
-        raise InputError(f"{file}: lists lie within lists too deep.") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{file}{line}: it is not YAML ({error.problem or error.context}).") from error
-    except (yaml.YAMLError, ValueError) as error:  # such as a character that YAML does not allow
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: it is not YAML ({' '.join(str(error).split())}).") from error
+    root = _composed(text, file)
     if root is None:
         return
     if not isinstance(root, yaml.SequenceNode):
@@ -437,17 +412,39 @@ def _yaml_rows(text: str, file: str) -> Iterator[_Row]:
             raise InputError(f"{where}: a run is wanted, such as “content: photo.jpg” and “style: waves”.")
         cells: dict[str, _Cell] = {}
         for key, value in entry.value:
-            line = _line(key)
-            name = _column(_text(key, f"{file}, line {line}"), f"{file}, line {line}")
+            where = f"{file}, line {_line(key)}"
+            name = _column(_text(key, where), where)
             if name in cells:
-                raise InputError(f"{file}, line {line}: {name} is there twice.")
-            _check_tag(value, f"{file}, line {line}, column {name}")
+                raise InputError(f"{where}: {name} is there twice.")
+            _check_tag(value, f"{where}, column {name}")
             items = value.value if isinstance(value, yaml.SequenceNode) else [value]
             words = [_text(item, f"{file}, line {_line(item)}, column {name}") for item in items]
-            if not words or (words == [""] and value.tag.endswith(":null")):
-                continue
-            cells[name] = _Cell(tuple(words), line)
+            if words and not value.tag.endswith(":null"):
+                cells[name] = _Cell(tuple(words), _line(key))
         yield _Row(file, _line(entry), cells)
+
+
+def _composed(text: str, file: str) -> Node | None:
+    """The nodes that a YAML text consists of, of which no object is ever made."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Node | None, index: int) -> Node | None:
+            if self.check_event(yaml.AliasEvent):  # a few of them can stand for billions of values
+                raise InputError(f"{file}, line {self.peek_event().start_mark.line + 1}: aliases (*) are not read.")
+            node: Node | None = super().compose_node(parent, index)
+            return node
+
+    try:
+        root: Node | None = Loader(text).get_single_node()
+    except RecursionError as error:
+        raise InputError(f"{file}: lists lie within lists too deep.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{file}{line}: it is not YAML ({error.problem or error.context}).") from error
+    except yaml.YAMLError as error:  # such as a character that YAML does not allow
+        raise InputError(f"{file}: it is not YAML ({' '.join(str(error).split())}).") from error
+    return root
 
 
 def _check_tag(node: Node, where: str) -> None:
@@ -504,8 +501,11 @@ def parts(wanted: Sequence[Job], again: bool = False) -> list[Part]:
         known.sort(key=lambda each: _RANKS.index(each[0]))
     made = []
     for job in wanted:
-        state, run = found[job.digest].pop(0) if found.get(job.digest) else ("new", None)
-        made.append(Part(job, run, state))
+        if known := found.get(job.digest):
+            state, run = known.pop(0)
+            made.append(Part(job, run, state))
+        else:
+            made.append(Part(job))
     return made
 
 

@@ -1,5 +1,7 @@
 """The sample gallery: three photos to paint and eight pictures to paint them after, all free to use and offline."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from PIL import Image
 from core import decoding, images, paintings, paths
 from core.decoding import Decoder
 from core.errors import InputError, StudioError
+from core.names import as_name
 
 EDITION = 1  # part of the file names of the painted samples: count up when a painting changes
 OWN = "painted by this project"
@@ -79,6 +82,11 @@ class Given:
     name: str
     is_sample: bool = False
 
+    @staticmethod
+    def of(path: Path) -> Given:
+        """Of a file."""
+        return Given(path, as_name(path.stem))
+
     def read(self, decoder: Decoder | None = None) -> Image.Image:
         """RGB and upright, a foreign file by the decoder that is given or one of its own. Raises as
         `decoding.read` does."""
@@ -96,7 +104,7 @@ def given(text: str, folder: Path = Path()) -> Given:
     is_word = Path(text).name == text and not Path(text).suffix
     if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path's raises over too long a name
         return Given(find(text).path(), text, is_sample=True)
-    return Given(path, path.stem)
+    return Given.of(path)
 
 
 def thumbnail(sample: Sample, side: int = 240) -> np.ndarray:

@@ -146,10 +146,12 @@ def write_zip(
 def differences(record: RunRecord) -> list[tuple[str, str, str]]:
     """What a run was told otherwise than its preset says: the setting's label, its value and the preset's, in words.
     Nothing for a preset that is none here, as of an imported run."""
+    if record.preset not in PRESETS:
+        return []
+    usual = PRESETS[record.preset].settings()
     return [
-        (KNOBS[name].label, *(words.setting(KNOBS[name], each) for each in (record.settings, usual)))
-        for name in words.own(record.preset, record.settings)
-        if (usual := PRESETS[record.preset].settings())
+        (KNOBS[name].label, words.setting(KNOBS[name], record.settings), words.setting(KNOBS[name], usual))
+        for name in words.differing(record.settings, usual)
     ]
 
 

@@ -457,3 +457,13 @@ def test_an_imported_run_is_of_no_batch(folder, tmp_path):
 def test_every_preset_can_be_asked_for(read):
     rows = ["content,style,preset", *(f"chelsea,waves,{name}" for name in PRESETS)]
     assert [job.preset for job in read("\n".join(rows))] == list(PRESETS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there a name is any bytes")
+def test_a_file_s_name_may_be_no_text(folder):
+    for path in ("photos/a.png", "art/x.png"):
+        (folder / path).rename(folder / os.fsdecode(path.encode().replace(b".png", b"\xff.png")))
+    job = product(folder)[0]
+    assert job.title == "a\ufffd × x\ufffd"
+    (run,) = batch.begin(batch.parts([job]), "it")
+    assert run.record().content == "a\ufffd" and batch.parts([job])[0].run == run
