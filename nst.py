@@ -287,6 +287,7 @@ def batch(
             raise InputError("Name a file of runs, or photos and paintings by --contents and --styles.")
         target = report_to or Path("batch-report.html")
         name = " × ".join(" + ".join(Path(each).name or each for each in named) for named in (contents, styles))
+    reports.check_writable(target)
     with _working() as told:
         if jobs_file:
             wanted = batches.of_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, told)
@@ -298,7 +299,6 @@ def batch(
                 values[setting] = its_values
             presets = preset or [DEFAULT_PRESET]
             wanted = batches.of_product(contents or (), styles or (), presets, values, common, told)
-    reports.check_writable(target)
     _paint_batch(wanted, name, target, by, measure, again, address, as_json)
 
 
@@ -1025,14 +1025,14 @@ def _have_painted(watch: Watch, name: str, paint_there: Callable[..., None] | No
             paint_there(begun, report=told)
     else:
         jobs.submit(*begun)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    left = TextColumn("{task.fields[left]}")
-    with Progress(*columns, left, console=screen, disable=not screen.is_terminal) as bar:
+    words = TextColumn("{task.description}", markup=False)  # of pictures' names, too
+    columns = (words, BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[left]}"))
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
         iterations = sum(part.job.settings.iterations for part in watch.parts)
         task = bar.add_task("", total=iterations, left="", visible=iterations > 0)
         told_of = 0
         for sight in watch.until_over():
-            bar.update(task, completed=sight.iterations, description=sight.words, left=sight.left)
+            bar.update(task, completed=sight.iterations, description=legible(sight.words), left=sight.left)
             if not screen.is_terminal:
                 for line in watch.endings()[told_of:]:
                     _tell(line)

@@ -91,7 +91,7 @@ def _choose_values(place: int, knob: Knob, now: Any) -> list[Any]:
     key = f"sweep-values-{place}-{knob.name}"
     if knob.choices:
         return list(st.multiselect(label, knob.choices, knob.choices, key=key, help=knob.meaning))
-    text = st.text_input(label, _around(knob, now), key=key, help=f"{knob.meaning} Up to {MOST_VALUES}, with commas.")
+    text = st.text_input(label, around(knob, now), key=key, help=f"{knob.meaning} Up to {MOST_VALUES}, with commas.")
     values = batch.values_of(knob.name, (text or "").split(","))
     if len(values) > MOST_VALUES:
         raise InputError(
@@ -100,12 +100,12 @@ def _choose_values(place: int, knob: Knob, now: Any) -> list[Any]:
     return values
 
 
-def _around(knob: Knob, now: float) -> str:
+def around(knob: Knob, now: float) -> str:
     """Values to begin with: what is set, and less and more of it as far as there is."""
     low, high = knob.minimum or 0, knob.maximum or float("inf")
     step = 2 if knob.type is int or high <= 10 else 10
     tried = [now / step, now, now * step] if now else [0, 1]
-    if high <= 1 and now:
+    if high <= 1:
         tried = [now / 2, now, (1 + now) / 2]
     values = [knob.type(value) for value in tried if low <= value <= high]
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in dict.fromkeys(values))

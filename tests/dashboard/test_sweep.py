@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from core import hardware, jobs, paths, runs, samples
+from core import batch, hardware, jobs, paths, runs, samples
 from core.runs import Run
-from core.settings import KNOBS, choose
-from dashboard.sweep import MOST_VALUES, OFFERED
+from core.settings import KNOBS, PRESETS, choose
+from dashboard.sweep import MOST_VALUES, OFFERED, around
 
 HOSTILE = '"><script>alert(1)</script>'
 
@@ -109,14 +109,13 @@ def test_combinations_that_cannot_be_are_refused_before_any_is_begun(visit):
     assert page.button(key="sweep").disabled
 
 
-@pytest.mark.parametrize("name", OFFERED)
-def test_every_setting_that_is_offered_has_values_to_begin_with(visit, name):
-    page = visit("stylize")
-    page.selectbox(key="sweep-setting-0").set_value(name).run()
-    assert not page.exception
-    if name != "stages":  # at 512 px, four times as many have no room
-        assert not page.error, [error.value for error in page.error]
-    assert KNOBS[name].label in page.selectbox(key="sweep-setting-0").options
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_number_that_is_offered_has_values_to_begin_with(preset):
+    for name in OFFERED:
+        knob, now = KNOBS[name], getattr(PRESETS[preset].settings(), name)
+        if not knob.choices:
+            values = batch.values_of(name, around(knob, now).split(","))
+            assert now in values and 2 <= len(values) <= MOST_VALUES, name
 
 
 def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
@@ -127,7 +126,7 @@ def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
         assert words in [each.value for each in page.markdown]
     told = links(page, "Coarse to fine")
     assert len(told) == 4 and {query for _, query in told} == {f"run={run.id}" for run in swept}
-    assert len(page.get("imgs")) == 4 and not links(page, "Compare")
+    assert len(page.image) == 4 and not links(page, "Compare")
 
 
 def test_what_waits_can_be_stopped_and_then_the_others_are_compared(visit, swept):
@@ -160,7 +159,7 @@ def test_a_hostile_name_in_a_batch_stays_a_name(visit, swept):
         runs.change(run, content=name, batch=HOSTILE, settings=choose("draft", size=128))
     page = visit("stylize", batch=HOSTILE)
     assert not page.exception and HOSTILE not in texts(page)
-    assert len(page.get("imgs")) == 3
+    assert len(page.image) == 3
 
 
 def test_a_batch_whose_runs_were_deleted_is_none(visit, swept):
