@@ -280,7 +280,7 @@ def batch(
             raise InputError(
                 "The runs are those of a file: leave out --contents, --styles, --sweep and a second --preset."
             )
-        target = report_to or jobs_file.with_name(f"{jobs_file.stem}-report.html")
+        target = report_to or jobs_file.parent / f"{jobs_file.stem}-report.html"
         name = jobs_file.name
     else:
         if not (contents and styles):
@@ -292,13 +292,8 @@ def batch(
         if jobs_file:
             wanted = batches.of_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, told)
         else:
-            values: dict[str, list[Any]] = {}
-            for setting, its_values in map(batches.swept, sweep or ()):
-                if setting in values:
-                    raise InputError(f"--sweep {setting} is given twice.")
-                values[setting] = its_values
-            presets = preset or [DEFAULT_PRESET]
-            wanted = batches.of_product(contents or (), styles or (), presets, values, common, told)
+            presets, sweeps = preset or [DEFAULT_PRESET], batches.sweeps(sweep or ())
+            wanted = batches.of_product(contents or (), styles or (), presets, sweeps, common, told)
     _paint_batch(wanted, name, target, by, measure, again, address, as_json)
 
 

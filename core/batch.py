@@ -151,6 +151,17 @@ def check_count(count: int) -> None:
         raise InputError(f"These are {count:,} runs; a batch has at most {MOST_RUNS:,}: ask for fewer at a time.")
 
 
+def sweeps(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """The settings and their values, from a text like "style_weight=1e4,1e5" each. Raises `InputError` as `swept` does,
+    and for a setting that comes twice."""
+    found: dict[str, list[Any]] = {}
+    for name, values in map(swept, texts):
+        if name in found:
+            raise InputError(f"{name} is to be swept twice: give all its values at once.")
+        found[name] = values
+    return found
+
+
 def swept(text: str) -> tuple[str, list[Any]]:
     """From "style_weight=1e4,1e5" the setting and its values. Those of a setting that is a list itself are parted by
     semicolons.

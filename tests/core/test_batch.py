@@ -216,7 +216,7 @@ def test_names_that_turn_the_text_around_are_kept_as_legible_ones(read, folder):
 
 
 def test_every_photo_with_every_painting_preset_and_value(folder):
-    sweeps = dict(map(batch.swept, ("style_weight=1e4,1e5", "stages=1,2")))
+    sweeps = batch.sweeps(["style_weight=1e4,1e5", "stages=1,2"])
     found = product(folder, presets=["draft", "fast"], sweeps=sweeps, common={"iterations": "3"})
     assert len(found) == 2 * 2 * 2 * 4 and len({job.digest for job in found}) == len(found)
     assert [job.title for job in found[::8]] == ["a × x", "a × y", "b × x", "b × y"]
