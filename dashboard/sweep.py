@@ -33,11 +33,13 @@ YARDSTICK = "reference"  # whose losses the report measures by
 
 # The table keeps its rows and columns on a narrow screen, and is moved sideways there.
 STYLE = """<style>
-[class*="st-key-sheet-"] { overflow-x: auto; }
-[class*="st-key-sheet-"] [data-testid="stHorizontalBlock"] { flex-wrap: nowrap; width: 100%; min-width: max-content; }
-[class*="st-key-sheet-"] [data-testid="stColumn"] { flex: 1 0 9rem; min-width: 9rem !important; max-width: 20rem; }
-[class*="st-key-sheet-"] [data-testid="stColumn"]:first-child { flex: 0 0 6rem; min-width: 6rem !important; }
+[class*="st-key-sheet-"] {{ overflow-x: auto; }}
+[class*="st-key-sheet-"] [data-testid="stHorizontalBlock"] {{ flex-wrap: nowrap; }}
+[class*="st-key-sheet-"] [data-testid="stColumn"] {{ flex: 1 1 0; min-width: 0; max-width: 20rem; }}
+[class*="st-key-sheet-"] [data-testid="stColumn"]:first-child {{ flex: 0 0 5rem; }}
+{widths}
 </style>"""
+ROW = '[data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"])'
 
 Found = list[tuple[Run, RunRecord]]
 
@@ -149,7 +151,8 @@ def link_from(run: Run) -> None:
     except StudioError:
         return
     if name and len(_of(name, visitor.sees())) > 1:
-        st.page_link("views/stylize.py", label="Whole batch", icon=":material/grid_on:", query_params={"batch": name})
+        there = {"batch": name}
+        st.button("Whole batch", icon=":material/grid_on:", on_click=st.query_params.from_dict, args=(there,))
 
 
 def show(name: str) -> None:
@@ -160,12 +163,11 @@ def show(name: str) -> None:
         return
     titles = {record.title for _, record in found}
     st.header(plain(titles.pop() if len(titles) == 1 else name), anchor=False)
-    st.html(STYLE)
     if any(record.unfinished for _, record in found):
         st.fragment(_live, run_every=REFRESH_SECONDS)(name)
     else:
-        _table(found)
         _afterwards(found)
+        _table(found)
 
 
 @st.cache_resource(ttl=10, max_entries=16, show_spinner=False)
@@ -216,6 +218,11 @@ def _table(found: Found) -> None:
         _cell(*found[number], words[number])
 
     tables = sheet.sheets(records)
+    widths = (
+        f".st-key-sheet-{place} {ROW} {{ min-width: {6 + 9 * len(table.columns)}rem; }}"
+        for place, table in enumerate(tables)
+    )
+    st.html(STYLE.format(widths="\n".join(widths)))
     if not tables:
         with st.grid(min_column_width=200, key="sheet-grid"):
             for number in range(len(found)):
@@ -243,9 +250,14 @@ def _cell(run: Run, record: RunRecord, words: str) -> None:
     picture = viewer.jpeg(path, SIDE) or viewer.jpeg(run.live, SIDE)
     label, colour, icon = STATUSES[record.status]
     st.image(picture or _blank(record.shape), width="stretch", alt=f"{record.title}, {words}: {label}")
-    if record.status != "done":
-        st.badge(label, color=colour, icon=icon)
-    st.page_link("views/stylize.py", label=plain(words), query_params={"run": run.id})
+    st.caption(plain(words))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if record.status != "done":
+            st.badge(label, color=colour, icon=icon)
+        # No link: Streamlit follows one to the same page, and leaves the browser's address as it was.
+        if st.button("View", key=f"view-{run.id}", icon=":material/open_in_full:", type="tertiary"):
+            st.query_params.from_dict({"run": run.id})
+            st.rerun()
 
 
 @st.cache_data(show_spinner=False, max_entries=64)

@@ -8,7 +8,8 @@ def setting(knob: Knob, settings: TransferSettings) -> str:
     value = getattr(settings, knob.name)
     if isinstance(value, tuple):
         return ", ".join(map(plainly, value)) or "1 each"
-    return f"{plainly(value)} {knob.unit}".strip()
+    unit = knob.unit.removesuffix("s") if knob.type is int and value == 1 else knob.unit  # one of the stages
+    return f"{plainly(value)} {unit}".strip()
 
 
 def plainly(value: object) -> str:

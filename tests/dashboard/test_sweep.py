@@ -122,11 +122,13 @@ def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
     page = visit("stylize", batch="sweep-1")
     assert page.header[0].value == "coffee × glass"
     assert "3 of 4 are painted" in page.get("progress")[0].proto.text
-    for words in ("**1 stages**", "**2 stages**", "**1**", "**2**"):
+    for words in ("**1 stage**", "**2 stages**", "**1**", "**2**"):
         assert words in [each.value for each in page.markdown]
-    told = links(page, "Coarse to fine")
-    assert len(told) == 4 and {query for _, query in told} == {f"run={run.id}" for run in swept}
+    assert "Coarse to fine 2 stages, Style weight 1" in texts(page).replace("\\", "")
     assert len(page.image) == 4 and not links(page, "Compare")
+    page.button(key=f"view-{swept[1].id}").click().run()
+    assert page.query_params["run"] in (swept[1].id, [swept[1].id]) and "batch" not in page.query_params
+    assert not page.exception
 
 
 def test_what_waits_can_be_stopped_and_then_the_others_are_compared(visit, swept):
@@ -143,8 +145,11 @@ def test_what_waits_can_be_stopped_and_then_the_others_are_compared(visit, swept
 
 
 def test_a_run_leads_to_its_batch(visit, swept, kept):
-    assert links(visit("stylize", run=swept[0].id), "Whole batch") == [("Whole batch", "batch=sweep-1")]
-    assert not links(visit("stylize", run=kept.done.id), "Whole batch")
+    assert "Whole batch" not in [each.label for each in visit("stylize", run=kept.done.id).button]
+    page = visit("stylize", run=swept[0].id)
+    button(page, "Whole batch").click().run()
+    assert page.query_params["batch"] in ("sweep-1", ["sweep-1"]) and "run" not in page.query_params
+    assert len(page.image) == 4 and not page.exception
 
 
 @pytest.mark.parametrize("name", ["none", HOSTILE, "../../etc", "\u202e"])
