@@ -201,8 +201,8 @@ def _as_its_type(name: str, text: str) -> Any:
     """One setting's value, as far as it can be checked without the others."""
     if KNOBS[name].each_of:  # as many as there are layers or paintings
         return tuple(part.strip() for part in text.split(","))
-    room_for_stages = {"size": KNOBS["size"].maximum}
-    return getattr(settings.choose(**{**room_for_stages, name: text}), name)
+    choices: dict[str, Any] = {"size": KNOBS["size"].maximum, name: text}  # so large that there is room for any stages
+    return getattr(settings.choose(**choices), name)
 
 
 def _pictures(named: Sequence[str]) -> list[Given]:
@@ -508,8 +508,8 @@ def parts(wanted: Sequence[Job], again: bool = False) -> list[Part]:
         if (job := asked.get(record.job)) and job.is_what(record):
             painted: State = "painted" if record.status == "done" and run.result.is_file() else "broken off"
             found.setdefault(record.job, []).append(("under way" if record.unfinished else painted, run))
-    for known in found.values():
-        known.sort(key=lambda each: _RANKS.index(each[0]))
+    for ranked in found.values():
+        ranked.sort(key=lambda each: _RANKS.index(each[0]))
     made = []
     for job in wanted:
         if known := found.get(job.digest):

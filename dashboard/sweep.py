@@ -7,7 +7,7 @@ import io
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from PIL import Image
@@ -23,6 +23,9 @@ from dashboard.gallery import Picture
 from dashboard.paintings import Chosen
 from dashboard.wording import STATUSES, duration, plain
 
+if TYPE_CHECKING:
+    from export.sheet import Sheet
+
 MOST_VALUES = 6  # of a setting: more make a table that no screen shows
 SETTINGS = ("Setting", "And another")
 FIRST = "style_weight"  # what is offered at first
@@ -32,14 +35,13 @@ REFRESH_SECONDS = 2.0
 YARDSTICK = "reference"  # whose losses the report measures by
 
 # The table keeps its rows and columns on a narrow screen, and is moved sideways there.
-STYLE = """<style>
+ROW = '[data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"])'
+STYLE = f"""
 [class*="st-key-sheet-"] {{ overflow-x: auto; }}
-[class*="st-key-sheet-"] [data-testid="stHorizontalBlock"] {{ flex-wrap: nowrap; }}
+[class*="st-key-sheet-"] {ROW} {{ flex-wrap: nowrap; }}
 [class*="st-key-sheet-"] [data-testid="stColumn"] {{ flex: 1 1 0; min-width: 0; max-width: 20rem; }}
 [class*="st-key-sheet-"] [data-testid="stColumn"]:first-child {{ flex: 0 0 5rem; }}
-{widths}
-</style>"""
-ROW = '[data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"])'
+"""
 
 Found = list[tuple[Run, RunRecord]]
 
@@ -218,11 +220,7 @@ def _table(found: Found) -> None:
         _cell(*found[number], words[number])
 
     tables = sheet.sheets(records)
-    widths = (
-        f".st-key-sheet-{place} {ROW} {{ min-width: {6 + 9 * len(table.columns)}rem; }}"
-        for place, table in enumerate(tables)
-    )
-    st.html(STYLE.format(widths="\n".join(widths)))
+    st.html(f"<style>{STYLE}{''.join(map(_width, range(len(tables)), tables))}</style>")
     if not tables:
         with st.grid(min_column_width=200, key="sheet-grid"):
             for number in range(len(found)):
@@ -233,7 +231,7 @@ def _table(found: Found) -> None:
             st.subheader(plain(table.title), anchor=False)
         with st.container(key=f"sheet-{place}"):
             corner, *heads = st.columns(1 + len(table.columns))
-            corner.caption(plain(f"{table.row} ↓  {table.column} →"))
+            corner.caption(f"{plain(table.row)} ↓  \n{plain(table.column)} →")
             for head, column in zip(heads, table.columns, strict=True):
                 head.markdown(f"**{plain(column)}**")
             for row in table.rows:
@@ -243,6 +241,11 @@ def _table(found: Found) -> None:
                     with here, st.container(gap="xsmall"):
                         for number in table.at(row, column):
                             cell(number)
+
+
+def _width(place: int, table: Sheet) -> str:
+    """The least width of a table's rows, so that their columns stay under one another."""
+    return f".st-key-sheet-{place} {ROW} {{ min-width: {6 + 9 * len(table.columns)}rem; }}"
 
 
 def _cell(run: Run, record: RunRecord, words: str) -> None:
