@@ -988,7 +988,8 @@ def _paint_batch(
         batches.leave_off(watch.unfinished())
         raise
     painted, failed = watch.painted(), watch.failed()
-    _tell(f"Painted {len(painted)} of {len(watch.parts)}")
+    if watch.parts:
+        _tell(f"Painted {len(painted)} of {len(watch.parts)}")
     for message, titles in failed.items():
         _tell(f"{', '.join(titles[:3])}{f' and {len(titles) - 3} more' if len(titles) > 3 else ''}: {message}")
     if stopped:
