@@ -1023,11 +1023,13 @@ def _have_painted(watch: Watch, name: str, paint_there: Callable[..., None] | No
         jobs.submit(*begun)
     words = TextColumn("{task.description}", markup=False)  # of pictures' names, too
     columns = (words, BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[left]}"))
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar, _interrupt_noticed() as interrupted:
         iterations = sum(part.job.settings.iterations for part in watch.parts)
         task = bar.add_task("", total=iterations, left="", visible=iterations > 0)
         told_of = 0
         for sight in watch.until_over():
+            if interrupted:
+                raise KeyboardInterrupt
             bar.update(task, completed=sight.iterations, description=legible(sight.words), left=sight.left)
             if not screen.is_terminal:
                 for line in watch.endings()[told_of:]:
@@ -1091,6 +1093,24 @@ def _interrupt_stops(run: Run) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _interrupt_noticed() -> Iterator[list[int]]:
+    """Ctrl-C is noted in what is given, for the block to look at: an exception out of nowhere may be lost in a library's
+    C code. A second one interrupts."""
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
     finally:
         signal.signal(signal.SIGINT, before)
 
