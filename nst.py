@@ -1099,8 +1099,8 @@ def _interrupt_stops(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _interrupt_noticed() -> Iterator[list[int]]:
-    """Ctrl-C is noted in what is given, for the block to look at: an exception out of nowhere may be lost in a library's
-    C code. A second one interrupts."""
+    """Ctrl-C is noted in what is given, for the block to look at: an exception out of nowhere may be lost in C code of
+    a library. A second one interrupts."""
     noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
