@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import inspect
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bench.timings import Measurement
+    from core.batch import Job, Watch
     from core.jobs import EngineMaker
     from core.runs import Run, Steering
     from core.series import Manner, Series
@@ -50,6 +53,9 @@ Weights = Annotated[
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes: .png .jpg .webp .tif")]
 Now = Annotated[bool, typer.Option("--now", help="Paint at once, also while another run is being painted.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on standard output.")]
+By = Annotated[
+    str, typer.Option("--by", metavar="PRESET|RUN", help="Whose losses to measure by: a preset's, or a run's own.")
+]
 
 
 @app.callback()
@@ -199,6 +205,97 @@ def stylize(
     _tell_what_is_stretched(manner, photo.height, photo.width)
     _perform(run, weights, wanted.iterations, now=now)
     _deliver(run, output, as_json)
+
+
+OF_FOLDERS = "Instead of JOBS: every photo with every painting by every preset"
+
+
+@app.command()
+@_takes_settings
+def batch(
+    jobs_file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[JOBS]",
+            help="A CSV or YAML file: a row for each run, with its content, style, preset and any setting by its name.",
+            show_default=False,
+        ),
+    ] = None,
+    contents: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The photos: a folder, a file or a sample's name; may be given repeatedly.",
+            rich_help_panel=OF_FOLDERS,
+        ),
+    ] = None,
+    styles: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="The paintings, likewise.", rich_help_panel=OF_FOLDERS),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=A,B,…",
+            help="A setting, and the values to try; may be given for several. Lists are parted by semicolons.",
+            rich_help_panel=OF_FOLDERS,
+        ),
+    ] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"One, or with folders several; in a file it is for rows that name none ({DEFAULT_PRESET}).",
+            show_default=False,
+        ),
+    ] = None,
+    report_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Where the report goes, .html or .zip; beside JOBS or in the current folder otherwise.",
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure the results by a common yardstick, for the report.")
+    ] = True,
+    by: By = "reference",
+    again: Annotated[bool, typer.Option("--again", help="Paint also what has been painted already.")] = False,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Paint on the Ray cluster at this address, not here.")
+    ] = None,
+    as_json: Json = False,
+    **choices: Any,
+) -> None:
+    """Paint many pictures and compare them: the runs of a file, or all combinations of folders, presets and settings.
+
+    All is checked before the first run begins. The same command, given again, goes on where it was."""
+    from core import batch as batches
+    from core import yardstick
+    from export import report as reports
+
+    common = {name: value for name, value in choices.items() if value is not None}
+    yardstick.settings_of(by)
+    if jobs_file:
+        if contents or styles or sweep or len(preset or ()) > 1:
+            raise InputError(
+                "The runs are those of a file: leave out --contents, --styles, --sweep and a second --preset."
+            )
+        target = report_to or jobs_file.parent / f"{jobs_file.stem}-report.html"
+        name = jobs_file.name
+    else:
+        if not (contents and styles):
+            raise InputError("Name a file of runs, or photos and paintings by --contents and --styles.")
+        target = report_to or Path("batch-report.html")
+        name = " × ".join(" + ".join(Path(each).name or each for each in named) for named in (contents, styles))
+    reports.check_writable(target)
+    with _working() as told:
+        if jobs_file:
+            wanted = batches.of_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, told)
+        else:
+            presets, sweeps = preset or [DEFAULT_PRESET], batches.sweeps(sweep or ())
+            wanted = batches.of_product(contents or (), styles or (), presets, sweeps, common, told)
+    _paint_batch(wanted, name, target, by, measure, again, address, as_json)
 
 
 @app.command()
@@ -423,11 +520,6 @@ def queue(
     _print_table(["", "run", "should begin in, minutes"], lines)
 
 
-By = Annotated[
-    str, typer.Option("--by", metavar="PRESET|RUN", help="Whose losses to measure by: a preset's, or a run's own.")
-]
-
-
 @app.command()
 def compare(
     run_ids: Annotated[
@@ -500,20 +592,36 @@ def report(
 ) -> None:
     """Write a report of runs, one page that needs nothing else: pictures, losses, settings, times, commands."""
     from bench import timings
-    from core import paths, yardstick
     from core import runs as store
+    from core import yardstick
     from export import report as reports
 
     reports.check_writable(output)
     found = [store.find(run_id) for run_id in dict.fromkeys(run_ids)]
     reports.check(found)
     measurements = [timings.read(path) for path in measured or ()]
-    settings = yardstick.settings_of(by)
+    yardstick.settings_of(by)
+    tables = timings.tables({each.label: each for each in measurements})
+    _write_report(found, output, by, title or reports.TITLE, measure, weights, tables)
+
+
+def _write_report(
+    found: list[Run],
+    output: Path,
+    by: str,
+    title: str,
+    measure: bool,
+    weights: Path | None = None,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = {},
+) -> None:
+    """Write the report of runs, measured first by the yardstick where that is wanted, and say where it is."""
+    from core import paths, yardstick
+    from export import report as reports
+
     if measure:
         _readings([run for run in found if (run.path / "result.npy").is_file()], by, weights)
     words = f"the {'preset' if by in PRESETS else 'run'} {by}"
-    contents = found, yardstick.readings(found, settings), title or reports.TITLE, words
-    tables = timings.tables({each.label: each for each in measurements})
+    contents = found, yardstick.readings(found, yardstick.settings_of(by)), title, words
     try:
         with paths.replacing(output) as file:
             if output.suffix.lower() == ".zip":
@@ -742,7 +850,7 @@ def _manner(
 
     where = _masks(masks or (), len(styles))
     pictures, names = zip(*map(_picture, styles), strict=True)
-    runs.check_styles(pictures, settings, JOINT.join(names))
+    runs.check_styles([picture.size for picture in pictures], settings, JOINT.join(names))
     kept = _kept(keep) if keep else None
     start_image, start_name = _picture(start) if start else (None, "")
     return Manner(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
@@ -794,12 +902,10 @@ def _tell_what_is_stretched(manner: Manner, height: int, width: int, photo: str 
 
 def _picture(given: str) -> tuple[Image.Image, str]:
     """The picture of a file or of a sample, and its name."""
-    from core import decoding, images, samples
+    from core import samples
 
-    path = Path(given)
-    if not path.is_file() and path.name == given and not path.suffix and not path.is_symlink():
-        return images.read_image(samples.find(given).path()), given  # a plain word: a sample's name
-    return decoding.read(path), path.stem
+    found = samples.given(given)
+    return found.read(), found.name
 
 
 def _let_pass(steps: Iterator[Step]) -> None:
@@ -886,6 +992,106 @@ def _paint_series(series: Series, weights: Path | None, now: bool, again: bool, 
         raise StudioError(f"{len(failed)} of {len(parts)} photos could not be painted.")
 
 
+def _paint_batch(
+    wanted: Sequence[Job],
+    name: str,
+    target: Path,
+    by: str,
+    measure: bool,
+    again: bool,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """Have the runs painted that have not been yet, and compare all of them in a report."""
+    from core import batch as batches
+
+    paint_there = _cluster_painter(address) if address else None
+    parts = batches.parts(wanted, again)
+    there = [part for part in parts if part.state == "painted"]
+    said = f", {len(there)} of them painted already" if there else ""
+    _tell(f"{len(parts)} run{'s'[: len(parts) > 1]}{said}")
+    watch = batches.Watch([part for part in parts if part.state != "painted"])
+    stopped = False
+    try:
+        _have_painted(watch, name, paint_there and partial(paint_there, address=address))
+    except KeyboardInterrupt:
+        stopped = True
+        _leave_off(watch)
+    except StudioError:
+        batches.leave_off(watch.unfinished())
+        raise
+    painted, failed = watch.painted(), watch.failed()
+    if watch.parts:
+        _tell(f"Painted {len(painted)} of {len(watch.parts)}")
+    for message, titles in failed.items():
+        _tell(f"{', '.join(titles[:3])}{f' and {len(titles) - 3} more' if len(titles) > 3 else ''}: {message}")
+    if stopped:
+        waiting = len(watch.parts) - len(painted)
+        _tell(f"{waiting} still wait{'s'[: waiting == 1]}. What is done stays; the same command goes on from there.")
+    elif found := [part.run for part in (*there, *painted) if part.run]:
+        found.sort(key=[part.run for part in parts].index)
+        _write_report(found, target, by, f"{name}: {len(found)} runs", measure)
+    if as_json:
+        records = [part.run.record().model_dump(mode="json", exclude={"writer"}) for part in painted if part.run]
+        known = [part.run.id for part in there if part.run]
+        _print_json({"painted": records, "there already": known, "failed": failed, "report": str(target)})
+    if stopped:
+        raise typer.Exit(130)
+    if failed:
+        count = len(watch.parts) - len(painted)
+        raise StudioError(f"{count} of {len(parts)} runs could not be painted; the same command tries them once more.")
+
+
+def _have_painted(watch: Watch, name: str, paint_there: Callable[..., None] | None) -> None:
+    """Begin what is due and watch it, with one progress bar, until all is over."""
+    from core import batch as batches
+    from core import jobs
+
+    with _working() as told:
+        begun = batches.begin([part for part in watch.parts if part.state != "under way"], name, told)
+    if paint_there and begun:
+        with _working() as told:
+            paint_there(begun, report=told)
+    else:
+        jobs.submit(*begun)
+    words = TextColumn("{task.description}", markup=False)  # of pictures' names, too
+    columns = (words, BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[left]}"))
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar, _interrupt_noticed() as interrupted:
+        iterations = sum(part.job.settings.iterations for part in watch.parts)
+        task = bar.add_task("", total=iterations, left="", visible=iterations > 0)
+        told_of = 0
+        for sight in watch.until_over():
+            if interrupted:
+                raise KeyboardInterrupt
+            bar.update(task, completed=sight.iterations, description=legible(sight.words), left=sight.left)
+            if not screen.is_terminal:
+                for line in watch.endings()[told_of:]:
+                    _tell(line)
+                told_of = sight.over
+
+
+def _leave_off(watch: Watch) -> None:
+    """Take what waits out of the queue, and have what is being painted stop."""
+    from core import batch as batches
+
+    if asked := batches.leave_off(watch.unfinished()):
+        _tell("What is being painted stops after its step, and keeps its best picture …")
+        with suppress(KeyboardInterrupt):  # a second time: it ends by itself
+            for _ in batches.Watch([part for part in watch.parts if part.run in asked]).until_over():
+                pass
+
+
+def _cluster_painter(address: str) -> Callable[..., None]:
+    try:
+        paint_all: Callable[..., None] = importlib.import_module("core.cluster").paint_all
+    except ImportError as error:
+        raise StudioError(
+            f"A cluster such as {address} is reached by Ray, which is not installed here: "
+            "pip install 'style-transfer-studio[ray]' brings it."
+        ) from error
+    return paint_all
+
+
 def _once(make: EngineMaker) -> EngineMaker:
     """Makes one engine, however often it is asked for one."""
     made: list[Engine] = []
@@ -920,6 +1126,24 @@ def _interrupt_stops(run: Run) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _interrupt_noticed() -> Iterator[list[int]]:
+    """Ctrl-C is noted in what is given, for the block to look at: an exception out of nowhere may be lost in C code of
+    a library. A second one interrupts."""
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -145,7 +145,7 @@ def _course(
     clock = _Clock()
     with own_home(engine), clock:
         content, style = images.to_network(pictures.content), images.to_network(pictures.style)
-        start, _ = starting_picture(pictures.content, pictures.style, settings, told)
+        start, _ = starting_picture(pictures.content, [pictures.style], settings, told)
         objective, _ = engine.objective(content, style, settings)
     exact = objective
     if engine.choice(settings).precision != "float32":

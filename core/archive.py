@@ -71,7 +71,7 @@ def export_run(run: Run, target: IO[bytes]) -> None:
 
 def import_run(source: Path | bytes, name: str = "the file", owner: str = "") -> Run:
     """The run of a ZIP that `export_run` wrote, checked and put among the others; one that is here already comes
-    beside it. It belongs to `owner`, whatever it says itself.
+    beside it. It belongs to `owner` and to no batch, whatever it says itself.
 
     Raises `InputError` for anything else than such a ZIP, `StudioError` when it cannot be written.
     """
@@ -98,7 +98,8 @@ def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
                 _check(Run(draft), record, name)
                 with FileLock(paths.home() / "imports.lock"):  # of two at once, each has an id of its own
                     run = Run(paths.runs() / _free_id(record))
-                    runs.write_record(Run(draft), record.model_copy(update={"id": run.id, "owner": owner}))
+                    here = {"id": run.id, "owner": owner, "batch": "", "job": ""}  # no batch takes it for its own
+                    runs.write_record(Run(draft), record.model_copy(update=here))
                     paths.put_in_place(draft, run.path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)

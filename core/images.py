@@ -166,20 +166,20 @@ def resize(image: Image.Image, size: int, name: str = "the picture") -> np.ndarr
 
     Raises InputError when the shorter side would come out under MIN_SIDE pixels.
     """
-    height, width = shape_at(image, size, name)
+    height, width = shape_at(image.size, size, name)
     return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def shape_at(
-    image: Image.Image, size: int, name: str, at: str = "", remedy: str = "choose a larger size"
+    given: tuple[int, int], size: int, name: str, at: str = "", remedy: str = "choose a larger size"
 ) -> tuple[int, int]:
-    """(height, width) in pixels that `resize` gives. Raises InputError as it does; `at` says what makes it this size,
-    where that is not the size alone."""
-    height, width = resized_shape(image.width, image.height, size)
+    """(height, width) in pixels that `resize` gives of a picture of that width and height. Raises InputError as it
+    does; `at` says what makes it this size, where that is not the size alone."""
+    height, width = resized_shape(*given, size)
     if min(height, width) < MIN_SIDE:
         from core.settings import KNOBS  # here, so that a picture is decoded without them
 
-        helps = min(resized_shape(image.width, image.height, int(KNOBS["size"].maximum or size))) >= MIN_SIDE
+        helps = min(resized_shape(*given, int(KNOBS["size"].maximum or size))) >= MIN_SIDE
         raise InputError(
             f"{name} would be only {width} × {height} pixels at {at or f'size {size}'}, and the shorter side must have "
             f"at least {MIN_SIDE}: {remedy if helps else 'no size helps, so cut it to a less narrow part'}."

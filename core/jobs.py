@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,22 +215,37 @@ def queue() -> list[Run]:
 
 def waiting() -> list[tuple[Run, Waiting]]:
     """The queue, and when each run of it should begin: at the easel that is free first."""
-    under_way = painting()
-    free = [_seconds_left(run) for run in under_way]  # of each easel, in so many seconds
-    free += [0.0] * (len(easels()) - len(under_way))
+    return [
+        (run, Waiting(place, begins if begins < math.inf else None))
+        for place, (run, begins, _) in enumerate(_course(), 1)
+    ]
+
+
+def seconds_until_over(wanted: Collection[Run]) -> float | None:
+    """Until the last of these runs should be over, those that wait before it included; `None` where that cannot be
+    told. Runs that are over already count nothing."""
+    ends = max((ends for run, _, ends in _course(with_painting=True) if run in wanted), default=0.0)
+    return ends if ends < math.inf else None
+
+
+def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
+    """The queue, each run with the seconds until it should begin and until it should be over; infinitely many where
+    that cannot be told. Where asked for, the runs that are being painted come before it."""
+    known = pace.Known()
+
+    def left(run: Run) -> float:
+        seconds = pace.seconds_left(run, known)
+        return math.inf if seconds is None else seconds
+
+    under_way = [(run, 0.0, left(run)) for run in painting()]
+    free = [*(ends for _, _, ends in under_way), *[0.0] * (len(easels()) - len(under_way))]  # of each easel
     heapq.heapify(free)
-    found = []
-    for place, run in enumerate(queue(), 1):
+    found = under_way if with_painting else []
+    for run in queue():
         begins = free[0]
-        found.append((run, Waiting(place, begins if begins < math.inf else None)))
-        heapq.heapreplace(free, begins + _seconds_left(run))
+        found.append((run, begins, begins + left(run)))
+        heapq.heapreplace(free, found[-1][2])
     return found
-
-
-def _seconds_left(run: Run) -> float:
-    """Infinitely many where it cannot be told."""
-    seconds = pace.seconds_left(run)
-    return math.inf if seconds is None else seconds
 
 
 def painting() -> list[Run]:
@@ -238,11 +253,13 @@ def painting() -> list[Run]:
     return [run for number in range(MOST) if (run := Easel(number).run())]
 
 
-def submit(run: Run) -> None:
-    """Put a run at the queue's end and see to it that a worker takes from it."""
-    _enter(run, None)
-    log.event("run queued", run=run.id)
-    start_worker()
+def submit(*submitted: Run) -> None:
+    """Put runs at the queue's end, in this order, and see to it that workers take from it."""
+    for run in submitted:
+        _enter(run, None)
+        log.event("run queued", run=run.id)
+    for _ in range(min(len(submitted), len(easels()))):
+        start_worker()
 
 
 def move(run: Run, to_front: bool = False) -> None:

@@ -197,7 +197,16 @@ _KEYS: dict[Order, Callable[[Entry], Any]] = {
 def _text(entry: Entry) -> str:
     record = entry.record
     return " ".join(
-        (entry.marks.name, entry.marks.note, record.content, record.style, record.preset, record.status, record.id)
+        (
+            entry.marks.name,
+            entry.marks.note,
+            record.content,
+            record.style,
+            record.preset,
+            record.status,
+            record.batch,
+            record.id,
+        )
     ).casefold()
 
 

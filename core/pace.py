@@ -2,6 +2,8 @@
 
 import itertools
 import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +33,36 @@ class Pace(BaseModel):
     start: float
 
 
-def expected_seconds(settings: TransferSettings, shape: tuple[int, int], done: int = 0) -> float | None:
+@dataclass(frozen=True)
+class Measured:
+    """What a run that is kept says of this machine."""
+
+    pace: Pace
+    pixels: int
+    precision: str  # that it was asked for
+    optimizer: str
+
+
+class Known:
+    """What the runs say of this machine, the newest first: each is read once, however many estimates need it."""
+
+    def __init__(self) -> None:
+        self._source = _measured()
+        self._read: list[Measured] = []
+
+    def __iter__(self) -> Iterator[Measured]:
+        yield from self._read
+        for each in self._source:
+            self._read.append(each)
+            yield each
+
+
+def expected_seconds(
+    settings: TransferSettings, shape: tuple[int, int], done: int = 0, known: Known | None = None
+) -> float | None:
     """How long a run of these settings on an image of `shape` (height, width) should take, where so many iterations are
-    `done`; `None` if unmeasured."""
-    paces = _recent(settings, shape) or _trial()
+    `done`; `None` if unmeasured. Many estimates share what is `known`."""
+    paces = _recent(settings, shape, known or Known()) or _trial()
     if not paces:
         return None
     step, start = (
@@ -68,7 +96,7 @@ def seconds_of_the_rest(settings: TransferSettings, steps: "pd.DataFrame") -> fl
     return float((steps["seconds"].diff() / shares).median() * left)
 
 
-def seconds_left(run: Run) -> float | None:
+def seconds_left(run: Run, known: Known | None = None) -> float | None:
     """How long a run that waits or is being painted should still take; `None` if that cannot be told."""
     try:
         record = run.record()
@@ -78,7 +106,7 @@ def seconds_left(run: Run) -> float | None:
     if record.status == "running" and (seconds := seconds_of_the_rest(record.settings, steps)) is not None:
         return seconds
     done = record.iteration if steps.empty else int(steps["iteration"].iloc[-1])
-    return expected_seconds(record.settings, record.shape, done or 0)
+    return expected_seconds(record.settings, record.shape, done or 0, known)
 
 
 def try_out(engine: "Engine") -> None:
@@ -103,22 +131,28 @@ def try_out(engine: "Engine") -> None:
         file.write(pace.model_dump_json().encode())
 
 
-def _recent(settings: TransferSettings, shape: tuple[int, int]) -> list[Pace]:
-    """Of the newest runs with that precision and optimizer; of those about as large where there are any, since a small
-    picture costs more a pixel."""
+def _measured() -> Iterator[Measured]:
     here = hardware.processor()
-    as_large: list[Pace] = []
-    others: list[Pace] = []
     for _, record in runs.readable_runs():
         step = record.timings.get("median step")
-        alike = all(getattr(record.settings, name) == getattr(settings, name) for name in ("precision", "optimizer"))
-        alike = alike and record.settings.stages == 1  # a median over several sizes is of none
-        alike = alike and "node" not in record.environment  # on a cluster it may have had fewer processors
-        if step and alike and record.environment.get("processor") == here and record.evaluations > 5:
+        usable = record.settings.stages == 1  # a median over several sizes is of none
+        usable = usable and "node" not in record.environment  # on a cluster it may have had fewer processors
+        if step and usable and record.environment.get("processor") == here and record.evaluations > 5:
             pixels = record.shape[0] * record.shape[1]
             start = max(record.timings["total"] - step * (record.iteration or 0), 0.0)
-            found = as_large if 0.5 <= pixels / (shape[0] * shape[1]) <= 2 else others
-            found.append(Pace(processor=here, step_per_pixel=step / pixels, start=start))
+            pace = Pace(processor=here, step_per_pixel=step / pixels, start=start)
+            yield Measured(pace, pixels, record.settings.precision, record.settings.optimizer)
+
+
+def _recent(settings: TransferSettings, shape: tuple[int, int], known: Known) -> list[Pace]:
+    """Of the newest runs with that precision and optimizer; of those about as large where there are any, since a small
+    picture costs more a pixel."""
+    as_large: list[Pace] = []
+    others: list[Pace] = []
+    for each in known:
+        if (each.precision, each.optimizer) == (settings.precision, settings.optimizer):
+            found = as_large if 0.5 <= each.pixels / (shape[0] * shape[1]) <= 2 else others
+            found.append(each.pace)
         if len(as_large) == RECENT:
             break
     return (as_large or others)[:RECENT]

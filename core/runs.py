@@ -220,6 +220,8 @@ class RunRecord(BaseModel):
     content: Name  # names of the pictures, as the user knows them
     style: Name
     owner: str = ""  # who started it, where people log in; empty elsewhere
+    batch: Name = ""  # the batch or sweep that it was begun for
+    job: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")  # of `core.batch`, the digest of what was asked for there
     shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
@@ -450,10 +452,13 @@ def create(
     more_styles: Sequence[Image.Image] = (),
     masks: Sequence[Image.Image | None] = (),
     kept: Image.Image | None = None,
+    batch: str = "",
+    job: str = "",
 ) -> Run:
     """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
     in place of what the settings say, and `steering` repeats what was done to an earlier run. `style_name` names all
-    the styles; `masks` say where each is, and `kept` where the photo stays, white on black.
+    the styles; `masks` say where each is, and `kept` where the photo stays, white on black; `batch` and `job` are
+    what the record says of them.
 
     Raises `InputError` when a picture is too small at this size, the steering would leave nothing to paint or the
     settings do not allow the memory that it needs, and `StudioError` when it cannot be written.
@@ -462,9 +467,9 @@ def create(
     for weights in steering:  # each may fit, and not what was steered before
         steered = steered.changed(**weights.changes)
     content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
-    shape = images.shape_at(content, settings.size, content_name)
-    _check_side(content, settings, content_name)
-    check_styles([style, *more_styles], settings, style_name)
+    shape = images.shape_at(content.size, settings.size, content_name)
+    check_side(content.size, settings, content_name)
+    check_styles([each.size for each in (style, *more_styles)], settings, style_name)
     room.check_limit(settings, shape, sum(mask is not None for mask in masks))
     created = datetime.now(UTC)
     slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (content_name, style_name))
@@ -478,6 +483,8 @@ def create(
         content=content_name,
         style=style_name,
         owner=owner,
+        batch=as_name(batch),
+        job=job,
         shape=shape,
         start=start_name,
         steering=steering,
@@ -505,17 +512,18 @@ def create(
     return run
 
 
-def check_styles(styles: Sequence[Image.Image], settings: TransferSettings, names: str) -> None:
-    """Raise `InputError` when there are too many, one is too small, or the blend has not a weight for each."""
-    if len(styles) > MOST_STYLES:
-        raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
-    if settings.style_blend and len(settings.style_blend) != len(styles):
+def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, names: str) -> None:
+    """Of paintings by their widths and heights: raise `InputError` when there are too many, one is too small, or the
+    blend has not a weight for each."""
+    if len(sizes) > MOST_STYLES:
+        raise InputError(f"{len(sizes)} paintings were given; {MOST_STYLES} can be blended at most.")
+    if settings.style_blend and len(settings.style_blend) != len(sizes):
         raise InputError(
-            f"style_blend has {len(settings.style_blend)} numbers for {len(styles)} paintings: give one for each, or "
+            f"style_blend has {len(settings.style_blend)} numbers for {len(sizes)} paintings: give one for each, or "
             "none."
         )
-    for style, name in zip(styles, names_of(names, len(styles)), strict=True):
-        _check_side(style, settings, name, is_style=True)
+    for size, name in zip(sizes, names_of(names, len(sizes)), strict=True):
+        check_side(size, settings, name, is_style=True)
 
 
 def style_size(settings: TransferSettings, size: int) -> int:
@@ -523,7 +531,7 @@ def style_size(settings: TransferSettings, size: int) -> int:
     return max(images.MIN_SIDE, round(size * settings.style_scale))
 
 
-def _check_side(picture: Image.Image, settings: TransferSettings, name: str, is_style: bool = False) -> None:
+def check_side(given: tuple[int, int], settings: TransferSettings, name: str, is_style: bool = False) -> None:
     """Raise `InputError` when a picture is too small at the size of the first stage, with all that would help."""
     coarsest, _ = settings.schedule()[0]
     at, remedies = f"size {settings.size}", ["a larger size"]
@@ -534,7 +542,7 @@ def _check_side(picture: Image.Image, settings: TransferSettings, name: str, is_
         at += f" in the first of {settings.stages} stages"
         remedies.append("fewer stages")
     size = style_size(settings, coarsest) if is_style else coarsest
-    images.shape_at(picture, size, name, at, "choose " + " or ".join(remedies))
+    images.shape_at(given, size, name, at, "choose " + " or ".join(remedies))
 
 
 def find(run_id: str, owner: str | None = None) -> Run:

@@ -1,6 +1,9 @@
 """The sample gallery: three photos to paint and eight pictures to paint them after, all free to use and offline."""
 
+from __future__ import annotations
+
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +12,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from core import paintings, paths
+from core import decoding, images, paintings, paths
+from core.decoding import Decoder
 from core.errors import InputError, StudioError
+from core.names import as_name
 
 EDITION = 1  # part of the file names of the painted samples: count up when a painting changes
 OWN = "painted by this project"
@@ -67,6 +72,39 @@ def find(name: str) -> Sample:
             return sample
     photos, styles = (", ".join(sample.name for sample in group) for group in (PHOTOS, STYLES))
     raise InputError(f"There is no sample named “{name}”: the photos are {photos}, and the styles are {styles}.")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A picture as a person names it, a file or a sample; `name` is what a run calls it."""
+
+    path: Path
+    name: str
+    is_sample: bool = False
+
+    @staticmethod
+    def of(path: Path) -> Given:
+        """Of a file."""
+        return Given(path, as_name(path.stem))
+
+    def read(self, decoder: Decoder | None = None) -> Image.Image:
+        """RGB and upright, a foreign file by the decoder that is given or one of its own. Raises as
+        `decoding.read` does."""
+        if self.is_sample:
+            return images.read_image(self.path, self.name)
+        return decoder.read(self.path) if decoder else decoding.read(self.path)
+
+
+def given(text: str, folder: Path = Path()) -> Given:
+    """What is named: a file, its path from `folder` on where it is no absolute one, or, by a plain word, a sample.
+
+    Raises InputError for a word that is neither; a file that is not there is told when it is read.
+    """
+    path = folder / text
+    is_word = Path(text).name == text and not Path(text).suffix
+    if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path's raises over too long a name
+        return Given(find(text).path(), text, is_sample=True)
+    return Given.of(path)
 
 
 def thumbnail(sample: Sample, side: int = 240) -> np.ndarray:

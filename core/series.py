@@ -40,8 +40,8 @@ class Manner:
     start_name: str = ""
     steering: Sequence[Steering] = ()
 
-    def new_run(self, photo: Image.Image, name: str) -> Run:
-        """Raises as `runs.create` does."""
+    def new_run(self, photo: Image.Image, name: str, owner: str = "", batch: str = "", job: str = "") -> Run:
+        """Takes and raises what `runs.create` does."""
         return runs.create(
             photo,
             self.styles[0],
@@ -52,13 +52,16 @@ class Manner:
             self.start,
             self.start_name,
             self.steering,
+            owner,
             more_styles=self.styles[1:],
             masks=self.masks,
             kept=self.kept,
+            batch=batch,
+            job=job,
         )
 
     def digest(self) -> bytes:
-        """The same for the same pictures, settings and steering."""
+        """The same for the same pictures and steering. The settings are not in it: a film's frames differ in them."""
         digest = hashlib.sha256(self.style_name.encode())
         for picture in (*self.styles, None, *self.masks, None, self.kept, self.start):
             digest.update(f"{picture.size} {picture.mode}".encode() + picture.tobytes() if picture else b"none")
@@ -94,9 +97,7 @@ class Series:
 
         Raises `InputError` when there is none, or when the results cannot go to `target`.
         """
-        photos = sorted(filter(_is_picture, _files(folder)), key=_natural)
-        if not photos:
-            raise InputError(f"There is no picture in {folder}: none ends in {', '.join(SUFFIXES)}.")
+        photos = pictures_in(folder)
         _check_target(folder, target)
         series = Series(photos, target, manner, later)
         outputs: dict[Path, Path] = {}
@@ -126,12 +127,12 @@ class Series:
         for photo in self.photos:
             before = parts[-1] if self.later and parts else None
             settings = self.later if self.later and before else self.manner.settings
-            digest = hashlib.sha256(manner + settings.shaping_result().encode())
-            digest.update(before.made_of.encode() if before else b"")
-            digest.update(_bytes(photo))
-            made_of, output = digest.hexdigest(), self.output(photo)
-            is_painted = output.exists() and _made_of(output) == made_of
-            parts.append(Part(photo, output, settings, made_of, before.output if before else None, is_painted))
+            digest, output = (
+                made_of(manner, settings, _bytes(photo), before.made_of if before else ""),
+                self.output(photo),
+            )
+            is_painted = output.exists() and _made_of(output) == digest
+            parts.append(Part(photo, output, settings, digest, before.output if before else None, is_painted))
         return parts
 
     def begin(self, part: Part) -> Run:
@@ -160,6 +161,26 @@ class Series:
         """Remove the run of a film's later frame, which the library is not to keep."""
         if part.before:
             shutil.rmtree(run.path, ignore_errors=True)
+
+
+def made_of(manner: bytes, settings: TransferSettings, photo: bytes, before: str = "") -> str:
+    """The digest of all that a result depends on: `Manner.digest`, the settings, the photo as a file has it, and of a
+    film's frame what the frame before it was made of."""
+    digest = hashlib.sha256(manner + settings.shaping_result().encode())
+    digest.update(before.encode())
+    digest.update(photo)
+    return digest.hexdigest()
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder, in natural order: frame2 comes before frame10.
+
+    Raises `InputError` when there is none.
+    """
+    found = sorted(filter(_is_picture, _files(folder)), key=_natural)
+    if not found:
+        raise InputError(f"There is no picture in {folder}: none ends in {', '.join(SUFFIXES)}.")
+    return found
 
 
 def _files(folder: Path) -> list[Path]:

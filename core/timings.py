@@ -34,3 +34,12 @@ def seconds_asked(variable: str) -> float | None:
     if not 0 <= seconds < math.inf:
         raise InputError(f"{variable} is {asked[:80]!r}: it must be a number of seconds, 0 or more, or not be set.")
     return seconds if asked else None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import streamlit as st
+
+from core import images
+from core.errors import StudioError
 
 HERE = Path(__file__).parent
 
@@ -29,3 +33,16 @@ def together(pictures: Sequence[Shown], slider: bool = False, key: str = "viewer
         for shown in (pictures[:2] if slider else pictures)
     ]
     _viewer(data={"pictures": data, "slider": slider}, key=key)
+
+
+def jpeg(path: Path, side: int) -> bytes | None:
+    """A picture that a run keeps, no larger than `side`; nothing where there is none that can be read."""
+    try:
+        return _jpeg(path, path.stat().st_mtime, side)
+    except (OSError, StudioError):
+        return None
+
+
+@st.cache_data(show_spinner=False, max_entries=512)
+def _jpeg(path: Path, changed: float, side: int) -> bytes:
+    return images.encode_jpeg(np.asarray(images.shrunk(path, side)), quality=88)

@@ -54,7 +54,7 @@ def show(run: Run) -> None:
 
 
 @st.cache_data(ttl=10, show_spinner=False)
-def _see_to_queue() -> None:
+def see_to_queue() -> None:
     """Now and then: a worker that is starting needs a moment until it is seen."""
     jobs.see_to_queue()
 
@@ -96,7 +96,7 @@ def _live(run: Run) -> None:
         st.session_state.pop(f"seen-{run.id}", None)
         st.rerun()  # the whole page: it has a result to show now, or can be steered
     if record.status == "queued":
-        _see_to_queue()
+        see_to_queue()
     try:
         seen = _look(run)
     except StudioError as error:

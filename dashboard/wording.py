@@ -3,6 +3,7 @@
 import re
 
 from core.names import legible
+from core.timings import duration as duration
 
 #: How a run's status is shown: words, colour, icon.
 STATUSES = {
@@ -19,15 +20,6 @@ STATUSES = {
 def plain(text: str) -> str:
     """Escape what Streamlit would take for Markdown, so that a file's name stays a name, and a legible one."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^])", r"\\\1", legible(text))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def size(count: float) -> str:

@@ -92,9 +92,10 @@ def comparison(
     published: pd.DataFrame | None = None,
     published_name: str = "Published",
     stages: Mapping[str, Mapping[int, str]] = NO_STAGES_OF_ANY,
+    columns: int = 1,
 ) -> alt.Chart | alt.LayerChart:
     """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis; a
-    point on a run's curve where another of its `stages` begins.
+    point on a run's curve where another of its `stages` begins. The legend has so many columns.
 
     `published` is one more curve, dotted and grey: its columns are "total" and "iteration" or "seconds".
     """
@@ -109,7 +110,7 @@ def comparison(
     long = pd.concat(
         [frame[[over, "total"]].rename(columns={"total": "loss"}).assign(curve=name) for name, frame in curves.items()]
     )
-    lines = _curves(long, over, list(curves), colours, dashes, columns=1)
+    lines = _curves(long, over, list(curves), colours, dashes, columns)
     return _layered(lines, _stage_points(pd.concat(begins), over, lines))
 
 

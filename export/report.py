@@ -10,6 +10,7 @@ import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -22,9 +23,9 @@ from core.errors import InputError, StudioError
 from core.library import Marks
 from core.names import legible
 from core.runs import METRICS, RUN_ID, SUMS, Run, RunRecord, Steering
-from core.settings import KNOBS, PRESETS, Knob, TransferSettings
+from core.settings import KNOBS, PRESETS, TransferSettings
 from core.yardstick import Reading, comparable
-from export import charts
+from export import charts, sheet, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,11 @@ PICTURE_QUALITY = 85
 FRAME_SIDE = 192  # px
 FRAME_QUALITY = 80
 FRAMES = 8  # on a strip
+FEW = 6  # runs whose pictures are shown large beside what they were made of; of more there is a contact sheet
+SHEET_SIDE = 360  # px, of a picture on it
+LARGE_SIDE = 640  # px, of the same beside all that is told of its run
+MOST_LARGE = 60  # runs that have one: with more, the page would take long to open
+MOST_CURVES = len(charts.COLOURS) * len(charts.DASHES)  # more lines nobody tells apart
 LEGEND_CHARACTERS = 42  # so much of a name fits beside a curve
 
 Timings = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -104,8 +110,8 @@ def html(
     """A page about the runs, without scripts or references to anything outside itself.
 
     `readings` are by the runs' names, and `yardstick` says whose losses they are, such as "the preset reference".
-    `frames` shows how the pictures came about. `timings` are tables of `bench.timings`, by their titles. Raises
-    `InputError` for no runs, or for one that cannot be read.
+    `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.timings`, by
+    their titles. Raises `InputError` for no runs, or for one that cannot be read.
     """
     return _page(_shown(found, readings), title, yardstick, frames, timings)
 
@@ -145,21 +151,21 @@ def differences(record: RunRecord) -> list[tuple[str, str, str]]:
         return []
     usual = PRESETS[record.preset].settings()
     return [
-        (KNOBS[name].label, _setting(KNOBS[name], record.settings), _setting(KNOBS[name], usual))
-        for name in _differing(record.settings, usual)
+        (KNOBS[name].label, words.setting(KNOBS[name], record.settings), words.setting(KNOBS[name], usual))
+        for name in words.differing(record.settings, usual)
     ]
 
 
 def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[str]]]:
     """In what several runs differ: what it is called, and how it is for each of them, in words."""
-    lines = [(knob.label, [_setting(knob, record.settings) for _, record in found]) for knob in KNOBS.values()]
+    lines = [(knob.label, [words.setting(knob, record.settings) for _, record in found]) for knob in KNOBS.values()]
     beside = {
         "Photo": lambda record: record.content,
         "Painting": lambda record: record.style,
         "Preset": lambda record: record.preset,
         "Started from": lambda record: record.start or "–",
         "Changed while painting": lambda record: (
-            "; ".join(f"after {iteration}: {words}" for iteration, words in _steered(record)) or "–"
+            "; ".join(f"after {iteration}: {change}" for iteration, change in _steered(record)) or "–"
         ),
         "Precision used": lambda record: record.precision or "–",
         "Weights of VGG19": lambda record: record.weights or "–",
@@ -300,11 +306,14 @@ def _page(shown: list[Shown], title: str, yardstick: str, frames: bool, timings:
 
     created = sorted(each.record.created for each in shown)
     drawn = {name: Markup(drawing) for name, drawing in _drawings(shown).items()}
+    many = len(shown) > FEW
     return _template().render(
         title=title,
         first=f"{created[0]:%Y-%m-%d}",
         last=f"{created[-1]:%Y-%m-%d}",
-        runs=[_described(each, frames) for each in shown],
+        runs=_described_briefly(shown) if many else [_described(each, frames) for each in shown],
+        sheet=_contact_sheet(shown) if many else None,
+        most_curves=MOST_CURVES,
         measured=any(each.reading for each in shown),
         lowest=min((each.reading.total for each in shown if each.reading), default=None),
         yardstick=yardstick,
@@ -331,13 +340,13 @@ def _template() -> Any:
     return environment.get_template("report.html.j2")
 
 
-def _described(each: Shown, frames: bool) -> dict[str, Any]:
-    """What the page says of one run."""
+def _described(each: Shown, frames: bool, pictures: bool = True, drawn: bool = True) -> dict[str, Any]:
+    """What the page says of one run; with its pictures, and with its own curves."""
     from markupsafe import Markup
 
     record = each.record
     own = {}
-    if len(each.metrics) > 1:
+    if drawn and len(each.metrics) > 1:
         what = f"of {each.short}, {each.title}, over {len(each.metrics)} iterations"
         stages = _stages(each)
         losses = charts.loss_curves(each.metrics, record.steering, stages)
@@ -360,12 +369,13 @@ def _described(each: Shown, frames: bool) -> dict[str, Any]:
         "loss": _number(record.best_total),
         "seconds": "–" if each.seconds is None else f"{each.seconds:.1f}",
         "reading": each.reading,
-        "pictures": _pictures(each),
+        "pictures": _pictures(each) if pictures else [],
+        "large": None,
         "frames": _frames(each) if frames else [],
         "drawn": own,
         "stages": record.settings.stages,
         "steering": _steered(record),
-        "settings": [(knob.label, _setting(knob, record.settings)) for knob in KNOBS.values()],
+        "settings": [(knob.label, words.setting(knob, record.settings)) for knob in KNOBS.values()],
         "provenance": _provenance(record),
         "environment": [(_fact(name), _words(value)) for name, value in record.environment.items()],
         "command": _command_parts(each.run, record),
@@ -378,15 +388,85 @@ def _stages(each: Shown) -> Mapping[int, str]:
     return {} if each.metrics.empty else charts.stage_marks(each.record.settings, each.metrics["iteration"].iloc[-1])
 
 
+def _described_briefly(shown: list[Shown]) -> list[dict[str, Any]]:
+    """What the page says of each of many runs, whose pictures are on a contact sheet: there, a run is called by what it
+    has for itself."""
+    told = sheet.captions([each.record for each in shown])
+    large, drawn = len(shown) <= MOST_LARGE, len(shown) <= MOST_CURVES
+    return [
+        _described(each, frames=False, pictures=False, drawn=drawn)
+        | {"title": legible(each.marks.name) or caption, "large": _painted(each, LARGE_SIDE) if large else None}
+        for each, caption in zip(shown, told, strict=True)
+    ]
+
+
+def _contact_sheet(shown: list[Shown]) -> dict[str, Any]:
+    """The pictures of many runs in tables, or one after another where no table fits them; and what all have in
+    common."""
+    records = [each.record for each in shown]
+    pictures = [
+        {"number": each.number, "short": each.short, "words": caption, "status": each.record.status.capitalize(),
+         "picture": _painted(each, SHEET_SIDE)}
+        for each, caption in zip(shown, sheet.captions(records), strict=True)
+    ]  # fmt: skip
+    tables = [
+        {
+            "title": table.title,
+            "corner": f"{table.row} ↓  {table.column} →",
+            "columns": [
+                {"words": each, "picture": _of_heading(table.column, shown[table.first_of_column(each)])}
+                for each in table.columns
+            ],
+            "rows": [
+                {
+                    "words": row,
+                    "picture": _of_heading(table.row, shown[table.first_of_row(row)]),
+                    "cells": [[pictures[number] for number in table.at(row, column)] for column in table.columns],
+                }
+                for row in table.rows
+            ],
+        }
+        for table in sheet.sheets(records)
+    ]
+    alike = [name for name in (sheet.PHOTO, sheet.PAINTING) if name not in sheet.varying(records)]
+    common = [picture for name in alike if (picture := _of_heading(name, shown[0]))]
+    return {"tables": tables, "pictures": pictures, "common": common}
+
+
+def _painted(each: Shown, side: int) -> Picture | None:
+    """What the run came to; `None` where that is nothing."""
+    record = each.record
+    for path in (each.run.result, each.run.live):
+        if path.is_file():
+            what = "" if path == each.run.result else "Not finished: "
+            alternative = f"{what}{record.content} in the manner of {record.style}"
+            return replace(_picture(each.run, path, "", alternative, side), kind="painted")
+    return None
+
+
+def _of_heading(what: str, each: Shown) -> Picture | None:
+    """The photo or the painting that a row or a column is about; the first of several."""
+    if what == sheet.PHOTO:
+        return _picture(each.run, each.run.content, f"Photo: {each.record.content}", "", FRAME_SIDE)
+    if what == sheet.PAINTING:
+        return _picture(each.run, each.run.style, f"Painting: {each.record.style}", "", FRAME_SIDE)
+    return None
+
+
 def _drawings(shown: list[Shown]) -> dict[str, str]:
     """The drawings that show the runs together, as SVG."""
-    drawn = {}
-    curves = {each.label: each.metrics for each in shown if len(each.metrics) > 1}
+    drawn: dict[str, str] = {}
+    many = len(shown) > FEW
+    if len(shown) > MOST_CURVES:
+        return drawn
+    curves = {each.short if many else each.label: each.metrics for each in shown if len(each.metrics) > 1}
     if curves:
         what = f"Total loss of {len(curves)} run{'s'[: len(curves) > 1]} over the"
-        stages = {each.label: _stages(each) for each in shown}
-        drawn["iterations"] = charts.svg(charts.comparison(curves, stages=stages), f"{what} iterations")
-        drawn["seconds"] = charts.svg(charts.comparison(curves, over="seconds", stages=stages), f"{what} seconds")
+        stages = {each.short if many else each.label: _stages(each) for each in shown}
+        columns = 4 if many else 1  # of the legend
+        comparison = partial(charts.comparison, curves, stages=stages, columns=columns)
+        drawn["iterations"] = charts.svg(comparison(), f"{what} iterations")
+        drawn["seconds"] = charts.svg(comparison(over="seconds"), f"{what} seconds")
     if bars := {each.short: each.phases for each in shown if any(each.phases.values())}:
         drawn["phases"] = charts.svg(charts.phases_of_runs(bars), "Seconds of each phase; the table has the numbers")
     return drawn
@@ -441,7 +521,7 @@ def _steered(record: RunRecord) -> list[tuple[int, str]]:
     changes: dict[int, list[str]] = {}
     for change in record.steering:
         changes.setdefault(change.iteration, []).append(charts.steering_words(change))
-    return [(iteration, "; ".join(words)) for iteration, words in changes.items()]
+    return [(iteration, "; ".join(told)) for iteration, told in changes.items()]
 
 
 def _differences(shown: list[Shown]) -> list[tuple[str, list[str]]]:
@@ -480,22 +560,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _setting(knob: Knob, settings: TransferSettings) -> str:
-    value = getattr(settings, knob.name)
-    if isinstance(value, tuple):
-        return ", ".join(map(_plainly, value)) or "1 each"
-    return f"{_plainly(value)} {knob.unit}".strip()
-
-
-def _plainly(value: object) -> str:
-    """A number without the zeros that say nothing."""
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
 def _fact(name: str) -> str:
     """The name of a fact of the environment, as people write it."""
-    words = " ".join(ABBREVIATIONS.get(word, word) for word in name.split("_"))
-    return words[:1].upper() + words[1:]
+    written = " ".join(ABBREVIATIONS.get(word, word) for word in name.split("_"))
+    return written[:1].upper() + written[1:]
 
 
 def _words(value: Any) -> str:
@@ -508,14 +576,14 @@ def _words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return _plainly(value) if value not in (None, "") else "none"
+    return words.plainly(value) if value not in (None, "") else "none"
 
 
 def _command_parts(run: Run, record: RunRecord, output: str = "result.png") -> list[str]:
     """The command, each option together with its value."""
     preset = record.preset if record.preset in PRESETS else "reference"  # whose settings are the defaults
     parts = [["nst", "stylize", run.content.name, *(style.name for style in run.styles)], ["--preset", preset]]
-    for name in _differing(record.settings, PRESETS[preset].settings()):
+    for name in words.differing(record.settings, PRESETS[preset].settings()):
         parts.append([f"--{name.replace('_', '-')}", _option(getattr(record.settings, name))])
     for number in range(1, len(run.styles) + 1):
         if run.mask(number).is_file():
@@ -527,10 +595,6 @@ def _command_parts(run: Run, record: RunRecord, output: str = "result.png") -> l
     for change in record.steering:
         parts += [["--steer", option] for option in _spelt_out(change, record.settings).options()]
     return [shlex.join(part) for part in [*parts, ["-o", output]]]
-
-
-def _differing(settings: TransferSettings, usual: TransferSettings) -> list[str]:
-    return [name for name in KNOBS if getattr(settings, name) != getattr(usual, name)]
 
 
 def _option(value: Any) -> str:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import streamlit as st
 
 from bench import reference, timings
-from core import background, images, library, yardstick
+from core import library, yardstick
 from core.errors import StudioError
 from core.runs import Run, RunRecord
 from core.settings import PRESETS
 from core.yardstick import Reading
-from dashboard import address, drawing, inputs, viewer, visitor
+from dashboard import address, drawing, inputs, measuring, viewer, visitor
 from dashboard.address import MOST_RUNS
 from dashboard.wording import duration, plain
 
 SIDE = 1024  # px, of what is looked at
-POLL_SECONDS = 1.0
 
 Chosen = list[tuple[Run, RunRecord]]
 
@@ -69,7 +66,7 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
     slider = False
     if len(chosen) == 2:
         slider = st.segmented_control("Show", ["Side by side", "Slider"], default="Side by side") == "Slider"
-    found = [(titles[run.id], _shown(run.result)) for run, _ in chosen]
+    found = [(titles[run.id], viewer.jpeg(run.result, SIDE)) for run, _ in chosen]
     for title, _ in (each for each in found if not each[1]):
         st.warning(f"The picture of {plain(title)} is damaged.")
     shown = [viewer.Shown(title, jpeg) for title, jpeg in found if jpeg]
@@ -107,7 +104,7 @@ def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Rea
     _table(chosen, titles, readings)
     missing = [run.id for run, _ in chosen if run.id not in readings]
     if missing:
-        _measure(missing, by)
+        measuring.measure(missing, by)
     return readings, words(by)
 
 
@@ -140,34 +137,6 @@ def _table(chosen: Chosen, titles: Mapping[str, str], readings: Mapping[str, Rea
         height="content",
         placeholder="–",
     )
-
-
-def _measure(missing: Sequence[str], by: str) -> None:
-    """Results that have not been measured by these losses yet: a process of their own does so."""
-    wanted = ["compare", *missing, "--by", by]
-    command = background.look("yardstick")
-    if command and command.is_running():
-        _wait(command.arguments == wanted or visitor.sees() is None)
-    elif command and command.arguments == wanted:
-        st.error(plain(command.said()))
-        st.button("Try again", icon=":material/refresh:", on_click=background.start, args=("yardstick", *wanted))
-    else:
-        try:
-            background.start("yardstick", *wanted)
-        except (StudioError, OSError) as error:
-            st.error(plain(str(error)))
-            return
-        _wait(True)
-
-
-@st.fragment(run_every=POLL_SECONDS)
-def _wait(these: bool) -> None:
-    """Until the measuring is over, of these runs or of others, whose names may not be for everyone."""
-    command = background.look("yardstick")
-    if not command or not command.is_running():
-        st.rerun()
-    said = plain(command.said() or "starting …") if these else "other runs are measured first"
-    st.status(f"Measuring: {said}", type="compact")
 
 
 def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
@@ -276,19 +245,6 @@ def _measured_here() -> dict[str, list[dict[str, Any]]]:
         st.warning(plain(str(error)))
         return {}
     return timings.tables({newest.label: newest})
-
-
-def _shown(path: Path, side: int = SIDE) -> bytes | None:
-    """A picture small, or nothing where there is none that can be read."""
-    try:
-        return _jpeg(path, path.stat().st_mtime, side)
-    except (OSError, StudioError):
-        return None
-
-
-@st.cache_data(show_spinner=False, max_entries=64)
-def _jpeg(path: Path, changed: float, side: int) -> bytes:
-    return images.encode_jpeg(np.asarray(images.shrunk(path, side)), quality=88)
 
 
 page()

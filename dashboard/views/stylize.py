@@ -8,35 +8,43 @@ from PIL import Image
 from core import decoding, images, jobs, log, pace, runs
 from core.errors import StudioError
 from core.runs import Run
+from core.series import Manner
 from core.settings import TransferSettings
-from dashboard import gallery, instant, knobs, paintings, parts, preparation, visitor, waiting, watch
+from dashboard import gallery, instant, knobs, paintings, parts, preparation, sweep, visitor, waiting, watch
 from dashboard.gallery import Picture
 from dashboard.paintings import Chosen
 from dashboard.wording import duration, plain
 
 
 def page() -> None:
-    """A run that is chosen or under way, or else what a new one needs."""
+    """A run or a batch that is chosen, or a run under way, or else what a new one needs."""
     run = _run_to_show()
+    batch = None if run else st.query_params.get("batch")
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         st.title("Style Transfer Studio", anchor=False, width="content")
-        if run:
-            st.button("New picture", icon=":material/add:", on_click=_compose)
+        if run or batch:
+            with st.container(horizontal=True, width="content"):
+                if run:
+                    sweep.link_from(run)
+                st.button("New picture", icon=":material/add:", on_click=_compose)
     if run:
         watch.show(run)
+    elif batch:
+        sweep.show(batch)
     else:
         _new_picture()
 
 
 def _run_to_show() -> Run | None:
-    """The run that the address names; otherwise one under way, so that a reopened page finds it again."""
+    """The run that the address names; otherwise, unless that names a batch, one under way, so that a reopened page
+    finds it again."""
     if run_id := st.query_params.get("run"):
         try:
             return runs.find(run_id, visitor.sees())
         except StudioError:
             st.warning(f"There is no run {plain(run_id)} here; the library shows those that are.")
             return None
-    if st.session_state.get("composing"):
+    if st.session_state.get("composing") or "batch" in st.query_params:
         return None
     for run, record in runs.readable_runs(visitor.owner() or None):
         if record.unfinished:
@@ -122,25 +130,16 @@ def _start(
     expected = pace.expected_seconds(settings, shape)
     time_needed = f"about {duration(expected)}" if expected else "its time is known once this machine is measured"
     st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {time_needed}")
+
+    def manner() -> Manner:
+        """Raises `StudioError` where the picture to paint on from cannot be read."""
+        picture, name = (decoding.read(start[0], max_bytes=4 * images.MAX_PIXELS), start[1]) if start else (None, "")
+        paintings_given = [painting.image for painting in styles.pictures]
+        return Manner(settings, preset, paintings_given, styles.name, styles.masks, kept, picture, name)
+
     if started:
         try:
-            picture, start_name = (
-                (decoding.read(start[0], max_bytes=4 * images.MAX_PIXELS), start[1]) if start else (None, "")
-            )
-            run = runs.create(
-                content.image,
-                styles.pictures[0].image,
-                settings,
-                preset,
-                content.name,
-                styles.name,
-                picture,
-                start_name,
-                owner=visitor.owner(),
-                more_styles=[picture.image for picture in styles.pictures[1:]],
-                masks=styles.masks,
-                kept=kept,
-            )
+            run = manner().new_run(content.image, content.name, visitor.owner())
             jobs.submit(run)
         except (StudioError, OSError) as error:
             log.refused("run refused", error)
@@ -148,6 +147,10 @@ def _start(
             return
         st.session_state.composing = False
         _watch(run.id)
+        st.rerun()
+    if batch := sweep.offer(content, styles, settings, manner):
+        st.session_state.composing = False
+        st.query_params["batch"] = batch
         st.rerun()
 
 

@@ -191,13 +191,13 @@ def test_a_painting_is_checked_at_the_size_that_it_is_brought_to(own_home):
     narrow = picture(300, 60)
     runs.create(picture(), narrow, SETTINGS.changed(style_scale=2.0), "draft", "a photo", "a painting")
     with pytest.raises(InputError, match="a painting would be only 96 × 19 pixels"):
-        runs.check_styles([narrow], SETTINGS, "a painting")
+        runs.check_styles([narrow.size], SETTINGS, "a painting")
 
 
 @pytest.mark.parametrize(("names", "named"), [("one + two + three", "two"), ("one + a + b + three", "painting 2")])
 def test_of_several_paintings_the_one_that_is_too_small_is_named(names, named):
     with pytest.raises(InputError, match=f"^{named} would be only 96 × 19 pixels"):
-        runs.check_styles([picture(50, 50), picture(300, 60), picture(50, 50)], SETTINGS, names)
+        runs.check_styles([(50, 50), (300, 60), (50, 50)], SETTINGS, names)
 
 
 def test_home_that_is_none(tmp_path, monkeypatch):

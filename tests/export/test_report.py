@@ -70,7 +70,7 @@ def assert_stands_alone(text):
             if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
                 assert value.startswith(("data:image/jpeg;base64,", "#")), value[:80]
             if name == "style":
-                assert re.fullmatch(r"--aspect: [0-9.]+", value)
+                assert re.fullmatch(r"--(aspect|columns): [0-9.]+", value)
             if name not in ("aria-label", "alt"):
                 assert "url(" not in (value or "")
     assert "url(" not in "".join(page.styles) and "@import" not in "".join(page.styles)
@@ -534,3 +534,69 @@ def test_the_zip_and_the_command_hold_all_that_repeats_it(blended, painted):
     assert options["--style-blend"] == "2.0,1.0" and options["--mask"] == "2:mask-2.png"
     assert options["--keep"] == "kept.png"
     assert "--mask" not in plain and "--keep" not in plain and "style-2" not in plain
+
+
+# Many runs
+
+
+@pytest.fixture
+def many(painted, own_home):
+    """Copies of a run as a batch would have painted them: two photos, three paintings, two weights; one failed."""
+    found = []
+    for photo, painting, weight in itertools.product(("a", NASTY), ("x", "y", "z"), (1.0, 2.0)):
+        run = Run(own_home / "runs" / f"20260101-000000-{len(found):02}")
+        shutil.copytree(painted["done"].path, run.path)
+        record = run.record()
+        changes = {"content": photo, "style": painting, "settings": record.settings.changed(style_weight=weight)}
+        runs.write_record(run, record.model_copy(update={**changes, "id": run.id}))
+        found.append(run)
+    found[-1].result.unlink()
+    found[-1].live.unlink(missing_ok=True)
+    runs.change(found[-1], status="failed", message="Memory ran out.")
+    return found
+
+
+def test_many_runs_are_a_contact_sheet_of_what_was_different(many):
+    text = report.html(many)
+    page = assert_stands_alone(text)
+    assert text.count('<table class="sheet"') == 2
+    assert "<h3>Style weight 1</h3>" in text and "<h3>Style weight 2</h3>" in text
+    for number in range(1, 13):
+        links = [link for link in page.all("a") if link["href"] == f"#run-{number}"]
+        assert len(links) >= 3, number  # of its picture, its caption, its results
+    assert "Run 12 · Failed · " in page.text and "No picture" in page.text and "Memory ran out." in page.text
+    assert NASTY not in text
+    assert sum(picture["alt"].startswith("a in the manner of x") for picture in page.all("img")) == 4  # and large, each
+    assert "Run 4 · a, y, Style weight 2" in page.text
+
+
+def test_of_many_runs_each_has_a_line_in_the_tables(many):
+    text = report.html(many)
+    table = text[text.index('aria-label="Settings that differ"') :]
+    heading, *lines = re.findall("<tr>(.*?)</tr>", table[: table.index("</table>")], re.DOTALL)
+    assert re.findall('<th scope="col">(.*?)</th>', heading) == ["Run", "Style weight", "Photo", "Painting"]
+    assert len(lines) == 12 and re.findall('<td class="text">(.*?)</td>', lines[1]) == ["2", "a", "x"]
+    table = text[text.index('aria-label="Seconds of each phase"') :]
+    assert table[: table.index("</table>")].count("<tr>") == 13
+
+
+def test_many_runs_of_one_pair_show_it_once_and_no_table_where_none_fits(many, painted):
+    found = many[:7]
+    for weight, run in enumerate(found, 1):
+        settings = run.record().settings.changed(style_weight=weight)
+        runs.change(run, content="a", style="x", settings=settings)
+    text = report.html(found)
+    page = assert_stands_alone(text)
+    assert '<table class="sheet"' not in text and 'class="many-pictures"' in text
+    assert "Photo: a" in page.text and "Painting: x" in page.text
+    assert "Run 7 · Style weight 7" in page.text
+    few = report.html(found[: report.FEW])
+    assert 'class="many-pictures"' not in few and "Photo: a" in Page(few).text
+
+
+def test_more_curves_than_one_can_tell_apart_are_not_drawn(many, monkeypatch):
+    monkeypatch.setattr(report, "MOST_CURVES", 7)
+    monkeypatch.setattr(report, "MOST_LARGE", 7)
+    text = report.html(many)
+    assert "So many curves could not be told apart" in text and "<svg" not in text
+    assert "a in the manner of x, a, x" in text  # on the sheet

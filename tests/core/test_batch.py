@@ -1,0 +1,469 @@
+"""Batches: what files and products of folders ask for, what is refused, and which runs stand for it."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import batch, images, jobs, paths, runs
+from core.batch import Watch
+from core.errors import InputError
+from core.runs import Run, Steering, Writer
+from core.settings import PRESETS, choose
+
+SMALL = {"size": "64", "iterations": "3"}
+
+
+@pytest.fixture(autouse=True)
+def started(own_home, monkeypatch):
+    """A worker is not started, only counted."""
+    calls = []
+    monkeypatch.setattr(jobs, "start_worker", lambda: calls.append("worker"))
+    return calls
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photos a and b and paintings x and y; beside them, one that is none and one that is too narrow."""
+    for number, name in enumerate(("photos/a", "photos/b", "art/x", "art/y")):
+        path = tmp_path / "given" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = np.random.default_rng(number).integers(0, 256, (60, 80, 3))
+        Image.fromarray(picture.astype(np.uint8)).save(path)
+    (tmp_path / "given" / "words.jpg").write_text("no picture")
+    Image.new("RGB", (400, 40)).save(tmp_path / "given" / "narrow.png")
+    return tmp_path / "given"
+
+
+@pytest.fixture
+def read(folder):
+    """Reads a file of runs that holds this text."""
+
+    def of_text(text, name="jobs.csv", **more):
+        (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        return batch.of_file(folder / name, **more)
+
+    return of_text
+
+
+def product(folder, **changes):
+    asked = {"contents": [str(folder / "photos")], "styles": [str(folder / "art")], "common": SMALL, **changes}
+    return batch.of_product(**asked)
+
+
+def ended(run, status="done", **changes):
+    """As a worker leaves a run."""
+    if status == "done":
+        height, width = run.record().shape
+        images.write_image(run.result, np.zeros((height, width, 3), np.uint8))
+    runs.change(run, status=status, writer=None, best_total=1.5, **changes)
+
+
+# --- files
+
+
+def test_a_row_is_a_run_and_what_is_left_empty_is_the_preset_s(read, folder):
+    text = "\ufeffContent, style ,preset,style-weight,style_layers\r\n"
+    text += 'photos/a.png,art/x.png,draft,1e4,"relu1_1,relu2_1"\r\n\r\nphotos/b.png,art/x.png;waves\r\n'
+    first, second = read(text, common={"size": 64})
+    assert first.content.path == folder / "photos" / "a.png" and first.title == "a × x"
+    assert first.settings == choose("draft", size=64, style_weight=1e4, style_layers="relu1_1,relu2_1")
+    assert (second.preset, second.style_name) == ("fast", "x + waves")
+    assert second.settings == choose("fast", size=64)
+
+
+def test_yaml_asks_for_the_same_as_csv(read):
+    rows = 'content,style,preset,style_weight,style_blend\nphotos/a.png,art/x.png;art/y.png,draft,1e4,"2,1"\n'
+    rows += "chelsea,waves,,,\n"
+    text = """
+- content: photos/a.png
+  styles: [art/x.png, art/y.png]
+  preset: draft
+  style weight: 1e4      # which YAML 1.1 takes for a word
+  style_blend: [2, 1]
+- {content: chelsea, style: waves, preset: , size: ~}
+"""
+    assert read(text, "jobs.yaml") == read(rows) == read(text.replace("- {", "# …\n- {"), "jobs.YML")
+
+
+def test_paths_are_from_the_file_s_folder_on_and_a_setting_of_a_row_counts_more(read, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (job,) = read("content,style,size\nphotos/a.png,art/x.png,96\n", preset="draft", common={"size": 64, "seed": 3})
+    assert (job.settings.size, job.settings.seed, job.preset) == (96, 3, "draft")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"jobs\.csv asks for no run\.$"),
+        ("content,style\n", r"jobs\.csv asks for no run\.$"),
+        ("content\nphotos/a.png\n", r"^jobs\.csv, line 2: it names no style\.$"),
+        ("content,stile\n", r"^jobs\.csv, line 1: there is no column 'stile' \(is style meant\?\)\.$"),
+        ("content,zzz\n", r"line 1: there is no column 'zzz'; nst stylize --help lists the settings\.$"),
+        ("content,style,Style\n", r"^jobs\.csv, line 1: the column style is there twice\.$"),
+        ("content,style\nphotos/a.png,art/x.png,9\n", r"line 2: it has 3 cells, and there are 2 columns\.$"),
+        ("content,style\nnone.png,art/x.png\n", r"^jobs\.csv, line 2: none\.png does not exist in "),
+        ("content,style\nwords.jpg,art/x.png\n", r"^jobs\.csv, line 2: words\.jpg is not a JPEG, "),
+        ("content,style\nphotos,art/x.png\n", r"line 2, column content: There is no sample named “photos”"),
+        ("content,style\nphotos/a.png,wavs\n", r"line 2, column style: There is no sample named “wavs”"),
+        ("content,style\nphotos/a.png,art/x.png;\n", r"line 2, column style: between two ; there is no painting\.$"),
+        ("content,style,size\nnarrow.png,waves,256\n", r"line 2: narrow would be only 256 × 26 pixels at size 256"),
+        ("content,style,preset\nchelsea,waves,oil\n", r"line 2, column preset: there is no preset 'oil'; there are d"),
+        ("content,style,size\nchelsea,waves,63\n", r"line 2, column size: size = '63': should be greater than or equa"),
+        ("content,style,size\nchelsea,waves,big\n", r"line 2, column size: size = 'big': should be a valid integer"),
+        ("content,style,style_weight\nchelsea,waves,nan\n", r"line 2, column style_weight: style_weight = .*finite"),
+        ("content,style,init\nchelsea,waves,\u202epreview\n", r"line 2, column init: init = "),
+        ("content,style,style_blend\nchelsea,waves,\"1,2\"\n", r"line 2: style_blend has 2 numbers for 1 paintings"),
+        ("content,style\nchelsea,\0waves\n", r"^jobs\.csv, line 2: there is a NUL character"),
+        ('content,style\nchelsea,"waves\n', r"^jobs\.csv, line \d: it is not CSV \(unexpected end of data\)\.$"),
+        (f"content,style\nchelsea,{'w' * 200_000}\n", r"^jobs\.csv, line \d: it is not CSV \(field larger than"),
+        ("content,style\n" + 501 * "chelsea,waves\n", r"^These are 501 runs; a batch has at most 500: ask for fewer"),
+        ("content,style\nchelsea,waves\nchelsea,waves\n", r"^jobs\.csv, line 3: it asks for the same run as line 2\.$"),
+        (b"content,style\nchelsea,\xff\xfe\n", r"jobs\.csv is not text in UTF-8\.$"),
+        (" " * (2**20 + 1), r"jobs\.csv cannot be read: it has more than 1,048,576 bytes\.$"),
+    ],
+)  # fmt: skip
+def test_a_csv_file_that_cannot_be(read, text, message):
+    with pytest.raises(InputError, match=message):
+        read(text)
+    assert not runs.all_runs() and not jobs.queue()
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"jobs\.yaml asks for no run\.$"),
+        ("[]", r"jobs\.yaml asks for no run\.$"),
+        ("content: chelsea", r"^jobs\.yaml, line 1: a list of runs is wanted, each beginning with “- content:”\.$"),
+        ("- chelsea", r"^jobs\.yaml, line 1: a run is wanted, such as "),
+        ("- content: chelsea\n  style: [waves", r"^jobs\.yaml, line 2: it is not YAML \("),
+        ("- content: chelsea\n\n  stile: waves", r"^jobs\.yaml, line 3: there is no column 'stile' \(is style meant"),
+        ("- content: chelsea\n  content: coffee", r"^jobs\.yaml, line 2: content is there twice\.$"),
+        ("- content: [chelsea, coffee]\n  style: waves", r"line 1, column content: 2 were given, and a run has"),
+        ("- content: {a: b}\n  style: waves", r"line 1, column content: a word or a number is wanted\.$"),
+        ("- content: chelsea\n  style: [[waves]]", r"line 2, column style: a word or a number is wanted\.$"),
+        ("- content: chelsea\n  style: !!python/object/apply:os.system [ls]", r"column style: the tag tag:\S+ is"),
+        ("- content: chelsea\n  style: !!python/name:os.system waves", r"column style: the tag tag:\S+ is not"),
+        ("- content: !own chelsea\n  style: waves", r"column content: the tag !own is not read\.$"),
+        ("- content: chelsea\n  style: waves\n  size: yes", r"line 3, column size: size = 'yes': should be a valid"),
+        ("- content: chelsea\n  style: waves\n  size: 2026-01-01", r"line 3, column size: size = '2026-01-01': "),
+        ("- ? [a, b]\n  : c", r"line 1: a word or a number is wanted\.$"),
+        ("- &a {content: chelsea, style: waves}\n- *a", r"^jobs\.yaml, line 2: aliases \(\*\) are not read\.$"),
+        ("- !own {content: chelsea, style: waves}", r"^jobs\.yaml, line 1: the tag !own is not read\.$"),
+        (LAUGHS, r"^jobs\.yaml, line 2: aliases \(\*\) are not read\.$"),
+        ("- &a [*a]", r"^jobs\.yaml, line 1: aliases \(\*\) are not read\.$"),
+        ("[" * 20_000, r"^jobs\.yaml: lists lie within lists too deep\.$"),
+        ("- content: chelsea\n  style: wa\x07ves", r"^jobs\.yaml: it is not YAML \(.*#x0007"),
+        ("--- []\n--- []", r"^jobs\.yaml, line 2: it is not YAML \(but found another document\)\.$"),
+        ("- {content: chelsea, style: waves, size: " + "9" * 5000 + "}", r"column size: size = '9+…: .* exceeded"),
+    ],
+)  # fmt: skip
+def test_a_yaml_file_that_cannot_be(read, text, message):
+    with pytest.raises(InputError, match=message):
+        read(text, "jobs.yaml")
+    assert not runs.all_runs()
+
+
+def test_every_bad_row_is_named_at_once(read):
+    rows = ["content,style,size", *["chelsea,waves,1"] * 13]
+    with pytest.raises(InputError) as raised:
+        read("\n".join(rows))
+    assert str(raised.value).startswith("jobs.csv, line 2, column size: size = '1': ")
+    assert str(raised.value).endswith(" Also wrong: lines 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, and 2 more.")
+
+
+def test_another_kind_of_file_is_none(folder):
+    with pytest.raises(InputError, match=r"jobs\.txt is no file of runs: its name must end in \.csv, \.yaml, \.yml\."):
+        batch.of_file(folder / "jobs.txt")
+    with pytest.raises(InputError, match=r"jobs\.csv does not exist\."):
+        batch.of_file(folder / "jobs.csv")
+    (folder / "jobs.csv").mkdir()
+    with pytest.raises(InputError, match=r"jobs\.csv cannot be read: "):
+        batch.of_file(folder / "jobs.csv")
+
+
+def test_a_huge_file_is_not_read(folder):
+    with (folder / "jobs.yaml").open("wb") as file:
+        file.truncate(100 * 2**20)
+    with pytest.raises(InputError, match=r"cannot be read: it has more than 1,048,576 bytes"):
+        batch.of_file(folder / "jobs.yaml")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with a name are POSIX's")
+def test_a_pipe_is_not_waited_for(folder):
+    os.mkfifo(folder / "jobs.csv")
+    with pytest.raises(InputError, match=r"cannot be read: it is not a file"):
+        batch.of_file(folder / "jobs.csv")
+
+
+def test_names_that_turn_the_text_around_are_kept_as_legible_ones(read, folder):
+    (folder / "photos" / "a.png").rename(folder / "photos" / "a\u202eb.png")
+    (job,) = read("content,style,size\nphotos/a\u202eb.png,art/x.png,64\n")
+    (run,) = batch.begin(batch.parts([job]), "jobs\u202e.csv")
+    assert (run.record().content, run.record().batch) == ("a\ufffdb", "jobs\ufffd.csv")
+    assert batch.parts([job])[0].run == run
+
+
+# --- products
+
+
+def test_every_photo_with_every_painting_preset_and_value(folder):
+    sweeps = batch.sweeps(["style_weight=1e4,1e5", "stages=1,2"])
+    found = product(folder, presets=["draft", "fast"], sweeps=sweeps, common={"iterations": "3"})
+    assert len(found) == 2 * 2 * 2 * 4 and len({job.digest for job in found}) == len(found)
+    assert [job.title for job in found[::8]] == ["a × x", "a × y", "b × x", "b × y"]
+    assert [job.preset for job in found[:8:4]] == ["draft", "fast"]
+    told = [(job.settings.style_weight, job.settings.stages) for job in found[:4]]
+    assert told == [(1e4, 1), (1e4, 2), (1e5, 1), (1e5, 2)]
+    assert {job.settings.iterations for job in found} == {3}
+
+
+def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
+    found = product(
+        folder, contents=["chelsea", str(folder / "photos" / "b.png")], styles=["waves", str(folder / "art")]
+    )
+    assert [job.title for job in found] == [f"{a} × {b}" for a in ("chelsea", "b") for b in ("waves", "x", "y")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"contents": ["none"]}, "There is no sample named “none”"),
+        ({"contents": ["none.png"]}, r"none\.png does not exist in "),
+        ({"contents": ["waves", "waves"]}, r"^The photo \S+ is given twice\.$"),
+        ({"presets": ["draft", "draft"]}, r"^The preset draft is given twice\.$"),
+        ({"presets": ["oil"]}, r"^There is no preset 'oil'; there are "),
+        ({"sweeps": {"size": [64]}}, r"^size is to be swept, and is given one value beside: leave one of"),
+        ({"sweeps": {"seed": [*range(126)]}}, r"^These are 504 runs; a batch has at most 500"),
+        ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would begin at 32 px; the least is 64 px\.$"),
+    ],
+)  # fmt: skip
+def test_a_product_that_cannot_be(folder, changes, message):
+    with pytest.raises(InputError, match=message):
+        product(folder, **changes)
+    assert not runs.all_runs()
+
+
+def test_an_absurd_product_is_refused_before_its_pictures_are_read(folder):
+    (folder / "photos" / "c.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"^These are 6,000,000 runs; "):
+        product(folder, sweeps={"seed": range(1_000_000)})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("style_weight=1e4,1e5", ("style_weight", [1e4, 1e5])),
+        (" style-weight = 1 , 2.5", ("style_weight", [1.0, 2.5])),
+        ("optimizer=adam,l-bfgs", ("optimizer", ["adam", "l-bfgs"])),
+        ("style_layers=relu1_1,relu2_1;conv3_1", ("style_layers", [("block1_conv1", "block2_conv1"), None])),
+        ("style_layer_weights=1,2,3,4,5;1,1,1,1,9", ("style_layer_weights", [tuple("12345"), tuple("11119")])),
+        ("content_weight=0", ("content_weight", [0.0])),
+        ("stages=1,6", ("stages", [1, 6])),
+    ],
+)
+def test_a_sweep(text, expected):
+    name, values = batch.swept(text)
+    assert name == expected[0] and len(values) == len(expected[1])
+    assert all(wanted in (None, value) for value, wanted in zip(values, expected[1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("style_weight", r"^'style_weight' is no sweep such as style_weight=1e4,1e5\.$"),
+        ("=1,2", r"is no sweep such as"),
+        ("stile_weight=1", r"^There is no setting 'stile_weight' to sweep \(is style_weight meant\?\)\.$"),
+        ("preset=draft", r"^There is no setting 'preset' to sweep"),
+        ("style_weight=", r"^style_weight has an empty value among those to sweep\.$"),
+        ("style_weight=1,,2", r"^style_weight has an empty value"),
+        ("style_weight=1,1.0", r"^style_weight = 1\.0 is given twice\.$"),
+        ("style_weight=-1", r"^style_weight = '-1': should be greater than or equal to 0\.$"),
+        ("size=64,many", r"^size = 'many': should be a valid integer"),
+        ("optimizer=sgd", r"^optimizer = 'sgd': should be 'adam' or 'l-bfgs'\.$"),
+    ],
+)
+def test_a_sweep_that_cannot_be(text, message):
+    with pytest.raises(InputError, match=message):
+        batch.swept(text)
+
+
+# --- runs
+
+
+def test_a_run_keeps_what_it_is_of_and_an_older_record_says_nothing(folder):
+    (job, *_) = product(folder)
+    (run,) = batch.begin(batch.parts([job]), "photos × art")
+    record = run.record()
+    assert (record.batch, record.job, record.status) == ("photos × art", job.digest, "queued")
+    said = json.loads((run.path / "run.json").read_text())
+    for name in ("batch", "job"):
+        said.pop(name)
+    (run.path / "run.json").write_text(json.dumps(said))
+    assert (run.record().batch, run.record().job) == ("", "")
+
+
+def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(folder):
+    wanted = product(folder)
+    first, second, third, fourth = batch.begin(batch.parts(wanted), "it")
+    jobs.submit(first, second, third)
+    for run in (first, second):
+        jobs.cancel(run)
+    ended(first)
+    found = batch.parts(wanted)
+    assert [part.run for part in found] == [first, second, third, fourth]
+    assert [part.state for part in found] == ["painted", "broken off", "under way", "under way"]
+    runs.change(fourth, writer=Writer(pid=2**22 + 1, started=0.0))
+    assert batch.parts(wanted)[3].state == "broken off"
+    assert batch.begin(found[1:2], "it") == [second] and second.record().status == "queued"
+    assert [part.state for part in batch.parts(wanted, again=True)] == ["new"] * 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": choose("fast", **{**SMALL, "iterations": 4})},
+        {"steering": [Steering(iteration=1, changes={"style_weight": 2.0})]},
+        {"owner": "someone who logged in"},
+        {"job": ""},
+        {"status": "failed"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_is_no_longer_what_was_asked_for_stands_for_nothing(folder, change):
+    (job, *_) = product(folder)
+    (run,) = batch.begin(batch.parts([job]), "it")
+    ended(run, **{"status": "done", **{name: value for name, value in change.items() if name == "status"}})
+    assert batch.parts([job])[0].state == ("broken off" if "status" in change else "painted")
+    runs.change(run, **change)
+    assert batch.parts([job])[0].state == ("broken off" if "status" in change else "new")
+
+
+def test_of_several_runs_the_painted_one_stands_for_a_job(folder):
+    (job, *_) = product(folder)
+    (older,) = batch.begin(batch.parts([job]), "it")
+    (newer,) = batch.begin(batch.parts([job], again=True), "it")
+    ended(older)
+    assert batch.parts([job])[0].run == older
+    ended(newer)
+    assert {part.run for part in batch.parts([job, job])} == {older, newer}
+    older.result.unlink()
+    assert batch.parts([job])[0].run == newer
+
+
+@pytest.mark.parametrize("what", ["photo", "painting", "name"])
+def test_another_picture_is_another_job(folder, what):
+    (job, *_) = product(folder)
+    path = folder / ("art/x.png" if what == "painting" else "photos/a.png")
+    if what == "name":
+        path.rename(folder / "photos" / "aa.png")
+    else:
+        Image.new("RGB", (80, 60), "green").save(path)
+    assert product(folder)[0].digest != job.digest
+    assert product(folder)[0].settings == job.settings
+
+
+def test_a_run_that_cannot_go_on_gives_way_to_a_new_one(folder):
+    (job, *_) = product(folder)
+    (run,) = batch.begin(batch.parts([job]), "it")
+    ended(run, "interrupted", iteration=2)
+    run.checkpoint.write_bytes(b"no checkpoint")
+    (other,) = batch.begin(batch.parts([job]), "it")
+    assert other != run and other.record().status == "queued"
+
+
+def test_submitting_many_starts_one_worker_a_place(folder, started, monkeypatch):
+    monkeypatch.setenv("NST_WORKERS", "3")
+    jobs.submit(*batch.begin(batch.parts(product(folder)), "it"))
+    assert len(jobs.queue()) == 4 and len(started) == 3
+    jobs.submit()
+    assert len(started) == 3
+
+
+def test_a_batch_is_watched_until_all_is_over(folder):
+    found = batch.parts(product(folder))
+    first, second, third, fourth = batch.begin(found, "it")
+    jobs.submit(first, second, third, fourth)
+    watch = Watch(found)
+    sight = watch.look()
+    assert (sight.over, sight.runs, sight.iterations, sight.seconds_left) == (0, 4, 0, None)
+    assert sight.words == "0 of 4 over, waiting for a painter"
+    for run in (first, second, third):
+        jobs._take(run)
+    ended(first, timings={"total": 2.0})
+    ended(second, "failed", message="Memory ran out.")
+    runs.change(third, status="running", writer=Writer.this_process())
+    (third.path / "metrics.csv").write_text(
+        "iteration,evaluations,seconds,total,style,content,total_variation\n1,1,0.1,1,1,1,1\n2,2,0.2,1,1,1,1\n"
+    )
+    sight = watch.look()
+    assert (sight.over, sight.iterations) == (2, 3 + 3 + 2)
+    assert sight.words == "2 of 4 over, b × x (fast): 2/3"
+    assert watch.endings() == ["1 of 4, a × x (fast): loss 1.5, 2.0 s", "2 of 4, a × y (fast): Memory ran out."]
+    assert watch.failed() == {"Memory ran out.": ["a × y (fast)"]}
+    assert [part.run for part in watch.painted()] == [first] and watch.unfinished() == [third, fourth]
+    ended(third)
+    (fourth.path / "run.json").unlink()
+    jobs._take(fourth)
+    assert [sight.over for sight in watch.until_over()] == [4]
+
+
+def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
+    found = batch.parts(product(folder))
+    first, second, third, fourth = batch.begin(found, "it")
+    jobs.submit(first, second, third)
+    jobs._take(first)
+    other = Writer.of(os.getppid())
+    runs.change(first, status="running", writer=other)
+    runs.change(third, iteration=2)
+    assert batch.leave_off([first, second, third, fourth]) == [first]
+    assert first.request().stop and not jobs.queue()
+    assert [run.path.is_dir() for run in (second, third, fourth)] == [False, True, False]
+    assert third.record().status == "stopped"
+
+
+def test_when_the_last_of_some_runs_should_be_over(folder):
+    first, second, third, _ = batch.begin(batch.parts(product(folder)), "it")
+    jobs.submit(first, second, third)
+    assert jobs.seconds_until_over([first]) is None
+    from core import hardware
+
+    pace = {"processor": hardware.processor(), "step_per_pixel": 1 / (48 * 64), "start": 1.0}
+    (paths.home() / "pace.json").write_text(json.dumps(pace))
+    assert [jobs.seconds_until_over([run]) for run in (first, third)] == pytest.approx([4.0, 12.0])
+    assert jobs.seconds_until_over([]) == 0
+
+
+def test_an_imported_run_is_of_no_batch(folder, tmp_path):
+    from core import archive
+
+    (job, *_) = product(folder)
+    (run,) = batch.begin(batch.parts([job]), "it")
+    ended(run)
+    with (tmp_path / "run.zip").open("wb") as file:
+        archive.export_run(run, file)
+    imported = archive.import_run(tmp_path / "run.zip")
+    assert isinstance(imported, Run) and (imported.record().batch, imported.record().job) == ("", "")
+
+
+def test_every_preset_can_be_asked_for(read):
+    rows = ["content,style,preset", *(f"chelsea,waves,{name}" for name in PRESETS)]
+    assert [job.preset for job in read("\n".join(rows))] == list(PRESETS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there a name is any bytes")
+def test_a_file_s_name_may_be_no_text(folder):
+    for path in ("photos/a.png", "art/x.png"):
+        (folder / path).rename(folder / os.fsdecode(path.encode().replace(b".png", b"\xff.png")))
+    job = product(folder)[0]
+    assert job.title == "a\ufffd × x\ufffd"
+    (run,) = batch.begin(batch.parts([job]), "it")
+    assert run.record().content == "a\ufffd" and batch.parts([job])[0].run == run
