@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import inspect
 import json
 import os
@@ -1004,8 +1003,10 @@ def _paint_batch(
 ) -> None:
     """Have the runs painted that have not been yet, and compare all of them in a report."""
     from core import batch as batches
+    from core import cluster
 
-    paint_there = _cluster_painter(address) if address else None
+    if address:
+        cluster.check_reach(address)
     parts = batches.parts(wanted, again)
     there = [part for part in parts if part.state == "painted"]
     said = f", {len(there)} of them painted already" if there else ""
@@ -1013,7 +1014,7 @@ def _paint_batch(
     watch = batches.Watch([part for part in parts if part.state != "painted"])
     stopped = False
     try:
-        _have_painted(watch, name, paint_there and partial(paint_there, address=address))
+        _have_painted(watch, name, address)
     except KeyboardInterrupt:
         stopped = True
         _leave_off(watch)
@@ -1042,16 +1043,16 @@ def _paint_batch(
         raise StudioError(f"{count} of {len(parts)} runs could not be painted; the same command tries them once more.")
 
 
-def _have_painted(watch: Watch, name: str, paint_there: Callable[..., None] | None) -> None:
-    """Begin what is due and watch it, with one progress bar, until all is over."""
+def _have_painted(watch: Watch, name: str, address: str | None) -> None:
+    """Begin what is due and watch it, with one progress bar, until all is over; on a cluster, telling what becomes of
+    each."""
     from core import batch as batches
-    from core import jobs
+    from core import cluster, jobs
 
     with _working() as told:
         begun = batches.begin([part for part in watch.parts if part.state != "under way"], name, told)
-    if paint_there and begun:
-        with _working() as told:
-            paint_there(begun, report=told)
+    if address and begun:
+        cluster.paint_all(begun, address, _tell, partial(_engine, None))
     else:
         jobs.submit(*begun)
     words = TextColumn("{task.description}", markup=False)  # of pictures' names, too
@@ -1079,17 +1080,6 @@ def _leave_off(watch: Watch) -> None:
         with suppress(KeyboardInterrupt):  # a second time: it ends by itself
             for _ in batches.Watch([part for part in watch.parts if part.run in asked]).until_over():
                 pass
-
-
-def _cluster_painter(address: str) -> Callable[..., None]:
-    try:
-        paint_all: Callable[..., None] = importlib.import_module("core.cluster").paint_all
-    except ImportError as error:
-        raise StudioError(
-            f"A cluster such as {address} is reached by Ray, which is not installed here: "
-            "pip install 'style-transfer-studio[ray]' brings it."
-        ) from error
-    return paint_all
 
 
 def _once(make: EngineMaker) -> EngineMaker:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import os
 import signal
@@ -341,15 +342,26 @@ def _cpus() -> int:
 
 
 def _join(address: str) -> Any:
-    """Ray, with this process on that cluster. Raises `InputError` for what is no address, and `StudioError` where there
-    is no Ray, or no cluster that takes this process."""
+    """Ray, with this process on that cluster. Raises as `check_reach` does, and `StudioError` where the cluster does
+    not take this process."""
+    check_reach(address)
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output
+    import ray
+
     try:
-        import ray
-    except ImportError as error:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of many kinds: another version, no node on this machine, no cluster
+        raise StudioError(f"This machine cannot join the Ray cluster at {address}: {_reason(error)}") from error
+    return ray
+
+
+def check_reach(address: str) -> None:
+    """Raise `InputError` for what is no address, and `StudioError` where there is no Ray here, or nobody answers there:
+    before anything is done for it."""
+    if importlib.util.find_spec("ray") is None:
         raise StudioError(
             "Runs on a cluster need Ray, which is not installed here: pip install 'style-transfer-studio[ray]'."
-        ) from error
+        )
     host, _, port = address.rpartition(":")
     if address != "auto":
         if not host or "/" in address or not (port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
@@ -361,11 +373,6 @@ def _join(address: str) -> Any:
                 f"No Ray cluster answers at {address} ({error.strerror or error}): start one with ray start --head, or "
                 "give the address that it says."
             ) from error
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # of many kinds: another version, no node on this machine, no cluster
-        raise StudioError(f"This machine cannot join the Ray cluster at {address}: {_reason(error)}") from error
-    return ray
 
 
 def _reason(error: BaseException) -> str:

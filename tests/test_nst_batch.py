@@ -133,16 +133,12 @@ def test_bad_input_is_one_line_and_nothing_is_begun(rows, given, own_home, argum
     assert not runs.all_runs() and not jobs.queue()
 
 
-def test_a_cluster_without_what_reaches_it_is_told(given, own_home):
-    if (ROOT / "core" / "cluster.py").is_file():
-        pytest.skip("there is something that reaches one")
+def test_what_is_no_cluster_is_told_before_anything_begins(given, own_home):
     done = batch(
         "--contents", given / "photos", "--styles", "waves", "--address", "ray://there", "--report", given / "r.zip"
     )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(
-        "nst: A cluster such as ray://there is reached by Ray, which is not "
-    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "nst: 'ray://there' is no address of a Ray cluster such as 10.0.0.1:6379."
     assert not runs.all_runs()
 
 
