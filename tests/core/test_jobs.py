@@ -22,7 +22,7 @@ from core import hardware, images, jobs, paths, preview, runs, transfer
 from core.checkpoint import Checkpoint
 from core.easels import Easel, acquired
 from core.errors import InputError, StudioError
-from core.runs import Run, Steering, Writer
+from core.runs import Request, Run, Steering, Writer
 from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
 from core.subject import Pictures
 from core.transfer import Engine
@@ -915,6 +915,17 @@ def test_a_restart_of_the_machine_is_told(own_home):
     run = new_run()
     runs.change(run, status="running", writer=Writer.this_process().model_copy(update={"boot": "earlier"}))
     assert "was restarted" in jobs.settle(run).message
+
+
+def test_of_several_runs_that_a_process_records_one_is_broken_off_alone(own_home):
+    """As on a cluster, where each has a painter of its own."""
+    one, other = new_run("a"), new_run("b")
+    for run in (one, other):
+        runs.change(run, status="running", writer=Writer.this_process())
+    with FIRST.bearing(one), Easel(1).bearing(other):
+        jobs.break_off(one)  # this process goes on
+    assert (one.request().stop, one.request().at_once) == (True, True)
+    assert other.request() == Request()
 
 
 # In worker processes
