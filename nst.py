@@ -1019,7 +1019,7 @@ def _paint_batch(
         stopped = True
         _leave_off(watch)
     except StudioError:
-        batches.leave_off(watch.unfinished())
+        batches.leave_off(watch.unfinished_of_ours())
         raise
     painted, failed = watch.painted(), watch.failed()
     if watch.parts:
@@ -1075,7 +1075,8 @@ def _leave_off(watch: Watch) -> None:
     """Take what waits out of the queue, and have what is being painted stop."""
     from core import batch as batches
 
-    if asked := batches.leave_off(watch.unfinished()):
+    watch.look()  # on a cluster nobody has, yet
+    if asked := batches.leave_off(watch.unfinished_of_ours()):
         _tell("What is being painted stops after its step, and keeps its best picture …")
         with suppress(KeyboardInterrupt):  # a second time: it ends by itself
             for _ in batches.Watch([part for part in watch.parts if part.run in asked]).until_over():

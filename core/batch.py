@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from core import images, jobs, paths, runs, series, settings
+from core import images, jobs, paths, room, runs, series, settings
 from core.decoding import Decoder
 from core.errors import InputError, StudioError
 from core.roles import JOINT
@@ -242,6 +242,7 @@ class _Checker:
         (width, height), photo = _kept(self._photos, content, self._look_at_photo)
         sizes, manner = _kept(self._manners, styles, self._look_at_styles)
         runs.check_side((width, height), wanted, content.name)
+        room.check_limit(wanted, images.resized_shape(width, height, wanted.size))
         runs.check_styles(sizes, wanted, JOINT.join(style.name for style in styles))
         named = json.dumps([content.name, preset, series.made_of(manner, wanted, photo)])
         return Job(content, styles, preset, wanted, hashlib.sha256(named.encode()).hexdigest())
@@ -612,6 +613,10 @@ class Watch:
                 jobs.see_to_queue()
             time.sleep(LOOK_SECONDS)
 
+    def unfinished_of_ours(self) -> list[Run]:
+        """Without the runs that another command has begun."""
+        return [part.run for part in self.parts if part.run in self.unfinished() and part.state != "under way"]
+
     def unfinished(self) -> list[Run]:
         return [part.run for part in self.parts if part.run and part.run not in self.over]
 
@@ -668,6 +673,8 @@ def leave_off(unfinished: Sequence[Run]) -> list[Run]:
     asked = []
     for run in unfinished:
         with contextlib.suppress(StudioError):  # it is gone
+            if not run.record().unfinished:  # what it came to stays
+                continue
             with contextlib.suppress(InputError):  # it does not wait
                 jobs.cancel(run)
             record = run.record()

@@ -580,8 +580,14 @@ def _work_on_cluster(address: str, easel: Easel, make_engine: EngineMaker) -> No
         announce(easel, message, ready=_was_ready())
 
     def take() -> Run | None:
-        run = next_queued()
-        return run if run and _take(run, Writer.this_process()) else None
+        if not (run := next_queued()):
+            return None
+        try:
+            return run if _take(run, Writer.this_process()) else None
+        except StudioError as error:  # it is no run, or is damaged: the others are painted all the same
+            log.failed("run failed", error, run=run.id)
+            _take(run)
+            return None
 
     log.event("worker started", pid=os.getpid(), cluster=address)
     try:

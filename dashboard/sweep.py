@@ -118,7 +118,7 @@ def around(knob: Knob, now: float) -> str:
 def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
     known = pace.Known()
     shapes = [images.resized_shape(photo.image.width, photo.image.height, each.size) for each in chosen]
-    seconds = [pace.expected_seconds(each, shape, known) for each, shape in zip(chosen, shapes, strict=True)]
+    seconds = [pace.expected_seconds(each, shape, known=known) for each, shape in zip(chosen, shapes, strict=True)]
     if any(each is None for each in seconds):
         return "their time is known once this machine is measured"
     return f"about {duration(sum(filter(None, seconds)) / len(jobs.easels()))}"

@@ -173,8 +173,8 @@ def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_hom
 
 
 def test_what_cannot_be_painted_is_told_and_the_others_are_painted(rows, own_home, weights, model):
-    jobs_file = rows("photos/a.png,waves,draft,64,1,", "photos/b.png,waves,draft,64,1,1e-6",
-                     heading="content,style,preset,size,iterations,memory")  # fmt: skip
+    jobs_file = rows("photos/a.png,waves,draft,64,1,", "photos/b.png,waves,draft,10000,100,100",
+                     heading="content,style,preset,size,iterations,history")  # fmt: skip
     done = batch(jobs_file, "--no-measure", "--json")
     assert done.returncode == 1
     assert (

@@ -55,7 +55,7 @@ def test_what_is_told_is_recorded_as_if_it_had_been_painted_here(own_home, engin
     for _ in jobs.perform(here, lambda *_: engine):
         pass
     expected = here.record()
-    apart = {"id", "created", "timings", "environment", "style_targets", "best_total"}
+    apart = {"id", "created", "queued", "begun", "timings", "environment", "style_targets", "best_total"}
     assert told.model_dump(exclude=apart) == expected.model_dump(exclude=apart)
     assert told.best_total == pytest.approx(expected.best_total, rel=1e-4)
     assert told.environment.pop("node") and told.environment == expected.environment

@@ -542,7 +542,8 @@ def test_stop_requests():
     run.ask(stop=True)
     assert run.request().stop
     run.ask(stop=True)
-    assert json.loads((run.path / "request.json").read_text()) == {"stop": True, "iterations": None, "weights": {}}
+    asked = {"stop": True, "at_once": False, "iterations": None, "weights": {}}
+    assert json.loads((run.path / "request.json").read_text()) == asked
 
 
 def test_wishes_add_up():
