@@ -26,6 +26,7 @@ import statistics
 import sys
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -738,7 +739,7 @@ class Told:
     checkpoint: Checkpoint | None  # likewise
 
 
-class Account:
+class Account(ABC):
     """What is told of a run while it is painted; who writes it down, a `Recorder` or someone far away, says what
     becomes of it. Used as a context: how the block ends decides the run's status.
 
@@ -766,25 +767,25 @@ class Account:
         """Change the record."""
         self.record = self.record.model_copy(update=changes)
 
+    @abstractmethod
     def live(self, picture: bytes) -> None:
         """Take the picture of this moment, a JPEG."""
-        raise NotImplementedError
 
+    @abstractmethod
     def note(self, told: Told) -> None:
         """Take down a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
         """Keep the best picture, `(H, W, 3)` RGB, float32 in 0 … 255, and where the run stands at its end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def conclude(self, **said: Any) -> None:
         """Note what the record says of the picture that was kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
         """Note how the run ended, what took how long, and where it failed unforeseen."""
-        raise NotImplementedError
 
     def show(self, start: np.ndarray) -> None:
         """The picture that painting starts from, uint8 `(H, W, 3)`: seen before its losses are computed."""
