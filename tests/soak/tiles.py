@@ -1,12 +1,12 @@
 """A large picture in little memory: is it painted to the end within a limit, and what do tiles cost?
 
-    python tests/soak/tiles.py [--size PX] [--memory GB] [--limit GiB] [--iterations N]
+    python tests/soak/tiles.py [--size PX] [--memory GB] [--limit GiB] [--iterations N] [--keep FILE]
                                [--steps-alone | --picture-alone]
 
-Paints a sample photo, enlarged to a picture of 4 : 3, from coarse to fine with Adam, and prints the most memory that
-any of the processes held. Then times the steps of a picture in tiles of 1024 px against those of one in a piece, per
-megapixel. Ends with 1 if the picture took more than the limit, if it could not be painted, or if the tiles' steps take
-more than 2.2 times as long per megapixel.
+Paints a sample photo, enlarged to a picture of 4 : 3, from coarse to fine with Adam, prints the most memory that any of
+the processes held, and keeps the picture where it is to be looked at. Then times the steps of a picture in tiles of
+1024 px against those of one in a piece, per megapixel. Ends with 1 if the picture took more than the limit, if it could
+not be painted, or if the tiles' steps take more than 2.2 times as long per megapixel.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def enlarged(picture: Image.Image, height: int, width: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def picture(size: int, memory: float, limit: float, iterations: int) -> bool:
+def picture(size: int, memory: float, limit: float, iterations: int, keep: Path | None) -> bool:
     """Whether it is painted within so many GiB."""
     with tempfile.TemporaryDirectory() as folder:
-        photo, result = Path(folder) / "photo.jpg", Path(folder) / "result.jpg"
+        photo, result = Path(folder) / "photo.jpg", keep or Path(folder) / "result.jpg"
         enlarged(sample(PHOTO), size * 3 // 4, size).save(photo, quality=95)
         command = [sys.executable, "-m", "nst", "stylize", str(photo), STYLE, "-o", str(result), "--preset", "fine"]
         options = {"size": size, "memory": memory, "stages": STAGES, "iterations": iterations, "optimizer": "adam"}
@@ -106,11 +106,12 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=3.8)
     parser.add_argument("--limit", type=float, default=4.0)
     parser.add_argument("--iterations", type=int, default=45)
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--steps-alone", action="store_true")
     parser.add_argument("--picture-alone", action="store_true")
     asked = parser.parse_args()
     print(f"{date.today()}, {hardware.processor()}, {os.cpu_count()} cores", flush=True)
-    good = asked.steps_alone or picture(asked.size, asked.memory, asked.limit, asked.iterations)
+    good = asked.steps_alone or picture(asked.size, asked.memory, asked.limit, asked.iterations, asked.keep)
     good = (asked.picture_alone or steps(asked.size)) and good
     sys.exit(not good)
 
