@@ -36,7 +36,7 @@ from core.subject import Pictures, Subject
 from core.timings import Timings, seconds_asked
 
 if TYPE_CHECKING:
-    from core.objective import Losses, Objective
+    from core.objective import Evaluation, Losses, Objective
     from core.targets import StyleTargets
     from core.transfer import Engine, Step
 
@@ -97,10 +97,12 @@ def paint(account: Account, make_engine: EngineMaker, report: Report = lambda li
             "why this precision": choice.why_precision,
         },
     )
-    start = begun or subject.begun_from(picture)
+    starts = [begun or subject.begun_from(picture)]
+    begun = None
     for number, (_, end) in enumerate(stages, 1):
         is_last = number == len(stages)
-        for step in _stage(account, engine, subject, start, tell, again=number > 1):
+        # popped, it is kept no longer than it is needed: of a large picture, each copy counts
+        for step in _stage(account, engine, subject, starts.pop(), tell, again=number > 1):
             yield step
             request = account.request()
             account.answer(request)
@@ -111,7 +113,7 @@ def paint(account: Account, make_engine: EngineMaker, report: Report = lambda li
             step.objective.weights = account.steered(step.iteration + 1).loss_weights()
         if not is_last:
             subject = pictures.at(wanted, stages[number][0])
-            start = step.enlarged(*subject.photo.shape[:2])
+            starts.append(step.enlarged(*subject.photo.shape[:2]))
 
 
 def _stage(
@@ -123,22 +125,22 @@ def _stage(
     from core.transfer import stylize
 
     wanted, precision = account.record.settings, engine.choice(account.record.settings).precision
-    content, styles = images.to_network(subject.photo), [images.to_network(style) for style in subject.styles]
     if not again:
         tell("Measuring the style …")
     on_gpu, beside = bool(hardware.cards()), _still_to_be_taken(account.run)
-    shapes = [style.shape[:2] for style in subject.styles]
+    shapes = [(style.shape[0], style.shape[1]) for style in subject.styles]
     side, style_side = room.sides(wanted, subject.photo.shape[:2], shapes, on_gpu, beside, account.run.masks)
 
     def objective(**other: Any) -> tuple[Objective, StyleTargets]:
+        content, styles = images.to_network(subject.photo), map(images.to_network, subject.styles)
         return engine.objective(content, styles, wanted, masks=subject.masks, side=side, style_side=style_side, **other)
 
     made, targets = objective(timings=account.timings)
 
-    def in_float32(step: Step) -> Losses:
+    def in_float32(best: Evaluation) -> Losses:
         exact, _ = objective(precision="float32")
-        exact.weights = step.best.weights
-        return exact.losses(step.best.image)
+        exact.weights = best.weights
+        return exact.losses(best.image)
 
     if precision != "float32":
         account.final_losses = in_float32
@@ -151,7 +153,9 @@ def _stage(
     if isinstance(start, Checkpoint) and again and limits:
         start = dataclasses.replace(start, image=(within := np.clip(start.image, *limits)), best_image=within)
     endless = wanted.changed(iterations=KNOBS["iterations"].maximum)
-    for step in stylize(made, start, endless, limits and Limits(*limits)):
+    steps = stylize(made, start, endless, limits and Limits(*limits))
+    del start
+    for step in steps:
         if again and step.iteration == begun:
             continue
         account.write(step)

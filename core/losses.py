@@ -94,8 +94,13 @@ def total_variation(image: tf.Tensor) -> tf.Tensor:
 
     Mahendran and Vedaldi, 2015, arXiv:1412.0035, equation 3 with β = 2; a mean, so that it does not grow with the size.
     """
-    across, down = (_after(image, axis) - _before(image, axis) for axis in (2, 1))
+    across, down = (differences(image, axis) for axis in (2, 1))
     return tf.reduce_mean(tf.square(across)) + tf.reduce_mean(tf.square(down))
+
+
+def differences(image: tf.Tensor, axis: int) -> tf.Tensor:
+    """Of each pixel and the one before it, along an axis."""
+    return _after(image, axis) - _before(image, axis)
 
 
 def _before(image: tf.Tensor, axis: int) -> tf.Tensor:

@@ -8,7 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from core.losses import WASSERSTEIN_SCALE, gram_sum, style_loss, total_variation, wasserstein_2, with_one
+from core.losses import (
+    WASSERSTEIN_SCALE,
+    differences,
+    gram_sum,
+    style_loss,
+    total_variation,
+    wasserstein_2,
+    with_one,
+)
 from core.settings import LossWeights, StyleLoss
 from core.vgg import channels, stride
 
@@ -72,9 +80,9 @@ class LossFunction:
         contents = {layer: tf.TensorSpec((1, None, None, channels(layer)), tf.float32) for layer in content_layers}
         part = {"content": contents, "guides": guides}
         sizes = {"positions": positions, "shares": positions, "content values": dict.fromkeys(content_layers, scalar)}
-        whole = {"style": grams, **sizes}
+        whole = {"style": grams, "neighbours": (scalar, scalar), **sizes}
         image, core = tf.TensorSpec((1, None, None, 3), tf.float32), tf.TensorSpec((4,), tf.int32)
-        sums = {"style": grams, "content": dict.fromkeys(content_layers, scalar)}
+        sums = {"style": grams, "content": dict.fromkeys(content_layers, scalar), "variation": (scalar, scalar)}
 
         def traced(function: Callable[..., Any], *signature: Any) -> Any:
             return tf.function(function, input_signature=signature)
@@ -83,7 +91,6 @@ class LossFunction:
         self.part_sums = traced(self._part_sums, image, core, part)
         self.part_gradient = traced(self._part_gradient, image, core, part, sums)
         self.slopes = traced(self._slopes, sums, weights, whole)
-        self.variation = traced(self._variation, image, scalar)
         self.part_content = traced(self._part_content, image, core)
 
     def content_targets(self, content: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -159,33 +166,33 @@ class LossFunction:
         return cut
 
     def _part_sums(self, image: tf.Tensor, core: tf.Tensor, part: Any) -> dict[str, Any]:
-        return self._sums(self._core(self.network(image), core), part)
+        top, left, bottom, right = tf.unstack(core)
+        across = differences(image[:, top:bottom, left : right + 1], 2)  # a pixel and the next, if there is one
+        down = differences(image[:, top : bottom + 1, left:right], 1)
+        variation = tuple(tf.reduce_sum(tf.square(each)) for each in (across, down))
+        return {**self._sums(self._core(self.network(image), core), part), "variation": variation}
 
     def _part_content(self, image: tf.Tensor, core: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._core(self.content_targets(image), core)
 
     def _slopes(self, sums: Any, weights: Any, whole: Any) -> tuple[tf.Tensor, Any]:
-        """Style loss, content loss and the layers' shares as one vector, and the first two's derivative by the sums."""
+        """The losses as `losses` has them, and the derivative of their sum by the parts' sums."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sums)
             style, content, shares = self._weighted(sums, weights, whole)
-            total = style + content
-        return tf.stack([style, content, *shares]), tape.gradient(total, sums)
+            means = (value / count for value, count in zip(sums["variation"], whole["neighbours"], strict=True))
+            variation = weights.total_variation * tf.add_n([*means])
+            total = style + content + variation
+        return tf.stack([style, content, variation, *shares]), tape.gradient(total, sums)
 
     def _part_gradient(self, image: tf.Tensor, core: tf.Tensor, part: Any, slopes: Any) -> tf.Tensor:
         """What this part's sums add to the gradient, `(1, h, w, 3)`."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(image)
-            sums = self._sums(self._core(self.network(image), core), part)
+            sums = self._part_sums(image, core, part)
             pairs = zip(tf.nest.flatten(slopes), tf.nest.flatten(sums), strict=True)
             along = tf.add_n([tf.reduce_sum(slope * value) for slope, value in pairs])
         return self._along(tape.gradient(along, image))
-
-    def _variation(self, image: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(image)
-            value = weight * total_variation(image)
-        return value, self._along(tape.gradient(value, image))
 
 
 class Objective:
@@ -197,7 +204,7 @@ class Objective:
         self,
         function: LossFunction,
         style_targets: Mapping[str, np.ndarray],
-        content: tf.Tensor,
+        content: np.ndarray,
         weights: LossWeights,
         guides: np.ndarray | None = None,
     ) -> None:
@@ -227,8 +234,8 @@ class Objective:
         """The losses alone, computed without tracing: for a picture now and then."""
         return self._told(self._function.losses(image, self._constants(), self._targets))
 
-    def _content_targets(self, content: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._function.content_targets(content)
+    def _content_targets(self, content: np.ndarray) -> dict[str, tf.Tensor]:
+        return self._function.content_targets(tf.constant(content))
 
     @property
     def _targets(self) -> dict[str, Any]:
@@ -249,7 +256,8 @@ def _whole(
     function: LossFunction, targets: Mapping[str, np.ndarray], height: int, width: int, guides: np.ndarray | None
 ) -> dict[str, Any]:
     """Of each style layer, what the losses need of the whole picture: the regions' targets, how many positions each
-    region has, and its share of the picture; of each content layer, how many values it has."""
+    region has, and its share of the picture; of each content layer, how many values it has; and how many pairs of
+    neighbours there are, across and down."""
     grams, positions, shares = {}, {}, {}
     for layer in function.style_layers:
         matrices = np.asarray(targets[layer], np.float32)
@@ -262,7 +270,9 @@ def _whole(
         layer: tf.constant(float(_count(layer, height, width) * channels(layer)), tf.float32)
         for layer in function.content_layers
     }
-    return {"style": grams, "positions": positions, "shares": shares, "content values": values}
+    neighbours = tuple(tf.constant(3.0 * count) for count in (height * (width - 1), (height - 1) * width))
+    sizes = {"positions": positions, "shares": shares, "content values": values, "neighbours": neighbours}
+    return {"style": grams, **sizes}
 
 
 def _count(layer: str, height: int, width: int) -> int:

@@ -85,7 +85,10 @@ class Adam:
         return objective(self._image.read_value())
 
     def state(self) -> dict[str, np.ndarray]:
-        return {f"adam-{number}": variable.numpy() for number, variable in enumerate(self._adam.variables)}
+        return {
+            f"adam-{number}": np.asarray(variable.value.read_value())  # not copied
+            for number, variable in enumerate(self._adam.variables)
+        }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         for number, variable in enumerate(self._adam.variables):

@@ -23,7 +23,9 @@ PICTURE_BYTES = 12.0  # of a float32 picture, per pixel
 PICTURES_PER_STEP = 2  # that L-BFGS keeps of each step that it remembers
 FRAME_BYTES = 1.5  # of a JPEG, per pixel: a picture full of grain
 
-PICTURES_KEPT = 12  # of the picture's own size, beside the network's activations: image, gradient, best, Adam's moments
+# Of the picture's own size, beside the network's activations, where it is computed in tiles: photo, image, gradient,
+# best, Adam's moments, and what a stage begins with while the one before is kept. Measured at 2048 and 4096 px.
+PICTURES_KEPT = 15
 PAINTING_PICTURES = 3  # of a painting's own size: as it is read, as the network takes it, and what is between
 TILES = (2048, 1536, 1024, 768, 512, 384, 256)  # px
 

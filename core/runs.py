@@ -53,7 +53,7 @@ from core.vgg import is_layer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from core.objective import Losses
+    from core.objective import Evaluation, Losses
     from core.transfer import Step
 
 SCHEMA_VERSION = 1
@@ -757,7 +757,7 @@ class Account(ABC):
         self._answered = Request()  # the last that was taken up
         self._stopped = False
         self.ended = False
-        self.final_losses: Callable[[Step], Losses] = lambda step: step.best.losses  # in float32, of its best image
+        self.final_losses: Callable[[Evaluation], Losses] = lambda best: best.losses  # in float32, of the best image
         self.finished: Callable[[np.ndarray], np.ndarray] = lambda rgb: rgb  # in the colours that it is to have
 
     def __enter__(self) -> Self:
@@ -890,18 +890,16 @@ class Account(ABC):
         checkpoint = last.checkpoint()
         over = last.iteration >= self.record.settings.iterations
         self.keep(self.finished(last.best_image()), checkpoint.brief() if over else checkpoint)
-        best_total, message = last.best.losses.total, self.record.message
+        said = {"iteration": last.iteration, "evaluations": last.evaluations, "best_iteration": last.best_iteration}
+        best, message = last.best, self.record.message
+        self._last = None
+        del last, checkpoint  # a second network may need their room
+        best_total = best.losses.total
         try:
-            best_total = self.final_losses(last).total
+            best_total = self.final_losses(best).total
         except Exception as error:  # such as too little memory for a second network: the picture is good all the same
             message = f"Its loss is as the run computed it; in float32 it could not be had: {error}".splitlines()[0]
-        self.conclude(
-            iteration=last.iteration,
-            evaluations=last.evaluations,
-            best_iteration=last.best_iteration,
-            best_total=best_total,
-            message=message,
-        )
+        self.conclude(**said, best_total=best_total, message=message)
 
 
 class Recorder(Account):

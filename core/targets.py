@@ -84,6 +84,7 @@ class FeatureModel:
             onnxruntime.preload_dlls()  # finds the CUDA libraries in the wheels that TensorFlow uses too
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep the most that ever was needed
         whole = onnx.load_from_string(model)
         _expose_before_relu(whole.graph, outputs)
         graph = onnx.utils.Extractor(whole).extract_model([IMAGE_INPUT], list(outputs))

@@ -26,7 +26,7 @@ class Tile:
     core: tuple[int, int, int, int]
     seen: tuple[int, int, int, int]
 
-    def of(self, image: tf.Tensor) -> tf.Tensor:
+    def of(self, image: Any) -> Any:
         top, left, bottom, right = self.seen
         return image[:, top:bottom, left:right]
 
@@ -75,19 +75,17 @@ class TiledObjective(Objective):
         self.evaluations += 1
         weights = self._constants()
         values, slopes = self._function.slopes(self._sums(image), weights, self._whole)
-        variation, gradient = self._function.variation(image, weights.total_variation)
-        gradient = gradient.numpy()
+        gradient = np.zeros(image.shape, np.float32)
         for tile in self._tiles(image):
             part = self._function.part_gradient(tile.of(image), tile.core_within(), self._part(tile), slopes)
             top, left, bottom, right = tile.seen
             gradient[:, top:bottom, left:right] += part.numpy()
-        return Evaluation(image, self._with(values, variation), tf.constant(gradient), self.weights)
+        return Evaluation(image, self._told(values), tf.constant(gradient), self.weights)
 
     def losses(self, image: tf.Tensor) -> Losses:
         weights = self._constants()
         values, _ = self._function.slopes(self._sums(image), weights, self._whole)
-        variation, _ = self._function.variation(image, weights.total_variation)
-        return self._with(values, variation)
+        return self._told(values)
 
     def _sums(self, image: tf.Tensor) -> Any:
         """In float64: the sums of many tiles are to be as good as one over the whole."""
@@ -98,7 +96,7 @@ class TiledObjective(Objective):
             total = [before + value for before, value in zip(total, flat, strict=True)] if total else flat
         return tf.nest.pack_sequence_as(sums, [tf.constant(value, tf.float32) for value in total])
 
-    def _content_targets(self, content: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _content_targets(self, content: np.ndarray) -> dict[str, Any]:
         _, height, width, _ = content.shape
         whole = {
             layer: np.zeros((1, height // stride(layer), width // stride(layer), channels(layer)), np.float32)
@@ -110,7 +108,7 @@ class TiledObjective(Objective):
                 tile.at_layer(layer, whole[layer])[...] = activations.numpy()
         return whole
 
-    def _tiles(self, image: tf.Tensor) -> list[Tile]:
+    def _tiles(self, image: Any) -> list[Tile]:
         return tiles(image.shape[1], image.shape[2], self.side, self._border)
 
     def _part(self, tile: Tile) -> dict[str, Any]:
@@ -120,6 +118,3 @@ class TiledObjective(Objective):
                 layer: tuple(tile.at_layer(layer, guide) for guide in guides) for layer, guides in self._guides.items()
             },
         }
-
-    def _with(self, values: tf.Tensor, variation: tf.Tensor) -> Losses:
-        return self._told(tf.concat([values[:2], variation[tf.newaxis], values[2:]], 0))

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,8 +79,8 @@ class Step:
     def checkpoint(self) -> Checkpoint:
         """To go on from here another time; to be asked for before the next step is."""
         return Checkpoint(
-            self.evaluated.image.numpy(),
-            self.best.image.numpy(),
+            np.asarray(self.evaluated.image),  # not copied
+            np.asarray(self.best.image),
             self.iteration,
             self.best_iteration,
             self.evaluations,
@@ -104,7 +104,7 @@ class Engine:
     def objective(
         self,
         content: np.ndarray,
-        style: np.ndarray | Sequence[np.ndarray],
+        style: np.ndarray | Iterable[np.ndarray],
         settings: TransferSettings,
         timings: Timings | None = None,
         precision: Precision | None = None,
@@ -120,16 +120,15 @@ class Engine:
         many.
         """
         timings, choice = Timings() if timings is None else timings, self.choice(settings)
-        styles = [style] if isinstance(style, np.ndarray) else list(style)
-        guides, mixes = regions.regions(masks, regions.blend(len(styles), settings.style_blend))
         variant = Variant(settings.pooling, settings.padding)
         with_one = settings.style_loss == "wasserstein"
         found = [
             targets.style_targets(
                 each, settings.style_layers, self.model, choice.onnx_providers, timings, variant, with_one, style_side
             )
-            for each in styles
+            for each in ([style] if isinstance(style, np.ndarray) else style)
         ]
+        guides, mixes = regions.regions(masks, regions.blend(len(found), settings.style_blend))
         style_targets = targets.mixed(found, mixes)
         precision = precision or choice.precision
         # TensorFloat-32 has 10 bits: enough beside bfloat16's 7, not for a run that is to be float32
@@ -145,7 +144,7 @@ class Engine:
                 settings.colours == "luminance",
             )
         with timings.phase("content target"):
-            given = function, style_targets.grams, tf.constant(content), settings.loss_weights(), guides
+            given = function, style_targets.grams, content, settings.loss_weights(), guides
             if side is not None and max(content.shape[1:3]) > side:
                 return TiledObjective(*given, side=side), style_targets
             return Objective(*given), style_targets
@@ -194,8 +193,9 @@ def stylize(
         best, best_iteration = objective(tf.constant(start.best_image)), start.best_iteration
         evaluations_before += 1
     optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer, limits)
-    exploded = 0  # iterations on end
-    for iteration in itertools.count(start.iteration):
+    first, exploded = start.iteration, 0  # iterations on end
+    del start  # with what the optimizer had learnt, it may be as large as all else
+    for iteration in itertools.count(first):
         remedy = f"lower the learning rate ({settings.learning_rate:g}) or the weights."
         if not math.isfinite(evaluated.losses.total):
             raise Diverged(f"The loss is no longer a finite number at iteration {iteration}: {remedy}")

@@ -866,16 +866,16 @@ def test_final_losses_are_what_is_said_of_the_best_picture(steps):
     """In the record, and in the picture's own words; the metrics keep what each step had."""
     run, asked = new_run(), []
 
-    def exact(step):
-        asked.append(step)
-        return dataclasses.replace(step.best.losses, total=step.best.losses.total + 1000.0)
+    def exact(best):
+        asked.append(best)
+        return dataclasses.replace(best.losses, total=best.losses.total + 1000.0)
 
     with Recorder(run) as recorder:
         recorder.final_losses = exact
         for step in steps:
             recorder.write(step)
         assert asked == []
-    assert [step.iteration for step in asked] == [4]  # once, of the last step
+    assert asked == [steps[-1].best]  # once, at the end
     expected = steps[-1].best.losses.total + 1000.0
     assert run.record().best_total == expected
     assert float(images.read_metadata(run.result)["Total loss"]) == pytest.approx(expected, rel=1e-5)
@@ -885,7 +885,7 @@ def test_final_losses_are_what_is_said_of_the_best_picture(steps):
 def test_a_run_without_a_step_asks_for_no_final_losses():
     run = new_run()
     with pytest.raises(StudioError), Recorder(run) as recorder:
-        recorder.final_losses = lambda step: pytest.fail("there is no step")
+        recorder.final_losses = lambda best: pytest.fail("there is no step")
         raise StudioError("The weights are gone.")
     assert run.record().best_total is None
 
@@ -894,7 +894,7 @@ def test_a_run_without_a_step_asks_for_no_final_losses():
 def test_final_losses_that_cannot_be_computed_end_the_run_all_the_same(steps, error):
     """They take a network of their own, for which there may be no memory; a run must not go on for ever over it."""
 
-    def fail(step):
+    def fail(best):
         raise error
 
     run = new_run()

@@ -103,7 +103,7 @@ def steps(size: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size", type=int, default=4096)
-    parser.add_argument("--memory", type=float, default=3.8)
+    parser.add_argument("--memory", type=float, default=4.2)
     parser.add_argument("--limit", type=float, default=4.0)
     parser.add_argument("--iterations", type=int, default=45)
     parser.add_argument("--keep", type=Path)
