@@ -344,34 +344,70 @@ def _cpus() -> int:
 def _join(address: str) -> Any:
     """Ray, with this process on that cluster. Raises as `check_reach` does, and `StudioError` where the cluster does
     not take this process."""
-    check_reach(address)
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output
+    door = check_reach(address)
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=door, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: another version, no node on this machine, no cluster
         raise StudioError(f"This machine cannot join the Ray cluster at {address}: {_reason(error)}") from error
     return ray
 
 
-def check_reach(address: str) -> None:
-    """Raise `InputError` for what is no address, and `StudioError` where there is no Ray here, or nobody answers there:
-    before anything is done for it."""
+def check_reach(address: str) -> str:
+    """Where Ray joins the cluster of that address. Raises `InputError` for what is no address, and `StudioError` where
+    there is no Ray here, or no cluster answers there: before anything is done for it."""
     if importlib.util.find_spec("ray") is None:
         raise StudioError(
             "Runs on a cluster need Ray, which is not installed here: pip install 'style-transfer-studio[ray]'."
         )
-    host, _, port = address.rpartition(":")
     if address != "auto":
-        if not host or "/" in address or not (port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
-            raise InputError(f"{address[:80]!r} is no address of a Ray cluster such as 10.0.0.1:6379.")
+        _check_form(address)
+    door = _door(address)
+    _check_form(door)  # of what RAY_ADDRESS says, too
+    host, _, port = door.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise StudioError(
+            f"No Ray cluster answers at {address} ({error.strerror or error}): start one with ray start --head, or "
+            "give the address that it says."
+        ) from error
+    _check_is_ray(address, door)
+    return door
+
+
+def _check_form(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in address or not (port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
+        raise InputError(f"{address[:80]!r} is no address of a Ray cluster such as 10.0.0.1:6379.")
+
+
+def _door(address: str) -> str:
+    """The host and port that Ray takes an address for: for this machine's own name the one that others know it by, and
+    for "auto" what RAY_ADDRESS says, or the cluster that was started here."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output
+    from ray._private import services
+
+    try:
+        return str(services.canonicalize_bootstrap_address(address))
+    except Exception as error:  # of many kinds
+        raise StudioError(f"No Ray cluster is found by {address}: {_reason(error)}") from error
+
+
+def _check_is_ray(address: str, door: str) -> None:
+    """Ask what listens there as Ray asks a cluster's head: Ray itself would try for minutes."""
+    import grpc
+
+    no_proxy = [("grpc.enable_http_proxy", 0)]  # as Ray has it
+    with grpc.insecure_channel(door, no_proxy) as channel:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
-        except OSError as error:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=REACH_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:  # it is one: Ray has the token
+                return
             raise StudioError(
-                f"No Ray cluster answers at {address} ({error.strerror or error}): start one with ray start --head, or "
-                "give the address that it says."
+                f"What answers at {address} is no Ray cluster: give the address that ray start --head says."
             ) from error
 
 

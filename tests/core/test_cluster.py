@@ -1,10 +1,13 @@
 """Runs painted on a Ray cluster: nodes with processes of their own on this machine, and a real engine on each."""
 
 import contextlib
+import http.server
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -248,6 +251,43 @@ def test_what_is_no_address(address):
 
 def test_nobody_at_the_address():
     assert str(refused("127.0.0.1:1").value).startswith("No Ray cluster answers at 127.0.0.1:1 (")
+
+
+class Silent(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.recv(2**16)
+        time.sleep(60)
+
+
+class Http(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *said):
+        pass
+
+
+@pytest.fixture(params=[Silent, Http])
+def no_cluster(request):
+    """The port of something else that answers at all of this machine's addresses."""
+    with socketserver.ThreadingTCPServer(("", 0), request.param) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.timeout(60)
+def test_something_else_at_the_address(no_cluster, capfd):
+    """Ray itself would try for minutes, and say much."""
+    address = f"localhost:{no_cluster}"
+    assert str(refused(address).value).startswith(f"What answers at {address} is no Ray cluster: ")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.timeout(60)
+def test_auto_is_asked_where_ray_goes(no_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{no_cluster}")
+    assert str(refused("auto").value).startswith("What answers at auto is no Ray cluster: ")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    assert refused("auto").type is InputError
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "1.5", "two", "²", "12345"])
