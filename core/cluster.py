@@ -27,8 +27,8 @@ from core import runs as store
 from core.easels import MOST, Easel, easels, first_free
 from core.errors import InputError, StudioError
 from core.jobs import EngineMaker, Report
-from core.painter import AHEAD, Outfit, Painter, Parcel, program
-from core.runs import Recorder, Request, Run
+from core.painter import AHEAD, CALLS, Outfit, Painter, Parcel, program
+from core.runs import PAINTED, Recorder, Request, Run
 from core.timings import Timings
 
 REACH_SECONDS = 5.0  # how long the cluster's head may take to answer
@@ -241,9 +241,9 @@ class Studio:
                     yield
                     if (call := next(place.calls, None)) is None:
                         break
-                    method, given, named = self._ray.get(call, timeout=FETCH_SECONDS)
+                    told = self._ray.get(call, timeout=FETCH_SECONDS)
                     heard = True
-                    getattr(recorder, method)(*given, **named)
+                    _take_down(recorder, told)
             except RayTaskError as error:
                 raise StudioError(f"The node {place.node[:8]} failed: {_reason(error)}") from error
             except RayError as error:
@@ -323,12 +323,26 @@ def _turn(run: Run) -> Iterator[None]:
         lock.release()
 
 
-def _files(run: Run) -> dict[str, bytes]:
-    """What a run is painted from, and where it stands, by name."""
-    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
-    wanted = [run.path / "run.json", run.content, *run.styles, *masks, run.kept, run.start, run.checkpoint]
+def _take_down(recorder: Recorder, told: Any) -> None:
+    """Do what a painter has told. Raises `StudioError` for what painting does not tell: a node decides nothing else."""
     try:
-        return {path.name: path.read_bytes() for path in wanted if path.exists()}
+        method, given, named = told
+        fields = set(named).union(*given[:1]) if method == "end" else set(named)
+        if method not in CALLS or not fields <= PAINTED:
+            raise ValueError(f"{method} of {', '.join(map(str, fields))}")
+        getattr(recorder, method)(*given, **named)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StudioError(f"Its painter told what no painter tells ({error}), so it was ended."[:500]) from error
+
+
+def _files(run: Run) -> dict[str, bytes]:
+    """What a run is painted from, and where it stands, by name. Whose it is concerns no node."""
+    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
+    wanted = [run.content, *run.styles, *masks, run.kept, run.start, run.checkpoint]
+    record = run.record().model_copy(update={"owner": ""})
+    try:
+        files = {path.name: path.read_bytes() for path in wanted if path.exists()}
+        return {"run.json": record.model_dump_json().encode(), **files}
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be read: {error.strerror or error}.") from error
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 AHEAD = 8  # calls that a painter may be ahead of who records them
 
+CALLS = Account.__abstractmethods__ | {"update"}
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # of a method of `Account`
 
 

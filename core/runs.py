@@ -739,6 +739,13 @@ class Told:
     checkpoint: Checkpoint | None  # likewise
 
 
+# What painting says in a record; the rest is said by who records it.
+PAINTED = frozenset(
+    {"status", "message", "settings", "start", "steering", "weights", "weights_sha256", "precision", "style_targets"}
+    | {"environment", "iteration", "evaluations", "best_iteration", "best_total"}
+)
+
+
 class Account(ABC):
     """What is told of a run while it is painted; who writes it down, a `Recorder` or someone far away, says what
     becomes of it. Used as a context: how the block ends decides the run's status.

@@ -43,8 +43,8 @@ def paint(engine, monkeypatch):
 
 def record(run, calls):
     with Recorder(run) as recorder:
-        for method, given, named in calls:
-            getattr(recorder, method)(*given, **named)
+        for call in calls:
+            cluster._take_down(recorder, call)
     return run.record()
 
 
@@ -157,7 +157,42 @@ def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
     assert done.stdout == "False\n"
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("put_back", ("why",), {}),
+        ("_save", (None,), {}),
+        ("ended", (), {}),
+        ("no such thing", (), {}),
+        (["update"], (), {}),
+        "update",
+        None,
+        ("update", (), {"owner": "someone"}),
+        ("update", (), {"writer": None}),
+        ("conclude", (), {"job": "0"}),
+        ("end", ({"status": "done", "owner": "someone"}, {}), {}),
+        ("end", ([["status"]], {}), {}),
+        ("live", (), {}),
+    ],
+)
+def test_what_no_painter_tells_ends_the_run_and_changes_nothing_else(own_home, call):
+    run = new_run()
+    before = run.record()
+    with pytest.raises(StudioError, match=r"^Its painter told what no painter tells \(") as caught:
+        record(run, [call])
+    told = run.record()
+    assert (told.status, told.message, told.owner, told.job) == ("failed", str(caught.value), before.owner, before.job)
+
+
 # What a node is sent
+
+
+def test_whose_a_run_is_stays_here(own_home):
+    run = new_run()
+    runs.change(run, owner="https://login.example.org 248289761001")
+    sent = cluster._files(run)
+    assert {"run.json", "content.png", "style-1.png"} == set(sent)
+    assert b"248289761001" not in sent["run.json"] and run.record().owner
 
 
 @pytest.fixture
