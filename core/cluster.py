@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from core import paths, preview, targets, weights
 from core import runs as store
-from core.easels import MOST, Easel, easels, first_free
+from core.easels import MOST, Easel, easels_on_clusters, first_free
 from core.errors import InputError, StudioError
 from core.jobs import EngineMaker, Report
 from core.painter import AHEAD, CALLS, Outfit, Painter, Parcel, program
@@ -88,6 +90,7 @@ class _Place:
     calls: Any = None  # ObjectRefGenerator: its account of the run
     asked: Request | None = None  # the last that it was told
     recording: Generator[None] | None = None  # goes on by one call
+    has_painted: bool = False  # another run, since when it may have been lost unnoticed
 
     def is_free(self) -> bool:
         return bool(self.node) and not self.run
@@ -136,9 +139,12 @@ class Studio:
         self._hire(waiting + len(self._again))
         for place in list(self._places):
             if place.is_free() and not self.closing:
-                if not (run := self._again.popleft() if self._again else take()):
+                if not (found := first_free(easels_on_clusters(), Easel.turn_lock)):  # others have them all
                     break
-                place.run, place.recording = run, self._recording(place, run)
+                if not (run := self._again.popleft() if self._again else take()):
+                    found[1].release()
+                    break
+                place.run, place.recording = run, self._recording(place, run, *found)
                 self._go_on(place)
         self._pass_on_wishes()
         self._listen()
@@ -166,7 +172,7 @@ class Studio:
         self._needs = {"num_cpus": self._cpus, "num_gpus": int(any(node.get("GPU", 0) >= 1 for node in nodes))}
         wanted = {"CPU": self._cpus, "GPU": self._needs["num_gpus"]}
         counts = [min(int(node.get(kind, 0) // count) for kind, count in wanted.items() if count) for node in nodes]
-        self._room = min(sum(counts), MOST - len(easels()))
+        self._room = min(sum(counts), MOST)
         if not self._room:
             of_all = f"{self._cpus} CPU{'s' if self._cpus > 1 else ''}{' and a GPU' if wanted['GPU'] else ''}"
             raise StudioError(
@@ -225,12 +231,12 @@ class Studio:
 
     # The runs
 
-    def _recording(self, place: _Place, run: Run) -> Generator[None]:
-        """Have a run painted, and record it: goes on by one call of the painter's each time. Raises what the run fails
-        for, once that is recorded."""
+    def _recording(self, place: _Place, run: Run, easel: Easel, turn: FileLock) -> Generator[None]:
+        """Have a run painted, and record it: goes on by one call of the painter's each time, and gives its turn back in
+        the end. Raises what the run fails for, once that is recorded."""
         from ray.exceptions import RayError, RayTaskError
 
-        with _turn(run), Recorder(run) as recorder:
+        with _turn(easel, turn, run), Recorder(run) as recorder:
             self._ask(place, run, run.request())
             paint = place.painter.paint.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
             place.calls = paint.remote(run.id, _files(run), self._outfit)
@@ -249,7 +255,7 @@ class Studio:
             except RayError as error:
                 self._dismiss(place)
                 if not recorder.ended:
-                    self._losses[run] += heard  # one that had not begun had a painter that was gone before
+                    self._losses[run] += heard or not place.has_painted  # otherwise it may have been gone before
                     gone = f"Its painter on the node {place.node[:8]} is gone, with the node or for want of memory"
                     if self._losses[run] > LOSSES:
                         raise StudioError(f"{gone}, the {LOSSES + 1}th one: let it go on where they last.") from error
@@ -267,6 +273,7 @@ class Studio:
             return
         except StopIteration:
             place.run = place.recording = None
+            place.has_painted = True
         except StudioError as error:
             place.run = place.recording = None
             self._dismiss(place)  # it may be painting yet
@@ -310,12 +317,7 @@ class Studio:
 
 
 @contextmanager
-def _turn(run: Run) -> Iterator[None]:
-    """Hold a place among those where runs are painted, as who looks at the queue sees it: beyond this machine's own."""
-    found = first_free(map(Easel, range(len(easels()), MOST)), Easel.turn_lock)
-    if not found:
-        raise StudioError(f"{MOST} runs are being painted already: let it go on when one of them has ended.")
-    easel, lock = found
+def _turn(easel: Easel, lock: FileLock, run: Run) -> Iterator[None]:
     try:
         with easel.bearing(run):
             yield

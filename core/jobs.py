@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, log, pace, paths, preview, room, runs, settings
 from core.checkpoint import Checkpoint
-from core.easels import MOST, Easel, acquired, easels, first_free
+from core.easels import MOST, Easel, acquired, easels, easels_on_clusters, first_free
 from core.errors import InputError, StudioError
 from core.runs import Account, Place, Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
@@ -249,8 +249,12 @@ def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
 
 
 def painting() -> list[Run]:
-    """The runs that are being painted by who holds a turn: on a cluster, more than there are easels here."""
-    return [run for number in range(MOST) if (run := Easel(number).run())]
+    """The runs that are being painted by who holds a turn, here or on a cluster."""
+    return [*_painted_at(map(Easel, range(MOST))), *_painted_at(easels_on_clusters())]
+
+
+def _painted_at(places: Iterable[Easel]) -> list[Run]:
+    return [run for easel in places if (run := easel.run())]
 
 
 def submit(*submitted: Run) -> None:
@@ -409,16 +413,17 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
 
 def break_off(run: Run) -> None:
     """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster that is
-    the painter alone: who records the run here has others too.
+    the painter alone: who records the run here sees to others too.
 
     Raises `InputError` when there is none.
     """
-    writer = run.record().writer
-    if not (writer and writer.is_alive()):
+    record = run.record()
+    writer = record.writer
+    if record.status == "queued" or not (writer and writer.is_alive()):
         raise InputError(f"Nobody paints the run {run.id}.")
     if not writer.is_seen_from_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
-    if any(other != run and other.record().writer == writer for other in painting()):
+    if run in _painted_at(easels_on_clusters()):
         run.ask(stop=True, at_once=True)
         return
     psutil.Process(writer.pid).kill()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from core import cluster, easels, images, jobs, paths, runs
+from core import cluster, easels, images, jobs, painter, paths, runs
 from core.errors import InputError, StudioError
 from core.settings import TransferSettings
 
@@ -216,7 +216,7 @@ def test_a_worker_whose_environment_names_a_cluster_paints_the_queue_there(nodes
         worker.wait()
         log.close()
     assert [run.record().status for run in both] == ["stopped"] * 2
-    assert jobs.painting() == [] and easels.first_free([easels.Easel(1)], easels.Easel.turn_lock)
+    assert jobs.painting() == [] and easels.acquired(easels.easels_on_clusters()[0].turn_lock())
 
 
 def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
@@ -227,6 +227,46 @@ def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
     said = jobs.readiness()
     assert said.failed and said.message.startswith("No Ray cluster answers at 127.0.0.1:1 (")
     assert (run.record().status, run.record().message) == ("failed", said.message)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_whose_painters_all_die_as_they_begin_fails(nodes, monkeypatch):
+    class Doomed(painter.Painter):
+        def paint(self, *given):
+            os._exit(1)
+            yield
+
+    monkeypatch.setattr(cluster, "Painter", Doomed)
+    run, lines = new_run(), []
+    cluster.paint_all([run], nodes.address, lines.append)
+    record = run.record()
+    assert record.status == "failed" and "is gone" in record.message and ", the 4th one: let it" in record.message
+    assert sum(" begins on the node " in line for line in lines) == 4
+
+
+@pytest.mark.timeout(600)
+def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
+    """All are taken by others; how many are painted here has nothing to do with it."""
+    monkeypatch.setenv("NST_WORKERS", str(easels.MOST))
+    held = [easel.turn_lock() for easel in easels.easels_on_clusters()]
+    assert all(map(easels.acquired, held))
+    with cluster.Studio(nodes.address, lambda line: None) as studio:
+        run, rounds = new_run(iterations=2), []
+
+        def take():
+            assert not held[0].is_locked
+            return None if run in rounds else rounds.append(run) or run
+
+        deadline = time.monotonic() + WAIT
+        while not any(place.is_free() for place in studio._places) and time.monotonic() < deadline:
+            studio.go_round(1, take)
+        for _ in range(3):
+            assert studio.go_round(1, take)
+        assert run.record().status == "queued"
+        held[0].release()
+        while studio.go_round(not rounds, take) and time.monotonic() < deadline:
+            pass
+    assert run.record().status == "done"
 
 
 # What cannot be, in a sentence

@@ -22,7 +22,7 @@ from core import hardware, images, jobs, paths, preview, runs, transfer
 from core.checkpoint import Checkpoint
 from core.easels import Easel, acquired
 from core.errors import InputError, StudioError
-from core.runs import Request, Run, Steering, Writer
+from core.runs import Run, Steering, Writer
 from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
 from core.subject import Pictures
 from core.transfer import Engine
@@ -917,15 +917,19 @@ def test_a_restart_of_the_machine_is_told(own_home):
     assert "was restarted" in jobs.settle(run).message
 
 
-def test_of_several_runs_that_a_process_records_one_is_broken_off_alone(own_home):
-    """As on a cluster, where each has a painter of its own."""
-    one, other = new_run("a"), new_run("b")
-    for run in (one, other):
-        runs.change(run, status="running", writer=Writer.this_process())
-    with FIRST.bearing(one), Easel(1).bearing(other):
-        jobs.break_off(one)  # this process goes on
-    assert (one.request().stop, one.request().at_once) == (True, True)
-    assert other.request() == Request()
+def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
+    """Whatever else the process does that records it, which may be nothing yet."""
+    run = new_run("a")
+    runs.change(run, status="running", writer=Writer.this_process())
+    with Easel(0, on_cluster=True).bearing(run):
+        assert jobs.painting() == [run]
+        jobs.break_off(run)  # this process goes on
+    assert (run.request().stop, run.request().at_once) == (True, True)
+
+
+def test_a_run_that_waits_for_another_painter_has_none_to_end(own_home):
+    with pytest.raises(InputError, match="Nobody paints"):
+        jobs.break_off(new_run())  # this process, which records it, goes on
 
 
 # In worker processes
