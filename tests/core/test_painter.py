@@ -74,6 +74,7 @@ def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
     run = new_run()
     recorder = Recorder(run)
     with recorder:
+        began = run.record()
         for method, given, named in paint(run):
             getattr(recorder, method)(*given, **named)
             if method == "note" and given[0].iteration == 2:
@@ -81,6 +82,7 @@ def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
         recorder.put_back("It goes on.")
     waits = run.record()
     assert (waits.status, waits.message, recorder.ended) == ("queued", "It goes on.", True)
+    assert waits.queued > began.begun and waits.begun is None  # what was painted before is no waiting
     told = record(run, paint(run))
     assert (told.status, told.message, told.iteration) == ("done", "", 4)
     assert list(run.metrics()["iteration"]) == [0, 1, 2, 3, 4]
@@ -97,6 +99,20 @@ def test_a_run_whose_painters_are_lost_keeps_the_best_of_its_last_checkpoint(own
     told = run.record()
     assert (told.status, told.message, told.best_iteration) == ("failed", "Its painter is gone.", 2)
     assert run.result.is_file() and told.best_total == pytest.approx(run.metrics()["total"].min())
+
+
+def test_a_run_that_is_ended_before_its_next_painter_has_begun_keeps_the_best_of_its_checkpoint(own_home, paint):
+    run = new_run()
+    with Recorder(run) as recorder:
+        for method, given, named in paint(run):
+            getattr(recorder, method)(*given, **named)
+            if method == "note" and given[0].iteration == 2:
+                break
+        recorder.put_back("It goes on.")
+    with pytest.raises(KeyboardInterrupt), Recorder(run):
+        raise KeyboardInterrupt
+    told = run.record()
+    assert (told.status, told.best_iteration) == ("stopped", 2) and run.result.is_file()
 
 
 def test_pictures_and_checkpoints_travel_only_where_they_are_due(own_home, paint, monkeypatch):
