@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +199,33 @@ def test_what_no_painter_tells_ends_the_run_and_changes_nothing_else(own_home, c
         record(run, [call])
     told = run.record()
     assert (told.status, told.message, told.owner, told.job) == ("failed", str(caught.value), before.owner, before.job)
+
+
+def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
+    code = "from core import painter\nwith painter._folder() as folder: print(folder, flush=True); input()"
+    painting, killed = (
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=paths.CHECKOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    )
+    try:
+        theirs, left = (Path(process.stdout.readline().strip()) for process in (painting, killed))
+        (left / "content.png").touch()
+        killed.kill()
+        killed.wait()
+        with painter._folder() as own:
+            assert theirs.is_dir() and own.is_dir() and not left.exists()
+        painting.communicate("\n", timeout=60)
+    finally:
+        for process in (painting, killed):
+            process.kill()
+            process.communicate()
+    assert list((own_home / "painters").iterdir()) == []
 
 
 # What a node is sent
