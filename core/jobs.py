@@ -205,7 +205,7 @@ class Waiting:
     """Where a run stands in the queue."""
 
     place: int  # 1 is the next
-    seconds: float | None  # until it should begin; `None` where this machine has not been measured
+    seconds: float | None  # until it should begin; `None` where that cannot be told
 
 
 def queue() -> list[Run]:
@@ -230,7 +230,8 @@ def seconds_until_over(wanted: Collection[Run]) -> float | None:
 
 def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
     """The queue, each run with the seconds until it should begin and until it should be over; infinitely many where
-    that cannot be told. Where asked for, the runs that are being painted come before it."""
+    that cannot be told: this machine has not been measured, or NST_RAY_ADDRESS has a cluster paint them. Where asked
+    for, the runs that are being painted come before it."""
     known = pace.Known()
 
     def left(run: Run) -> float:
@@ -238,7 +239,11 @@ def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
         return math.inf if seconds is None else seconds
 
     under_way = [(run, 0.0, left(run)) for run in painting()]
-    free = [*(ends for _, _, ends in under_way), *[0.0] * (len(easels()) - len(under_way))]  # of each easel
+    there = _painted_at(easels_on_clusters())
+    here = [ends for run, _, ends in under_way if run not in there]
+    free = [*here, *[0.0] * (len(easels()) - len(here))]  # of each easel
+    if os.environ.get("NST_RAY_ADDRESS"):
+        free = [math.inf]
     heapq.heapify(free)
     found = under_way if with_painting else []
     for run in queue():

@@ -482,6 +482,18 @@ def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only,
         assert [each.seconds for _, each in jobs.waiting()] == pytest.approx([0, 10, 30, 60, 65])
 
 
+def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only, monkeypatch):
+    pace_ = {"processor": hardware.processor(), "step_per_pixel": 1e-3, "start": 1.0}
+    paths.home().mkdir(exist_ok=True)
+    (paths.home() / "pace.json").write_text(json.dumps(pace_))
+    runs.change(there := new_run("there"), status="preparing")
+    submitted("a")
+    with Easel(0, on_cluster=True).bearing(there):
+        assert [each.seconds for _, each in jobs.waiting()] == [0.0]
+        monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
+        assert [each.seconds for _, each in jobs.waiting()] == [None]
+
+
 def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
     (own_home / "pace.json").parent.mkdir()
     run = new_run(iterations=1000)

@@ -196,6 +196,13 @@ def test_each_end_is_counted_once_whatever_becomes_of_the_run(store, new_run):
     assert (found["nst_runs_ended_total", "done"], found["nst_runs_ended_total", "failed"]) == (1, 1)
 
 
+def test_how_many_a_cluster_paints_is_not_told(store, monkeypatch):
+    assert "nst_easels" in look(store)
+    monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
+    found = look(store)
+    assert "nst_easels" not in found and found["nst_store_readable"] == 1
+
+
 def test_a_server_that_begins_counts_from_nothing(store, new_run):
     ended(new_run())
     assert look(store)["nst_runs_ended_total", "done"] == 1
