@@ -36,6 +36,7 @@ from core.timings import Timings
 REACH_SECONDS = 5.0  # how long the cluster's head may take to answer
 ROUND_SECONDS = 0.2  # how long is waited for news at most: wishes are passed on as often
 LOOK_SECONDS = 5.0  # how often the cluster is asked how many painters it has room for
+PATIENCE_SECONDS = 15.0  # after which it is said that no painter has come yet
 FETCH_SECONDS = 120.0  # how long a step's pictures may take from a node
 LOSSES = 3  # of its painter, that a run survives
 PASSED_ON = ("NST_CHECKPOINT_SECONDS",)  # what the environment here says of the painting there
@@ -85,6 +86,7 @@ class _Place:
 
     painter: Any  # ActorHandle
     greeting: Any  # ObjectRef
+    hired: float  # by the monotonic clock
     node: str = ""  # where it is, once it has greeted
     run: Run | None = None
     calls: Any = None  # ObjectRefGenerator: its account of the run
@@ -107,6 +109,7 @@ class Studio:
         self._again: deque[Run] = deque()  # runs whose painter was lost
         self._losses: Counter[Run] = Counter()
         self._stillborn = 0  # painters on end
+        self._told_of_waiting = False
         self.closing = False
         self._ray = _join(address)
         try:
@@ -146,6 +149,7 @@ class Studio:
                     break
                 place.run, place.recording = run, self._recording(place, run, *found)
                 self._go_on(place)
+        self._tell_of_waiting()
         self._pass_on_wishes()
         self._listen()
         return bool(waiting or self._again or any(place.run for place in self._places))
@@ -163,7 +167,15 @@ class Studio:
             own = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"asking": 1}}
             actor = self._ray.remote(**self._needs, **own)(Painter)
             painter = actor.options(scheduling_strategy="SPREAD").remote(environment)
-            self._places.append(_Place(painter, painter.greet.remote()))
+            self._places.append(_Place(painter, painter.greet.remote(), time.monotonic()))
+
+    def _tell_of_waiting(self) -> None:
+        """Say once where no painter comes for a while: `_room` is what the nodes have, and others may have taken it."""
+        if not self._places or any(place.node for place in self._places):
+            self._told_of_waiting = False
+        elif not self._told_of_waiting and time.monotonic() - self._places[0].hired > PATIENCE_SECONDS:
+            self._told_of_waiting = True
+            self._report(f"Waiting for room on the cluster at {self._address}: other work may have all of it …")
 
     def _look_for_room(self) -> None:
         """How many painters the cluster's nodes can hold, and what each needs. Raises `StudioError` where none can."""
@@ -375,7 +387,8 @@ def check_reach(address: str) -> str:
     there is no Ray here, or no cluster answers there: before anything is done for it."""
     if importlib.util.find_spec("ray") is None:
         raise StudioError(
-            "Runs on a cluster need Ray, which is not installed here: pip install 'style-transfer-studio[ray]'."
+            f"Runs on a cluster need Ray, which is not installed here: in {paths.CHECKOUT}, "
+            ".venv/bin/python -m pip install --editable '.[ray]'."
         )
     if address != "auto":
         _check_form(address)

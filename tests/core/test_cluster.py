@@ -244,6 +244,43 @@ def test_a_run_whose_painters_all_die_as_they_begin_fails(nodes, monkeypatch):
     assert sum(" begins on the node " in line for line in lines) == 4
 
 
+HOLD = """
+import sys, ray
+ray.init(sys.argv[1], log_to_driver=False)
+
+@ray.remote
+class Holder:
+    def here(self): pass
+
+holders = [Holder.options(num_cpus=int(sys.argv[2])).remote() for _ in range(2)]
+ray.get([holder.here.remote() for holder in holders])
+print("all taken", flush=True)
+input()
+"""
+
+
+@pytest.mark.timeout(600)
+def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
+    command = [sys.executable, "-c", HOLD, nodes.address, str(CPUS)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    run, lines = new_run(iterations=2), []
+
+    def hear(line):
+        lines.append(line)
+        if line.startswith("Waiting for room on the cluster"):
+            holder.kill()
+
+    try:
+        assert holder.stdout.readline() == b"all taken\n"
+        cluster.paint_all([run], nodes.address, hear)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert run.record().status == "done"
+    assert sum(line.startswith(f"Waiting for room on the cluster at {nodes.address}: ") for line in lines) == 1
+
+
 @pytest.mark.timeout(600)
 def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
     """All are taken by others; how many are painted here has nothing to do with it."""
@@ -281,7 +318,10 @@ def refused(address):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert "need Ray, which is not installed here" in str(refused("auto").value)
+    said = str(refused("auto").value)
+    assert "need Ray, which is not installed here" in said
+    _, _, command = said.removesuffix(".").partition(", .venv")
+    assert command and f".venv{command}\n" in (paths.CHECKOUT / "docs" / "cluster.md").read_text()
 
 
 @pytest.mark.parametrize("address", ["", "head", ":6379", "head:", "head:99999", "ray://head:10001", "head:six"])
