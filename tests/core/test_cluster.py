@@ -367,6 +367,8 @@ def test_auto_is_asked_where_ray_goes(no_cluster, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{no_cluster}")
     assert str(refused("auto").value).startswith("What answers at auto is no Ray cluster: ")
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    assert str(refused("auto").value).startswith("No Ray cluster is found by auto: ")
+    monkeypatch.setenv("RAY_ADDRESS", "head:six")
     assert refused("auto").type is InputError
 
 
