@@ -22,18 +22,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from core import paths, preview, targets, weights
 from core import runs as store
-from core.easels import MOST, Easel, easels, first_free
+from core.easels import MOST, Easel, easels_on_clusters, first_free
 from core.errors import InputError, StudioError
 from core.jobs import EngineMaker, Report
-from core.painter import AHEAD, Outfit, Painter, Parcel, program
-from core.runs import Recorder, Request, Run
+from core.painter import AHEAD, CALLS, Outfit, Painter, Parcel, program
+from core.runs import PAINTED, Recorder, Request, Run
 from core.timings import Timings
 
 REACH_SECONDS = 5.0  # how long the cluster's head may take to answer
 ROUND_SECONDS = 0.2  # how long is waited for news at most: wishes are passed on as often
 LOOK_SECONDS = 5.0  # how often the cluster is asked how many painters it has room for
+PATIENCE_SECONDS = 15.0  # after which it is said that no painter has come yet
 FETCH_SECONDS = 120.0  # how long a step's pictures may take from a node
 LOSSES = 3  # of its painter, that a run survives
 PASSED_ON = ("NST_CHECKPOINT_SECONDS",)  # what the environment here says of the painting there
@@ -83,11 +86,13 @@ class _Place:
 
     painter: Any  # ActorHandle
     greeting: Any  # ObjectRef
+    hired: float  # by the monotonic clock
     node: str = ""  # where it is, once it has greeted
     run: Run | None = None
     calls: Any = None  # ObjectRefGenerator: its account of the run
     asked: Request | None = None  # the last that it was told
     recording: Generator[None] | None = None  # goes on by one call
+    has_painted: bool = False  # another run, since when it may have been lost unnoticed
 
     def is_free(self) -> bool:
         return bool(self.node) and not self.run
@@ -104,6 +109,7 @@ class Studio:
         self._again: deque[Run] = deque()  # runs whose painter was lost
         self._losses: Counter[Run] = Counter()
         self._stillborn = 0  # painters on end
+        self._told_of_waiting = False
         self.closing = False
         self._ray = _join(address)
         try:
@@ -136,10 +142,14 @@ class Studio:
         self._hire(waiting + len(self._again))
         for place in list(self._places):
             if place.is_free() and not self.closing:
-                if not (run := self._again.popleft() if self._again else take()):
+                if not (found := first_free(easels_on_clusters(), Easel.turn_lock)):  # others have them all
                     break
-                place.run, place.recording = run, self._recording(place, run)
+                if not (run := self._again.popleft() if self._again else take()):
+                    found[1].release()
+                    break
+                place.run, place.recording = run, self._recording(place, run, *found)
                 self._go_on(place)
+        self._tell_of_waiting()
         self._pass_on_wishes()
         self._listen()
         return bool(waiting or self._again or any(place.run for place in self._places))
@@ -157,7 +167,15 @@ class Studio:
             own = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"asking": 1}}
             actor = self._ray.remote(**self._needs, **own)(Painter)
             painter = actor.options(scheduling_strategy="SPREAD").remote(environment)
-            self._places.append(_Place(painter, painter.greet.remote()))
+            self._places.append(_Place(painter, painter.greet.remote(), time.monotonic()))
+
+    def _tell_of_waiting(self) -> None:
+        """Say once where no painter comes for a while: `_room` is what the nodes have, and others may have taken it."""
+        if not self._places or any(place.node for place in self._places):
+            self._told_of_waiting = False
+        elif not self._told_of_waiting and time.monotonic() - self._places[0].hired > PATIENCE_SECONDS:
+            self._told_of_waiting = True
+            self._report(f"Waiting for room on the cluster at {self._address}: other work may have all of it …")
 
     def _look_for_room(self) -> None:
         """How many painters the cluster's nodes can hold, and what each needs. Raises `StudioError` where none can."""
@@ -166,7 +184,7 @@ class Studio:
         self._needs = {"num_cpus": self._cpus, "num_gpus": int(any(node.get("GPU", 0) >= 1 for node in nodes))}
         wanted = {"CPU": self._cpus, "GPU": self._needs["num_gpus"]}
         counts = [min(int(node.get(kind, 0) // count) for kind, count in wanted.items() if count) for node in nodes]
-        self._room = min(sum(counts), MOST - len(easels()))
+        self._room = min(sum(counts), MOST)
         if not self._room:
             of_all = f"{self._cpus} CPU{'s' if self._cpus > 1 else ''}{' and a GPU' if wanted['GPU'] else ''}"
             raise StudioError(
@@ -225,12 +243,12 @@ class Studio:
 
     # The runs
 
-    def _recording(self, place: _Place, run: Run) -> Generator[None]:
-        """Have a run painted, and record it: goes on by one call of the painter's each time. Raises what the run fails
-        for, once that is recorded."""
+    def _recording(self, place: _Place, run: Run, easel: Easel, turn: FileLock) -> Generator[None]:
+        """Have a run painted, and record it: goes on by one call of the painter's each time, and gives its turn back in
+        the end. Raises what the run fails for, once that is recorded."""
         from ray.exceptions import RayError, RayTaskError
 
-        with _turn(run), Recorder(run) as recorder:
+        with _turn(easel, turn, run), Recorder(run) as recorder:
             self._ask(place, run, run.request())
             paint = place.painter.paint.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
             place.calls = paint.remote(run.id, _files(run), self._outfit)
@@ -241,15 +259,15 @@ class Studio:
                     yield
                     if (call := next(place.calls, None)) is None:
                         break
-                    method, given, named = self._ray.get(call, timeout=FETCH_SECONDS)
+                    told = self._ray.get(call, timeout=FETCH_SECONDS)
                     heard = True
-                    getattr(recorder, method)(*given, **named)
+                    _take_down(recorder, told)
             except RayTaskError as error:
                 raise StudioError(f"The node {place.node[:8]} failed: {_reason(error)}") from error
             except RayError as error:
                 self._dismiss(place)
                 if not recorder.ended:
-                    self._losses[run] += heard  # one that had not begun had a painter that was gone before
+                    self._losses[run] += heard or not place.has_painted  # otherwise it may have been gone before
                     gone = f"Its painter on the node {place.node[:8]} is gone, with the node or for want of memory"
                     if self._losses[run] > LOSSES:
                         raise StudioError(f"{gone}, the {LOSSES + 1}th one: let it go on where they last.") from error
@@ -267,6 +285,7 @@ class Studio:
             return
         except StopIteration:
             place.run = place.recording = None
+            place.has_painted = True
         except StudioError as error:
             place.run = place.recording = None
             self._dismiss(place)  # it may be painting yet
@@ -310,12 +329,7 @@ class Studio:
 
 
 @contextmanager
-def _turn(run: Run) -> Iterator[None]:
-    """Hold a place among those where runs are painted, as who looks at the queue sees it: beyond this machine's own."""
-    found = first_free(map(Easel, range(len(easels()), MOST)), Easel.turn_lock)
-    if not found:
-        raise StudioError(f"{MOST} runs are being painted already: let it go on when one of them has ended.")
-    easel, lock = found
+def _turn(easel: Easel, lock: FileLock, run: Run) -> Iterator[None]:
     try:
         with easel.bearing(run):
             yield
@@ -323,12 +337,26 @@ def _turn(run: Run) -> Iterator[None]:
         lock.release()
 
 
-def _files(run: Run) -> dict[str, bytes]:
-    """What a run is painted from, and where it stands, by name."""
-    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
-    wanted = [run.path / "run.json", run.content, *run.styles, *masks, run.kept, run.start, run.checkpoint]
+def _take_down(recorder: Recorder, told: Any) -> None:
+    """Do what a painter has told. Raises `StudioError` for what painting does not tell: a node decides nothing else."""
     try:
-        return {path.name: path.read_bytes() for path in wanted if path.exists()}
+        method, given, named = told
+        fields = set(named).union(*given[:1]) if method == "end" else set(named)
+        if method not in CALLS or not fields <= PAINTED:
+            raise ValueError(f"{method} of {', '.join(map(str, fields))}")
+        getattr(recorder, method)(*given, **named)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StudioError(f"Its painter told what no painter tells ({error}), so it was ended."[:500]) from error
+
+
+def _files(run: Run) -> dict[str, bytes]:
+    """What a run is painted from, and where it stands, by name. Whose it is concerns no node."""
+    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
+    wanted = [run.content, *run.styles, *masks, run.kept, run.start, run.checkpoint]
+    record = run.record().model_copy(update={"owner": ""})
+    try:
+        files = {path.name: path.read_bytes() for path in wanted if path.exists()}
+        return {"run.json": record.model_dump_json().encode(), **files}
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be read: {error.strerror or error}.") from error
 
@@ -344,34 +372,71 @@ def _cpus() -> int:
 def _join(address: str) -> Any:
     """Ray, with this process on that cluster. Raises as `check_reach` does, and `StudioError` where the cluster does
     not take this process."""
-    check_reach(address)
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output
+    door = check_reach(address)
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=door, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: another version, no node on this machine, no cluster
         raise StudioError(f"This machine cannot join the Ray cluster at {address}: {_reason(error)}") from error
     return ray
 
 
-def check_reach(address: str) -> None:
-    """Raise `InputError` for what is no address, and `StudioError` where there is no Ray here, or nobody answers there:
-    before anything is done for it."""
+def check_reach(address: str) -> str:
+    """Where Ray joins the cluster of that address. Raises `InputError` for what is no address, and `StudioError` where
+    there is no Ray here, or no cluster answers there: before anything is done for it."""
     if importlib.util.find_spec("ray") is None:
         raise StudioError(
-            "Runs on a cluster need Ray, which is not installed here: pip install 'style-transfer-studio[ray]'."
+            f"Runs on a cluster need Ray, which is not installed here: in {paths.CHECKOUT}, "
+            ".venv/bin/python -m pip install --editable '.[ray]'."
         )
-    host, _, port = address.rpartition(":")
     if address != "auto":
-        if not host or "/" in address or not (port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
-            raise InputError(f"{address[:80]!r} is no address of a Ray cluster such as 10.0.0.1:6379.")
+        _check_form(address)
+    door = _door(address)
+    _check_form(door)  # of what RAY_ADDRESS says, too
+    host, _, port = door.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise StudioError(
+            f"No Ray cluster answers at {address} ({error.strerror or error}): start one with ray start --head, or "
+            "give the address that it says."
+        ) from error
+    _check_is_ray(address, door)
+    return door
+
+
+def _check_form(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in address or not (port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
+        raise InputError(f"{address[:80]!r} is no address of a Ray cluster such as 10.0.0.1:6379.")
+
+
+def _door(address: str) -> str:
+    """The host and port that Ray takes an address for: for this machine's own name the one that others know it by, and
+    for "auto" what RAY_ADDRESS says, or the cluster that was started here."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output
+    from ray._private import services
+
+    try:
+        return str(services.canonicalize_bootstrap_address(address))
+    except Exception as error:  # of many kinds
+        raise StudioError(f"No Ray cluster is found by {address}: {_reason(error)}") from error
+
+
+def _check_is_ray(address: str, door: str) -> None:
+    """Ask what listens there as Ray asks a cluster's head: Ray itself would try for minutes."""
+    import grpc
+
+    no_proxy = [("grpc.enable_http_proxy", 0)]  # as Ray has it
+    with grpc.insecure_channel(door, no_proxy) as channel:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
-        except OSError as error:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=REACH_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:  # it is one: Ray has the token
+                return
             raise StudioError(
-                f"No Ray cluster answers at {address} ({error.strerror or error}): start one with ray start --head, or "
-                "give the address that it says."
+                f"What answers at {address} is no Ray cluster: give the address that ray start --head says."
             ) from error
 
 

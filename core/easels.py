@@ -17,14 +17,16 @@ from core import hardware, paths, runs
 from core.errors import InputError, StudioError
 from core.runs import Run
 
-MOST = 64  # easels
+MOST = 64  # easels here, and as many on clusters
 
 
 @dataclass(frozen=True)
 class Easel:
-    """A place where one run at a time is painted. The first one's files have no number."""
+    """A place where one run at a time is painted, here or by a painter on a cluster. The first one's files have no
+    number."""
 
     number: int  # from 0
+    on_cluster: bool = False
 
     def work_lock(self) -> FileLock:
         """Held by the worker whose place this is, for as long as it lives."""
@@ -67,6 +69,7 @@ class Easel:
             os.environ["CUDA_VISIBLE_DEVICES"] = found[self.number % len(found)]
 
     def _file(self, name: str, suffix: str = "") -> Path:
+        name += "-on-cluster" if self.on_cluster else ""
         return paths.home() / f"{name}{f'-{self.number + 1}' if self.number else ''}{suffix}"
 
 
@@ -77,6 +80,11 @@ def easels() -> tuple[Easel, ...]:
     if asked and not 1 <= count <= MOST:
         raise InputError(f"NST_WORKERS is {asked[:80]!r}: it must be a whole number from 1 to {MOST}, or not be set.")
     return tuple(map(Easel, range(count or _accelerators())))
+
+
+def easels_on_clusters() -> tuple[Easel, ...]:
+    """The places of all runs that painters on clusters may have at a time, whoever records them here."""
+    return tuple(Easel(number, on_cluster=True) for number in range(MOST))
 
 
 @functools.cache

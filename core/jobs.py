@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from core import hardware, images, log, pace, paths, preview, room, runs, settings
 from core.checkpoint import Checkpoint
-from core.easels import MOST, Easel, acquired, easels, first_free
+from core.easels import MOST, Easel, acquired, easels, easels_on_clusters, first_free
 from core.errors import InputError, StudioError
 from core.runs import Account, Place, Recorder, Run, RunRecord, Writer
 from core.settings import KNOBS
@@ -209,7 +209,7 @@ class Waiting:
     """Where a run stands in the queue."""
 
     place: int  # 1 is the next
-    seconds: float | None  # until it should begin; `None` where this machine has not been measured
+    seconds: float | None  # until it should begin; `None` where that cannot be told
 
 
 def queue() -> list[Run]:
@@ -234,7 +234,8 @@ def seconds_until_over(wanted: Collection[Run]) -> float | None:
 
 def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
     """The queue, each run with the seconds until it should begin and until it should be over; infinitely many where
-    that cannot be told. Where asked for, the runs that are being painted come before it."""
+    that cannot be told: this machine has not been measured, or NST_RAY_ADDRESS has a cluster paint them. Where asked
+    for, the runs that are being painted come before it."""
     known = pace.Known()
 
     def left(run: Run) -> float:
@@ -242,7 +243,11 @@ def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
         return math.inf if seconds is None else seconds
 
     under_way = [(run, 0.0, left(run)) for run in painting()]
-    free = [*(ends for _, _, ends in under_way), *[0.0] * (len(easels()) - len(under_way))]  # of each easel
+    there = _painted_at(easels_on_clusters())
+    here = [ends for run, _, ends in under_way if run not in there]
+    free = [*here, *[0.0] * (len(easels()) - len(here))]  # of each easel
+    if os.environ.get("NST_RAY_ADDRESS"):
+        free = [math.inf]
     heapq.heapify(free)
     found = under_way if with_painting else []
     for run in queue():
@@ -253,8 +258,12 @@ def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
 
 
 def painting() -> list[Run]:
-    """The runs that are being painted by who holds a turn: on a cluster, more than there are easels here."""
-    return [run for number in range(MOST) if (run := Easel(number).run())]
+    """The runs that are being painted by who holds a turn, here or on a cluster."""
+    return [*_painted_at(map(Easel, range(MOST))), *_painted_at(easels_on_clusters())]
+
+
+def _painted_at(places: Iterable[Easel]) -> list[Run]:
+    return [run for easel in places if (run := easel.run())]
 
 
 def submit(*submitted: Run) -> None:
@@ -413,16 +422,17 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
 
 def break_off(run: Run) -> None:
     """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster that is
-    the painter alone: who records the run here has others too.
+    the painter alone: who records the run here sees to others too.
 
     Raises `InputError` when there is none.
     """
-    writer = run.record().writer
-    if not (writer and writer.is_alive()):
+    record = run.record()
+    writer = record.writer
+    if record.status == "queued" or not (writer and writer.is_alive()):
         raise InputError(f"Nobody paints the run {run.id}.")
     if not writer.is_seen_from_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
-    if any(other != run and other.record().writer == writer for other in painting()):
+    if run in _painted_at(easels_on_clusters()):
         run.ask(stop=True, at_once=True)
         return
     psutil.Process(writer.pid).kill()

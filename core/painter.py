@@ -11,9 +11,11 @@ import hashlib
 import os
 import platform
 import queue
-import tempfile
+import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from filelock import FileLock
 
 from core import hardware, jobs, paths, preview, targets, weights
 from core.checkpoint import Checkpoint
+from core.easels import acquired
 from core.errors import StudioError
 from core.jobs import Report
 from core.runs import Account, Request, Run, Told
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 AHEAD = 8  # calls that a painter may be ahead of who records them
 
+CALLS = Account.__abstractmethods__ | {"update"}
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # of a method of `Account`
 
 
@@ -131,8 +135,8 @@ class Painter:
     def paint(self, run_id: str, files: Mapping[str, bytes], outfit: Outfit) -> Iterator[Call]:
         """Paint a run from copies of its files: yields what its recorder is to be told, as it comes."""
         calls: queue.Queue[Call | None] = queue.Queue(AHEAD)
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder) / run_id)
+        with _folder() as folder:
+            run = Run(folder / run_id)
             run.path.mkdir()
             for name, content in files.items():
                 (run.path / name).write_bytes(content)
@@ -159,6 +163,26 @@ class Painter:
                     pass
         finally:
             send(None)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for a copy of a run. Those of this node's painters that were killed go."""
+    parent = paths.home() / "painters"
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob("*.lock"):
+        if acquired(lock := FileLock(left)):
+            shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+            left.unlink(missing_ok=True)
+            lock.release()
+    path = parent / secrets.token_hex(8)
+    with FileLock(path.with_suffix(".lock")) as lock:
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _engine(outfit: Outfit, timings: Timings) -> Engine:

@@ -739,6 +739,13 @@ class Told:
     checkpoint: Checkpoint | None  # likewise
 
 
+# What painting says in a record; the rest is said by who records it.
+PAINTED = frozenset(
+    {"status", "message", "settings", "start", "steering", "weights", "weights_sha256", "precision", "style_targets"}
+    | {"environment", "iteration", "evaluations", "best_iteration", "best_total"}
+)
+
+
 class Account(ABC):
     """What is told of a run while it is painted; who writes it down, a `Recorder` or someone far away, says what
     becomes of it. Used as a context: how the block ends decides the run's status.
@@ -988,13 +995,19 @@ class Recorder(Account):
             return
         if not self.run.path.is_dir():  # nothing is written of a run that someone has taken away
             raise StudioError(_gone(self.run)) from error
-        if self._noted is not None and not self._last:  # who painted it was elsewhere, and is gone
-            self.record = _with_the_best_of_its_checkpoint(self.run, self.record)
+        self._keep_what_was_told()
         super().__exit__(kind, error, trace)
 
     def put_back(self, why: str) -> None:
-        """Have the run wait once more, as who painted it elsewhere is gone: it goes on from its last checkpoint."""
-        self.end({"status": "queued", "message": why, "writer": Writer.this_process()}, {})
+        """Have the run wait once more, as who painted it elsewhere is gone: it goes on from its last checkpoint, whose
+        picture is its result if it does not."""
+        self._keep_what_was_told()
+        waits = {"queued": datetime.now(UTC), "begun": None, "writer": Writer.this_process()}
+        self.end({"status": "queued", "message": why, **waits}, {})
+
+    def _keep_what_was_told(self) -> None:
+        if self._noted is not None and not self._last:  # who painted it was elsewhere, and is gone
+            self.record = _with_the_best_of_its_checkpoint(self.run, self.record)
 
     @property
     def _reserve(self) -> Path:

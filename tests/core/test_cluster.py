@@ -1,10 +1,13 @@
 """Runs painted on a Ray cluster: nodes with processes of their own on this machine, and a real engine on each."""
 
 import contextlib
+import http.server
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -12,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from core import cluster, easels, images, jobs, paths, runs
+from core import cluster, easels, images, jobs, painter, paths, runs
 from core.errors import InputError, StudioError
 from core.settings import TransferSettings
 
@@ -213,7 +216,7 @@ def test_a_worker_whose_environment_names_a_cluster_paints_the_queue_there(nodes
         worker.wait()
         log.close()
     assert [run.record().status for run in both] == ["stopped"] * 2
-    assert jobs.painting() == [] and easels.first_free([easels.Easel(1)], easels.Easel.turn_lock)
+    assert jobs.painting() == [] and easels.acquired(easels.easels_on_clusters()[0].turn_lock())
 
 
 def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
@@ -224,6 +227,83 @@ def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
     said = jobs.readiness()
     assert said.failed and said.message.startswith("No Ray cluster answers at 127.0.0.1:1 (")
     assert (run.record().status, run.record().message) == ("failed", said.message)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_whose_painters_all_die_as_they_begin_fails(nodes, monkeypatch):
+    class Doomed(painter.Painter):
+        def paint(self, *given):
+            os._exit(1)
+            yield
+
+    monkeypatch.setattr(cluster, "Painter", Doomed)
+    run, lines = new_run(), []
+    cluster.paint_all([run], nodes.address, lines.append)
+    record = run.record()
+    assert record.status == "failed" and "is gone" in record.message and ", the 4th one: let it" in record.message
+    assert sum(" begins on the node " in line for line in lines) == 4
+
+
+HOLD = """
+import sys, ray
+ray.init(sys.argv[1], log_to_driver=False)
+
+@ray.remote
+class Holder:
+    def here(self): pass
+
+holders = [Holder.options(num_cpus=int(sys.argv[2])).remote() for _ in range(2)]
+ray.get([holder.here.remote() for holder in holders])
+print("all taken", flush=True)
+input()
+"""
+
+
+@pytest.mark.timeout(600)
+def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
+    command = [sys.executable, "-c", HOLD, nodes.address, str(CPUS)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    run, lines = new_run(iterations=2), []
+
+    def hear(line):
+        lines.append(line)
+        if line.startswith("Waiting for room on the cluster"):
+            holder.kill()
+
+    try:
+        assert holder.stdout.readline() == b"all taken\n"
+        cluster.paint_all([run], nodes.address, hear)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert run.record().status == "done"
+    assert sum(line.startswith(f"Waiting for room on the cluster at {nodes.address}: ") for line in lines) == 1
+
+
+@pytest.mark.timeout(600)
+def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
+    """All are taken by others; how many are painted here has nothing to do with it."""
+    monkeypatch.setenv("NST_WORKERS", str(easels.MOST))
+    held = [easel.turn_lock() for easel in easels.easels_on_clusters()]
+    assert all(map(easels.acquired, held))
+    with cluster.Studio(nodes.address, lambda line: None) as studio:
+        run, rounds = new_run(iterations=2), []
+
+        def take():
+            assert not held[0].is_locked
+            return None if run in rounds else rounds.append(run) or run
+
+        deadline = time.monotonic() + WAIT
+        while not any(place.is_free() for place in studio._places) and time.monotonic() < deadline:
+            studio.go_round(1, take)
+        for _ in range(3):
+            assert studio.go_round(1, take)
+        assert run.record().status == "queued"
+        held[0].release()
+        while studio.go_round(not rounds, take) and time.monotonic() < deadline:
+            pass
+    assert run.record().status == "done"
 
 
 # What cannot be, in a sentence
@@ -238,7 +318,10 @@ def refused(address):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert "need Ray, which is not installed here" in str(refused("auto").value)
+    said = str(refused("auto").value)
+    assert "need Ray, which is not installed here" in said
+    _, _, command = said.removesuffix(".").partition(", .venv")
+    assert command and f".venv{command}\n" in (paths.CHECKOUT / "docs" / "cluster.md").read_text()
 
 
 @pytest.mark.parametrize("address", ["", "head", ":6379", "head:", "head:99999", "ray://head:10001", "head:six"])
@@ -248,6 +331,45 @@ def test_what_is_no_address(address):
 
 def test_nobody_at_the_address():
     assert str(refused("127.0.0.1:1").value).startswith("No Ray cluster answers at 127.0.0.1:1 (")
+
+
+class Silent(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.recv(2**16)
+        time.sleep(60)
+
+
+class Http(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *said):
+        pass
+
+
+@pytest.fixture(params=[Silent, Http])
+def no_cluster(request):
+    """The port of something else that answers at all of this machine's addresses."""
+    with socketserver.ThreadingTCPServer(("", 0), request.param) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.timeout(60)
+def test_something_else_at_the_address(no_cluster, capfd):
+    """Ray itself would try for minutes, and say much."""
+    address = f"localhost:{no_cluster}"
+    assert str(refused(address).value).startswith(f"What answers at {address} is no Ray cluster: ")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.timeout(60)
+def test_auto_is_asked_where_ray_goes(no_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{no_cluster}")
+    assert str(refused("auto").value).startswith("What answers at auto is no Ray cluster: ")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    assert str(refused("auto").value).startswith("No Ray cluster is found by auto: ")
+    monkeypatch.setenv("RAY_ADDRESS", "head:six")
+    assert refused("auto").type is InputError
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "1.5", "two", "²", "12345"])

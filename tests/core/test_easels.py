@@ -65,6 +65,7 @@ def test_the_first_one_s_files_have_no_number(own_home):
     ]
     assert Easel(0).turn_lock().lock_file == str(own_home / "painting.lock")
     assert Easel(1).work_lock().lock_file == str(own_home / "worker-2.lock")
+    assert Easel(1, on_cluster=True).turn_lock().lock_file == str(own_home / "painting-on-cluster-2.lock")
 
 
 def test_each_sees_a_card_of_its_own_and_the_number_of_easels_stays(machine, monkeypatch):

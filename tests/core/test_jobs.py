@@ -22,7 +22,7 @@ from core import hardware, images, jobs, paths, preview, runs, transfer
 from core.checkpoint import Checkpoint
 from core.easels import Easel, acquired
 from core.errors import InputError, StudioError
-from core.runs import Request, Run, Steering, Writer
+from core.runs import Run, Steering, Writer
 from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
 from core.subject import Pictures
 from core.transfer import Engine
@@ -482,6 +482,18 @@ def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only,
         assert [each.seconds for _, each in jobs.waiting()] == pytest.approx([0, 10, 30, 60, 65])
 
 
+def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only, monkeypatch):
+    pace_ = {"processor": hardware.processor(), "step_per_pixel": 1e-3, "start": 1.0}
+    paths.home().mkdir(exist_ok=True)
+    (paths.home() / "pace.json").write_text(json.dumps(pace_))
+    runs.change(there := new_run("there"), status="preparing")
+    submitted("a")
+    with Easel(0, on_cluster=True).bearing(there):
+        assert [each.seconds for _, each in jobs.waiting()] == [0.0]
+        monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
+        assert [each.seconds for _, each in jobs.waiting()] == [None]
+
+
 def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
     (own_home / "pace.json").parent.mkdir()
     run = new_run(iterations=1000)
@@ -917,15 +929,19 @@ def test_a_restart_of_the_machine_is_told(own_home):
     assert "was restarted" in jobs.settle(run).message
 
 
-def test_of_several_runs_that_a_process_records_one_is_broken_off_alone(own_home):
-    """As on a cluster, where each has a painter of its own."""
-    one, other = new_run("a"), new_run("b")
-    for run in (one, other):
-        runs.change(run, status="running", writer=Writer.this_process())
-    with FIRST.bearing(one), Easel(1).bearing(other):
-        jobs.break_off(one)  # this process goes on
-    assert (one.request().stop, one.request().at_once) == (True, True)
-    assert other.request() == Request()
+def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
+    """Whatever else the process does that records it, which may be nothing yet."""
+    run = new_run("a")
+    runs.change(run, status="running", writer=Writer.this_process())
+    with Easel(0, on_cluster=True).bearing(run):
+        assert jobs.painting() == [run]
+        jobs.break_off(run)  # this process goes on
+    assert (run.request().stop, run.request().at_once) == (True, True)
+
+
+def test_a_run_that_waits_for_another_painter_has_none_to_end(own_home):
+    with pytest.raises(InputError, match="Nobody paints"):
+        jobs.break_off(new_run())  # this process, which records it, goes on
 
 
 # In worker processes

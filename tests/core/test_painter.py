@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def paint(engine, monkeypatch):
 
 def record(run, calls):
     with Recorder(run) as recorder:
-        for method, given, named in calls:
-            getattr(recorder, method)(*given, **named)
+        for call in calls:
+            cluster._take_down(recorder, call)
     return run.record()
 
 
@@ -74,6 +75,7 @@ def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
     run = new_run()
     recorder = Recorder(run)
     with recorder:
+        began = run.record()
         for method, given, named in paint(run):
             getattr(recorder, method)(*given, **named)
             if method == "note" and given[0].iteration == 2:
@@ -81,6 +83,7 @@ def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
         recorder.put_back("It goes on.")
     waits = run.record()
     assert (waits.status, waits.message, recorder.ended) == ("queued", "It goes on.", True)
+    assert waits.queued > began.begun and waits.begun is None  # what was painted before is no waiting
     told = record(run, paint(run))
     assert (told.status, told.message, told.iteration) == ("done", "", 4)
     assert list(run.metrics()["iteration"]) == [0, 1, 2, 3, 4]
@@ -97,6 +100,20 @@ def test_a_run_whose_painters_are_lost_keeps_the_best_of_its_last_checkpoint(own
     told = run.record()
     assert (told.status, told.message, told.best_iteration) == ("failed", "Its painter is gone.", 2)
     assert run.result.is_file() and told.best_total == pytest.approx(run.metrics()["total"].min())
+
+
+def test_a_run_that_is_ended_before_its_next_painter_has_begun_keeps_the_best_of_its_checkpoint(own_home, paint):
+    run = new_run()
+    with Recorder(run) as recorder:
+        for method, given, named in paint(run):
+            getattr(recorder, method)(*given, **named)
+            if method == "note" and given[0].iteration == 2:
+                break
+        recorder.put_back("It goes on.")
+    with pytest.raises(KeyboardInterrupt), Recorder(run):
+        raise KeyboardInterrupt
+    told = run.record()
+    assert (told.status, told.best_iteration) == ("stopped", 2) and run.result.is_file()
 
 
 def test_pictures_and_checkpoints_travel_only_where_they_are_due(own_home, paint, monkeypatch):
@@ -157,7 +174,69 @@ def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
     assert done.stdout == "False\n"
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("put_back", ("why",), {}),
+        ("_save", (None,), {}),
+        ("ended", (), {}),
+        ("no such thing", (), {}),
+        (["update"], (), {}),
+        "update",
+        None,
+        ("update", (), {"owner": "someone"}),
+        ("update", (), {"writer": None}),
+        ("conclude", (), {"job": "0"}),
+        ("end", ({"status": "done", "owner": "someone"}, {}), {}),
+        ("end", ([["status"]], {}), {}),
+        ("live", (), {}),
+    ],
+)
+def test_what_no_painter_tells_ends_the_run_and_changes_nothing_else(own_home, call):
+    run = new_run()
+    before = run.record()
+    with pytest.raises(StudioError, match=r"^Its painter told what no painter tells \(") as caught:
+        record(run, [call])
+    told = run.record()
+    assert (told.status, told.message, told.owner, told.job) == ("failed", str(caught.value), before.owner, before.job)
+
+
+def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
+    code = "from core import painter\nwith painter._folder() as folder: print(folder, flush=True); input()"
+    painting, killed = (
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=paths.CHECKOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    )
+    try:
+        theirs, left = (Path(process.stdout.readline().strip()) for process in (painting, killed))
+        (left / "content.png").touch()
+        killed.kill()
+        killed.wait()
+        with painter._folder() as own:
+            assert theirs.is_dir() and own.is_dir() and not left.exists()
+        painting.communicate("\n", timeout=60)
+    finally:
+        for process in (painting, killed):
+            process.kill()
+            process.communicate()
+    assert list((own_home / "painters").iterdir()) == []
+
+
 # What a node is sent
+
+
+def test_whose_a_run_is_stays_here(own_home):
+    run = new_run()
+    runs.change(run, owner="https://login.example.org 248289761001")
+    sent = cluster._files(run)
+    assert {"run.json", "content.png", "style-1.png"} == set(sent)
+    assert b"248289761001" not in sent["run.json"] and run.record().owner
 
 
 @pytest.fixture

@@ -196,6 +196,13 @@ def test_each_end_is_counted_once_whatever_becomes_of_the_run(store, new_run):
     assert (found["nst_runs_ended_total", "done"], found["nst_runs_ended_total", "failed"]) == (1, 1)
 
 
+def test_how_many_a_cluster_paints_is_not_told(store, monkeypatch):
+    assert "nst_easels" in look(store)
+    monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
+    found = look(store)
+    assert "nst_easels" not in found and found["nst_store_readable"] == 1
+
+
 def test_a_server_that_begins_counts_from_nothing(store, new_run):
     ended(new_run())
     assert look(store)["nst_runs_ended_total", "done"] == 1
@@ -228,6 +235,19 @@ def test_a_run_waits_from_when_it_was_queued_until_it_is_begun(store, new_run):
     assert found["nst_runs", "running"] == 1
     assert found["nst_run_wait_seconds_sum"] == pytest.approx(20)
     assert (found["nst_run_wait_seconds_bucket", "15.0"], found["nst_run_wait_seconds_bucket", "60.0"]) == (0, 1)
+
+
+def test_a_run_that_is_put_back_waits_anew(store, new_run):
+    """As one whose painter on a cluster is lost: what was painted before is no waiting."""
+    run = new_run()
+    runs.change(run, queued=datetime.now(UTC) - timedelta(seconds=1000))
+    with runs.Recorder(run) as recorder:
+        assert look(store)["nst_run_wait_seconds_sum"] == pytest.approx(1000, abs=100)
+        recorder.put_back("It goes on elsewhere.")
+    with runs.Recorder(run):
+        found = look(store)
+    assert found["nst_run_wait_seconds_count"] == 2 and found["nst_run_wait_seconds_sum"] < 1200
+    assert look(store)["nst_runs_ended_total", "done"] == 1
 
 
 def test_a_run_that_was_withdrawn_adds_nothing_to_the_steps(store, new_run):
