@@ -72,8 +72,9 @@ class Job:
         return f"{self.content.name} × {self.style_name}"
 
     def is_what(self, record: RunRecord) -> bool:
-        """Whether a run is still what was asked for: it may have been steered, or gone on with for longer."""
-        return record.job == self.digest and record.settings == self.settings and not record.steering
+        """Whether a run still paints what was asked for: it may have been steered, or gone on with for longer."""
+        same = record.settings.shaping_result() == self.settings.shaping_result()
+        return record.job == self.digest and same and not record.steering
 
 
 # --- what is asked for ----------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def of_product(
     """Every photo with every painting by every preset and every combination of swept values. Photos and paintings are
     folders, files and samples.
 
-    Raises `InputError` for what cannot be read or painted.
+    Raises `InputError` for what cannot be read or painted, or is asked for twice.
     """
     photos, paintings = _pictures(contents), _pictures(styles)
     sizes = [len(photos), len(paintings), len(presets), *(len(values) for values in sweeps.values())]
@@ -137,12 +138,18 @@ def of_product(
     ]
     report(f"Looking at {_count(len(photos), 'photo')} and {_count(len(paintings), 'painting')} …")
     with _Checker() as checker:
-        return [
+        found = [
             checker.job(photo, (painting,), preset, wanted)
             for photo in photos
             for painting in paintings
             for preset, wanted in chosen
         ]
+    told = set[str]()
+    for job in found:
+        if job.digest in told:
+            raise InputError(f"{job.title} ({job.preset}) is asked for twice: by pictures or values that are the same.")
+        told.add(job.digest)
+    return found
 
 
 def check_count(count: int) -> None:
@@ -174,6 +181,8 @@ def swept(text: str) -> tuple[str, list[Any]]:
         raise InputError(f"{text!r} is no sweep such as style_weight=1e4,1e5.")
     if name not in KNOBS:
         raise InputError(f"There is no setting {name!r} to sweep{_guess(name, KNOBS)}.")
+    if not KNOBS[name].shapes_result:
+        raise InputError(f"The picture is the same for every {name}: there is nothing to sweep.")
     return name, values_of(name, rest.split(SEVERAL if KNOBS[name].type is tuple else ","))
 
 
@@ -501,23 +510,20 @@ class Part:
 
 def parts(wanted: Sequence[Job], again: bool = False) -> list[Part]:
     """The jobs, each with the run that was begun for it before and is still what is asked for: rather one that is
-    painted, then one that waits or is being painted. Each run stands for one job. None where all is to be painted
-    `again`. Runs of people who logged in are theirs, and stand for nothing here."""
+    painted, then one that waits or is being painted. None where all is to be painted `again`. Runs of people who logged
+    in are theirs, and stand for nothing here."""
     asked = {job.digest: job for job in wanted}
-    found: dict[str, list[tuple[State, Run]]] = {}
+    found: dict[str, tuple[State, Run]] = {}
     for run, record in runs.readable_runs(owner="") if not again else ():
         if (job := asked.get(record.job)) and job.is_what(record):
             painted: State = "painted" if record.status == "done" and run.result.is_file() else "broken off"
-            found.setdefault(record.job, []).append(("under way" if record.unfinished else painted, run))
-    for ranked in found.values():
-        ranked.sort(key=lambda each: _RANKS.index(each[0]))
+            state = "under way" if record.unfinished else painted
+            if record.job not in found or _RANKS.index(state) < _RANKS.index(found[record.job][0]):
+                found[record.job] = (state, run)
     made = []
     for job in wanted:
-        if known := found.get(job.digest):
-            state, run = known.pop(0)
-            made.append(Part(job, run, state))
-        else:
-            made.append(Part(job))
+        state, run = found.get(job.digest, ("new", None))
+        made.append(Part(job, run, state))
     return made
 
 
@@ -533,16 +539,18 @@ def begin(due: Sequence[Part], batch: str, report: Report = lambda line: None) -
         job = part.job
         if number % TOLD_EVERY == 1:
             report(f"Getting the runs ready: {number} of {len(due)} …")
-        if not (part.run and _goes_on(part.run)):
+        if not (part.run and _goes_on(part.run, job.settings)):
             manner = Manner(job.settings, job.preset, [read(style) for style in job.styles], job.style_name)
             part.run = manner.new_run(read(job.content), job.content.name, batch=batch, job=job.digest)
         begun.append(part.run)
     return begun
 
 
-def _goes_on(run: Run) -> bool:
+def _goes_on(run: Run, wanted: TransferSettings) -> bool:
+    """With what is asked for now: the memory that it failed for want of may be another."""
     try:
         runs.resume(run)
+        runs.change(run, settings=wanted)
         return True
     except StudioError:  # such as a damaged checkpoint
         return False

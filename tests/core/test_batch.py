@@ -121,6 +121,7 @@ def test_paths_are_from_the_file_s_folder_on_and_a_setting_of_a_row_counts_more(
         (f"content,style\nchelsea,{'w' * 200_000}\n", r"^jobs\.csv, line \d: it is not CSV \(field larger than"),
         ("content,style\n" + 501 * "chelsea,waves\n", r"^These are 501 runs; a batch has at most 500: ask for fewer"),
         ("content,style\nchelsea,waves\nchelsea,waves\n", r"^jobs\.csv, line 3: it asks for the same run as line 2\.$"),
+        ("content,style,memory\nchelsea,waves,8\nchelsea,waves,9\n", r"line 3: it asks for the same run as line 2\.$"),
         (b"content,style\nchelsea,\xff\xfe\n", r"jobs\.csv is not text in UTF-8\.$"),
         (" " * (2**20 + 1), r"jobs\.csv cannot be read: it has more than 1,048,576 bytes\.$"),
     ],
@@ -243,6 +244,7 @@ def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
         ({"presets": ["oil"]}, r"^There is no preset 'oil'; there are "),
         ({"sweeps": {"size": [64]}}, r"^size is to be swept, and is given one value beside: leave one of"),
         ({"sweeps": {"seed": [*range(126)]}}, r"^These are 504 runs; a batch has at most 500"),
+        ({"sweeps": {"style_layer_weights": ["1,1,1,1,2", "1,1,1,1,2.0"]}}, r"^a × x \(fast\) is asked for twice: by"),
         ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would begin at 32 px; the least is 64 px\.$"),
     ],
 )  # fmt: skip
@@ -283,6 +285,8 @@ def test_a_sweep(text, expected):
         ("=1,2", r"is no sweep such as"),
         ("stile_weight=1", r"^There is no setting 'stile_weight' to sweep \(is style_weight meant\?\)\.$"),
         ("preset=draft", r"^There is no setting 'preset' to sweep"),
+        ("frame_every=1,2", r"^The picture is the same for every frame_every: there is nothing to sweep\.$"),
+        ("memory=8,9", r"^The picture is the same for every memory: there is nothing to sweep\.$"),
         ("style_weight=", r"^style_weight has an empty value among those to sweep\.$"),
         ("style_weight=1,,2", r"^style_weight has an empty value"),
         ("style_weight=1,1.0", r"^style_weight = 1\.0 is given twice\.$"),
@@ -354,9 +358,20 @@ def test_of_several_runs_the_painted_one_stands_for_a_job(folder):
     ended(older)
     assert batch.parts([job])[0].run == older
     ended(newer)
-    assert {part.run for part in batch.parts([job, job])} == {older, newer}
-    older.result.unlink()
-    assert batch.parts([job])[0].run == newer
+    newer.result.unlink()
+    assert batch.parts([job])[0].run == older
+
+
+def test_what_does_not_change_the_picture_makes_no_other_job(folder):
+    before = product(folder, common={**SMALL, "memory": 20, "frame_every": 1})[:2]
+    after = product(folder, common={**SMALL, "memory": 30, "frame_every": 2})[:2]
+    painted, failed = batch.begin(batch.parts(before), "it")
+    ended(painted)
+    ended(failed, "failed")
+    found = batch.parts(after)
+    assert [(part.run, part.state) for part in found] == [(painted, "painted"), (failed, "broken off")]
+    assert batch.begin(found[1:], "it") == [failed]
+    assert failed.record().settings == after[1].settings and failed.record().status == "queued"
 
 
 @pytest.mark.parametrize("what", ["photo", "painting", "name"])
