@@ -15,7 +15,6 @@ import io
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import time
@@ -88,7 +87,9 @@ def of_file(
 
     Raises `InputError`, which names the line and the column, for what cannot be read or painted.
     """
-    settings.choose(preset, **common)
+    settings.choose(preset)
+    for name, value in common.items():
+        _as_its_type(name, value)  # how they go together depends on the row
     rows = _rows(file)
     report(f"Looking at the pictures of {_count(len(rows), 'run')} …")
     found: dict[str, tuple[Job, str]] = {}
@@ -206,11 +207,11 @@ def combinations(sweeps: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
         yield dict(zip(sweeps, values, strict=True))
 
 
-def _as_its_type(name: str, text: str) -> Any:
+def _as_its_type(name: str, value: Any) -> Any:
     """One setting's value, as far as it can be checked without the others."""
     if KNOBS[name].each_of:  # as many as there are layers or paintings
-        return tuple(part.strip() for part in text.split(","))
-    choices: dict[str, Any] = {"size": KNOBS["size"].maximum, name: text}  # so large that there is room for any stages
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    choices: dict[str, Any] = {"size": KNOBS["size"].maximum, name: value}  # so large that there is room for any stages
     return getattr(settings.choose(**choices), name)
 
 
@@ -402,6 +403,11 @@ def _csv_rows(text: str, file: str) -> Iterator[_Row]:
             if not any(cell.strip() for cell in cells):
                 continue
             if not columns:
+                if len(cells) == 1 and (mark := re.search("[;\t]", cells[0])):
+                    marked = "semicolons" if mark[0] == ";" else "tabs"
+                    raise InputError(
+                        f"{file}, line {line}: its cells are parted by {marked}, and have to be by commas."
+                    )
                 for name in cells:
                     columns.append(_column(name, f"{file}, line {line}"))
                     if columns[-1] in columns[:-1]:
@@ -501,11 +507,18 @@ class Part:
     job: Job
     run: Run | None = None
     state: State = "new"
+    varied: Sequence[str] = ()  # the settings that tell it from others of the same pictures and preset
 
     @property
     def title(self) -> str:
-        """What tells it from most others."""
-        return f"{self.job.title} ({self.job.preset})"
+        values = (f"{name}={_plainly(getattr(self.job.settings, name))}" for name in self.varied)
+        return f"{self.job.title} ({', '.join([self.job.preset, *values])})"
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_plainly, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parts(wanted: Sequence[Job], again: bool = False) -> list[Part]:
@@ -513,17 +526,21 @@ def parts(wanted: Sequence[Job], again: bool = False) -> list[Part]:
     painted, then one that waits or is being painted. None where all is to be painted `again`. Runs of people who logged
     in are theirs, and stand for nothing here."""
     asked = {job.digest: job for job in wanted}
-    found: dict[str, tuple[State, Run]] = {}
+    found: dict[str, Part] = {}
     for run, record in runs.readable_runs(owner="") if not again else ():
         if (job := asked.get(record.job)) and job.is_what(record):
             painted: State = "painted" if record.status == "done" and run.result.is_file() else "broken off"
-            state = "under way" if record.unfinished else painted
-            if record.job not in found or _RANKS.index(state) < _RANKS.index(found[record.job][0]):
-                found[record.job] = (state, run)
-    made = []
-    for job in wanted:
-        state, run = found.get(job.digest, ("new", None))
-        made.append(Part(job, run, state))
+            part = Part(job, run, "under way" if record.unfinished else painted)
+            if job.digest not in found or _RANKS.index(part.state) < _RANKS.index(found[job.digest].state):
+                found[job.digest] = part
+    made = [found.get(job.digest) or Part(job) for job in wanted]
+    alike: dict[str, list[Part]] = {}
+    for part in made:
+        alike.setdefault(part.title, []).append(part)
+    for group in alike.values():
+        varied = [name for name in KNOBS if len({getattr(part.job.settings, name) for part in group}) > 1]
+        for part in group:
+            part.varied = varied
     return made
 
 
@@ -592,11 +609,9 @@ class Watch:
             if not run or run in self.over or run in waiting:
                 continue
             try:
-                record = run.record()
-                if not record.unfinished:
-                    self.over[run] = jobs.settle(run)
+                if self.is_over(run):
                     continue
-                steps = run.metrics(last=1)
+                record, steps = run.record(), run.metrics(last=1)
             except StudioError as error:
                 self.over[run] = str(error)
                 continue
@@ -608,6 +623,12 @@ class Watch:
             under_way.append(_why_nothing_is_painted())
         iterations += sum(part.job.settings.iterations for part in self.parts if part.run in self.over)
         return Sight(len(self.over), len(self.parts), iterations, "; ".join(under_way), self._estimate())
+
+    def is_over(self, run: Run) -> bool:
+        """Whether a run has ended, which is noted then. Raises `StudioError` for a record that cannot be read."""
+        if run not in self.over and not run.record().unfinished:
+            self.over[run] = jobs.settle(run)
+        return run in self.over
 
     def until_over(self) -> Iterator[Sight]:
         """What there is to see, now and then, the last time when all are over. Sees to it that someone paints."""
@@ -633,11 +654,14 @@ class Watch:
 
     def endings(self) -> list[str]:
         """How each run ended, in a line, in the order in which they did."""
-        titles = {part.run: part.title for part in self.parts}
+        titles = self.titles()
         return [
             f"{number} of {len(self.parts)}, {titles[run]}: {_ending(record)}"
             for number, (run, record) in enumerate(self.over.items(), 1)
         ]
+
+    def titles(self) -> dict[Run, str]:
+        return {part.run: part.title for part in self.parts if part.run}
 
     def failed(self) -> dict[str, list[str]]:
         """Of the runs that ended otherwise than well, what is told of them, each with whom it is told of."""
@@ -686,7 +710,7 @@ def leave_off(unfinished: Sequence[Run]) -> list[Run]:
             with contextlib.suppress(InputError):  # it does not wait
                 jobs.cancel(run)
             record = run.record()
-            of_nobody = record.status == "queued" and record.writer and record.writer.pid == os.getpid()
+            of_nobody = record.status == "queued" and record.writer and record.writer.is_this_process()
             if record.unfinished and not of_nobody:
                 jobs.stop(run)
                 asked.append(run)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import batch, images, jobs, paths, runs
+from core import batch, images, jobs, paths, presence, runs
 from core.batch import Watch
 from core.errors import InputError
 from core.runs import Run, Steering, Writer
@@ -94,10 +94,21 @@ def test_paths_are_from_the_file_s_folder_on_and_a_setting_of_a_row_counts_more(
     assert (job.settings.size, job.settings.seed, job.preset) == (96, 3, "draft")
 
 
+def test_what_the_command_line_says_for_all_has_to_fit_each_row_alone(read):
+    (job,) = read("content,style,size\nchelsea,waves,1024\n", preset="draft", common={"stages": 5})
+    assert (job.settings.size, job.settings.stages) == (1024, 5)
+    with pytest.raises(InputError, match=r"^jobs\.csv, line 2: 5 stages to 256 px would begin at 16 px"):
+        read("content,style\nchelsea,waves\n", preset="draft", common={"stages": 5})
+    with pytest.raises(InputError, match=r"^stages = 7: should be less than or equal to 6\.$"):
+        read("content,style\nchelsea,waves\nchelsea,waves\n", common={"stages": 7})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", r"jobs\.csv asks for no run\.$"),
+        ("content;style;size\r\n", r"^jobs\.csv, line 1: its cells are parted by semicolons, and have to be by commas"),
+        ("content\tstyle\n", r"^jobs\.csv, line 1: its cells are parted by tabs, and have to be by commas\.$"),
         ("content,style\n", r"jobs\.csv asks for no run\.$"),
         ("content\nphotos/a.png\n", r"^jobs\.csv, line 2: it names no style\.$"),
         ("content,stile\n", r"^jobs\.csv, line 1: there is no column 'stile' \(is style meant\?\)\.$"),
@@ -403,6 +414,26 @@ def test_submitting_many_starts_one_worker_a_place(folder, started, monkeypatch)
     assert len(started) == 3
 
 
+def test_many_enter_the_queue_in_their_order_with_one_look_at_it(folder, monkeypatch):
+    looks, places = [], jobs._places
+    monkeypatch.setattr(jobs, "_places", lambda: looks.append(1) or places())
+    first, *others = batch.begin(batch.parts(product(folder)), "it")
+    jobs.submit(first)
+    looks.clear()
+    jobs.submit(*others)
+    assert len(looks) == 1 and jobs.queue() == [first, *others]
+
+
+def test_the_runs_of_a_sweep_are_told_apart(folder):
+    sweeps = {"style_weight": [0.5, 2.0], "style_layers": ["relu1_1", "relu1_1,relu2_1"]}
+    found = batch.parts(product(folder, contents=["chelsea"], sweeps=sweeps))
+    assert [part.title for part in found[:2]] == [
+        "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1)",
+        "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1,block2_conv1)",
+    ]
+    assert len({part.title for part in found}) == 8
+
+
 def test_a_batch_is_watched_until_all_is_over(folder):
     found = batch.parts(product(folder))
     first, second, third, fourth = batch.begin(found, "it")
@@ -443,6 +474,15 @@ def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
     assert first.request().stop and not jobs.queue()
     assert [run.path.is_dir() for run in (second, third, fourth)] == [False, True, False]
     assert third.record().status == "stopped"
+
+
+@pytest.mark.skipif(not presence.namespace(), reason="there are no namespaces of processes here")
+def test_what_a_process_of_the_same_number_elsewhere_has_begun_is_not_removed(folder):
+    (run,) = batch.begin(batch.parts(product(folder)[:1]), "it")
+    elsewhere = Writer.this_process().model_copy(update={"namespace": "pid:[1]"})
+    runs.change(run, writer=elsewhere)
+    assert batch.leave_off([run]) == [run]
+    assert run.request().stop and run.record().writer == elsewhere
 
 
 def test_when_the_last_of_some_runs_should_be_over(folder):
