@@ -243,6 +243,7 @@ def batch(
     preset: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="PRESET",
             help=f"One, or with folders several; in a file it is for rows that name none ({DEFAULT_PRESET}).",
             show_default=False,
         ),
@@ -280,7 +281,7 @@ def batch(
             raise InputError(
                 "The runs are those of a file: leave out --contents, --styles, --sweep and a second --preset."
             )
-        target = report_to or jobs_file.parent / f"{jobs_file.stem}-report.html"
+        target = report_to or jobs_file.parent / f"{jobs_file.name}-report.html"
         name = jobs_file.name
     else:
         if not (contents and styles):
@@ -1052,7 +1053,7 @@ def _have_painted(watch: Watch, name: str, address: str | None) -> None:
     with _working() as told:
         begun = batches.begin([part for part in watch.parts if part.state != "under way"], name, told)
     if address and begun:
-        cluster.paint_all(begun, address, _tell, partial(_engine, None))
+        cluster.paint_all(begun, address, partial(_tell_of_cluster, watch), partial(_engine, None))
     else:
         jobs.submit(*begun)
     words = TextColumn("{task.description}", markup=False)  # of pictures' names, too
@@ -1060,7 +1061,7 @@ def _have_painted(watch: Watch, name: str, address: str | None) -> None:
     with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar, _interrupt_noticed() as interrupted:
         iterations = sum(part.job.settings.iterations for part in watch.parts)
         task = bar.add_task("", total=iterations, left="", visible=iterations > 0)
-        told_of = 0
+        told_of = len(watch.over)
         for sight in watch.until_over():
             if interrupted:
                 raise KeyboardInterrupt
@@ -1069,6 +1070,16 @@ def _have_painted(watch: Watch, name: str, address: str | None) -> None:
                 for line in watch.endings()[told_of:]:
                     _tell(line)
                 told_of = sight.over
+
+
+def _tell_of_cluster(watch: Watch, line: str) -> None:
+    """Of a run, by its title, and how it ended as of any run of a batch; of all else as it is said."""
+    run_id, _, rest = line.partition(" ")
+    for run, title in watch.titles().items():
+        if run.id == run_id:
+            with suppress(StudioError):  # why it cannot be read is told at the end
+                line = watch.endings()[-1] if watch.is_over(run) else f"{title} {rest}"
+    _tell(line)
 
 
 def _leave_off(watch: Watch) -> None:

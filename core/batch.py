@@ -15,7 +15,6 @@ import io
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import time
@@ -72,8 +71,9 @@ class Job:
         return f"{self.content.name} × {self.style_name}"
 
     def is_what(self, record: RunRecord) -> bool:
-        """Whether a run is still what was asked for: it may have been steered, or gone on with for longer."""
-        return record.job == self.digest and record.settings == self.settings and not record.steering
+        """Whether a run still paints what was asked for: it may have been steered, or gone on with for longer."""
+        same = record.settings.shaping_result() == self.settings.shaping_result()
+        return record.job == self.digest and same and not record.steering
 
 
 # --- what is asked for ----------------------------------------------------------------------------------------------
@@ -87,7 +87,9 @@ def of_file(
 
     Raises `InputError`, which names the line and the column, for what cannot be read or painted.
     """
-    settings.choose(preset, **common)
+    settings.choose(preset)
+    for name, value in common.items():
+        _as_its_type(name, value)  # how they go together depends on the row
     rows = _rows(file)
     report(f"Looking at the pictures of {_count(len(rows), 'run')} …")
     found: dict[str, tuple[Job, str]] = {}
@@ -121,7 +123,7 @@ def of_product(
     """Every photo with every painting by every preset and every combination of swept values. Photos and paintings are
     folders, files and samples.
 
-    Raises `InputError` for what cannot be read or painted.
+    Raises `InputError` for what cannot be read or painted, or is asked for twice.
     """
     photos, paintings = _pictures(contents), _pictures(styles)
     sizes = [len(photos), len(paintings), len(presets), *(len(values) for values in sweeps.values())]
@@ -137,12 +139,18 @@ def of_product(
     ]
     report(f"Looking at {_count(len(photos), 'photo')} and {_count(len(paintings), 'painting')} …")
     with _Checker() as checker:
-        return [
+        found = [
             checker.job(photo, (painting,), preset, wanted)
             for photo in photos
             for painting in paintings
             for preset, wanted in chosen
         ]
+    told = set[str]()
+    for job in found:
+        if job.digest in told:
+            raise InputError(f"{job.title} ({job.preset}) is asked for twice: by pictures or values that are the same.")
+        told.add(job.digest)
+    return found
 
 
 def check_count(count: int) -> None:
@@ -174,6 +182,8 @@ def swept(text: str) -> tuple[str, list[Any]]:
         raise InputError(f"{text!r} is no sweep such as style_weight=1e4,1e5.")
     if name not in KNOBS:
         raise InputError(f"There is no setting {name!r} to sweep{_guess(name, KNOBS)}.")
+    if not KNOBS[name].shapes_result:
+        raise InputError(f"The picture is the same for every {name}: there is nothing to sweep.")
     return name, values_of(name, rest.split(SEVERAL if KNOBS[name].type is tuple else ","))
 
 
@@ -197,11 +207,11 @@ def combinations(sweeps: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
         yield dict(zip(sweeps, values, strict=True))
 
 
-def _as_its_type(name: str, text: str) -> Any:
+def _as_its_type(name: str, value: Any) -> Any:
     """One setting's value, as far as it can be checked without the others."""
     if KNOBS[name].each_of:  # as many as there are layers or paintings
-        return tuple(part.strip() for part in text.split(","))
-    choices: dict[str, Any] = {"size": KNOBS["size"].maximum, name: text}  # so large that there is room for any stages
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    choices: dict[str, Any] = {"size": KNOBS["size"].maximum, name: value}  # so large that there is room for any stages
     return getattr(settings.choose(**choices), name)
 
 
@@ -393,6 +403,11 @@ def _csv_rows(text: str, file: str) -> Iterator[_Row]:
             if not any(cell.strip() for cell in cells):
                 continue
             if not columns:
+                if len(cells) == 1 and (mark := re.search("[;\t]", cells[0])):
+                    marked = "semicolons" if mark[0] == ";" else "tabs"
+                    raise InputError(
+                        f"{file}, line {line}: its cells are parted by {marked}, and have to be by commas."
+                    )
                 for name in cells:
                     columns.append(_column(name, f"{file}, line {line}"))
                     if columns[-1] in columns[:-1]:
@@ -492,32 +507,40 @@ class Part:
     job: Job
     run: Run | None = None
     state: State = "new"
+    varied: Sequence[str] = ()  # the settings that tell it from others of the same pictures and preset
 
     @property
     def title(self) -> str:
-        """What tells it from most others."""
-        return f"{self.job.title} ({self.job.preset})"
+        values = (f"{name}={_plainly(getattr(self.job.settings, name))}" for name in self.varied)
+        return f"{self.job.title} ({', '.join([self.job.preset, *values])})"
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_plainly, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parts(wanted: Sequence[Job], again: bool = False) -> list[Part]:
     """The jobs, each with the run that was begun for it before and is still what is asked for: rather one that is
-    painted, then one that waits or is being painted. Each run stands for one job. None where all is to be painted
-    `again`. Runs of people who logged in are theirs, and stand for nothing here."""
+    painted, then one that waits or is being painted. None where all is to be painted `again`. Runs of people who logged
+    in are theirs, and stand for nothing here."""
     asked = {job.digest: job for job in wanted}
-    found: dict[str, list[tuple[State, Run]]] = {}
+    found: dict[str, Part] = {}
     for run, record in runs.readable_runs(owner="") if not again else ():
         if (job := asked.get(record.job)) and job.is_what(record):
             painted: State = "painted" if record.status == "done" and run.result.is_file() else "broken off"
-            found.setdefault(record.job, []).append(("under way" if record.unfinished else painted, run))
-    for ranked in found.values():
-        ranked.sort(key=lambda each: _RANKS.index(each[0]))
-    made = []
-    for job in wanted:
-        if known := found.get(job.digest):
-            state, run = known.pop(0)
-            made.append(Part(job, run, state))
-        else:
-            made.append(Part(job))
+            part = Part(job, run, "under way" if record.unfinished else painted)
+            if job.digest not in found or _RANKS.index(part.state) < _RANKS.index(found[job.digest].state):
+                found[job.digest] = part
+    made = [found.get(job.digest) or Part(job) for job in wanted]
+    alike: dict[str, list[Part]] = {}
+    for part in made:
+        alike.setdefault(part.title, []).append(part)
+    for group in alike.values():
+        varied = [name for name in KNOBS if len({getattr(part.job.settings, name) for part in group}) > 1]
+        for part in group:
+            part.varied = varied
     return made
 
 
@@ -533,16 +556,18 @@ def begin(due: Sequence[Part], batch: str, report: Report = lambda line: None) -
         job = part.job
         if number % TOLD_EVERY == 1:
             report(f"Getting the runs ready: {number} of {len(due)} …")
-        if not (part.run and _goes_on(part.run)):
+        if not (part.run and _goes_on(part.run, job.settings)):
             manner = Manner(job.settings, job.preset, [read(style) for style in job.styles], job.style_name)
             part.run = manner.new_run(read(job.content), job.content.name, batch=batch, job=job.digest)
         begun.append(part.run)
     return begun
 
 
-def _goes_on(run: Run) -> bool:
+def _goes_on(run: Run, wanted: TransferSettings) -> bool:
+    """With what is asked for now: the memory that it failed for want of may be another."""
     try:
         runs.resume(run)
+        runs.change(run, settings=wanted)
         return True
     except StudioError:  # such as a damaged checkpoint
         return False
@@ -584,11 +609,9 @@ class Watch:
             if not run or run in self.over or run in waiting:
                 continue
             try:
-                record = run.record()
-                if not record.unfinished:
-                    self.over[run] = jobs.settle(run)
+                if self.is_over(run):
                     continue
-                steps = run.metrics(last=1)
+                record, steps = run.record(), run.metrics(last=1)
             except StudioError as error:
                 self.over[run] = str(error)
                 continue
@@ -600,6 +623,12 @@ class Watch:
             under_way.append(_why_nothing_is_painted())
         iterations += sum(part.job.settings.iterations for part in self.parts if part.run in self.over)
         return Sight(len(self.over), len(self.parts), iterations, "; ".join(under_way), self._estimate())
+
+    def is_over(self, run: Run) -> bool:
+        """Whether a run has ended, which is noted then. Raises `StudioError` for a record that cannot be read."""
+        if run not in self.over and not run.record().unfinished:
+            self.over[run] = jobs.settle(run)
+        return run in self.over
 
     def until_over(self) -> Iterator[Sight]:
         """What there is to see, now and then, the last time when all are over. Sees to it that someone paints."""
@@ -625,11 +654,14 @@ class Watch:
 
     def endings(self) -> list[str]:
         """How each run ended, in a line, in the order in which they did."""
-        titles = {part.run: part.title for part in self.parts}
+        titles = self.titles()
         return [
             f"{number} of {len(self.parts)}, {titles[run]}: {_ending(record)}"
             for number, (run, record) in enumerate(self.over.items(), 1)
         ]
+
+    def titles(self) -> dict[Run, str]:
+        return {part.run: part.title for part in self.parts if part.run}
 
     def failed(self) -> dict[str, list[str]]:
         """Of the runs that ended otherwise than well, what is told of them, each with whom it is told of."""
@@ -678,7 +710,7 @@ def leave_off(unfinished: Sequence[Run]) -> list[Run]:
             with contextlib.suppress(InputError):  # it does not wait
                 jobs.cancel(run)
             record = run.record()
-            of_nobody = record.status == "queued" and record.writer and record.writer.pid == os.getpid()
+            of_nobody = record.status == "queued" and record.writer and record.writer.is_this_process()
             if record.unfinished and not of_nobody:
                 jobs.stop(run)
                 asked.append(run)

@@ -268,8 +268,8 @@ def _painted_at(places: Iterable[Easel]) -> list[Run]:
 
 def submit(*submitted: Run) -> None:
     """Put runs at the queue's end, in this order, and see to it that workers take from it."""
+    _enter_all(submitted, None)
     for run in submitted:
-        _enter(run, None)
         log.event("run queued", run=run.id)
     for _ in range(min(len(submitted), len(easels()))):
         start_worker()
@@ -332,13 +332,18 @@ def _say(now: Waiting) -> str:
 
 
 def _enter(run: Run, waiter: Writer | None) -> None:
+    _enter_all([run], waiter)
+
+
+def _enter_all(entering: Sequence[Run], waiter: Writer | None) -> None:
     paths.queue().mkdir(parents=True, exist_ok=True)
     with _queue_lock():
         for file in paths.queue().iterdir():
             if not (file.name.startswith(".") or Place.of(file.name)):  # of one whose process is gone
                 file.unlink(missing_ok=True)
         last = max((place.order for _, place in _places()), default=0.0)
-        _write_place(run, Place(order=last + 1, waiter=waiter))
+        for number, run in enumerate(entering, 1):
+            _write_place(run, Place(order=last + number, waiter=waiter))
 
 
 def _places() -> list[tuple[Run, Place]]:

@@ -113,6 +113,9 @@ class Writer(BaseModel):
         except psutil.Error:
             return False
 
+    def is_this_process(self) -> bool:
+        return self.pid == os.getpid() and self.is_seen_from_here() and self.is_alive()
+
     def is_suspended(self) -> bool:
         """Whether it is alive and does nothing until someone lets it go on, as after Ctrl-Z."""
         try:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MOST_VALUES = 6  # of a setting: more make a table that no screen shows
 SETTINGS = ("Setting", "And another")
 FIRST = "style_weight"  # what is offered at first
-OFFERED = [name for name, knob in KNOBS.items() if knob.type is not tuple and name not in ("frame_every", "memory")]
+OFFERED = [name for name, knob in KNOBS.items() if knob.type is not tuple and knob.shapes_result]
 SIDE = 360  # px, of a picture in the table
 REFRESH_SECONDS = 2.0
 YARDSTICK = "reference"  # whose losses the report measures by

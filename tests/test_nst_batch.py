@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import jobs, library, runs
+import nst
+from core import batch as batches
+from core import cluster, jobs, library, runs
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--size", "64", "--iterations", "1")
@@ -85,7 +87,7 @@ def test_a_file_of_runs_goes_on_where_it_was_and_its_report_lies_beside_it(rows,
     jobs_file = rows("photos/a.png,art/x.png,draft,64,2", "photos/a.png,waves,draft,64,1")
     done = batch(jobs_file, "--no-measure", "--init", "content")
     assert done.returncode == 0, done.stderr
-    assert (jobs_file.parent / "jobs-report.html").is_file()
+    assert (jobs_file.parent / "jobs.csv-report.html").is_file()
     assert {run.record().batch for run in runs.all_runs()} == {"jobs.csv"}
     newest, older = runs.all_runs()
     assert (older.record().iteration, newest.record().settings.init) == (2, "content")
@@ -113,6 +115,7 @@ PAIRS = ("--contents", "photos", "--styles", "art")
         (("jobs.csv",), r"jobs\.csv, line 3, column size: size = '3': .* Also wrong: line 4\."),
         (("jobs.csv", "--size", "1"), r"size = 1: should be greater than or equal to 64\."),
         (("none.csv",), r"none\.csv does not exist\."),
+        (("jobs.yaml",), r"jobs\.yaml-report\.html is a folder: give the name of a file\."),
         ((".",), r"\. is no file of runs: its name must end in "),
         (("jobs.csv", "--by", "oil"), r"'oil' is neither a preset"),
         ((*PAIRS, "--sweep", "size=64", "--sweep", "size=96"), r"size is to be swept twice"),
@@ -125,6 +128,7 @@ PAIRS = ("--contents", "photos", "--styles", "art")
 def test_bad_input_is_one_line_and_nothing_is_begun(rows, given, own_home, arguments, message):
     rows("chelsea,waves,draft,64,1", "chelsea,waves,draft,3,1", "chelsea,none.png,draft,64,1")
     (given / "empty").mkdir()
+    (given / "jobs.yaml-report.html").mkdir()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command(*arguments), cwd=given, env=environment, capture_output=True, text=True, timeout=100)
     *_, line = done.stderr.splitlines()
@@ -140,6 +144,34 @@ def test_what_is_no_cluster_is_told_before_anything_begins(given, own_home):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "nst: 'ray://there' is no address of a Ray cluster such as 10.0.0.1:6379."
     assert not runs.all_runs()
+
+
+def test_what_a_cluster_tells_of_a_run_is_told_once_and_by_its_title(given, own_home, monkeypatch):
+    """In the cluster's place, who says what it says."""
+
+    def paint_all(begun, address, report, make_engine):
+        report("Fetching the weights …")
+        for run in begun:
+            report(f"{run.id} begins on the node 0123.")
+            report(f"{run.id} is queued: It goes on elsewhere.")
+            runs.change(run, status="failed", message="Memory ran out.", writer=None)
+            report(f"{run.id} is failed: Memory ran out.")
+
+    lines = []
+    monkeypatch.setattr(cluster, "paint_all", paint_all)
+    monkeypatch.setattr(nst, "_tell", lines.append)
+    asked = batches.of_product([str(given / "photos")], ["waves"], common={"size": 64})
+    watch = batches.Watch(batches.parts(asked[:2]))
+    nst._have_painted(watch, "it", "auto")
+    assert lines[-7:] == ["Fetching the weights …"] + [
+        line
+        for number, name in enumerate("ab", 1)
+        for line in (
+            f"{name} × waves (fast) begins on the node 0123.",
+            f"{name} × waves (fast) is queued: It goes on elsewhere.",
+            f"{number} of 2, {name} × waves (fast): Memory ran out.",
+        )
+    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the signal is one of POSIX")
@@ -169,7 +201,7 @@ def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_hom
     ]
     (run,) = runs.all_runs()
     assert run.record().status == "stopped" and run.result.is_file() and not jobs.queue()
-    assert not (jobs_file.parent / "jobs-report.html").exists()
+    assert not (jobs_file.parent / "jobs.csv-report.html").exists()
 
 
 def test_what_cannot_be_painted_is_told_and_the_others_are_painted(rows, own_home, weights, model):

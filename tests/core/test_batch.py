@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import batch, images, jobs, paths, runs
+from core import batch, images, jobs, paths, presence, runs
 from core.batch import Watch
 from core.errors import InputError
 from core.runs import Run, Steering, Writer
@@ -94,10 +94,21 @@ def test_paths_are_from_the_file_s_folder_on_and_a_setting_of_a_row_counts_more(
     assert (job.settings.size, job.settings.seed, job.preset) == (96, 3, "draft")
 
 
+def test_what_the_command_line_says_for_all_has_to_fit_each_row_alone(read):
+    (job,) = read("content,style,size\nchelsea,waves,1024\n", preset="draft", common={"stages": 5})
+    assert (job.settings.size, job.settings.stages) == (1024, 5)
+    with pytest.raises(InputError, match=r"^jobs\.csv, line 2: 5 stages to 256 px would begin at 16 px"):
+        read("content,style\nchelsea,waves\n", preset="draft", common={"stages": 5})
+    with pytest.raises(InputError, match=r"^stages = 7: should be less than or equal to 6\.$"):
+        read("content,style\nchelsea,waves\nchelsea,waves\n", common={"stages": 7})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", r"jobs\.csv asks for no run\.$"),
+        ("content;style;size\r\n", r"^jobs\.csv, line 1: its cells are parted by semicolons, and have to be by commas"),
+        ("content\tstyle\n", r"^jobs\.csv, line 1: its cells are parted by tabs, and have to be by commas\.$"),
         ("content,style\n", r"jobs\.csv asks for no run\.$"),
         ("content\nphotos/a.png\n", r"^jobs\.csv, line 2: it names no style\.$"),
         ("content,stile\n", r"^jobs\.csv, line 1: there is no column 'stile' \(is style meant\?\)\.$"),
@@ -121,6 +132,7 @@ def test_paths_are_from_the_file_s_folder_on_and_a_setting_of_a_row_counts_more(
         (f"content,style\nchelsea,{'w' * 200_000}\n", r"^jobs\.csv, line \d: it is not CSV \(field larger than"),
         ("content,style\n" + 501 * "chelsea,waves\n", r"^These are 501 runs; a batch has at most 500: ask for fewer"),
         ("content,style\nchelsea,waves\nchelsea,waves\n", r"^jobs\.csv, line 3: it asks for the same run as line 2\.$"),
+        ("content,style,memory\nchelsea,waves,8\nchelsea,waves,9\n", r"line 3: it asks for the same run as line 2\.$"),
         (b"content,style\nchelsea,\xff\xfe\n", r"jobs\.csv is not text in UTF-8\.$"),
         (" " * (2**20 + 1), r"jobs\.csv cannot be read: it has more than 1,048,576 bytes\.$"),
     ],
@@ -243,6 +255,7 @@ def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
         ({"presets": ["oil"]}, r"^There is no preset 'oil'; there are "),
         ({"sweeps": {"size": [64]}}, r"^size is to be swept, and is given one value beside: leave one of"),
         ({"sweeps": {"seed": [*range(126)]}}, r"^These are 504 runs; a batch has at most 500"),
+        ({"sweeps": {"style_layer_weights": ["1,1,1,1,2", "1,1,1,1,2.0"]}}, r"^a × x \(fast\) is asked for twice: by"),
         ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would begin at 32 px; the least is 64 px\.$"),
     ],
 )  # fmt: skip
@@ -283,6 +296,8 @@ def test_a_sweep(text, expected):
         ("=1,2", r"is no sweep such as"),
         ("stile_weight=1", r"^There is no setting 'stile_weight' to sweep \(is style_weight meant\?\)\.$"),
         ("preset=draft", r"^There is no setting 'preset' to sweep"),
+        ("frame_every=1,2", r"^The picture is the same for every frame_every: there is nothing to sweep\.$"),
+        ("memory=8,9", r"^The picture is the same for every memory: there is nothing to sweep\.$"),
         ("style_weight=", r"^style_weight has an empty value among those to sweep\.$"),
         ("style_weight=1,,2", r"^style_weight has an empty value"),
         ("style_weight=1,1.0", r"^style_weight = 1\.0 is given twice\.$"),
@@ -354,9 +369,20 @@ def test_of_several_runs_the_painted_one_stands_for_a_job(folder):
     ended(older)
     assert batch.parts([job])[0].run == older
     ended(newer)
-    assert {part.run for part in batch.parts([job, job])} == {older, newer}
-    older.result.unlink()
-    assert batch.parts([job])[0].run == newer
+    newer.result.unlink()
+    assert batch.parts([job])[0].run == older
+
+
+def test_what_does_not_change_the_picture_makes_no_other_job(folder):
+    before = product(folder, common={**SMALL, "memory": 20, "frame_every": 1})[:2]
+    after = product(folder, common={**SMALL, "memory": 30, "frame_every": 2})[:2]
+    painted, failed = batch.begin(batch.parts(before), "it")
+    ended(painted)
+    ended(failed, "failed")
+    found = batch.parts(after)
+    assert [(part.run, part.state) for part in found] == [(painted, "painted"), (failed, "broken off")]
+    assert batch.begin(found[1:], "it") == [failed]
+    assert failed.record().settings == after[1].settings and failed.record().status == "queued"
 
 
 @pytest.mark.parametrize("what", ["photo", "painting", "name"])
@@ -386,6 +412,26 @@ def test_submitting_many_starts_one_worker_a_place(folder, started, monkeypatch)
     assert len(jobs.queue()) == 4 and len(started) == 3
     jobs.submit()
     assert len(started) == 3
+
+
+def test_many_enter_the_queue_in_their_order_with_one_look_at_it(folder, monkeypatch):
+    looks, places = [], jobs._places
+    monkeypatch.setattr(jobs, "_places", lambda: looks.append(1) or places())
+    first, *others = batch.begin(batch.parts(product(folder)), "it")
+    jobs.submit(first)
+    looks.clear()
+    jobs.submit(*others)
+    assert len(looks) == 1 and jobs.queue() == [first, *others]
+
+
+def test_the_runs_of_a_sweep_are_told_apart(folder):
+    sweeps = {"style_weight": [0.5, 2.0], "style_layers": ["relu1_1", "relu1_1,relu2_1"]}
+    found = batch.parts(product(folder, contents=["chelsea"], sweeps=sweeps))
+    assert [part.title for part in found[:2]] == [
+        "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1)",
+        "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1,block2_conv1)",
+    ]
+    assert len({part.title for part in found}) == 8
 
 
 def test_a_batch_is_watched_until_all_is_over(folder):
@@ -428,6 +474,15 @@ def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
     assert first.request().stop and not jobs.queue()
     assert [run.path.is_dir() for run in (second, third, fourth)] == [False, True, False]
     assert third.record().status == "stopped"
+
+
+@pytest.mark.skipif(not presence.namespace(), reason="there are no namespaces of processes here")
+def test_what_a_process_of_the_same_number_elsewhere_has_begun_is_not_removed(folder):
+    (run,) = batch.begin(batch.parts(product(folder)[:1]), "it")
+    elsewhere = Writer.this_process().model_copy(update={"namespace": "pid:[1]"})
+    runs.change(run, writer=elsewhere)
+    assert batch.leave_off([run]) == [run]
+    assert run.request().stop and run.record().writer == elsewhere
 
 
 def test_when_the_last_of_some_runs_should_be_over(folder):
