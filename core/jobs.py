@@ -129,7 +129,8 @@ def _stage(
         tell("Measuring the style …")
     on_gpu, beside = bool(hardware.cards()), _still_to_be_taken(account.run)
     shapes = [(style.shape[0], style.shape[1]) for style in subject.styles]
-    side, style_side = room.sides(wanted, subject.photo.shape[:2], shapes, on_gpu, beside, account.run.masks)
+    # In tiles as small as those of the last stage: what TensorFlow has once taken for larger ones, it keeps.
+    side, style_side = room.sides(wanted, account.record.shape, shapes, on_gpu, beside, account.run.masks)
 
     def objective(**other: Any) -> tuple[Objective, StyleTargets]:
         content, styles = images.to_network(subject.photo), map(images.to_network, subject.styles)

@@ -1,7 +1,7 @@
 """Loss and gradient of an image as one compiled TensorFlow function, in the precision that is asked for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -40,6 +40,10 @@ class Evaluation:
     losses: Losses
     gradient: tf.Tensor = field(repr=False)
     weights: LossWeights = field(repr=False)  # those it was evaluated with
+
+    def without_gradient(self) -> "Evaluation":
+        """To be kept: of a large picture, each copy counts."""
+        return replace(self, gradient=None)
 
 
 class LossFunction:

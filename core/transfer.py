@@ -186,11 +186,12 @@ def stylize(
     if not isinstance(start, Checkpoint):
         start = Checkpoint(start, start)
     began = time.perf_counter() - start.seconds
-    evaluated = best = objective(tf.constant(start.image))
+    evaluated = objective(tf.constant(start.image))
+    best = evaluated.without_gradient()
     best_iteration, evaluations_before = start.iteration, objective.evaluations - start.evaluations
     is_a_mean = not np.array_equal(start.best_image, start.image)  # of images up to this iteration, and none of them
     if start.best_iteration != start.iteration or is_a_mean:
-        best, best_iteration = objective(tf.constant(start.best_image)), start.best_iteration
+        best, best_iteration = objective(tf.constant(start.best_image)).without_gradient(), start.best_iteration
         evaluations_before += 1
     optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer, limits)
     first, exploded = start.iteration, 0  # iterations on end
@@ -206,10 +207,11 @@ def stylize(
                 f"The loss has been more than {EXPLODED:g} times its best (iteration {best_iteration}) for "
                 f"{exploded} iterations, up to iteration {iteration}: {remedy}"
             )
+        seen = evaluated.without_gradient()
         if evaluated.weights != best.weights or evaluated.losses.total < best.losses.total:
-            best, best_iteration = evaluated, iteration
+            best, best_iteration = seen, iteration
         evaluations, seconds = objective.evaluations - evaluations_before, time.perf_counter() - began
-        yield Step(iteration, evaluations, seconds, evaluated, best, best_iteration, optimizer, objective)
+        yield Step(iteration, evaluations, seconds, seen, best, best_iteration, optimizer, objective)
         if iteration >= settings.iterations:
             return
         if evaluated.weights != objective.weights:  # steered

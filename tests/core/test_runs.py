@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -880,6 +881,25 @@ def test_final_losses_are_what_is_said_of_the_best_picture(steps):
     assert run.record().best_total == expected
     assert float(images.read_metadata(run.result)["Total loss"]) == pytest.approx(expected, rel=1e-5)
     assert run.metrics()["total"].min() == pytest.approx(expected - 1000.0, rel=1e-8)
+
+
+def test_the_last_step_is_let_go_before_its_final_losses(engine, photo, painting):
+    """The network in float32 may need the room of its gradients, moments and targets."""
+    from core.transfer import stylize
+
+    settings = PRESETS["reference"].settings().model_copy(update={"iterations": 0})
+    (step,) = stylize(engine.objective(photo, painting, settings, Timings())[0], photo, settings)
+    held, asked = weakref.ref(step), []
+
+    def exact(best):
+        asked.append(held())
+        return best.losses
+
+    with Recorder(new_run()) as recorder:
+        recorder.final_losses = exact
+        recorder.write(step)
+        del step
+    assert asked == [None]
 
 
 def test_a_run_without_a_step_asks_for_no_final_losses():

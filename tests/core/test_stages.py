@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core import images, jobs, runs
+from core import images, jobs, room, runs
 from core.checkpoint import Checkpoint
 from core.errors import StudioError
 from core.optimizers import optimizer
@@ -212,3 +212,10 @@ def test_of_an_average_the_next_stage_begins_with_the_better_picture(last):
     expected = tf.image.resize(best, (128, 192), "bicubic").numpy()
     np.testing.assert_allclose(step.enlarged(128, 192).image, expected, atol=1e-3)
     assert "mean-sum" not in step.enlarged(128, 192).optimizer
+
+
+def test_all_stages_take_tiles_of_the_last_ones_size(own_home, make_engine, monkeypatch):
+    """What TensorFlow has once taken for larger ones, it keeps."""
+    monkeypatch.setattr(room, "tile_side", lambda settings, shape, *rest: 48 if max(shape) == 256 else None)
+    sides = [step.objective.side for step in jobs.perform(new_run(optimizer="adam"), make_engine)]
+    assert len(sides) == 15 and set(sides) == {48}

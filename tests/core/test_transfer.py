@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -579,3 +580,17 @@ def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, p
         assert found.style_layers[layer] == pytest.approx(expected, rel=2e-3), layer
     content = losses.content_loss(of_image["block2_conv2"], of_photo["block2_conv2"])
     assert found.content == pytest.approx(settings.content_weight * float(content), rel=1e-3)
+
+
+# What it holds
+
+
+def test_what_a_run_begins_with_and_the_gradients_are_let_go(objective, photo, steps):
+    """Of a large picture each copy counts, and a checkpoint of Adam's has four."""
+    start = steps[3].checkpoint()
+    held = weakref.ref(start)
+    running = stylize(objective, start, settings_with(iterations=ITERATIONS))
+    del start
+    step = next(running)
+    assert held() is None
+    assert step.evaluated.gradient is step.best.gradient is next(running).best.gradient is None
