@@ -271,9 +271,11 @@ def batch(
 
     All is checked before the first run begins. The same command, given again, goes on where it was."""
     from core import batch as batches
-    from core import yardstick
+    from core import cluster, yardstick
     from export import report as reports
 
+    if address is not None:
+        cluster.check_reach(address)
     common = {name: value for name, value in choices.items() if value is not None}
     yardstick.settings_of(by)
     if jobs_file:
@@ -1004,16 +1006,14 @@ def _paint_batch(
 ) -> None:
     """Have the runs painted that have not been yet, and compare all of them in a report."""
     from core import batch as batches
-    from core import cluster
 
-    if address:
-        cluster.check_reach(address)
     parts = batches.parts(wanted, again)
     there = [part for part in parts if part.state == "painted"]
     said = f", {len(there)} of them painted already" if there else ""
     _tell(f"{len(parts)} run{'s'[: len(parts) > 1]}{said}")
     watch = batches.Watch([part for part in parts if part.state != "painted"])
-    stopped = False
+    stopped, report = False, None
+    same = f"the same command{' without --again' if again else ''}"
     try:
         _have_painted(watch, name, address)
     except KeyboardInterrupt:
@@ -1029,19 +1029,21 @@ def _paint_batch(
         _tell(f"{', '.join(titles[:3])}{f' and {len(titles) - 3} more' if len(titles) > 3 else ''}: {message}")
     if stopped:
         waiting = len(watch.parts) - len(painted)
-        _tell(f"{waiting} still wait{'s'[: waiting == 1]}. What is done stays; the same command goes on from there.")
+        verb = "is" if waiting == 1 else "are"
+        _tell(f"{waiting} {verb} not painted yet. What is done stays; {same} goes on from there.")
     elif found := [part.run for part in (*there, *painted) if part.run]:
         found.sort(key=[part.run for part in parts].index)
         _write_report(found, target, by, f"{name}: {len(found)} runs", measure)
+        report = str(target)
     if as_json:
         records = [part.run.record().model_dump(mode="json", exclude={"writer"}) for part in painted if part.run]
         known = [part.run.id for part in there if part.run]
-        _print_json({"painted": records, "there already": known, "failed": failed, "report": str(target)})
+        _print_json({"painted": records, "there already": known, "failed": failed, "report": report})
     if stopped:
         raise typer.Exit(130)
     if failed:
         count = len(watch.parts) - len(painted)
-        raise StudioError(f"{count} of {len(parts)} runs could not be painted; the same command tries them once more.")
+        raise StudioError(f"{count} of {len(parts)} runs could not be painted; {same} tries them once more.")
 
 
 def _have_painted(watch: Watch, name: str, address: str | None) -> None:

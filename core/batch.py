@@ -714,7 +714,7 @@ def leave_off(unfinished: Sequence[Run]) -> list[Run]:
             if record.unfinished and not of_nobody:
                 jobs.stop(run)
                 asked.append(run)
-            elif runs.begins_anew(run, record):
+            elif runs.begins_anew(run, record) and not record.timings:  # it was never begun, on an earlier day either
                 shutil.rmtree(run.path, ignore_errors=True)
             elif of_nobody:
                 runs.change(run, status="stopped")

@@ -86,16 +86,16 @@ class _Place:
 
     painter: Any  # ActorHandle
     greeting: Any  # ObjectRef
-    hired: float  # by the monotonic clock
     node: str = ""  # where it is, once it has greeted
     run: Run | None = None
     calls: Any = None  # ObjectRefGenerator: its account of the run
     asked: Request | None = None  # the last that it was told
     recording: Generator[None] | None = None  # goes on by one call
     has_painted: bool = False  # another run, since when it may have been lost unnoticed
+    is_unlike: bool = False  # of another version: it paints nothing, and keeps another from coming to that node
 
     def is_free(self) -> bool:
-        return bool(self.node) and not self.run
+        return bool(self.node) and not self.run and not self.is_unlike
 
 
 class Studio:
@@ -104,16 +104,23 @@ class Studio:
     def __init__(self, address: str, report: Report, make_engine: EngineMaker | None = None) -> None:
         """Raises `StudioError` where there is no such cluster, or no room for a single painter on it."""
         self._cpus = _cpus()
+        program()  # before its files may change
         self._address, self._report = address, report
         self._places: list[_Place] = []
         self._again: deque[Run] = deque()  # runs whose painter was lost
         self._losses: Counter[Run] = Counter()
         self._stillborn = 0  # painters on end
+        self._waits_since: float | None = None  # for a painter, by the monotonic clock
         self._told_of_waiting = False
         self.closing = False
         self._ray = _join(address)
         try:
             self._look_for_room()
+            if not self._room:
+                raise StudioError(
+                    f"The cluster at {address} has no node with {self._of_all}, which a run needs: add one, or set "
+                    "NST_RAY_CPUS."
+                )
             self._outfit = self._packed(make_engine)
         except BaseException:
             self._ray.shutdown()
@@ -149,7 +156,7 @@ class Studio:
                     break
                 place.run, place.recording = run, self._recording(place, run, *found)
                 self._go_on(place)
-        self._tell_of_waiting()
+        self._tell_of_waiting(waiting + len(self._again))
         self._pass_on_wishes()
         self._listen()
         return bool(waiting or self._again or any(place.run for place in self._places))
@@ -160,37 +167,35 @@ class Studio:
         """Have as many free painters as runs wait, as far as there is room for them."""
         if waiting and time.monotonic() - self._looked > LOOK_SECONDS:
             self._look_for_room()
-        free = sum(not place.run for place in self._places)  # those that have not come yet too
+        free = sum(not place.run and not place.is_unlike for place in self._places)  # those that are to come too
         passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment = {"TF_NUM_INTRAOP_THREADS": str(self._cpus), **passed_on}  # as many as Ray counts, and no more
         for _ in range(min(waiting - free, self._room - len(self._places))):
             own = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"asking": 1}}
             actor = self._ray.remote(**self._needs, **own)(Painter)
             painter = actor.options(scheduling_strategy="SPREAD").remote(environment)
-            self._places.append(_Place(painter, painter.greet.remote(), time.monotonic()))
+            self._places.append(_Place(painter, painter.greet.remote()))
 
-    def _tell_of_waiting(self) -> None:
-        """Say once where no painter comes for a while: `_room` is what the nodes have, and others may have taken it."""
-        if not self._places or any(place.node for place in self._places):
-            self._told_of_waiting = False
-        elif not self._told_of_waiting and time.monotonic() - self._places[0].hired > PATIENCE_SECONDS:
+    def _tell_of_waiting(self, waiting: int) -> None:
+        """Say once where no painter comes for a while: other work may have what the nodes have, or they are gone."""
+        if not waiting or any(place.node and not place.is_unlike for place in self._places):
+            self._waits_since, self._told_of_waiting = None, False
+            return
+        self._waits_since = self._waits_since or time.monotonic()
+        if not self._told_of_waiting and time.monotonic() - self._waits_since > PATIENCE_SECONDS:
             self._told_of_waiting = True
-            self._report(f"Waiting for room on the cluster at {self._address}: other work may have all of it …")
+            why = "other work may have all of it" if self._room else "no node is left"
+            self._report(f"Waiting for room on the cluster at {self._address}: {why} …")
 
     def _look_for_room(self) -> None:
-        """How many painters the cluster's nodes can hold, and what each needs. Raises `StudioError` where none can."""
+        """How many painters the cluster's nodes can hold now, and what each needs."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self._looked = time.monotonic()
         self._needs = {"num_cpus": self._cpus, "num_gpus": int(any(node.get("GPU", 0) >= 1 for node in nodes))}
         wanted = {"CPU": self._cpus, "GPU": self._needs["num_gpus"]}
         counts = [min(int(node.get(kind, 0) // count) for kind, count in wanted.items() if count) for node in nodes]
         self._room = min(sum(counts), MOST)
-        if not self._room:
-            of_all = f"{self._cpus} CPU{'s' if self._cpus > 1 else ''}{' and a GPU' if wanted['GPU'] else ''}"
-            raise StudioError(
-                f"The cluster at {self._address} has no node with {of_all}, which a run needs: add one, or set "
-                "NST_RAY_CPUS."
-            )
+        self._of_all = f"{self._cpus} CPU{'s' if self._cpus > 1 else ''}{' and a GPU' if wanted['GPU'] else ''}"
 
     def _packed(self, make_engine: EngineMaker | None) -> Outfit:
         """What painters need, laid into the object store."""
@@ -227,10 +232,14 @@ class Studio:
             return
         self._stillborn = 0
         if theirs != (ours := program()):
-            raise StudioError(
+            place.is_unlike = True
+            said = (
                 f"The node {place.node[:8]} has another version of this program ({theirs}) than this machine ({ours}): "
                 "install the same on both."
             )
+            if len(self._places) >= self._room and all(each.is_unlike for each in self._places):
+                raise StudioError(said)
+            self._report(said)
 
     def _dismiss(self, place: _Place, error: BaseException | None = None) -> None:
         """End a painter, and by that error the recording of what it paints."""
@@ -271,7 +280,8 @@ class Studio:
                     gone = f"Its painter on the node {place.node[:8]} is gone, with the node or for want of memory"
                     if self._losses[run] > LOSSES:
                         raise StudioError(f"{gone}, the {LOSSES + 1}th one: let it go on where they last.") from error
-                    recorder.put_back(f"{gone}: it goes on elsewhere from its last checkpoint.")
+                    goes_on = "goes on from its last checkpoint" if run.checkpoint.exists() else "begins anew"
+                    recorder.put_back(f"{gone}: it {goes_on}.")
                     self._again.append(run)
             if not recorder.ended:
                 raise StudioError("Its painter ended without saying how the run did.")

@@ -247,7 +247,7 @@ def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
     there = _painted_at(easels_on_clusters())
     here = [ends for run, _, ends in under_way if run not in there]
     free = [*here, *[0.0] * (len(easels()) - len(here))]  # of each easel
-    if os.environ.get("NST_RAY_ADDRESS"):
+    if cluster_address():
         free = [math.inf]
     heapq.heapify(free)
     found = under_way if with_painting else []
@@ -544,7 +544,7 @@ def work(make_engine: EngineMaker) -> None:
     if not (found := _work_place()):
         return
     easel, lock = found
-    if address := os.environ.get("NST_RAY_ADDRESS"):
+    if address := cluster_address():
         try:
             _work_on_cluster(address, easel, make_engine)
         finally:
@@ -622,11 +622,14 @@ def _work_on_cluster(address: str, easel: Easel, make_engine: EngineMaker) -> No
     except Exception as error:  # whatever it is, the page must not wait for ever
         log.failed("worker not ready", error, pid=os.getpid())
         said = str(error) if isinstance(error, StudioError) else f"The work on the cluster failed: {error!r}"
-        announce(easel, said, ready=False, failed=True)
-        if run := take():
-            runs.fail(run, said)
+        announce(easel, said, ready=False, failed=True)  # runs wait until it can: the next worker tries again
     finally:
         log.event("worker left", pid=os.getpid())
+
+
+def cluster_address() -> str:
+    """Of the Ray cluster where queued runs are painted; nothing where that is this machine."""
+    return os.environ.get("NST_RAY_ADDRESS", "")
 
 
 def _idle_seconds() -> float:

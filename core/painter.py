@@ -7,6 +7,7 @@ where the run is recorded.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -119,6 +120,7 @@ class Painter:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         os.environ.update(environment)
+        program()
         self._engine: Engine | None = None
         self._wish = "", Request()  # of which run
 
@@ -204,6 +206,7 @@ def _fetch(content: Any) -> bytes:
     return bytes(ray.get(content))
 
 
+@functools.cache  # as it was when it was loaded, whatever becomes of the files meanwhile
 def program() -> str:
     """Which program this is: its version, and what its code is, since a checkout may be of any day."""
     code = hashlib.sha256()

@@ -220,7 +220,7 @@ def _stamp(run: Run) -> tuple[int, int, int]:
 
 def _workers() -> Iterator[Metric]:
     workers = jobs.workers()
-    if not os.environ.get("NST_RAY_ADDRESS"):  # which has as many as there is room for on the cluster
+    if not jobs.cluster_address():  # which has as many as there is room for on the cluster
         yield _gauge("nst_easels", "Runs that can be painted at the same time.", len(easels()))
     yield _gauge("nst_workers", "Worker processes that are alive.", len(workers))
     yield _gauge(

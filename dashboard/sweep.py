@@ -116,6 +116,8 @@ def around(knob: Knob, now: float) -> str:
 
 
 def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
+    if jobs.cluster_address():
+        return "how long they take on the cluster cannot be told"
     known = pace.Known()
     shapes = [images.resized_shape(photo.image.width, photo.image.height, each.size) for each in chosen]
     seconds = [pace.expected_seconds(each, shape, known=known) for each, shape in zip(chosen, shapes, strict=True)]

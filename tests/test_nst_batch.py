@@ -196,12 +196,19 @@ def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_hom
     assert lines.splitlines()[-4:] == [
         "What is being painted stops after its step, and keeps its best picture …",
         "Painted 0 of 3",
-        "3 still wait. What is done stays; the same command goes on from there.",
+        "3 are not painted yet. What is done stays; the same command goes on from there.",
         "nst: Stopped.",
     ]
     (run,) = runs.all_runs()
     assert run.record().status == "stopped" and run.result.is_file() and not jobs.queue()
     assert not (jobs_file.parent / "jobs.csv-report.html").exists()
+
+
+def test_an_empty_address_is_none(rows, own_home):
+    """As of a variable that is not set: it does not mean this machine."""
+    done = batch(rows("photos/a.png,waves,draft,64,1"), "--address", "")
+    assert (done.returncode, done.stdout, runs.all_runs()) == (2, "", [])
+    assert done.stderr == "nst: '' is no address of a Ray cluster such as 10.0.0.1:6379.\n"
 
 
 def test_what_cannot_be_painted_is_told_and_the_others_are_painted(rows, own_home, weights, model):

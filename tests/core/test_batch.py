@@ -485,6 +485,15 @@ def test_what_a_process_of_the_same_number_elsewhere_has_begun_is_not_removed(fo
     assert run.request().stop and run.record().writer == elsewhere
 
 
+def test_a_run_of_an_earlier_day_is_not_removed_though_nothing_was_kept_of_it(folder):
+    """What its user has noted of it lies in its folder."""
+    (run,) = batch.begin(batch.parts(product(folder)[:1]), "it")
+    runs.change(run, status="failed", timings={"total": 3.0}, writer=None)
+    assert batch.begin(batch.parts(product(folder)[:1]), "it") == [run]
+    assert batch.leave_off([run]) == []
+    assert run.record().status == "stopped"
+
+
 def test_when_the_last_of_some_runs_should_be_over(folder):
     first, second, third, _ = batch.begin(batch.parts(product(folder)), "it")
     jobs.submit(first, second, third)
