@@ -384,6 +384,23 @@ def test_a_cluster_without_room_for_a_run(nodes, monkeypatch):
 
 
 @pytest.mark.timeout(600)
+def test_a_node_with_another_version_beside_a_good_one_paints_nothing(nodes, monkeypatch):
+    odd = nodes.nodes[0].node_id
+
+    class OfAnotherDay(painter.Painter):
+        def greet(self):
+            node, program = super().greet()
+            return node, f"{program} of another day" if node == odd else program
+
+    monkeypatch.setattr(cluster, "Painter", OfAnotherDay)
+    wanted, lines = [new_run(seed) for seed in range(2)], []
+    cluster.paint_all(wanted, nodes.address, lines.append)
+    assert [run.record().status for run in wanted] == ["done", "done"]
+    assert sum(f"The node {odd[:8]} has another version of this program" in line for line in lines) == 1
+    assert not any(f"begins on the node {odd[:8]}" in line for line in lines)
+
+
+@pytest.mark.timeout(600)
 def test_a_node_with_another_version_of_this_program(nodes, monkeypatch):
     monkeypatch.setattr(cluster, "program", lambda: "9.9.9, code 00000000")
     run = new_run()

@@ -120,7 +120,7 @@ def test_the_best_image_has_the_loss_said_of_it(objective, steps):
         so_far = [earlier.losses.total for earlier in steps[: step.iteration + 1]]
         assert step.best.losses.total == min(so_far)
         assert so_far[step.best_iteration] == step.best.losses.total
-        assert step.best is steps[step.best_iteration].evaluated
+        assert step.best.image is steps[step.best_iteration].evaluated.image
     bests = [step.best.losses.total for step in steps]
     assert bests == sorted(bests, reverse=True)
     assert bests[-1] < bests[0] / 2
