@@ -962,7 +962,7 @@ def works(pid):
         return False
 
 
-def workers():
+def worker_processes():
     """The worker processes that this test started (no others are this process's children)."""
     found = []
     for child in psutil.Process().children(recursive=True):
@@ -1008,10 +1008,10 @@ def story(tmp_path_factory, weights, model):
         seen.second_pid = getattr(seen.stopped.record().writer, "pid", None)
         jobs.stop(seen.stopped)
         seen.stop_obeyed = until(lambda: not seen.stopped.record().unfinished, 60)
-        seen.all_left = until(lambda: not workers(), 60)
+        seen.all_left = until(lambda: not worker_processes(), 60)
         seen.log = (paths.home() / "worker.log").read_text()
         seen.queue = list((paths.home() / "queue").iterdir())
-        for left in workers():
+        for left in worker_processes():
             left.kill()
     return seen
 
@@ -1108,9 +1108,9 @@ def pair(tmp_path_factory, weights, model):
         seen.all_done = until(lambda: all(run.record().status == "done" for run in seen.short))
         seen.first_goes_on = seen.long[0].record().status
         jobs.stop(seen.long[0])
-        seen.all_left = until(lambda: not workers(), 60)
+        seen.all_left = until(lambda: not worker_processes(), 60)
         seen.log = (paths.home() / "worker.log").read_text()
-        for left in workers():
+        for left in worker_processes():
             left.kill()
     return seen
 
@@ -1190,4 +1190,4 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
     assert [run.record().status for run in waiting] == ["stopped"] + ["done"] * 4
     ended = [run.result.stat().st_mtime_ns for run in (*waiting, active)]
     assert ended == sorted(ended) and jobs.queue() == []
-    assert until(lambda: not workers(), 60)
+    assert until(lambda: not worker_processes(), 60)
