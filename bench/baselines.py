@@ -8,12 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from core import images
-from core.losses import content_loss, style_loss
-from core.objective import LossFunction
+from core.images import preprocessing
 from core.settings import TransferSettings
-from core.vgg import CONVOLUTIONS, Precision, feature_network
-from core.weights import Weights
+from core.transfer.losses import content_loss, style_loss
+from core.transfer.objective import LossFunction
+from core.vgg.layers import CONVOLUTIONS, Precision
+from core.vgg.network import feature_network
+from core.vgg.weights import Weights
 
 
 class PublishedLoop:
@@ -41,10 +42,10 @@ class PublishedLoop:
             style = self._settings.style_weight * tf.add_n(styles) / len(styles)
             total = style + self._settings.content_weight * tf.add_n(contents) / len(contents)
         self._adam.apply_gradients([(tape.gradient(total, self._image), self._image)])
-        self._image.assign(tf.clip_by_value(self._image, images.NETWORK_MIN, images.NETWORK_MAX))
+        self._image.assign(tf.clip_by_value(self._image, preprocessing.NETWORK_MIN, preprocessing.NETWORK_MAX))
         if float(total) < self.best_total:
             self.best_total = float(total)
-            self.best = images.to_uint8(images.from_network(self._image.numpy())).tobytes()
+            self.best = preprocessing.to_uint8(preprocessing.from_network(self._image.numpy())).tobytes()
         return float(total)
 
 

@@ -15,19 +15,27 @@ import numpy as np
 import tensorflow as tf
 
 from bench import baselines
-from bench.timings import LEAST, SIZES, Comparison, Timing, in_turns
-from core import images, jobs, paths, preview, runs, samples, targets
-from core.easels import Easel
+from bench.measurements import LEAST, SIZES, Comparison, Timing, in_turns
+from core import paths
 from core.errors import StudioError
-from core.losses import gram_matrix
-from core.objective import LossFunction, Objective
-from core.runs import Run
-from core.settings import DEFAULT_PRESET, PRESETS
-from core.transfer import Engine
-from core.vgg import Precision, feature_network
+from core.images import codec, geometry, preprocessing
+from core.jobs import execution, schedule, workers
+from core.jobs.slots import Easel
+from core.presets import DEFAULT_PRESET, PRESETS
+from core.runs import store
+from core.runs.run import Run
+from core.samples.gallery import PHOTOS, STYLES
+from core.transfer import preview
+from core.transfer.engine import Engine
+from core.transfer.losses import gram_matrix
+from core.transfer.objective import LossFunction, Objective
+from core.transfer.style_targets import style_targets
+from core.vgg.layers import Precision
+from core.vgg.network import feature_network
+from core.vgg.onnx import IMAGE_INPUT, gram_output
 
 Report = Callable[[str], None]
-PAIR = samples.PHOTOS[1], samples.STYLES[1]
+PAIR = PHOTOS[1], STYLES[1]
 REFERENCE = PRESETS["reference"].settings()
 
 
@@ -50,16 +58,16 @@ def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Co
         "Keras, eager": keras,
         "TensorFlow, compiled": lambda: [gram.numpy() for gram in compiled(tf.constant(style))],
     }
-    outputs = [targets.gram_output(layer) for layer in layers]
+    outputs = [gram_output(layer) for layer in layers]
     for provider in engine.hardware.onnx_providers:
         if provider in ("CPUExecutionProvider", *engine.choice(REFERENCE).onnx_providers):
             session = engine.model.session([provider], outputs)
             if provider in session.get_providers():
                 name = f"ONNX Runtime, {provider.removesuffix('ExecutionProvider')}"
-                ways[name] = functools.partial(session.run, outputs, {targets.IMAGE_INPUT: style})
+                ways[name] = functools.partial(session.run, outputs, {IMAGE_INPUT: style})
     with own_home(engine):
         providers = engine.choice(REFERENCE).onnx_providers
-        ways["cache"] = lambda: targets.style_targets(style, layers, engine.model, providers)
+        ways["cache"] = lambda: style_targets(style, layers, engine.model, providers)
         return Comparison(title="Style Gram targets", timings=list(in_turns(ways, size, told)))
 
 
@@ -83,7 +91,7 @@ def _steps(engine: Engine, size: int, precision: Precision) -> dict[str, Callabl
     network = feature_network(engine.weights, [*REFERENCE.style_layers, *REFERENCE.content_layers], precision)
     function = LossFunction(network, REFERENCE.style_layers, REFERENCE.content_layers)
     providers = engine.choice(REFERENCE).onnx_providers
-    grams = targets.style_targets(style, REFERENCE.style_layers, engine.model, providers).grams
+    grams = style_targets(style, REFERENCE.style_layers, engine.model, providers).grams
     variants = {"compiled": function, "XLA": baselines.xla(function)}
     if precision == "float32":
         variants = {"eager": baselines.eager(function), **variants}
@@ -101,7 +109,7 @@ def _steps(engine: Engine, size: int, precision: Precision) -> dict[str, Callabl
 def start(engine: Engine, told: Report) -> Comparison:
     """From Start to pictures with the default preset: in a warm worker, then in one that is started for it."""
     engine.warm_up(PRESETS[DEFAULT_PRESET].settings())
-    photo, painting = (images.resize(images.read_image(sample.path()), REFERENCE.size) for sample in PAIR)
+    photo, painting = (geometry.resize(codec.read_image(sample.path()), REFERENCE.size) for sample in PAIR)
     timings: list[Timing] = []
     with contextlib.suppress(StudioError):  # without the network there is nothing to measure
         network = preview.obtain(told)
@@ -122,8 +130,8 @@ def _first_pictures(engine: Engine, begin: Callable[[Engine, Run], None]) -> dic
     """Seconds until the run shows a painted picture, and until its first iteration is painted."""
     settings = PRESETS[DEFAULT_PRESET].settings().model_copy(update={"iterations": 1, "frame_every": 1})
     with own_home(engine):
-        photo, painting = (images.read_image(sample.path()) for sample in PAIR)
-        run = runs.create(photo, painting, settings, DEFAULT_PRESET, PAIR[0].name, PAIR[1].name)
+        photo, painting = (codec.read_image(sample.path()) for sample in PAIR)
+        run = store.create(photo, painting, settings, DEFAULT_PRESET, PAIR[0].name, PAIR[1].name)
         events = {"first painted picture": run.live, "first iteration": run.path / "frames" / "000001.jpg"}
         seen: dict[str, float] = {}
         began = time.perf_counter()
@@ -150,13 +158,13 @@ def _first_pictures(engine: Engine, begin: Callable[[Engine, Run], None]) -> dic
 
 
 def _in_this_process(engine: Engine, run: Run) -> None:
-    for _ in jobs.perform(run, lambda *_: engine):
+    for _ in execution.perform(run, lambda *_: engine):
         pass
 
 
 def _in_a_new_process(engine: Engine, run: Run) -> None:
-    jobs.announce(Easel(0), "Ready.", ready=True)  # as on a machine that has painted before
-    jobs.submit(run)
+    workers.announce(Easel(0), "Ready.", ready=True)  # as on a machine that has painted before
+    schedule.submit(run)
     deadline = time.monotonic() + 300
     while run.record().unfinished and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -181,4 +189,4 @@ def own_home(engine: Engine) -> Iterator[None]:
 
 
 def _network_picture(path: Path, size: int) -> np.ndarray:
-    return images.to_network(images.resize(images.read_image(path), size))
+    return preprocessing.to_network(geometry.resize(codec.read_image(path), size))

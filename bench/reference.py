@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import images, paths
+from core import paths
 from core.errors import InputError, StudioError
-from core.runs import Run
+from core.images import codec
+from core.runs.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from core.transfer import Step
+    from core.transfer.stylize import Step
 
 SOURCE = "https://cdn.jsdelivr.net/gh/anirudhprabhakaran3/real_time_style_transfer/imgs"
 PAIR = {  # file at the source: sha256
@@ -101,7 +102,7 @@ def is_published_run(run: Run) -> bool:
     """Whether a run paints the published pair, by the pixels of the inputs that it keeps."""
     try:
         return all(
-            hashlib.sha256(images.read_image(path, max_bytes=4 * images.MAX_PIXELS).tobytes()).hexdigest() == pixels
+            hashlib.sha256(codec.read_image(path, max_bytes=4 * codec.MAX_PIXELS).tobytes()).hexdigest() == pixels
             for path, pixels in zip((run.content, run.style), PIXELS, strict=True)
         )
     except StudioError:

@@ -1,5 +1,7 @@
 """What people and files call things, made safe to show and to keep: on a page, on a terminal, in a report."""
 
+from __future__ import annotations
+
 import re
 from typing import Annotated
 
@@ -26,3 +28,12 @@ def as_name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(as_name)]
+
+
+JOINT = " + "  # between their names in a record
+
+
+def names_of(joined: str, count: int) -> list[str]:
+    """The names of so many paintings; their numbers, where the names cannot be told apart."""
+    names = joined.split(JOINT) if count > 1 else [joined]
+    return names if len(names) == count else [f"painting {number}" for number in range(1, count + 1)]

@@ -6,7 +6,7 @@ They lie in `views`, not in `pages`: Streamlit would serve a folder of that name
 import streamlit as st
 
 from core import log
-from dashboard import sole, visitor
+from dashboard import auth, server_lock
 
 log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
@@ -20,7 +20,7 @@ st.html("""<style>
 div:has(> [data-testid="stMultiSelectTagsContainer"]) { max-height: 24rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
-visitor.let_in()
+auth.let_in()
 page = st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),
@@ -28,13 +28,13 @@ page = st.navigation(
         st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
         st.Page("views/timings.py", title="Timings", icon=":material/timer:"),
     ],
-    position="top" if (alone := not sole.another_serves()) else "hidden",
+    position="top" if (alone := not server_lock.another_serves()) else "hidden",
 )
 try:
     if alone:
         page.run()
     else:
-        sole.show_runs()
+        server_lock.show_runs()
 except Exception as error:  # Streamlit shows that something went wrong
     log.failed("page failed", error, page=page.title)
     raise

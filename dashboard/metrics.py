@@ -22,10 +22,16 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from core import jobs, log, paths, room, runs
-from core.easels import easels
+from core import log, paths
 from core.errors import InputError, StudioError
-from core.runs import UNFINISHED, Run, Status, Writer
+from core.jobs import queue, workers
+from core.jobs.slots import easels
+from core.jobs.workers import cluster_address
+from core.machine import memory
+from core.machine.processes import Writer
+from core.runs import store
+from core.runs.record import UNFINISHED, Status
+from core.runs.run import Run
 
 LOOPBACK = "127.0.0.1"
 LOOK_SECONDS = 5.0  # so often at most the store is looked at, however many ask
@@ -128,7 +134,7 @@ class Store(Collector):
 
     def _read_changed(self) -> None:
         found = {}
-        for run in runs.all_runs():
+        for run in store.all_runs():
             told, stamp = self._told.get(run.id), _stamp(run)
             if told is None or told.stamp != stamp or told.state in UNFINISHED:
                 told = _Told.of(run, stamp)
@@ -164,7 +170,7 @@ class Store(Collector):
         )
 
     def _queue(self) -> Iterator[Metric]:
-        waiting = [self._told[run.id] for run in jobs.queue() if run.id in self._told]
+        waiting = [self._told[run.id] for run in queue.queue() if run.id in self._told]
         waits = (time.time() - told.queued for told in waiting if told.queued)
         yield _gauge("nst_queue_length", "Runs that wait for their turn.", len(waiting))
         yield _gauge(
@@ -219,14 +225,14 @@ def _stamp(run: Run) -> tuple[int, int, int]:
 
 
 def _workers() -> Iterator[Metric]:
-    workers = jobs.workers()
-    if not jobs.cluster_address():  # which has as many as there is room for on the cluster
+    alive = workers.workers()
+    if not cluster_address():  # which has as many as there is room for on the cluster
         yield _gauge("nst_easels", "Runs that can be painted at the same time.", len(easels()))
-    yield _gauge("nst_workers", "Worker processes that are alive.", len(workers))
+    yield _gauge("nst_workers", "Worker processes that are alive.", len(alive))
     yield _gauge(
         "nst_resident_memory_bytes",
         "Memory that the server holds, and that its workers hold together.",
-        {"server": psutil.Process().memory_info().rss, "workers": sum(map(_resident, workers))},
+        {"server": psutil.Process().memory_info().rss, "workers": sum(map(_resident, alive))},
         "process",
     )
 
@@ -240,7 +246,7 @@ def _resident(worker: Writer) -> int:
 
 
 def _disk() -> Iterator[Metric]:
-    disk = shutil.disk_usage(room.existing(paths.home()))
+    disk = shutil.disk_usage(memory.existing(paths.home()))
     yield _gauge("nst_home_disk_free_bytes", "Room that is left on the disk of the home folder.", disk.free)
     yield _gauge("nst_home_disk_size_bytes", "Size of the disk of the home folder.", disk.total)
 

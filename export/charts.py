@@ -11,14 +11,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from core.names import legible
-from core.runs import METRICS
+from core.runs.run import METRICS
 from core.settings import KNOBS, TransferSettings
 
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
 
-    from core.runs import Steering
+    from core.runs.record import Steering
 
 Value = TypeVar("Value")
 

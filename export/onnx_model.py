@@ -14,13 +14,15 @@ import tensorflow as tf
 import tf2onnx
 from filelock import FileLock
 
-from core import images, samples, targets
 from core.errors import StudioError
-from core.losses import gram_matrix
+from core.images import codec, geometry, preprocessing
 from core.paths import replacing
-from core.targets import FeatureModel, Manifest
-from core.vgg import CONVOLUTIONS, feature_network
-from core.weights import Weights
+from core.samples.gallery import PHOTOS
+from core.transfer.losses import gram_matrix
+from core.vgg.layers import CONVOLUTIONS
+from core.vgg.network import feature_network
+from core.vgg.onnx import IMAGE_INPUT, FeatureModel, Manifest, find_model, gram_output, model_path
+from core.vgg.weights import Weights
 
 OPSET = 18
 TOLERANCE = 1e-5  # the largest relative error (L2) that an output may have against TensorFlow
@@ -34,12 +36,12 @@ class ParityError(StudioError):
 
 def ensure_model(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
     """The exported model of these weights, exported first where there is none that can be used."""
-    if model := targets.find_model(weights.sha256):
+    if model := find_model(weights.sha256):
         return model
-    path = targets.model_path(weights.sha256)
+    path = model_path(weights.sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # of two processes that start at once, one exports
-        return targets.find_model(weights.sha256) or export(weights, report)
+        return find_model(weights.sha256) or export(weights, report)
 
 
 def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
@@ -50,7 +52,7 @@ def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel
 
     Raises `ParityError`, leaving an older model as it was, when an output differs by more than `TOLERANCE`.
     """
-    path = targets.model_path(weights.sha256)
+    path = model_path(weights.sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
@@ -93,7 +95,7 @@ def parity(model: Path, function: Callable[[Any], dict[str, Any]]) -> tuple[dict
     for name, image in _test_images():
         compared.append(f"{name} {image.shape[2]} × {image.shape[1]}")
         expected = function(image)
-        for output, actual in zip(outputs, session.run(outputs, {targets.IMAGE_INPUT: image}), strict=True):
+        for output, actual in zip(outputs, session.run(outputs, {IMAGE_INPUT: image}), strict=True):
             reference = expected[output].numpy()
             error = float(np.linalg.norm(actual - reference) / np.linalg.norm(reference))
             errors[output] = error if np.isnan(error) else max(errors[output], error)
@@ -104,19 +106,17 @@ def _test_images() -> Iterator[tuple[str, np.ndarray]]:
     """Random and real preprocessed images of several sizes, odd ones among them."""
     random = np.random.default_rng(19)
     for height, width in ((64, 64), (97, 131), (33, 200)):
-        yield "random", images.to_network(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    for sample, size in zip(samples.PHOTOS, (224, 255, 301), strict=False):
-        yield sample.name, images.to_network(images.resize(images.read_image(sample.path()), size))
+        yield "random", preprocessing.to_network(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    for sample, size in zip(PHOTOS, (224, 255, 301), strict=False):
+        yield sample.name, preprocessing.to_network(geometry.resize(codec.read_image(sample.path()), size))
 
 
 def _features_and_grams(weights: Weights) -> Any:
     network = feature_network(weights, list(CONVOLUTIONS))
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32, name=targets.IMAGE_INPUT)], autograph=False
-    )
+    @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32, name=IMAGE_INPUT)], autograph=False)
     def features_and_grams(image: tf.Tensor) -> dict[str, tf.Tensor]:
         features = network(image)
-        return features | {targets.gram_output(layer): gram_matrix(features[layer]) for layer in features}
+        return features | {gram_output(layer): gram_matrix(features[layer]) for layer in features}
 
     return features_and_grams

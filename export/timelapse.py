@@ -5,9 +5,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from core import images
 from core.errors import InputError
-from core.runs import Run
+from core.images import codec
+from core.runs.run import Run
 from core.settings import KNOBS
 
 FRAMES = 120  # at most; of more, some are left out evenly
@@ -43,4 +43,4 @@ def animate(run: Run, longest: int | None = None) -> bytes:
 
 
 def _frame(path: Path, longest: int | None) -> Image.Image:
-    return images.shrunk(path, longest or int(KNOBS["size"].maximum or 0))
+    return codec.shrunk(path, longest or int(KNOBS["size"].maximum or 0))

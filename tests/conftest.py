@@ -8,7 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from core import hardware, images, log, samples
+from core import log
+from core.images import codec, preprocessing
+from core.machine import hardware
+from core.samples.gallery import PHOTOS, STYLES
 
 REFERENCE = Path(__file__).resolve().parent.parent.parent / "shared" / "reference"
 
@@ -49,7 +52,7 @@ def told(monkeypatch, capsys):
 def weights(home):
     """The real VGG19 weights, fetched at the first run of the tests."""
     hardware.import_tensorflow()
-    from core.weights import obtain
+    from core.vgg.weights import obtain
 
     return obtain()
 
@@ -64,7 +67,7 @@ def model(weights):
 
 @pytest.fixture(scope="session")
 def engine(weights, model):
-    from core.transfer import Engine
+    from core.transfer.engine import Engine
 
     return Engine(weights, model, hardware.survey())
 
@@ -72,17 +75,17 @@ def engine(weights, model):
 @pytest.fixture(scope="session")
 def photo(home):
     """A preprocessed sample photo, `(1, 64, 96, 3)`: odd places enough, and quick."""
-    return images.to_network(_cut(samples.PHOTOS[1]))
+    return preprocessing.to_network(_cut(PHOTOS[1]))
 
 
 @pytest.fixture(scope="session")
 def painting(home):
     """A preprocessed sample style, `(1, 64, 96, 3)`."""
-    return images.to_network(_cut(samples.STYLES[1]))
+    return preprocessing.to_network(_cut(STYLES[1]))
 
 
 def _cut(sample) -> np.ndarray:
-    return np.asarray(images.read_image(sample.path()).resize((96, 64)))
+    return np.asarray(codec.read_image(sample.path()).resize((96, 64)))
 
 
 @pytest.fixture(scope="session")

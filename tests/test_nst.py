@@ -17,12 +17,18 @@ import pytest
 from hostile.seeds import measurement
 from PIL import Image
 
-from core import images, jobs, paths, preview, runs, samples
+from core import paths
 from core.errors import StudioError
-from core.runs import Writer
-from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choose
-from core.vgg import Precision
-from export import report
+from core.images import codec, geometry
+from core.jobs import queue
+from core.machine.processes import Writer
+from core.presets import DEFAULT_PRESET, PRESETS, choose
+from core.runs import store
+from core.samples.gallery import find
+from core.settings import KNOBS, TransferSettings
+from core.transfer import preview
+from core.vgg.layers import Precision
+from export import describe
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--preset", "draft", "--size", "64", "--iterations", "3")
@@ -238,13 +244,13 @@ def test_stylize_as_json(files, own_home, weights, model):
     assert {"imports", "weights", "model", "first step", "median step", "total"} <= set(told["timings"])
     assert told["weights"] == weights.provenance
 
-    said = images.read_metadata(output)
+    said = codec.read_metadata(output)
     assert json.loads(said["Settings"]) == told["settings"]
     assert said["Title"] == "good × waves"
     assert float(said["Total loss"]) == pytest.approx(told["best_total"], rel=1e-5)
-    (run,) = runs.all_runs()
+    (run,) = store.all_runs()
     assert told["run"] == str(run.path) and told["id"] == run.id
-    assert images.read_image(output).tobytes() == images.read_image(run.result).tobytes()
+    assert codec.read_image(output).tobytes() == codec.read_image(run.result).tobytes()
     assert [iteration for iteration, _ in run.frames()] == [0, 2]
 
     lines = done.stderr.splitlines()  # what is prepared, then the steps, and not a word of TensorFlow's own
@@ -271,9 +277,9 @@ def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
     told = []
     for words in (
         ["nst", "stylize", "good.png", "waves", "glass", "-o", "out.png", *SMALL, *given],
-        lambda: shlex.split(report.command(runs.all_runs()[0], runs.all_runs()[0].record(), "again.png")),
+        lambda: shlex.split(describe.command(store.all_runs()[0], store.all_runs()[0].record(), "again.png")),
     ):
-        folder = files if not callable(words) else runs.all_runs()[0].path
+        folder = files if not callable(words) else store.all_runs()[0].path
         words = words if not callable(words) else words()
         assert words[0] == "nst"
         done = subprocess.run(
@@ -284,13 +290,13 @@ def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
     assert [each["style"] for each in told] == ["waves + glass", "style-1 + style-2"]
     assert told[0]["settings"] == told[1]["settings"]
     assert told[0]["settings"]["style_blend"] == [2, 1]
-    again, run = runs.all_runs()
+    again, run = store.all_runs()
     assert len(run.styles) == 2 and run.mask(2).is_file() and not run.mask(1).exists()
-    assert images.read_metadata(files / "out.png")["Title"] == "good × waves + glass"
+    assert codec.read_metadata(files / "out.png")["Title"] == "good × waves + glass"
     losses = [each.metrics().drop(columns="seconds").to_numpy() for each in (run, again)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
-    photo = images.resize(images.read_image(files / "good.png"), 64)
-    difference = abs(np.asarray(images.read_image(files / "out.png"), int) - photo).max(2)
+    photo = geometry.resize(codec.read_image(files / "good.png"), 64)
+    difference = abs(np.asarray(codec.read_image(files / "out.png"), int) - photo).max(2)
     assert difference[:, :30].max() <= 1 and difference[:, 34:].max() > 8  # kept, and painted
 
 
@@ -339,9 +345,9 @@ def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model
         {"iteration": 1, "changes": {"style_weight": 0.5}},
         {"iteration": 2, "changes": {"style_layer_weights": [2, 1, 1, 1, 1]}},
     ]
-    (run,) = runs.all_runs()
+    (run,) = store.all_runs()
     assert [share > 0 for share in run.metrics()["block3_conv1"]] == [False, False, False, True]
-    shown = np.asarray(images.read_image(run.frames()[0][1]), int)
+    shown = np.asarray(codec.read_image(run.frames()[0][1]), int)
     assert abs(shown - [255, 0, 0]).max() < 8
 
     done = nst("resume", run.id, "-o", files / "more.png")
@@ -355,7 +361,7 @@ def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model
     assert more["output"] == str(files / "more.png")
     assert list(run.metrics()["iteration"]) == [0, 1, 2, 3, 4, 5]
     assert [iteration for iteration, _ in run.frames()] == [0, 2, 4]
-    assert images.read_image(files / "more.png").tobytes() == images.read_image(run.result).tobytes()
+    assert codec.read_image(files / "more.png").tobytes() == codec.read_image(run.result).tobytes()
     assert "Reading the pictures …" in done.stderr and "5/5  total " in done.stderr
 
     run.checkpoint.unlink()
@@ -382,10 +388,10 @@ def test_preview_of_samples(network, tmp_path, own_home):
     done = nst("preview", "chelsea", "waves", "-o", output, "--size", "101")
     assert (done.returncode, done.stdout) == (0, "")
     assert re.fullmatch(rf"The preview is in {re.escape(str(output))} \(\d+\.\d\d s\)\n", done.stderr)
-    chelsea, waves = (images.resize(images.read_image(samples.find(name).path()), 101) for name in ("chelsea", "waves"))
-    np.testing.assert_array_equal(np.asarray(images.read_image(output)), network.paint(chelsea, waves))
+    chelsea, waves = (geometry.resize(codec.read_image(find(name).path()), 101) for name in ("chelsea", "waves"))
+    np.testing.assert_array_equal(np.asarray(codec.read_image(output)), network.paint(chelsea, waves))
     assert chelsea.shape == (67, 101, 3)
-    said = images.read_metadata(output)
+    said = codec.read_metadata(output)
     assert said == {"Software": "Style Transfer Studio", "Title": "chelsea × waves, preview"}
     assert not (own_home / "runs").exists()
 
@@ -400,7 +406,7 @@ def test_preview_as_json(network, files, own_home, suffix):
     assert set(told) == {"output", "seconds", "shape"}
     assert (told["output"], told["shape"]) == (str(output), [384, 512])  # 512 px are the default
     assert told["seconds"] > 0
-    assert images.read_image(output).size == (512, 384)
+    assert codec.read_image(output).size == (512, 384)
 
 
 WITHOUT_MODELS = """
@@ -408,9 +414,9 @@ import sys
 from pathlib import Path
 from core import paths
 paths.CHECKOUT = Path(sys.argv.pop(1))
-import nst
+from nst.main import main
 try:
-    nst.main()
+    main()
 finally:
     assert not {"tensorflow", "keras", "streamlit"} & set(sys.modules)
 """
@@ -457,7 +463,7 @@ def test_ctrl_c_keeps_the_best_picture(files, own_home, weights, model):
     process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 200
-        while not ((found := runs.all_runs()) and len(found[0].metrics()) >= 4):
+        while not ((found := store.all_runs()) and len(found[0].metrics()) >= 4):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
@@ -476,17 +482,17 @@ def test_ctrl_c_keeps_the_best_picture(files, own_home, weights, model):
     assert float(said[2]) == pytest.approx(record.best_total, rel=1e-3)
     assert said[3] == str(output)
     assert 3 <= record.iteration < 20_000
-    assert images.read_image(output).size == (64, 43)
-    assert json.loads(images.read_metadata(output)["Settings"])["iterations"] == 20_000
+    assert codec.read_image(output).size == (64, 43)
+    assert json.loads(codec.read_metadata(output)["Settings"])["iterations"] == 20_000
     assert "Traceback" not in told
 
 
 def test_runs_as_json_and_as_a_table(files, own_home):
     done = nst("runs", "--json")
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
-    picture = images.read_image(files / "good.png")
+    picture = codec.read_image(files / "good.png")
     settings = TransferSettings(size=64, iterations=7)
-    made = [runs.create(picture, picture, settings, "draft", name, "Grüße") for name in ("one", "two")]
+    made = [store.create(picture, picture, settings, "draft", name, "Grüße") for name in ("one", "two")]
     (made[0].path / "metrics.csv").touch()
     (own_home / "runs" / "broken").mkdir()
     done = nst("runs", "--json")
@@ -501,8 +507,8 @@ def test_runs_as_json_and_as_a_table(files, own_home):
 
 def test_what_others_named_is_no_markup_in_a_table(files, own_home):
     """Rich would take a word in brackets for a style, and fail over one that closes none."""
-    picture = images.read_image(files / "good.png")
-    runs.create(picture, picture, TransferSettings(size=64), "[/x]", "one", "[red]style[/red]")
+    picture = codec.read_image(files / "good.png")
+    store.create(picture, picture, TransferSettings(size=64), "[/x]", "one", "[red]style[/red]")
     done = nst("runs")
     assert (done.returncode, done.stderr) == (0, "") and "[/x]" in done.stdout
     written = measurement()
@@ -515,9 +521,9 @@ def test_what_others_named_is_no_markup_in_a_table(files, own_home):
 
 def test_what_others_wrote_steers_no_terminal_as_json(files, own_home):
     """U+009B begins a command to a terminal, U+202E turns the direction of what follows."""
-    picture = images.read_image(files / "good.png")
-    run = runs.create(picture, picture, TransferSettings(size=64), "draft", "Grüße", "style")
-    runs.change(run, status="failed", message="\x9b2J \u202e🎨", weights="\x9b31m", environment={"\u202e": "\x9b"})
+    picture = codec.read_image(files / "good.png")
+    run = store.create(picture, picture, TransferSettings(size=64), "draft", "Grüße", "style")
+    run.change(status="failed", message="\x9b2J \u202e🎨", weights="\x9b31m", environment={"\u202e": "\x9b"})
     done = nst("runs", "--json")
     assert not {"\x9b", "\u202e"} & set(done.stdout) and "Grüße" in done.stdout
     (told,) = json.loads(done.stdout)
@@ -527,14 +533,14 @@ def test_what_others_wrote_steers_no_terminal_as_json(files, own_home):
 
 def test_runs_say_why_one_was_interrupted(files, own_home):
     """As it was noted, or as far as it can be seen; in the table cut to the line."""
-    picture = images.read_image(files / "good.png")
+    picture = codec.read_image(files / "good.png")
     seen, noted = (
-        runs.create(picture, picture, TransferSettings(size=64), "draft", name, "style") for name in ("seen", "noted")
+        store.create(picture, picture, TransferSettings(size=64), "draft", name, "style") for name in ("seen", "noted")
     )
     earlier = Writer.this_process().model_copy(update={"boot": "earlier"})
-    runs.change(seen, status="running", writer=earlier, message="Compiling the first step …")
+    seen.change(status="running", writer=earlier, message="Compiling the first step …")
     noted_cause = "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
-    runs.change(noted, status="interrupted", writer=None, message=noted_cause)
+    noted.change(status="interrupted", writer=None, message=noted_cause)
     told = {record["id"]: record["message"] for record in json.loads(nst("runs", "--json").stdout)}
     assert told == {noted.id: noted_cause, seen.id: "The machine was restarted while it was being painted."}
     lines = [line.strip("│ ") for line in nst("runs").stdout.splitlines()]
@@ -552,15 +558,15 @@ def test_a_number_of_workers_that_is_none(files, own_home, monkeypatch, argument
     expected = "nst: NST_WORKERS is 'two': it must be a whole number from 1 to 64, or not be set."
     *logged, said = done.stderr.splitlines()  # a worker also logs it
     assert (done.returncode, said, len(logged)) == (2, expected, arguments[0] == "worker")
-    assert [run.record().status for run in runs.all_runs()] == ["stopped"] * len(options[:1])
+    assert [run.record().status for run in store.all_runs()] == ["stopped"] * len(options[:1])
 
 
 def test_the_queue_is_listed_and_changed(files, own_home):
     assert "No run waits." in nst("queue").stderr
-    picture = images.read_image(files / "good.png")
-    a, b = (runs.create(picture, picture, choose("draft"), "draft", name, "style") for name in "ab")
+    picture = codec.read_image(files / "good.png")
+    a, b = (store.create(picture, picture, choose("draft"), "draft", name, "style") for name in "ab")
     for run in (a, b):
-        jobs._enter(run, None)
+        queue.enter(run, None)
     done = nst("queue", "--up", b.id, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
@@ -641,8 +647,8 @@ def test_a_measurement_is_kept_and_can_be_shown_again(engine, own_home, tmp_path
     ],
 )
 def test_a_report_that_cannot_be_is_told_in_one_line(files, own_home, arguments, expected):
-    picture = images.read_image(files / "good.png")
-    run, broken = (runs.create(picture, picture, TransferSettings(size=64), "draft", "a", "b") for _ in range(2))
+    picture = codec.read_image(files / "good.png")
+    run, broken = (store.create(picture, picture, TransferSettings(size=64), "draft", "a", "b") for _ in range(2))
     (broken.path / "run.json").write_text("{")
     arguments, expected = (
         text.replace("{run}", run.id).replace("{broken}", broken.id) for text in (arguments, expected)
@@ -660,8 +666,8 @@ def test_a_report_that_cannot_be_is_told_in_one_line(files, own_home, arguments,
 def test_a_report_without_measuring_needs_no_models(nst_without_models, files, own_home):
     import zipfile
 
-    picture = images.read_image(files / "good.png")
-    run = runs.create(picture, picture, TransferSettings(size=64), "draft", "<b>a", "b")
+    picture = codec.read_image(files / "good.png")
+    run = store.create(picture, picture, TransferSettings(size=64), "draft", "<b>a", "b")
     (files / "report.html").write_text("an older one")
     told = nst_without_models("report", run.id, run.id, "-o", files / "report.html", "--no-measure", "--title", "<i>T")
     assert (told.returncode, told.stdout) == (0, ""), told.stderr
@@ -682,7 +688,7 @@ def test_a_reported_run_is_painted_again_by_its_command(files, own_home, weights
     settings = ("--preset", "reference", "--size", "64", "--iterations", "4", "--style-layer-weights", "1,2,1,0.5,1")
     made = nst("stylize", "chelsea", "waves", "-o", files / "out.png", *settings, *given, "--json")
     assert made.returncode == 0, made.stderr
-    (run,) = runs.all_runs()
+    (run,) = store.all_runs()
 
     reported = nst("report", run.id, "-o", files / "report.zip", "--by", "draft", "--title", "Grüße")
     assert reported.returncode == 0, reported.stderr
@@ -705,9 +711,9 @@ def test_a_reported_run_is_painted_again_by_its_command(files, own_home, weights
     script = files / "unpacked" / run.id / "repeat.sh"
     done = subprocess.run(["sh", script], cwd=files, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    again = next(other for other in runs.all_runs() if other != run)
+    again = next(other for other in store.all_runs() if other != run)
     assert again.record().settings == run.record().settings
     assert again.record().steering == run.record().steering
     losses = [each.metrics().drop(columns="seconds") for each in (run, again)]
     np.testing.assert_allclose(losses[1].to_numpy(), losses[0].to_numpy(), rtol=1e-6)
-    assert images.read_image(script.parent / "repeated.png").size == images.read_image(run.result).size
+    assert codec.read_image(script.parent / "repeated.png").size == codec.read_image(run.result).size

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import nst
-from core import batch as batches
-from core import cluster, jobs, library, runs
+from core.batches import plan, progress
+from core.jobs import queue, ray_head
+from core.runs import library, store
+from nst import batch as batch_command
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--size", "64", "--iterations", "1")
@@ -79,7 +80,7 @@ def test_three_photos_three_paintings_and_two_presets_from_one_command_to_one_re
     (given / "photos" / "b.png").unlink()
     done = batch(*asked, *SMALL, "--optimizer", "adam", "--report", target, "--json")
     assert (done.returncode, done.stderr.splitlines()[1]) == (0, "12 runs, 12 of them painted already")
-    assert len(json.loads(done.stdout)["there already"]) == 12 and len(runs.all_runs()) == 18
+    assert len(json.loads(done.stdout)["there already"]) == 12 and len(store.all_runs()) == 18
     assert "12 runs of Style Transfer Studio" in " ".join(target.read_text().split())
 
 
@@ -88,18 +89,18 @@ def test_a_file_of_runs_goes_on_where_it_was_and_its_report_lies_beside_it(rows,
     done = batch(jobs_file, "--no-measure", "--init", "content")
     assert done.returncode == 0, done.stderr
     assert (jobs_file.parent / "jobs.csv-report.html").is_file()
-    assert {run.record().batch for run in runs.all_runs()} == {"jobs.csv"}
-    newest, older = runs.all_runs()
+    assert {run.record().batch for run in store.all_runs()} == {"jobs.csv"}
+    newest, older = store.all_runs()
     assert (older.record().iteration, newest.record().settings.init) == (2, "content")
 
-    runs.change(newest, status="interrupted")
+    newest.change(status="interrupted")
     rows("photos/a.png,waves,draft,64,1", "photos/a.png,art/x.png,draft,64,2", "photos/b.png,waves,draft,64,1")
     done = batch(jobs_file, "--no-measure", "--init", "content", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["there already"] == [older.id]
     assert [each["content"] for each in said["painted"]] == ["a", "b"] and said["painted"][0]["id"] == newest.id
-    assert len(runs.all_runs()) == 3
+    assert len(store.all_runs()) == 3
 
 
 PAIRS = ("--contents", "photos", "--styles", "art")
@@ -134,7 +135,7 @@ def test_bad_input_is_one_line_and_nothing_is_begun(rows, given, own_home, argum
     *_, line = done.stderr.splitlines()
     assert done.returncode == 2 and re.match(f"nst: .*{message}", line), done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
-    assert not runs.all_runs() and not jobs.queue()
+    assert not store.all_runs() and not queue.queue()
 
 
 def test_what_is_no_cluster_is_told_before_anything_begins(given, own_home):
@@ -143,7 +144,7 @@ def test_what_is_no_cluster_is_told_before_anything_begins(given, own_home):
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "nst: 'ray://there' is no address of a Ray cluster such as 10.0.0.1:6379."
-    assert not runs.all_runs()
+    assert not store.all_runs()
 
 
 def test_what_a_cluster_tells_of_a_run_is_told_once_and_by_its_title(given, own_home, monkeypatch):
@@ -154,15 +155,15 @@ def test_what_a_cluster_tells_of_a_run_is_told_once_and_by_its_title(given, own_
         for run in begun:
             report(f"{run.id} begins on the node 0123.")
             report(f"{run.id} is queued: It goes on elsewhere.")
-            runs.change(run, status="failed", message="Memory ran out.", writer=None)
+            run.change(status="failed", message="Memory ran out.", writer=None)
             report(f"{run.id} is failed: Memory ran out.")
 
     lines = []
-    monkeypatch.setattr(cluster, "paint_all", paint_all)
-    monkeypatch.setattr(nst, "_tell", lines.append)
-    asked = batches.of_product([str(given / "photos")], ["waves"], common={"size": 64})
-    watch = batches.Watch(batches.parts(asked[:2]))
-    nst._have_painted(watch, "it", "auto")
+    monkeypatch.setattr(ray_head, "paint_all", paint_all)
+    monkeypatch.setattr("nst.console.tell", lines.append)
+    asked = plan.of_product([str(given / "photos")], ["waves"], common={"size": 64})
+    watch = progress.Watch(progress.parts(asked[:2]))
+    batch_command._have_painted(watch, "it", "auto")
     assert lines[-7:] == ["Fetching the weights …"] + [
         line
         for number, name in enumerate("ab", 1)
@@ -184,7 +185,7 @@ def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_hom
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 200
-        while not ((found := runs.all_runs()) and len(found[-1].metrics()) > 2):
+        while not ((found := store.all_runs()) and len(found[-1].metrics()) > 2):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
@@ -199,15 +200,15 @@ def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_hom
         "3 are not painted yet. What is done stays; the same command goes on from there.",
         "nst: Stopped.",
     ]
-    (run,) = runs.all_runs()
-    assert run.record().status == "stopped" and run.result.is_file() and not jobs.queue()
+    (run,) = store.all_runs()
+    assert run.record().status == "stopped" and run.result.is_file() and not queue.queue()
     assert not (jobs_file.parent / "jobs.csv-report.html").exists()
 
 
 def test_an_empty_address_is_none(rows, own_home):
     """As of a variable that is not set: it does not mean this machine."""
     done = batch(rows("photos/a.png,waves,draft,64,1"), "--address", "")
-    assert (done.returncode, done.stdout, runs.all_runs()) == (2, "", [])
+    assert (done.returncode, done.stdout, store.all_runs()) == (2, "", [])
     assert done.stderr == "nst: '' is no address of a Ray cluster such as 10.0.0.1:6379.\n"
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import images, runs
+from core.images import codec, geometry
+from core.runs import store
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--preset", "reference", "--size", "64", "--iterations", "2")
@@ -68,10 +69,10 @@ def test_a_folder_is_painted_and_what_is_painted_already_is_not_painted_again(ph
     assert broken.startswith("photo3.jpg is not a JPEG, ")
     assert failure == "nst: 1 of 3 photos could not be painted."
     assert sorted(path.name for path in out.iterdir()) == ["photo10.png", "photo2.png"]
-    found = {run.record().content: run for run in runs.all_runs()}  # one for each, as for single ones
+    found = {run.record().content: run for run in store.all_runs()}  # one for each, as for single ones
     assert set(found) == {"photo2", "photo10"}
     for name, run in found.items():
-        assert images.read_image(out / f"{name}.png").tobytes() == images.read_image(run.result).tobytes()
+        assert codec.read_image(out / f"{name}.png").tobytes() == codec.read_image(run.result).tobytes()
 
     (photos / "photo3.jpg").unlink()
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -89,7 +90,7 @@ def test_a_folder_is_painted_and_what_is_painted_already_is_not_painted_again(ph
     done = stylize(photos, "waves", "-o", out, *SMALL, "--again", "--json")
     assert done.returncode == 0, done.stderr
     assert names(each["output"] for each in told(done)["painted"]) == ["photo2.png", "photo3.png", "photo10.png"]
-    assert len(runs.all_runs()) == 6
+    assert len(store.all_runs()) == 6
 
 
 def test_a_photo_that_is_too_narrow_is_told_at_the_end(photos, own_home, weights, model):
@@ -113,9 +114,9 @@ def test_a_film_s_frames_follow_from_one_another_and_one_that_was_broken_off_goe
     assert done.returncode == 0, done.stderr
     painted = told(done)["painted"]
     assert [(each["start"], each["iteration"]) for each in painted] == [("content", 2), ("photo1", 1), ("photo2", 1)]
-    assert [run.record().content for run in runs.all_runs()] == ["photo1"]
-    begun = images.resize(images.read_image(photos / "photo1.png"), 64).astype(int)
-    results = {path.name: np.asarray(images.read_image(path), int) for path in sorted(out.iterdir())}
+    assert [run.record().content for run in store.all_runs()] == ["photo1"]
+    begun = geometry.resize(codec.read_image(photos / "photo1.png"), 64).astype(int)
+    results = {path.name: np.asarray(codec.read_image(path), int) for path in sorted(out.iterdir())}
     assert set(results) == {"photo1.png", "photo2.png", "photo10.png"}
     for result in results.values():
         assert abs(result - begun).max() <= 1
@@ -145,7 +146,7 @@ def test_frames_of_other_sizes_are_told_before_anything_is_painted(photos, own_h
         "nst: photo3.png has 60 × 80 pixels, and the first frame, photo2.png, has 80 × 60: the frames of a film are of "
         "one size."
     )
-    assert not runs.all_runs() and not (photos.parent / "out").exists()
+    assert not store.all_runs() and not (photos.parent / "out").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the signal is one of POSIX")
@@ -156,7 +157,7 @@ def test_ctrl_c_ends_a_film_and_what_is_done_stays(photos, own_home, weights, mo
     try:
         deadline = time.monotonic() + 200
         while not (
-            (found := runs.all_runs()) and found[0].record().content == "photo10" and len(found[0].metrics()) > 2
+            (found := store.all_runs()) and found[0].record().content == "photo10" and len(found[0].metrics()) > 2
         ):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
@@ -172,7 +173,7 @@ def test_ctrl_c_ends_a_film_and_what_is_done_stays(photos, own_home, weights, mo
         "nst: Stopped.",
     ]
     assert [path.name for path in out.iterdir()] == ["photo2.png"]
-    assert [run.record().content for run in runs.all_runs()] == ["photo2"]
+    assert [run.record().content for run in store.all_runs()] == ["photo2"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals are made as POSIX does")

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from bench import reference
-from core import images
 from core.errors import InputError
-from core.settings import PRESETS
+from core.images import codec, geometry, preprocessing
+from core.presets import PRESETS
 from core.timings import Timings
-from core.transfer import stylize
+from core.transfer.stylize import stylize
 
 
 def step(iteration, style, content, total):
@@ -96,7 +96,7 @@ def test_the_pair_at_hand_is_the_published_one(reference_pair):
 def test_the_first_row_of_the_published_run(engine, reference_pair):
     settings = PRESETS["reference"].settings()
     content, style = (
-        images.to_network(images.resize(images.read_image(path), settings.size)) for path in reference_pair
+        preprocessing.to_network(geometry.resize(codec.read_image(path), settings.size)) for path in reference_pair
     )
     objective, _ = engine.objective(content, style, settings)
     (row,) = itertools.islice(reference.rows(stylize(objective, content, settings), (0,)), 1)
@@ -109,7 +109,7 @@ def test_the_first_row_of_the_published_run(engine, reference_pair):
 def test_the_first_rows_of_the_published_run(engine, reference_pair):
     settings = PRESETS["reference"].settings()
     content, style = (
-        images.to_network(images.resize(images.read_image(path), settings.size)) for path in reference_pair
+        preprocessing.to_network(geometry.resize(codec.read_image(path), settings.size)) for path in reference_pair
     )
     assert content.shape == (1, 384, 512, 3)
     objective, _ = engine.objective(content, style, settings, Timings())

@@ -9,15 +9,20 @@ from typing import Any
 
 import streamlit as st
 
-from bench import reference, timings
-from core import library, yardstick
+from bench import measurements, reference
 from core.errors import StudioError
-from core.runs import Run, RunRecord
-from core.settings import PRESETS
-from core.yardstick import Reading
-from dashboard import address, drawing, inputs, measuring, viewer, visitor
-from dashboard.address import MOST_RUNS
-from dashboard.wording import duration, plain
+from core.presets import PRESETS
+from core.runs import evaluation, library
+from core.runs.evaluation import Reading
+from core.runs.record import RunRecord
+from core.runs.run import Run
+from dashboard import auth
+from dashboard.common import url_state, viewer
+from dashboard.common.charts import draw
+from dashboard.common.text import duration, plain
+from dashboard.common.url_state import MOST_RUNS
+from dashboard.run import inputs
+from dashboard.run.evaluation import measure
 
 SIDE = 1024  # px, of what is looked at
 
@@ -42,13 +47,13 @@ def page() -> None:
 
 def _choose() -> Chosen:
     """Finished runs; which ones stands in the address."""
-    listed = {entry.run.id: entry for entry in library.entries(visitor.sees()) if entry.run.result.is_file()}
+    listed = {entry.run.id: entry for entry in library.entries(auth.sees()) if entry.run.result.is_file()}
 
     def label(name: str) -> str:
         entry = listed[name]
         return f"{entry.title} · {entry.record.preset} · {entry.record.created.astimezone():%d %b %H:%M:%S}"
 
-    names, missing = address.choose("Runs", list(listed), label, "runs", MOST_RUNS)
+    names, missing = url_state.choose("Runs", list(listed), label, "runs", MOST_RUNS)
     if missing:
         st.warning(f"There is no finished run {plain(missing[0])} here.")
     return [(listed[name].run, listed[name].record) for name in names]
@@ -99,12 +104,12 @@ def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Rea
         format_func=words,
         width=360,
     )
-    settings = yardstick.settings_of(by)
-    readings = yardstick.readings([run for run, _ in chosen], settings)
+    settings = evaluation.settings_of(by)
+    readings = evaluation.readings([run for run, _ in chosen], settings)
     _table(chosen, titles, readings)
     missing = [run.id for run, _ in chosen if run.id not in readings]
     if missing:
-        measuring.measure(missing, by)
+        measure(missing, by)
     return readings, words(by)
 
 
@@ -159,21 +164,21 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
             st.warning(plain(str(error)))
     if not metrics:
         return
-    if not yardstick.comparable(record for _, record in chosen):
+    if not evaluation.comparable(record for _, record in chosen):
         st.caption("Each curve is the run's own loss, and these are weighed or made otherwise: compare their shapes.")
     if any(len(marks) > 1 for marks in stages.values()):
         st.caption("A point on a curve: from there on the picture is larger, and its losses are others.")
     axis = "iteration" if over == "iterations" else "seconds"
-    drawing.draw(charts.comparison(metrics, axis, published, stages=stages), f"compare-{over}", 300, len(metrics) + 1)
+    draw(charts.comparison(metrics, axis, published, stages=stages), f"compare-{over}", 300, len(metrics) + 1)
 
 
 def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     import pandas as pd
 
-    from export import report
+    from export import describe
 
     st.header("Settings that differ", anchor=False)
-    rows = dict(report.differing(chosen))
+    rows = dict(describe.differing(chosen))
     if not rows:
         st.caption("None: they were painted with the same settings.")
         return
@@ -182,20 +187,21 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
 
 
 def _phases(chosen: Chosen) -> None:
-    from export import charts, report
+    from export import charts, describe
 
     seconds = {
-        f"Run {number}": report.phase_seconds(record.timings)  # a phone has no room for their titles
+        f"Run {number}": describe.phase_seconds(record.timings)  # a phone has no room for their titles
         for number, (_, record) in enumerate(chosen, 1)
         if "total" in record.timings
     }
     if seconds:
         st.header("Where the seconds went", anchor=False)
-        drawing.draw(charts.phases_of_runs(seconds), "compare-phases", 48 * len(seconds), 4)
+        draw(charts.phases_of_runs(seconds), "compare-phases", 48 * len(seconds), 4)
 
 
 def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
-    from export import report
+    from export.report import bundle, content
+    from export.report.page import html
 
     st.header("Report", anchor=False)
     st.caption(
@@ -203,7 +209,7 @@ def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
     )
     found = [run for run, _ in chosen]
     try:
-        report.check(found)
+        content.check(found)
     except StudioError as error:
         st.error(plain(str(error)))
         return
@@ -211,13 +217,13 @@ def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
 
     def packed() -> bytes:
         file = io.BytesIO()
-        report.write_zip(file, found, readings, yardstick=by, timings=tables)
+        bundle.write_zip(file, found, readings, yardstick=by, timings=tables)
         return file.getvalue()
 
     with st.container(horizontal=True):
         st.download_button(
             "Report (HTML)",
-            lambda: report.html(found, readings, yardstick=by, timings=tables),
+            lambda: html(found, readings, yardstick=by, timings=tables),
             "report.html",
             "text/html",
             type="primary",
@@ -236,15 +242,15 @@ def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
 
 def _measured_here() -> dict[str, list[dict[str, Any]]]:
     """The newest timings that are kept, if they are to be in the report."""
-    kept = sorted(timings.folder().glob("[0-9]*.json"))
+    kept = sorted(measurements.folder().glob("[0-9]*.json"))
     if not kept or not st.toggle("With the newest timings of this machine", key="with-timings"):
         return {}
     try:
-        newest = timings.read(kept[-1])
+        newest = measurements.read(kept[-1])
     except StudioError as error:
         st.warning(plain(str(error)))
         return {}
-    return timings.tables({newest.label: newest})
+    return measurements.tables({newest.label: newest})
 
 
 page()

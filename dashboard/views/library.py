@@ -11,15 +11,19 @@ import numpy as np
 import streamlit as st
 from PIL import Image, ImageOps
 
-from core import archive, images, library, roles
 from core.errors import StudioError
-from core.library import GIGABYTE, ORDERS, Entry, Marks
-from core.runs import Run, RunRecord, Status
-from core.settings import KNOBS, PRESETS
-from dashboard import downloads, inputs, visitor
-from dashboard.address import MOST_RUNS
-from dashboard.inputs import Input
-from dashboard.wording import STATUSES, duration, plain, size
+from core.images import codec
+from core.presets import PRESETS
+from core.runs import archive, library, styles
+from core.runs.library import GIGABYTE, ORDERS, Entry, Marks
+from core.runs.record import RunRecord, Status
+from core.runs.run import Run
+from core.settings import KNOBS
+from dashboard import auth
+from dashboard.common.text import STATUSES, duration, plain, size
+from dashboard.common.url_state import MOST_RUNS
+from dashboard.run import downloads, inputs
+from dashboard.run.inputs import Input
 
 PER_PAGE = 24
 MOST_TOLD = 3  # settings on a card
@@ -41,7 +45,7 @@ def page() -> None:
         with st.container(horizontal=True, width="content"):
             _import()
     _undo()
-    entries = library.entries(visitor.sees())
+    entries = library.entries(auth.sees())
     _damaged(entries)
     if not entries:
         st.info("There are no runs yet. What you paint on the page Stylize, or with nst stylize, comes here.")
@@ -120,14 +124,14 @@ def _card(entry: Entry) -> None:
 def _told(run: Run, record: RunRecord) -> str:
     """What makes it another picture than its preset's, beside the size, which stands above; and which parts of the
     photo are meant."""
-    from export import report
+    from export import describe
 
     left_out = {KNOBS[name].label for name in ("size", "frame_every", "memory")}
-    differing = [(label, value) for label, value, _ in report.differences(record) if label not in left_out]
+    differing = [(label, value) for label, value, _ in describe.differences(record) if label not in left_out]
     told = [f"{label} {value}" for label, value in differing[:MOST_TOLD]]
     more = [f"and {len(differing) - MOST_TOLD} more"] if len(differing) > MOST_TOLD else []
-    where = roles.whereabouts(run, record)
-    return " · ".join([*told, *more, *([where] if where != roles.EVERYWHERE else [])])
+    where = styles.whereabouts(run, record)
+    return " · ".join([*told, *more, *([where] if where != styles.EVERYWHERE else [])])
 
 
 def _more(entry: Entry) -> None:
@@ -183,7 +187,7 @@ def _undo() -> None:
 
 def _damaged(entries: Sequence[Entry]) -> None:
     """The runs whose record cannot be read, to be deleted: nobody's, so shown to who sees everyone's."""
-    if visitor.sees() is not None:
+    if auth.sees() is not None:
         return
     for run, why in library.damaged(entries):
         with st.container(horizontal=True, vertical_alignment="center", key=f"damaged-{run.id}"):
@@ -201,7 +205,7 @@ def _delete(run: Run) -> None:
 
 def _deleted() -> None:
     """What can be had back, long after the page that deleted it is gone."""
-    if not (found := library.deleted(visitor.sees())):
+    if not (found := library.deleted(auth.sees())):
         return
     with st.expander(f"Deleted within a day: {len(found)}", icon=":material/delete_history:"):
         for run in found:
@@ -231,7 +235,7 @@ def _import() -> None:
                 st.error(plain(refused[1]))  # it has not become better since
                 return
             try:
-                run = archive.import_run(packed.getvalue(), packed.name, visitor.owner())
+                run = archive.import_run(packed.getvalue(), packed.name, auth.owner())
             except StudioError as error:
                 st.session_state["not-imported"] = packed.file_id, str(error)
                 st.error(plain(str(error)))
@@ -312,7 +316,7 @@ def _drawn(path: Path, changed: float, given: Sequence[Input]) -> bytes:
             framed = ImageOps.expand(inset, FRAME // 2, "white")
             picture.paste(framed, (place, picture.height - framed.height - FRAME))
             place += framed.width + FRAME
-    return images.encode_jpeg(np.asarray(picture), quality=80)
+    return codec.encode_jpeg(np.asarray(picture), quality=80)
 
 
 def _inset(given: Input, side: int) -> Image.Image | None:
@@ -323,7 +327,7 @@ def _inset(given: Input, side: int) -> Image.Image | None:
 
 
 def _thumbnail(path: Path, side: int) -> Image.Image:
-    return ImageOps.contain(images.shrunk(path, side), (side, side))
+    return ImageOps.contain(codec.shrunk(path, side), (side, side))
 
 
 page()

@@ -5,15 +5,21 @@ from pathlib import Path
 import streamlit as st
 from PIL import Image
 
-from core import decoding, images, jobs, log, pace, runs
+from core import log
 from core.errors import StudioError
-from core.runs import Run
-from core.series import Manner
+from core.images import codec, geometry, sandbox
+from core.jobs import eta, schedule, workers
+from core.runs import store
+from core.runs.run import Run
+from core.runs.spec import Manner
 from core.settings import TransferSettings
-from dashboard import gallery, instant, knobs, paintings, parts, preparation, sweep, visitor, waiting, watch
-from dashboard.gallery import Picture
-from dashboard.paintings import Chosen
-from dashboard.wording import duration, plain
+from dashboard import auth
+from dashboard.common.text import duration, plain
+from dashboard.compose import mask_picker, picture_picker, preview, readiness, settings_form, style_picker, sweep
+from dashboard.compose.picture_picker import Picture
+from dashboard.compose.style_picker import Chosen
+from dashboard.run import queue, view
+from dashboard.run.batch import link_from, show
 
 
 def page() -> None:
@@ -25,12 +31,12 @@ def page() -> None:
         if run or batch:
             with st.container(horizontal=True, width="content"):
                 if run:
-                    sweep.link_from(run)
+                    link_from(run)
                 st.button("New picture", icon=":material/add:", on_click=_compose)
     if run:
-        watch.show(run)
+        view.show(run)
     elif batch:
-        sweep.show(batch)
+        show(batch)
     else:
         _new_picture()
 
@@ -40,13 +46,13 @@ def _run_to_show() -> Run | None:
     finds it again."""
     if run_id := st.query_params.get("run"):
         try:
-            return runs.find(run_id, visitor.sees())
+            return store.find(run_id, auth.sees())
         except StudioError:
             st.warning(f"There is no run {plain(run_id)} here; the library shows those that are.")
             return None
     if st.session_state.get("composing") or "batch" in st.query_params:
         return None
-    for run, record in runs.readable_runs(visitor.owner() or None):
+    for run, record in store.readable_runs(auth.owner() or None):
         if record.unfinished:
             st.query_params["run"] = run.id
             return run
@@ -58,8 +64,8 @@ def _compose() -> None:
     st.query_params.clear()
     for source in ("own-photo", "kept-photo", "kept-start"):
         st.session_state.pop(source, None)
-    parts.forget("photo")
-    paintings.forget()
+    mask_picker.forget("photo")
+    style_picker.forget()
 
 
 def _watch(run_id: str) -> None:
@@ -68,35 +74,35 @@ def _watch(run_id: str) -> None:
 
 def _new_picture() -> None:
     st.markdown("Choose a photo and a painting: the photo will be painted in the painting's manner.")
-    preparation.show()
+    readiness.show()
     photo_column, painting_column, settings_column = st.columns([4, 4, 3], gap="large")
     with photo_column:
-        gallery.heading("Photo")
-        content, photo_room = gallery.choose("photo"), st.container()
-        kept = parts.choose(
+        picture_picker.heading("Photo")
+        content, photo_room = picture_picker.choose("photo"), st.container()
+        kept = mask_picker.choose(
             "photo", "Leave a part of the photo as it is", "Where you mark it, nothing is painted.", content
         )
     with painting_column:
-        styles, rooms = paintings.choose(content)
+        styles, rooms = style_picker.choose(content)
     with settings_column:
-        gallery.heading("Settings")
-        preset = knobs.choose_preset()
-        settings = knobs.choose_settings(preset, styles.weights if styles else ())
+        picture_picker.heading("Settings")
+        preset = settings_form.choose_preset()
+        settings = settings_form.choose_settings(preset, styles.weights if styles else ())
         start = _given_start()
         _start(content, styles, kept, preset, settings, start)
         if content and styles and not start:
-            instant.show(content, styles)
+            preview.show(content, styles)
     for place, room in {"photo": photo_room, **rooms}.items():
         with room:
-            gallery.offer_samples(place)
-    waiting.show()
+            picture_picker.offer_samples(place)
+    queue.show()
     _keep_warm()
 
 
 @st.cache_data(ttl=30, show_spinner=False)
 def _keep_warm() -> None:
     """Who looks at this page will start soon: the worker loads meanwhile. Now and then, since one takes its time."""
-    jobs.keep_warm()
+    workers.keep_warm()
 
 
 def _given_start() -> tuple[Path, str] | None:
@@ -126,21 +132,21 @@ def _start(
     started = st.button("Start", type="primary", icon=":material/brush:", width="stretch", disabled=not ready)
     if not (content and styles and settings):
         return
-    shape = images.resized_shape(content.image.width, content.image.height, settings.size)
-    expected = pace.expected_seconds(settings, shape)
+    shape = geometry.resized_shape(content.image.width, content.image.height, settings.size)
+    expected = eta.expected_seconds(settings, shape)
     time_needed = f"about {duration(expected)}" if expected else "its time is known once this machine is measured"
     st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {time_needed}")
 
     def manner() -> Manner:
         """Raises `StudioError` where the picture to paint on from cannot be read."""
-        picture, name = (decoding.read(start[0], max_bytes=4 * images.MAX_PIXELS), start[1]) if start else (None, "")
+        picture, name = (sandbox.read(start[0], max_bytes=4 * codec.MAX_PIXELS), start[1]) if start else (None, "")
         paintings_given = [painting.image for painting in styles.pictures]
         return Manner(settings, preset, paintings_given, styles.name, styles.masks, kept, picture, name)
 
     if started:
         try:
-            run = manner().new_run(content.image, content.name, visitor.owner())
-            jobs.submit(run)
+            run = manner().new_run(content.image, content.name, auth.owner())
+            schedule.submit(run)
         except (StudioError, OSError) as error:
             log.refused("run refused", error)
             st.error(plain(str(error)))

@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from bench import timings
-from bench.timings import MARKS, Course, Measurement, Pair
-from core import background
+from bench import measurements
+from bench.measurements import MARKS, Course, Measurement, Pair
 from core.errors import StudioError
-from dashboard import address, drawing
-from dashboard.wording import duration, plain
+from dashboard import background_jobs
+from dashboard.common import url_state
+from dashboard.common.charts import draw
+from dashboard.common.text import duration, plain
 
 PARTS = {
     "targets": "Gram targets: TensorFlow, ONNX Runtime and the cache (a minute)",
@@ -34,7 +35,7 @@ def page() -> None:
         st.title("Timings", anchor=False, width="content")
         with st.popover("Import a measurement", icon=":material/upload:"):
             _import()
-    command = background.look("bench")
+    command = background_jobs.look("bench")
     if command and command.is_running():
         _progress()
     else:
@@ -51,7 +52,7 @@ def _form() -> None:
         st.caption("Measurements are true of a machine that does nothing else: do not paint meanwhile.")
         if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not parts):
             try:
-                background.start("bench", "bench", *parts, *(_sizes(sizes) if "step" in parts else ()))
+                background_jobs.start("bench", "bench", *parts, *(_sizes(sizes) if "step" in parts else ()))
             except (StudioError, OSError) as error:
                 st.error(plain(str(error).removeprefix("--sizes ")))
                 return
@@ -60,13 +61,13 @@ def _form() -> None:
 
 def _sizes(text: str) -> tuple[str, str]:
     """The option of the part `step`; the command refuses it for the others."""
-    timings.parse_sizes(text)
+    measurements.parse_sizes(text)
     return "--sizes", text
 
 
 @st.fragment(run_every=POLL_SECONDS)
 def _progress() -> None:
-    command = background.look("bench")
+    command = background_jobs.look("bench")
     if not command or not command.is_running():
         st.rerun()
     since = duration(datetime.now(UTC).timestamp() - command.process.started)
@@ -77,13 +78,13 @@ def _progress() -> None:
 
 def _import() -> None:
     given = st.file_uploader(
-        "A file that nst bench wrote", ["json"], key="import-bench", max_upload_size=timings.MAX_BYTES // 2**20
+        "A file that nst bench wrote", ["json"], key="import-bench", max_upload_size=measurements.MAX_BYTES // 2**20
     )
     if given and st.session_state.get("imported-bench") != given.file_id:
         try:
-            found = timings.parse(given.getvalue(), given.name)
+            found = measurements.parse(given.getvalue(), given.name)
             digest = hashlib.sha256(given.getvalue()).hexdigest()[:8]  # two machines may measure in the same second
-            found.save(timings.folder() / f"{IMPORTED}{found.created:%Y%m%d-%H%M%S}-{digest}.json")
+            found.save(measurements.folder() / f"{IMPORTED}{found.created:%Y%m%d-%H%M%S}-{digest}.json")
         except StudioError as error:
             st.error(plain(str(error)))
             return
@@ -93,7 +94,7 @@ def _import() -> None:
 
 def _files() -> list[Path]:
     """The measurements that are kept, the newest first."""
-    folder = timings.folder()
+    folder = measurements.folder()
     return sorted(folder.glob("*.json"), key=lambda path: path.name.removeprefix(IMPORTED), reverse=True)
 
 
@@ -101,13 +102,13 @@ def _kept() -> None:
     found: dict[str, Measurement] = {}
     for path in _files():
         try:
-            found[path.stem] = timings.read(path)
+            found[path.stem] = measurements.read(path)
         except StudioError as error:
             st.warning(plain(str(error)))
     if not found:
         st.info("Nothing has been measured here yet.")
         return
-    names, missing = address.choose(
+    names, missing = url_state.choose(
         "Measurements", list(found), lambda name: _label(name, found[name]), "show", MOST, first=[next(iter(found))]
     )
     if missing:
@@ -138,14 +139,14 @@ def _machines(shown: dict[str, Measurement], names: list[str]) -> None:
 
 
 def _remove(name: str) -> None:
-    (timings.folder() / f"{name}.json").unlink(missing_ok=True)
+    (measurements.folder() / f"{name}.json").unlink(missing_ok=True)
     st.session_state.pop("imported-bench", None)
 
 
 def _comparisons(shown: dict[str, Measurement]) -> None:
     from export import charts
 
-    for title, rows in timings.tables(shown).items():
+    for title, rows in measurements.tables(shown).items():
         st.header(plain(title), anchor=False)
         for size, of_size in pd.DataFrame(rows).groupby("size"):  # not a facet, which would not become narrower
             if size:
@@ -154,7 +155,7 @@ def _comparisons(shown: dict[str, Measurement]) -> None:
             with chart:
                 legend_rows = len(shown) if len(shown) > 1 else 0
                 drawn = charts.durations(of_size)
-                drawing.draw(drawn, f"durations-{title}-{size}", charts.height_of_durations(of_size), legend_rows)
+                draw(drawn, f"durations-{title}-{size}", charts.height_of_durations(of_size), legend_rows)
             with table:
                 _table(of_size, len(shown) > 1)
 
@@ -210,7 +211,7 @@ def _qualities(shown: dict[str, Measurement]) -> None:
                     marks = {f"loss at {mark} s": course.total_at(mark) for mark in MARKS}
                     told = {"way": way, "s to the target": f"{reached}{' *' if course.extrapolated else ''}"}
                     rows.append({**told, "s an iteration": course.step, **marks})
-        drawing.draw(charts.quality(pd.DataFrame(curves)), f"quality-{name}", 280, len(rows))
+        draw(charts.quality(pd.DataFrame(curves)), f"quality-{name}", 280, len(rows))
         losses = dict.fromkeys((f"loss at {mark} s" for mark in MARKS), st.column_config.NumberColumn(format="compact"))
         step = {"s an iteration": st.column_config.NumberColumn(format="%.3g")}
         st.dataframe(pd.DataFrame(rows), hide_index=True, height="content", column_config={**losses, **step})

@@ -7,7 +7,7 @@ import pytest
 
 from bench import baselines
 from core.settings import TransferSettings
-from core.transfer import stylize
+from core.transfer.stylize import stylize
 
 SETTINGS = TransferSettings(size=96, iterations=4)
 

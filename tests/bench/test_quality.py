@@ -6,15 +6,15 @@ import pytest
 
 from bench import quality
 from bench.quality import Pictures
-from core import samples
 from core.errors import StudioError
-from core.settings import PRESETS
+from core.presets import PRESETS
+from core.samples.gallery import find
 
 
 @pytest.fixture
 def pictures(monkeypatch):
     monkeypatch.setattr(quality, "REFERENCE", quality.REFERENCE.model_copy(update={"size": 64}))
-    return Pictures.read("small pair", samples.find("coffee").path(), samples.find("circles").path())
+    return Pictures.read("small pair", find("coffee").path(), find("circles").path())
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench import timings
-from bench.timings import Comparison, Course, Measurement, Pair, Timing
+from bench import measurements
+from bench.measurements import Comparison, Course, Measurement, Pair, Timing
 from core.errors import InputError, StudioError
 
 
@@ -19,20 +19,22 @@ def a_measurement() -> Measurement:
 
 def test_ways_warm_up_and_then_take_turns():
     calls = []
-    found = list(timings.in_turns({"one": lambda: calls.append("one"), "two": lambda: calls.append("two")}, size=64))
-    assert calls == (2 + timings.MOST) * ["one", "two"]
+    found = list(
+        measurements.in_turns({"one": lambda: calls.append("one"), "two": lambda: calls.append("two")}, size=64)
+    )
+    assert calls == (2 + measurements.MOST) * ["one", "two"]
     assert [(timing.way, timing.size, len(timing.seconds)) for timing in found] == [
-        ("one", 64, timings.MOST),
-        ("two", 64, timings.MOST),
+        ("one", 64, measurements.MOST),
+        ("two", 64, measurements.MOST),
     ]
     assert all(second >= 0 for timing in found for second in timing.seconds)
 
 
 def test_a_slow_way_is_repeated_less_often(monkeypatch):
     clock = iter(range(0, 10_000, 10))  # every call takes ten seconds
-    monkeypatch.setattr(timings.time, "perf_counter", lambda: next(clock))
-    (found,) = timings.in_turns({"slow": lambda: None})
-    assert found.seconds == timings.LEAST * [10.0]
+    monkeypatch.setattr(measurements.time, "perf_counter", lambda: next(clock))
+    (found,) = measurements.in_turns({"slow": lambda: None})
+    assert found.seconds == measurements.LEAST * [10.0]
 
 
 def test_median_and_range_are_numpy_s():
@@ -49,7 +51,7 @@ def test_the_loss_at_a_moment_is_that_of_the_last_picture_there_was():
 def test_a_measurement_survives_its_file(tmp_path):
     found = a_measurement()
     found.save(tmp_path / "m.json")
-    assert timings.read(tmp_path / "m.json").model_dump_json() == found.model_dump_json()
+    assert measurements.read(tmp_path / "m.json").model_dump_json() == found.model_dump_json()
     assert found.environment["processor"]
     assert found.environment["versions"]["tensorflow"]
 
@@ -75,7 +77,7 @@ def test_foreign_json_is_refused_in_a_sentence(tmp_path, change, says):
     file = tmp_path / "m.json"
     file.write_text(json.dumps(a_measurement().model_dump(mode="json") | change))
     with pytest.raises(InputError, match=says) as refusal:
-        timings.read(file)
+        measurements.read(file)
     assert "\n" not in str(refusal.value)
 
 
@@ -83,16 +85,16 @@ def test_foreign_json_is_refused_in_a_sentence(tmp_path, change, says):
 def test_what_is_no_json_is_refused(tmp_path, content):
     (tmp_path / "m.json").write_bytes(content)
     with pytest.raises(InputError, match="holds no measurement"):
-        timings.read(tmp_path / "m.json")
+        measurements.read(tmp_path / "m.json")
 
 
 def test_missing_and_huge_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        timings.read(tmp_path / "none.json")
+        measurements.read(tmp_path / "none.json")
     with (tmp_path / "huge.json").open("wb") as file:
-        file.truncate(timings.MAX_BYTES + 1)
+        file.truncate(measurements.MAX_BYTES + 1)
     with pytest.raises(InputError, match="MiB"):
-        timings.read(tmp_path / "huge.json")
+        measurements.read(tmp_path / "huge.json")
 
 
 def test_tables_put_measurements_side_by_side():
@@ -102,7 +104,7 @@ def test_tables_put_measurements_side_by_side():
         found.comparisons = [Comparison(title="T", timings=[timing])]
         return found
 
-    (title, rows), *others = timings.tables({"here": measured(1.0), "there": measured(3.0)}).items()
+    (title, rows), *others = measurements.tables({"here": measured(1.0), "there": measured(3.0)}).items()
     assert title == "T" and not others
     assert [(row["machine"], row["way"], row["size"], row["median"], row["times"]) for row in rows] == [
         ("here", "w", 64, 1.0, 3),

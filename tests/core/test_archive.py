@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import archive, images, library, paths, presence, runs
-from core.archive import export_run, import_run
+from core import paths
 from core.errors import InputError, StudioError
-from core.library import Marks
-from core.runs import METRICS, Steering
+from core.images import codec, preprocessing
+from core.machine import processes
+from core.runs import archive, library, store
+from core.runs.archive import export_run, import_run
+from core.runs.library import Marks
+from core.runs.record import UNFINISHED, Steering
+from core.runs.run import METRICS
 from core.settings import TransferSettings
 
 SETTINGS = TransferSettings(size=64, iterations=4, style_layers=("block1_conv1", "block2_conv1"))
@@ -41,24 +45,24 @@ def run():
     pictures = (Image.fromarray(picture(seed)) for seed in (1, 2, 3))
     content, style, start = pictures
     steering = [Steering(iteration=2, changes={"style_layer_weights": (1.0, 2.0)})]
-    made = runs.create(content, style, SETTINGS, "draft", "Grüße", "painting", start, "mine", steering)
+    made = store.create(content, style, SETTINGS, "draft", "Grüße", "painting", start, "mine", steering)
     result = np.random.default_rng(4).uniform(0, 255, (48, 64, 3)).astype(np.float32)
     np.save(made.path / "result.npy", result)
-    images.write_image(made.result, images.to_uint8(result))
+    codec.write_image(made.result, preprocessing.to_uint8(result))
     for path, seed in (
         (made.live, 5),
         (made.path / "frames" / "000000.jpg", 6),
         (made.path / "frames" / "000004.jpg", 7),
     ):
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(images.encode_jpeg(picture(seed)))
+        path.write_bytes(codec.encode_jpeg(picture(seed)))
     lines = [",".join([*METRICS, *SETTINGS.style_layers])]
     lines += [f"{number},{number + 1},0.5,{9.5 - number},4,5,0,1,3" for number in range(5)]
     (made.path / "metrics.csv").write_text("\n".join(lines) + "\n")
     library.mark(made, name="The one", note="two\nlines", favourite=True)
     for stays_at_home in ("checkpoint.npz", "request.json", "error.txt", ".run.json.0011"):
         (made.path / stays_at_home).write_text("private")
-    runs.change(made, status="done", writer=None, iteration=4, best_total=5.5, timings={"total": 2.5})
+    made.change(status="done", writer=None, iteration=4, best_total=5.5, timings={"total": 2.5})
     return made
 
 
@@ -100,8 +104,8 @@ def plain():
     }
     return {
         "run.json": json.dumps(record).encode(),
-        "content.png": images.encode_png(picture(1)),
-        "style-1.png": images.encode_png(picture(2)),
+        "content.png": codec.encode_png(picture(1)),
+        "style-1.png": codec.encode_png(picture(2)),
     }
 
 
@@ -138,7 +142,7 @@ def test_there_and_back_elsewhere(run, tmp_path, monkeypatch):
     monkeypatch.setenv("NST_HOME", str(tmp_path / "elsewhere"))
     found = import_run(data)
     assert found.path == tmp_path / "elsewhere" / "runs" / run.id
-    assert runs.all_runs() == [found] and names(paths.runs()) == [run.id]
+    assert store.all_runs() == [found] and names(paths.runs()) == [run.id]
     assert found.record() == record.model_copy(update={"queued": None})  # it never was, here
     assert found.record().steering[0].options() == ["2:style_layer_weights=1.0,2.0"]
     assert library.marks(found) == Marks(name="The one", note="two\nlines", favourite=True)
@@ -170,9 +174,9 @@ def test_a_second_import_comes_beside_the_first(run):
     data = exported(run)
     library.mark(run, name="changed here")
     second, third = import_run(data), import_run(data)
-    assert {found.id for found in runs.all_runs()} == {run.id, second.id, third.id} and len(runs.all_runs()) == 3
+    assert {found.id for found in store.all_runs()} == {run.id, second.id, third.id} and len(store.all_runs()) == 3
     for found in (second, third):
-        assert found.id.startswith(f"{run.id}-") and runs.find(found.id) == found
+        assert found.id.startswith(f"{run.id}-") and store.find(found.id) == found
         assert found.record() == run.record().model_copy(update={"id": found.id, "queued": None})
         assert library.marks(found).name == "The one"
     assert library.marks(run).name == "changed here"
@@ -187,12 +191,12 @@ def test_a_run_that_was_deleted_can_still_be_had_back_and_the_imported_one_delet
     library.delete(found)
     library.restore(run)
     library.restore(found)
-    assert sorted(runs.all_runs(), key=lambda run: run.id) == sorted([run, found], key=lambda run: run.id)
+    assert sorted(store.all_runs(), key=lambda run: run.id) == sorted([run, found], key=lambda run: run.id)
 
 
-@pytest.mark.parametrize("status", runs.UNFINISHED)
+@pytest.mark.parametrize("status", UNFINISHED)
 def test_an_unfinished_run_comes_as_interrupted(run, status):
-    runs.change(run, status=status, writer=runs.Writer.this_process())
+    run.change(status=status, writer=processes.Writer.this_process())
     found = import_run(exported(run))
     said = json.loads((found.path / "run.json").read_text())
     assert (said["status"], said["writer"]) == ("interrupted", None)
@@ -399,7 +403,7 @@ def test_several_runs_or_none(plain):
 
 def test_many_files(plain, monkeypatch):
     monkeypatch.setattr(archive, "MAX_FILES", 5)
-    frame = images.encode_jpeg(picture(3))
+    frame = codec.encode_jpeg(picture(3))
     frames = {f"frames/{number:06d}.jpg": frame for number in range(3)}
     assert refusal(zipped(plain | frames)) == "my.zip holds 6 files; a run has at most 5."
     del frames["frames/000002.jpg"]
@@ -413,7 +417,7 @@ def test_a_bomb(plain, monkeypatch):
     data = zipped(plain | marks)
     assert len(data) < 50_000
     assert refusal(data).startswith(f"my.zip: {RUN_ID}/marks.json is larger than ")
-    frames = {f"frames/{number:06d}.jpg": images.encode_jpeg(picture(3)) + bytes(50_000) for number in range(6)}
+    frames = {f"frames/{number:06d}.jpg": codec.encode_jpeg(picture(3)) + bytes(50_000) for number in range(6)}
     assert refusal(zipped(plain | frames)) == "my.zip is larger than 200,000 bytes, unpacked."
     small = changed_entry(data, f"{RUN_ID}/marks.json", 24, "<I", 10)
     refusal(small)
@@ -494,7 +498,7 @@ def test_wrong_ids(plain, name):
 )
 def test_a_picture_that_is_none(plain, name):
     short = name.rpartition("/")[2]
-    for data in (b"", b"<svg onload='alert(1)'/>", images.encode_png(picture(3))[:500]):
+    for data in (b"", b"<svg onload='alert(1)'/>", codec.encode_png(picture(3))[:500]):
         assert refusal(zipped(plain | {name: data})).startswith(f"my.zip: {short} ")
 
 
@@ -602,9 +606,9 @@ def test_two_imports_of_one_archive_at_once_are_two_runs(plain):
 
 
 def test_what_a_killed_import_left_is_removed_by_the_next_one(plain):
-    if not presence.namespace():
+    if not processes.namespace():
         pytest.skip("who has made a draft is not known here")
-    ours = paths.runs() / f"{archive.DRAFT}{presence.sign()}-0123"
+    ours = paths.runs() / f"{archive.DRAFT}{processes.sign()}-0123"
     left = paths.runs() / f"{archive.DRAFT}{'0' * 16}-0123"
     for draft in (ours, left):
         draft.mkdir(parents=True)
@@ -614,7 +618,7 @@ def test_what_a_killed_import_left_is_removed_by_the_next_one(plain):
 
 
 def test_an_import_flushes_its_files_together(plain, monkeypatch):
-    frame = images.encode_jpeg(picture(3))
+    frame = codec.encode_jpeg(picture(3))
     files = plain | {f"frames/{number:06d}.jpg": frame for number in range(2 * paths.FEW)}
     calls, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(descriptor), fsync(descriptor)))

@@ -6,14 +6,14 @@ import time
 import psutil
 import pytest
 
-from core import background
 from core.errors import StudioError
+from dashboard import background_jobs
 
 
 @pytest.fixture(autouse=True)
 def home_of_its_own(own_home):
     yield
-    if command := background.look("test"):
+    if command := background_jobs.look("test"):
         command.stop()
 
 
@@ -25,9 +25,9 @@ def wait_until(true, seconds=60):
 
 
 def test_a_command_is_known_by_its_last_words():
-    assert background.look("test") is None
-    command = background.start("test", "bench", "nonsense")
-    assert background.look("test") == command and command.arguments == ["bench", "nonsense"]
+    assert background_jobs.look("test") is None
+    command = background_jobs.start("test", "bench", "nonsense")
+    assert background_jobs.look("test") == command and command.arguments == ["bench", "nonsense"]
     wait_until(lambda: not command.is_running())
     assert command.said().startswith("nst: There is no part 'nonsense'")
 
@@ -36,14 +36,16 @@ def test_one_of_a_name_at_a_time_and_ended_with_its_children(monkeypatch):
     """A stand-in for `nst` that runs on and has a child: the real ones take too long to outlast a test."""
     program = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
     program += "print('working', file=sys.stderr, flush=True); time.sleep(600)"
-    started = background.subprocess.Popen
+    started = background_jobs.subprocess.Popen
     monkeypatch.setattr(
-        background.subprocess, "Popen", lambda command, **options: started([sys.executable, "-c", program], **options)
+        background_jobs.subprocess,
+        "Popen",
+        lambda command, **options: started([sys.executable, "-c", program], **options),
     )
-    command = background.start("test")
+    command = background_jobs.start("test")
     wait_until(lambda: command.said() == "working")
     with pytest.raises(StudioError, match="under way"):
-        background.start("test")
+        background_jobs.start("test")
     processes = [psutil.Process(command.process.pid), *psutil.Process(command.process.pid).children()]
     assert len(processes) == 2
     command.stop()
@@ -52,6 +54,6 @@ def test_one_of_a_name_at_a_time_and_ended_with_its_children(monkeypatch):
 
 
 def test_a_damaged_note_is_no_command():
-    background.folder().mkdir(parents=True)
-    (background.folder() / "test.json").write_text("{")
-    assert background.look("test") is None
+    background_jobs.folder().mkdir(parents=True)
+    (background_jobs.folder() / "test.json").write_text("{")
+    assert background_jobs.look("test") is None

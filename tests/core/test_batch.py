@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import batch, images, jobs, paths, presence, runs
-from core.batch import Watch
+from core import paths
+from core.batches import jobs_file, plan, progress
+from core.batches.progress import Watch
 from core.errors import InputError
-from core.runs import Run, Steering, Writer
-from core.settings import PRESETS, choose
+from core.images import codec
+from core.jobs import control, queue, schedule, workers
+from core.machine import processes
+from core.machine.processes import Writer
+from core.presets import PRESETS, choose
+from core.runs import store
+from core.runs.record import Steering
+from core.runs.run import Run
 
 SMALL = {"size": "64", "iterations": "3"}
 
@@ -20,7 +27,7 @@ SMALL = {"size": "64", "iterations": "3"}
 def started(own_home, monkeypatch):
     """A worker is not started, only counted."""
     calls = []
-    monkeypatch.setattr(jobs, "start_worker", lambda: calls.append("worker"))
+    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
     return calls
 
 
@@ -43,22 +50,22 @@ def read(folder):
 
     def of_text(text, name="jobs.csv", **more):
         (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
-        return batch.of_file(folder / name, **more)
+        return jobs_file.of_file(folder / name, **more)
 
     return of_text
 
 
 def product(folder, **changes):
     asked = {"contents": [str(folder / "photos")], "styles": [str(folder / "art")], "common": SMALL, **changes}
-    return batch.of_product(**asked)
+    return plan.of_product(**asked)
 
 
 def ended(run, status="done", **changes):
     """As a worker leaves a run."""
     if status == "done":
         height, width = run.record().shape
-        images.write_image(run.result, np.zeros((height, width, 3), np.uint8))
-    runs.change(run, status=status, writer=None, best_total=1.5, **changes)
+        codec.write_image(run.result, np.zeros((height, width, 3), np.uint8))
+    run.change(status=status, writer=None, best_total=1.5, **changes)
 
 
 # --- files
@@ -140,7 +147,7 @@ def test_what_the_command_line_says_for_all_has_to_fit_each_row_alone(read):
 def test_a_csv_file_that_cannot_be(read, text, message):
     with pytest.raises(InputError, match=message):
         read(text)
-    assert not runs.all_runs() and not jobs.queue()
+    assert not store.all_runs() and not queue.queue()
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -181,7 +188,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_a_yaml_file_that_cannot_be(read, text, message):
     with pytest.raises(InputError, match=message):
         read(text, "jobs.yaml")
-    assert not runs.all_runs()
+    assert not store.all_runs()
 
 
 def test_every_bad_row_is_named_at_once(read):
@@ -194,41 +201,41 @@ def test_every_bad_row_is_named_at_once(read):
 
 def test_another_kind_of_file_is_none(folder):
     with pytest.raises(InputError, match=r"jobs\.txt is no file of runs: its name must end in \.csv, \.yaml, \.yml\."):
-        batch.of_file(folder / "jobs.txt")
+        jobs_file.of_file(folder / "jobs.txt")
     with pytest.raises(InputError, match=r"jobs\.csv does not exist\."):
-        batch.of_file(folder / "jobs.csv")
+        jobs_file.of_file(folder / "jobs.csv")
     (folder / "jobs.csv").mkdir()
     with pytest.raises(InputError, match=r"jobs\.csv cannot be read: "):
-        batch.of_file(folder / "jobs.csv")
+        jobs_file.of_file(folder / "jobs.csv")
 
 
 def test_a_huge_file_is_not_read(folder):
     with (folder / "jobs.yaml").open("wb") as file:
         file.truncate(100 * 2**20)
     with pytest.raises(InputError, match=r"cannot be read: it has more than 1,048,576 bytes"):
-        batch.of_file(folder / "jobs.yaml")
+        jobs_file.of_file(folder / "jobs.yaml")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes with a name are POSIX's")
 def test_a_pipe_is_not_waited_for(folder):
     os.mkfifo(folder / "jobs.csv")
     with pytest.raises(InputError, match=r"cannot be read: it is not a file"):
-        batch.of_file(folder / "jobs.csv")
+        jobs_file.of_file(folder / "jobs.csv")
 
 
 def test_names_that_turn_the_text_around_are_kept_as_legible_ones(read, folder):
     (folder / "photos" / "a.png").rename(folder / "photos" / "a\u202eb.png")
     (job,) = read("content,style,size\nphotos/a\u202eb.png,art/x.png,64\n")
-    (run,) = batch.begin(batch.parts([job]), "jobs\u202e.csv")
+    (run,) = progress.begin(progress.parts([job]), "jobs\u202e.csv")
     assert (run.record().content, run.record().batch) == ("a\ufffdb", "jobs\ufffd.csv")
-    assert batch.parts([job])[0].run == run
+    assert progress.parts([job])[0].run == run
 
 
 # --- products
 
 
 def test_every_photo_with_every_painting_preset_and_value(folder):
-    sweeps = batch.sweeps(["style_weight=1e4,1e5", "stages=1,2"])
+    sweeps = plan.sweeps(["style_weight=1e4,1e5", "stages=1,2"])
     found = product(folder, presets=["draft", "fast"], sweeps=sweeps, common={"iterations": "3"})
     assert len(found) == 2 * 2 * 2 * 4 and len({job.digest for job in found}) == len(found)
     assert [job.title for job in found[::8]] == ["a × x", "a × y", "b × x", "b × y"]
@@ -262,7 +269,7 @@ def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
 def test_a_product_that_cannot_be(folder, changes, message):
     with pytest.raises(InputError, match=message):
         product(folder, **changes)
-    assert not runs.all_runs()
+    assert not store.all_runs()
 
 
 def test_an_absurd_product_is_refused_before_its_pictures_are_read(folder):
@@ -284,7 +291,7 @@ def test_an_absurd_product_is_refused_before_its_pictures_are_read(folder):
     ],
 )
 def test_a_sweep(text, expected):
-    name, values = batch.swept(text)
+    name, values = plan.swept(text)
     assert name == expected[0] and len(values) == len(expected[1])
     assert all(wanted in (None, value) for value, wanted in zip(values, expected[1], strict=True))
 
@@ -308,7 +315,7 @@ def test_a_sweep(text, expected):
 )
 def test_a_sweep_that_cannot_be(text, message):
     with pytest.raises(InputError, match=message):
-        batch.swept(text)
+        plan.swept(text)
 
 
 # --- runs
@@ -316,7 +323,7 @@ def test_a_sweep_that_cannot_be(text, message):
 
 def test_a_run_keeps_what_it_is_of_and_an_older_record_says_nothing(folder):
     (job, *_) = product(folder)
-    (run,) = batch.begin(batch.parts([job]), "photos × art")
+    (run,) = progress.begin(progress.parts([job]), "photos × art")
     record = run.record()
     assert (record.batch, record.job, record.status) == ("photos × art", job.digest, "queued")
     said = json.loads((run.path / "run.json").read_text())
@@ -328,18 +335,18 @@ def test_a_run_keeps_what_it_is_of_and_an_older_record_says_nothing(folder):
 
 def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(folder):
     wanted = product(folder)
-    first, second, third, fourth = batch.begin(batch.parts(wanted), "it")
-    jobs.submit(first, second, third)
+    first, second, third, fourth = progress.begin(progress.parts(wanted), "it")
+    schedule.submit(first, second, third)
     for run in (first, second):
-        jobs.cancel(run)
+        control.cancel(run)
     ended(first)
-    found = batch.parts(wanted)
+    found = progress.parts(wanted)
     assert [part.run for part in found] == [first, second, third, fourth]
     assert [part.state for part in found] == ["painted", "broken off", "under way", "under way"]
-    runs.change(fourth, writer=Writer(pid=2**22 + 1, started=0.0))
-    assert batch.parts(wanted)[3].state == "broken off"
-    assert batch.begin(found[1:2], "it") == [second] and second.record().status == "queued"
-    assert [part.state for part in batch.parts(wanted, again=True)] == ["new"] * 4
+    fourth.change(writer=Writer(pid=2**22 + 1, started=0.0))
+    assert progress.parts(wanted)[3].state == "broken off"
+    assert progress.begin(found[1:2], "it") == [second] and second.record().status == "queued"
+    assert [part.state for part in progress.parts(wanted, again=True)] == ["new"] * 4
 
 
 @pytest.mark.parametrize(
@@ -355,33 +362,33 @@ def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(fold
 )
 def test_what_is_no_longer_what_was_asked_for_stands_for_nothing(folder, change):
     (job, *_) = product(folder)
-    (run,) = batch.begin(batch.parts([job]), "it")
+    (run,) = progress.begin(progress.parts([job]), "it")
     ended(run, **{"status": "done", **{name: value for name, value in change.items() if name == "status"}})
-    assert batch.parts([job])[0].state == ("broken off" if "status" in change else "painted")
-    runs.change(run, **change)
-    assert batch.parts([job])[0].state == ("broken off" if "status" in change else "new")
+    assert progress.parts([job])[0].state == ("broken off" if "status" in change else "painted")
+    run.change(**change)
+    assert progress.parts([job])[0].state == ("broken off" if "status" in change else "new")
 
 
 def test_of_several_runs_the_painted_one_stands_for_a_job(folder):
     (job, *_) = product(folder)
-    (older,) = batch.begin(batch.parts([job]), "it")
-    (newer,) = batch.begin(batch.parts([job], again=True), "it")
+    (older,) = progress.begin(progress.parts([job]), "it")
+    (newer,) = progress.begin(progress.parts([job], again=True), "it")
     ended(older)
-    assert batch.parts([job])[0].run == older
+    assert progress.parts([job])[0].run == older
     ended(newer)
     newer.result.unlink()
-    assert batch.parts([job])[0].run == older
+    assert progress.parts([job])[0].run == older
 
 
 def test_what_does_not_change_the_picture_makes_no_other_job(folder):
     before = product(folder, common={**SMALL, "memory": 20, "frame_every": 1})[:2]
     after = product(folder, common={**SMALL, "memory": 30, "frame_every": 2})[:2]
-    painted, failed = batch.begin(batch.parts(before), "it")
+    painted, failed = progress.begin(progress.parts(before), "it")
     ended(painted)
     ended(failed, "failed")
-    found = batch.parts(after)
+    found = progress.parts(after)
     assert [(part.run, part.state) for part in found] == [(painted, "painted"), (failed, "broken off")]
-    assert batch.begin(found[1:], "it") == [failed]
+    assert progress.begin(found[1:], "it") == [failed]
     assert failed.record().settings == after[1].settings and failed.record().status == "queued"
 
 
@@ -399,34 +406,34 @@ def test_another_picture_is_another_job(folder, what):
 
 def test_a_run_that_cannot_go_on_gives_way_to_a_new_one(folder):
     (job, *_) = product(folder)
-    (run,) = batch.begin(batch.parts([job]), "it")
+    (run,) = progress.begin(progress.parts([job]), "it")
     ended(run, "interrupted", iteration=2)
     run.checkpoint.write_bytes(b"no checkpoint")
-    (other,) = batch.begin(batch.parts([job]), "it")
+    (other,) = progress.begin(progress.parts([job]), "it")
     assert other != run and other.record().status == "queued"
 
 
 def test_submitting_many_starts_one_worker_a_place(folder, started, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "3")
-    jobs.submit(*batch.begin(batch.parts(product(folder)), "it"))
-    assert len(jobs.queue()) == 4 and len(started) == 3
-    jobs.submit()
+    schedule.submit(*progress.begin(progress.parts(product(folder)), "it"))
+    assert len(queue.queue()) == 4 and len(started) == 3
+    schedule.submit()
     assert len(started) == 3
 
 
 def test_many_enter_the_queue_in_their_order_with_one_look_at_it(folder, monkeypatch):
-    looks, places = [], jobs._places
-    monkeypatch.setattr(jobs, "_places", lambda: looks.append(1) or places())
-    first, *others = batch.begin(batch.parts(product(folder)), "it")
-    jobs.submit(first)
+    looks, places = [], queue._places
+    monkeypatch.setattr(queue, "_places", lambda: looks.append(1) or places())
+    first, *others = progress.begin(progress.parts(product(folder)), "it")
+    schedule.submit(first)
     looks.clear()
-    jobs.submit(*others)
-    assert len(looks) == 1 and jobs.queue() == [first, *others]
+    schedule.submit(*others)
+    assert len(looks) == 1 and queue.queue() == [first, *others]
 
 
 def test_the_runs_of_a_sweep_are_told_apart(folder):
     sweeps = {"style_weight": [0.5, 2.0], "style_layers": ["relu1_1", "relu1_1,relu2_1"]}
-    found = batch.parts(product(folder, contents=["chelsea"], sweeps=sweeps))
+    found = progress.parts(product(folder, contents=["chelsea"], sweeps=sweeps))
     assert [part.title for part in found[:2]] == [
         "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1)",
         "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1,block2_conv1)",
@@ -435,18 +442,18 @@ def test_the_runs_of_a_sweep_are_told_apart(folder):
 
 
 def test_a_batch_is_watched_until_all_is_over(folder):
-    found = batch.parts(product(folder))
-    first, second, third, fourth = batch.begin(found, "it")
-    jobs.submit(first, second, third, fourth)
+    found = progress.parts(product(folder))
+    first, second, third, fourth = progress.begin(found, "it")
+    schedule.submit(first, second, third, fourth)
     watch = Watch(found)
     sight = watch.look()
     assert (sight.over, sight.runs, sight.iterations, sight.seconds_left) == (0, 4, 0, None)
     assert sight.words == "0 of 4 over, waiting for a painter"
     for run in (first, second, third):
-        jobs._take(run)
+        queue.take(run)
     ended(first, timings={"total": 2.0})
     ended(second, "failed", message="Memory ran out.")
-    runs.change(third, status="running", writer=Writer.this_process())
+    third.change(status="running", writer=Writer.this_process())
     (third.path / "metrics.csv").write_text(
         "iteration,evaluations,seconds,total,style,content,total_variation\n1,1,0.1,1,1,1,1\n2,2,0.2,1,1,1,1\n"
     )
@@ -458,59 +465,59 @@ def test_a_batch_is_watched_until_all_is_over(folder):
     assert [part.run for part in watch.painted()] == [first] and watch.unfinished() == [third, fourth]
     ended(third)
     (fourth.path / "run.json").unlink()
-    jobs._take(fourth)
+    queue.take(fourth)
     assert [sight.over for sight in watch.until_over()] == [4]
 
 
 def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
-    found = batch.parts(product(folder))
-    first, second, third, fourth = batch.begin(found, "it")
-    jobs.submit(first, second, third)
-    jobs._take(first)
+    found = progress.parts(product(folder))
+    first, second, third, fourth = progress.begin(found, "it")
+    schedule.submit(first, second, third)
+    queue.take(first)
     other = Writer.of(os.getppid())
-    runs.change(first, status="running", writer=other)
-    runs.change(third, iteration=2)
-    assert batch.leave_off([first, second, third, fourth]) == [first]
-    assert first.request().stop and not jobs.queue()
+    first.change(status="running", writer=other)
+    third.change(iteration=2)
+    assert progress.leave_off([first, second, third, fourth]) == [first]
+    assert first.request().stop and not queue.queue()
     assert [run.path.is_dir() for run in (second, third, fourth)] == [False, True, False]
     assert third.record().status == "stopped"
 
 
-@pytest.mark.skipif(not presence.namespace(), reason="there are no namespaces of processes here")
+@pytest.mark.skipif(not processes.namespace(), reason="there are no namespaces of processes here")
 def test_what_a_process_of_the_same_number_elsewhere_has_begun_is_not_removed(folder):
-    (run,) = batch.begin(batch.parts(product(folder)[:1]), "it")
+    (run,) = progress.begin(progress.parts(product(folder)[:1]), "it")
     elsewhere = Writer.this_process().model_copy(update={"namespace": "pid:[1]"})
-    runs.change(run, writer=elsewhere)
-    assert batch.leave_off([run]) == [run]
+    run.change(writer=elsewhere)
+    assert progress.leave_off([run]) == [run]
     assert run.request().stop and run.record().writer == elsewhere
 
 
 def test_a_run_of_an_earlier_day_is_not_removed_though_nothing_was_kept_of_it(folder):
     """What its user has noted of it lies in its folder."""
-    (run,) = batch.begin(batch.parts(product(folder)[:1]), "it")
-    runs.change(run, status="failed", timings={"total": 3.0}, writer=None)
-    assert batch.begin(batch.parts(product(folder)[:1]), "it") == [run]
-    assert batch.leave_off([run]) == []
+    (run,) = progress.begin(progress.parts(product(folder)[:1]), "it")
+    run.change(status="failed", timings={"total": 3.0}, writer=None)
+    assert progress.begin(progress.parts(product(folder)[:1]), "it") == [run]
+    assert progress.leave_off([run]) == []
     assert run.record().status == "stopped"
 
 
 def test_when_the_last_of_some_runs_should_be_over(folder):
-    first, second, third, _ = batch.begin(batch.parts(product(folder)), "it")
-    jobs.submit(first, second, third)
-    assert jobs.seconds_until_over([first]) is None
-    from core import hardware
+    first, second, third, _ = progress.begin(progress.parts(product(folder)), "it")
+    schedule.submit(first, second, third)
+    assert schedule.seconds_until_over([first]) is None
+    from core.machine import hardware
 
     pace = {"processor": hardware.processor(), "step_per_pixel": 1 / (48 * 64), "start": 1.0}
     (paths.home() / "pace.json").write_text(json.dumps(pace))
-    assert [jobs.seconds_until_over([run]) for run in (first, third)] == pytest.approx([4.0, 12.0])
-    assert jobs.seconds_until_over([]) == 0
+    assert [schedule.seconds_until_over([run]) for run in (first, third)] == pytest.approx([4.0, 12.0])
+    assert schedule.seconds_until_over([]) == 0
 
 
 def test_an_imported_run_is_of_no_batch(folder, tmp_path):
-    from core import archive
+    from core.runs import archive
 
     (job, *_) = product(folder)
-    (run,) = batch.begin(batch.parts([job]), "it")
+    (run,) = progress.begin(progress.parts([job]), "it")
     ended(run)
     with (tmp_path / "run.zip").open("wb") as file:
         archive.export_run(run, file)
@@ -529,5 +536,5 @@ def test_a_file_s_name_may_be_no_text(folder):
         (folder / path).rename(folder / os.fsdecode(path.encode().replace(b".png", b"\xff.png")))
     job = product(folder)[0]
     assert job.title == "a\ufffd × x\ufffd"
-    (run,) = batch.begin(batch.parts([job]), "it")
-    assert run.record().content == "a\ufffd" and batch.parts([job])[0].run == run
+    (run,) = progress.begin(progress.parts([job]), "it")
+    assert run.record().content == "a\ufffd" and progress.parts([job])[0].run == run

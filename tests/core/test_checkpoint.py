@@ -8,9 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from core.checkpoint import BRIEF, Checkpoint
 from core.errors import StudioError
 from core.settings import TransferSettings
+from core.transfer.checkpoint import BRIEF, Checkpoint
 
 SHAPE = (1, 5, 7, 3)
 
@@ -50,7 +50,7 @@ def assert_same(found, expected):
 @pytest.fixture(scope="module")
 def kept(engine, photo, painting):
     """Where a real run of each optimizer stands after eight iterations."""
-    from core.transfer import stylize
+    from core.transfer.stylize import stylize
 
     found = {}
     for name in ("adam", "l-bfgs"):
@@ -83,7 +83,7 @@ def test_a_real_run_s_comes_back_exactly(kept, tmp_path, optimizer):
 
 
 def test_steps_that_follow_change_nothing_of_it(engine, photo, painting):
-    from core.transfer import stylize
+    from core.transfer.stylize import stylize
 
     for name in ("adam", "l-bfgs"):
         settings = TransferSettings(optimizer=name, iterations=4)

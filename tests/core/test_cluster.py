@@ -15,8 +15,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from core import cluster, easels, images, jobs, painter, paths, runs
+from core import paths
 from core.errors import InputError, StudioError
+from core.images import codec
+from core.jobs import control, execution, queue, ray_head, ray_worker, schedule, slots, workers
+from core.jobs.worker import work
+from core.runs import store
+from core.runs.recorder import Recorder
 from core.settings import TransferSettings
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -34,7 +39,7 @@ def new_run(seed=0, **changes):
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
     )
     settings = {"size": 64, "iterations": ITERATIONS, "frame_every": 10, "precision": "float32", **changes}
-    return runs.create(content, style, TransferSettings(**settings), "draft", f"photo {seed}", "painting")
+    return store.create(content, style, TransferSettings(**settings), "draft", f"photo {seed}", "painting")
 
 
 def patiently(start):
@@ -86,7 +91,7 @@ def nodes(tmp_path_factory, weights, model):
 
 
 def grey_levels_apart(one, other):
-    pictures = (np.asarray(images.read_image(run.result), int) for run in (one, other))
+    pictures = (np.asarray(codec.read_image(run.result), int) for run in (one, other))
     return np.abs(np.subtract(*pictures)).max()
 
 
@@ -96,7 +101,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
     painted = [new_run(seed, optimizer=("adam", "l-bfgs")[seed % 2]) for seed in range(4)]
     alone = [new_run(seed, optimizer=("adam", "l-bfgs")[seed % 2]) for seed in range(4)]
     lines, lost = [], []
-    note = runs.Recorder.note
+    note = Recorder.note
 
     def noted(recorder, told):
         note(recorder, told)
@@ -105,8 +110,8 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
             (line,) = [line for line in lines if line.startswith(f"{recorder.run.id} begins")]
             nodes.kill(next(node.node_id for node in nodes.nodes if node.node_id[:8] in line))
 
-    monkeypatch.setattr(runs.Recorder, "note", noted)
-    cluster.paint_all(painted, nodes.address, lines.append)
+    monkeypatch.setattr(Recorder, "note", noted)
+    ray_head.paint_all(painted, nodes.address, lines.append)
     nodes.add()
     ((run, iteration),) = lost
     begun = [line for line in lines if " begins on the node " in line]
@@ -114,7 +119,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
     assert iteration < ITERATIONS
 
     for run, expected in zip(painted, alone, strict=True):
-        for _ in jobs.perform(expected, lambda *_: engine):
+        for _ in execution.perform(expected, lambda *_: engine):
             pass
         record, other = run.record(), expected.record()
         assert (record.status, record.message, record.writer) == ("done", "", None)
@@ -133,7 +138,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
         assert record.environment["versions"] == other.environment["versions"] and record.environment["node"]
         assert {"imports", "pictures", "network", "first step", "median step", "total"} <= set(record.timings)
         assert run.checkpoint.exists() and run.live.exists()
-    assert jobs.painting() == [] and not list((paths.home() / "runs").rglob(f"{paths.DRAFT}*"))
+    assert schedule.painting() == [] and not list((paths.home() / "runs").rglob(f"{paths.DRAFT}*"))
 
 
 PAINT = (
@@ -168,7 +173,7 @@ def test_a_run_is_steered_and_ctrl_c_stops_what_is_painted(nodes):
     try:
         both = (steered, endless)
         assert until(lambda: starter.poll() is not None or all(len(run.metrics()) > 5 for run in both))
-        assert set(jobs.painting()) == set(both) and painters()
+        assert set(schedule.painting()) == set(both) and painters()
         steered.ask(weights={"style_weight": 0.1})
         assert until(lambda: steered.record().steering)
         (change,) = steered.record().steering
@@ -194,51 +199,51 @@ def test_a_run_is_steered_and_ctrl_c_stops_what_is_painted(nodes):
 @pytest.mark.timeout(600)
 def test_a_worker_whose_environment_names_a_cluster_paints_the_queue_there(nodes, monkeypatch):
     """Two runs at the same time, each on a node; the page sees them in its queue, and the worker leaves in the end."""
-    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    monkeypatch.setattr(workers, "start_worker", lambda: None)
     both = [new_run(seed, iterations=20_000) for seed in (4, 5)]
     for run in both:
-        jobs.submit(run)
+        schedule.submit(run)
     environment = os.environ | {"NST_RAY_ADDRESS": nodes.address, "NST_WORKER_IDLE": "0.5"}
     log = (paths.home() / "worker.log").open("wb")
     worker = subprocess.Popen(
         [sys.executable, "-m", "nst", "worker"], cwd=paths.CHECKOUT, env=environment, stdout=log, stderr=log
     )
     try:
-        assert until(lambda: all(len(run.metrics()) > 2 for run in both)), jobs.worker_log().read_text()
-        assert set(jobs.painting()) == set(both) and jobs.queue() == []
+        assert until(lambda: all(len(run.metrics()) > 2 for run in both)), workers.worker_log().read_text()
+        assert set(schedule.painting()) == set(both) and queue.queue() == []
         assert {run.record().writer.pid for run in both} == {worker.pid}
-        assert jobs.readiness().ready
+        assert workers.readiness().ready
         for run in both:
-            jobs.stop(run)
+            control.stop(run)
         assert worker.wait(timeout=WAIT) == 0
     finally:
         worker.kill()
         worker.wait()
         log.close()
     assert [run.record().status for run in both] == ["stopped"] * 2
-    assert jobs.painting() == [] and easels.acquired(easels.easels_on_clusters()[0].turn_lock())
+    assert schedule.painting() == [] and slots.acquired(slots.easels_on_clusters()[0].turn_lock())
 
 
 def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
-    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    monkeypatch.setattr(workers, "start_worker", lambda: None)
     monkeypatch.setenv("NST_RAY_ADDRESS", "127.0.0.1:1")
-    jobs.submit(run := new_run())
-    jobs.work(lambda report, timings: pytest.fail("nothing is painted here"))
-    said = jobs.readiness()
+    schedule.submit(run := new_run())
+    work(lambda report, timings: pytest.fail("nothing is painted here"))
+    said = workers.readiness()
     assert said.failed and said.message.startswith("No Ray cluster answers at 127.0.0.1:1 (")
-    assert run.record().status == "queued" and jobs.queue() == [run]  # the next worker tries again
+    assert run.record().status == "queued" and queue.queue() == [run]  # the next worker tries again
 
 
 @pytest.mark.timeout(600)
 def test_a_run_whose_painters_all_die_as_they_begin_fails(nodes, monkeypatch):
-    class Doomed(painter.Painter):
+    class Doomed(ray_worker.Painter):
         def paint(self, *given):
             os._exit(1)
             yield
 
-    monkeypatch.setattr(cluster, "Painter", Doomed)
+    monkeypatch.setattr(ray_head, "Painter", Doomed)
     run, lines = new_run(), []
-    cluster.paint_all([run], nodes.address, lines.append)
+    ray_head.paint_all([run], nodes.address, lines.append)
     record = run.record()
     assert record.status == "failed" and "is gone" in record.message and ", the 4th one: let it" in record.message
     assert sum(" begins on the node " in line for line in lines) == 4
@@ -261,7 +266,7 @@ input()
 
 @pytest.mark.timeout(600)
 def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(ray_head, "PATIENCE_SECONDS", 0.5)
     command = [sys.executable, "-c", HOLD, nodes.address, str(CPUS)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     run, lines = new_run(iterations=2), []
@@ -273,7 +278,7 @@ def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
 
     try:
         assert holder.stdout.readline() == b"all taken\n"
-        cluster.paint_all([run], nodes.address, hear)
+        ray_head.paint_all([run], nodes.address, hear)
     finally:
         holder.kill()
         holder.communicate()
@@ -284,10 +289,10 @@ def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
 @pytest.mark.timeout(600)
 def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
     """All are taken by others; how many are painted here has nothing to do with it."""
-    monkeypatch.setenv("NST_WORKERS", str(easels.MOST))
-    held = [easel.turn_lock() for easel in easels.easels_on_clusters()]
-    assert all(map(easels.acquired, held))
-    with cluster.Studio(nodes.address, lambda line: None) as studio:
+    monkeypatch.setenv("NST_WORKERS", str(slots.MOST))
+    held = [easel.turn_lock() for easel in slots.easels_on_clusters()]
+    assert all(map(slots.acquired, held))
+    with ray_head.Studio(nodes.address, lambda line: None) as studio:
         run, rounds = new_run(iterations=2), []
 
         def take():
@@ -311,7 +316,7 @@ def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
 
 def refused(address):
     with pytest.raises(StudioError) as caught:
-        cluster.paint_all([], address)
+        ray_head.paint_all([], address)
     assert "\n" not in str(caught.value) and not ray.is_initialized()
     return caught
 
@@ -387,14 +392,14 @@ def test_a_cluster_without_room_for_a_run(nodes, monkeypatch):
 def test_a_node_with_another_version_beside_a_good_one_paints_nothing(nodes, monkeypatch):
     odd = nodes.nodes[0].node_id
 
-    class OfAnotherDay(painter.Painter):
+    class OfAnotherDay(ray_worker.Painter):
         def greet(self):
             node, program = super().greet()
             return node, f"{program} of another day" if node == odd else program
 
-    monkeypatch.setattr(cluster, "Painter", OfAnotherDay)
+    monkeypatch.setattr(ray_head, "Painter", OfAnotherDay)
     wanted, lines = [new_run(seed) for seed in range(2)], []
-    cluster.paint_all(wanted, nodes.address, lines.append)
+    ray_head.paint_all(wanted, nodes.address, lines.append)
     assert [run.record().status for run in wanted] == ["done", "done"]
     assert sum(f"The node {odd[:8]} has another version of this program" in line for line in lines) == 1
     assert not any(f"begins on the node {odd[:8]}" in line for line in lines)
@@ -402,10 +407,10 @@ def test_a_node_with_another_version_beside_a_good_one_paints_nothing(nodes, mon
 
 @pytest.mark.timeout(600)
 def test_a_node_with_another_version_of_this_program(nodes, monkeypatch):
-    monkeypatch.setattr(cluster, "program", lambda: "9.9.9, code 00000000")
+    monkeypatch.setattr(ray_head, "program", lambda: "9.9.9, code 00000000")
     run = new_run()
     with pytest.raises(
         StudioError, match=r"^The node \w+ has another version of this program \(.*\) than this machine"
     ):
-        cluster.paint_all([run], nodes.address)
+        ray_head.paint_all([run], nodes.address)
     assert run.record().status == "queued" and not ray.is_initialized()

@@ -5,18 +5,19 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core import colours, images, samples
-from core.colours import RGB, YCBCR, lightness, matched, with_colours_of
+from core.images import codec, color, geometry, preprocessing
+from core.images.color import RGB, YCBCR, lightness, matched, with_colours_of
+from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
-from core.subject import Pictures
-from core.transfer import stylize
+from core.transfer.inputs import Pictures
+from core.transfer.stylize import stylize
 
 SHALLOW = {"style_layers": ("relu1_1", "relu2_1"), "content_layers": ("relu2_2",), "content_weight": 1.0, "size": 96}
 
 
 def pictures():
-    return Pictures(*(images.read_image(sample.path()) for sample in (samples.PHOTOS[1],)), [
-        images.read_image(samples.STYLES[1].path())
+    return Pictures(*(codec.read_image(sample.path()) for sample in (PHOTOS[1],)), [
+        codec.read_image(STYLES[1].path())
     ])  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def test_matched_has_the_photo_s_mean_and_covariance():
 
 
 def test_matched_of_real_pictures_is_near_what_clipping_leaves():
-    photo, style = (images.resize(images.read_image(s.path()), 128) for s in (samples.PHOTOS[1], samples.STYLES[1]))
+    photo, style = (geometry.resize(codec.read_image(s.path()), 128) for s in (PHOTOS[1], STYLES[1]))
     found = matched(style, photo)
     assert found.dtype == np.float32 and found.min() >= 0 and found.max() <= 255
     (mean, covariance), (wanted_mean, wanted) = statistics(found), statistics(photo)
@@ -109,7 +110,7 @@ def test_a_grey_picture_can_be_matched(grey):
 def painted(engine, wanted):
     """The subject, and the picture after a few steps as it is shown."""
     subject = pictures().at(wanted, wanted.size)
-    content, style = images.to_network(subject.photo), images.to_network(subject.styles[0])
+    content, style = preprocessing.to_network(subject.photo), preprocessing.to_network(subject.styles[0])
     objective, _ = engine.objective(content, style, wanted)
     *_, last = stylize(objective, subject.begun_from(subject.in_colours), wanted)
     return subject, last
@@ -122,20 +123,20 @@ def test_a_painting_of_the_lightness_alone_keeps_the_photo_s_chroma(engine, opti
     subject, last = painted(engine, wanted)
     image = last.image()
     assert np.ptp(image, axis=-1).max() < 1e-2  # it is painted in greys
-    shown = images.to_uint8(subject.finished(image))
+    shown = preprocessing.to_uint8(subject.finished(image))
     difference = np.linalg.norm(chroma(shown) - chroma(subject.in_colours), axis=-1)
     assert np.median(difference) < 1 and difference.mean() < 2
     assert np.abs(lightness(shown) - lightness(subject.in_colours)).mean() > 3  # and it was painted at all
     np.testing.assert_allclose(lightness(shown), image, atol=1.5)
     other, free = painted(engine, wanted.changed(colours="style"))
-    shown = images.to_uint8(other.finished(free.image()))
+    shown = preprocessing.to_uint8(other.finished(free.image()))
     assert np.linalg.norm(chroma(shown) - chroma(other.in_colours), axis=-1).mean() > 4
 
 
 def test_a_grey_picture_s_gradient_is_that_of_its_lightness(engine):
     """By finite differences along one pixel's grey: what the channels' own gradients add up to."""
     subject = pictures().at(TransferSettings(**SHALLOW, colours="luminance"), 96)
-    content, style = images.to_network(subject.photo), images.to_network(subject.styles[0])
+    content, style = preprocessing.to_network(subject.photo), preprocessing.to_network(subject.styles[0])
     image = tf.constant(content * np.float32(0.9))
     free = engine.objective(content, style, TransferSettings(**SHALLOW))[0](image).gradient.numpy()
     grey = engine.objective(content, style, TransferSettings(**SHALLOW, colours="luminance"))[0](image).gradient.numpy()
@@ -145,14 +146,14 @@ def test_a_grey_picture_s_gradient_is_that_of_its_lightness(engine):
 def test_the_subject_is_in_the_colours_that_it_is_painted_in():
     given = pictures()
     plain, grey, other = (given.at(TransferSettings(colours=word), 96) for word in ("style", "luminance", "matched"))
-    photo = images.resize(given.photo, 96)
+    photo = geometry.resize(given.photo, 96)
     for subject in (plain, grey, other):
         np.testing.assert_array_equal(subject.in_colours, photo)
     np.testing.assert_array_equal(plain.photo, photo)
     np.testing.assert_array_equal(grey.photo, lightness(photo))
     np.testing.assert_array_equal(grey.styles[0], lightness(plain.styles[0]))
     np.testing.assert_array_equal(other.photo, photo)
-    np.testing.assert_array_equal(other.styles[0], colours.matched(plain.styles[0], photo))
+    np.testing.assert_array_equal(other.styles[0], color.matched(plain.styles[0], photo))
     np.testing.assert_array_equal(plain.finished(photo * 0.5), photo * 0.5)
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import decoding, images, paths
+from core import paths
 from core.errors import InputError, StudioError
+from core.images import codec, sandbox
 
 ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs signals and resource limits")
 
@@ -32,7 +33,7 @@ def saved(image, file_format, **how):
 
 
 EXIF = Image.Exif()
-EXIF[images.ORIENTATION] = 6
+EXIF[codec.ORIENTATION] = 6
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ EXIF[images.ORIENTATION] = 6
 )
 def test_the_same_picture_as_in_this_process(mode, file_format, how):
     data = saved(picture(mode=mode), file_format, **how)
-    here, there = images.read_image(data), decoding.read(data)
+    here, there = codec.read_image(data), sandbox.read(data)
     assert (there.mode, there.size, there.info) == ("RGB", here.size, {})
     assert there.tobytes() == here.tobytes()
 
@@ -60,16 +61,16 @@ def test_a_mask_is_black_where_it_is_transparent(file_format, how):
     mask = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
     mask.paste((255, 255, 255, 255), (0, 0, 40, 60))
     mask.paste((255, 255, 255, 51), (40, 0, 60, 60))
-    grey = decoding.read_mask(saved(mask, file_format, **how))
+    grey = sandbox.read_mask(saved(mask, file_format, **how))
     assert grey.mode == "L"
     assert [grey.getpixel((x, 30)) for x in (10, 50, 70)] == [255, 51, 0]
 
 
 def test_from_a_file_under_its_name(tmp_path):
     (tmp_path / "photo.png").write_bytes(saved(picture(), "PNG"))
-    assert decoding.read(tmp_path / "photo.png").tobytes() == picture().tobytes()
+    assert sandbox.read(tmp_path / "photo.png").tobytes() == picture().tobytes()
     with pytest.raises(InputError, match=r"^gone\.png does not exist in "):
-        decoding.read(tmp_path / "gone.png")
+        sandbox.read(tmp_path / "gone.png")
 
 
 @pytest.mark.parametrize(
@@ -87,14 +88,14 @@ def test_from_a_file_under_its_name(tmp_path):
 )
 def test_the_same_refusal_as_in_this_process(data, how):
     with pytest.raises(InputError) as here:
-        images.read_image(data, "Grüße\udcff.png", **how)
+        codec.read_image(data, "Grüße\udcff.png", **how)
     with pytest.raises(InputError) as there:
-        decoding.read(data, "Grüße\udcff.png", **how)
+        sandbox.read(data, "Grüße\udcff.png", **how)
     assert str(there.value) == str(here.value)
 
 
 def test_one_process_reads_many_pictures_also_after_one_that_is_refused():
-    with decoding.Decoder() as decoder:
+    with sandbox.Decoder() as decoder:
         for side in (40, 50, 60):
             assert decoder.read(saved(picture(side, side), "PNG")).size == (side, side)
             with pytest.raises(InputError):
@@ -104,7 +105,7 @@ def test_one_process_reads_many_pictures_also_after_one_that_is_refused():
 
 
 def test_no_process_for_what_needs_no_decoder():
-    with decoding.Decoder() as decoder:
+    with sandbox.Decoder() as decoder:
         with pytest.raises(InputError, match=r"^the picture is empty"):
             decoder.read(b"")
         assert decoder._process is None
@@ -112,7 +113,7 @@ def test_no_process_for_what_needs_no_decoder():
 
 @ON_POSIX
 def test_a_decoder_that_crashes_is_told_of():
-    with decoding.Decoder() as decoder:
+    with sandbox.Decoder() as decoder:
         decoder.read(saved(picture(), "PNG"))
         decoder._process.send_signal(signal.SIGSEGV)
         decoder._process.wait()
@@ -122,8 +123,8 @@ def test_a_decoder_that_crashes_is_told_of():
 
 @ON_POSIX
 def test_a_decoder_that_hangs_is_ended(monkeypatch):
-    monkeypatch.setattr(decoding, "SECONDS", 1.0)
-    with decoding.Decoder() as decoder:
+    monkeypatch.setattr(sandbox, "SECONDS", 1.0)
+    with sandbox.Decoder() as decoder:
         decoder.read(saved(picture(), "PNG"))
         decoder._process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
@@ -137,7 +138,7 @@ def test_a_decoder_that_hangs_is_ended(monkeypatch):
 def test_a_decoder_that_is_all_work_is_ended_by_the_kernel_though_nobody_waits():
     """An orphan: whoever would have looked at the clock is gone."""
     large = saved(Image.new("RGB", (9000, 9000), "red"), "PNG", compress_level=1)
-    requests = json.dumps(dataclasses.asdict(decoding.Wanted("a", len(large), 2**30, ("PNG",), 10**9)))
+    requests = json.dumps(dataclasses.asdict(sandbox.Wanted("a", len(large), 2**30, ("PNG",), 10**9)))
     command = [sys.executable, "-m", "core.decoding", "0.05", str(2**32)]
     done = subprocess.run(
         command, cwd=paths.CHECKOUT, input=(requests.encode() + b"\n" + large) * 20, capture_output=True
@@ -147,10 +148,10 @@ def test_a_decoder_that_is_all_work_is_ended_by_the_kernel_though_nobody_waits()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not heed the limit of the address space")
 def test_a_bomb_of_memory_goes_off_in_the_other_process(monkeypatch):
-    monkeypatch.setattr(decoding, "MEMORY", 300 * 2**20)
+    monkeypatch.setattr(sandbox, "MEMORY", 300 * 2**20)
     bomb = saved(Image.new("L", (9900, 9900)), "PNG")
     assert len(bomb) < 200_000
-    with decoding.Decoder() as decoder:
+    with sandbox.Decoder() as decoder:
         with pytest.raises(InputError, match=r"^bomb\.png does not fit into memory: use a smaller picture\.$"):
             decoder.read(bomb, "bomb.png")
         assert decoder.read(saved(picture(), "PNG")).size == (80, 60)
@@ -158,26 +159,26 @@ def test_a_bomb_of_memory_goes_off_in_the_other_process(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_process_is_the_first_to_be_ended_where_memory_is_short_and_writes_no_file():
-    with decoding.Decoder() as decoder:
+    with sandbox.Decoder() as decoder:
         decoder.read(saved(picture(), "PNG"))
         proc = f"/proc/{decoder._process.pid}"
         with open(f"{proc}/oom_score_adj") as file:  # noqa: PTH123
             assert file.read().strip() == "1000"
         with open(f"{proc}/limits") as file:  # noqa: PTH123
             limits = {line[:25].strip(): line[26:].split()[0] for line in file}
-    assert limits["Max address space"] == str(decoding.MEMORY)
+    assert limits["Max address space"] == str(sandbox.MEMORY)
     assert (limits["Max file size"], limits["Max core file size"]) == ("0", "0")
 
 
 def test_a_machine_that_starts_no_process(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(StudioError, match=r"^a cannot be decoded: no process can be started \(No such file"):
-        decoding.read(saved(picture(), "PNG"), "a")
+        sandbox.read(saved(picture(), "PNG"), "a")
 
 
 def test_several_threads_read_at_once():
     data, found = saved(picture(), "PNG"), []
-    threads = [threading.Thread(target=lambda: found.append(decoding.read(data).size)) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(sandbox.read(data).size)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 from soak.kills import check_readable
 
-from core import jobs, paths, runs
-from core.checkpoint import Checkpoint
+from core import paths
 from core.errors import StudioError
+from core.jobs import execution, queue, schedule, worker, workers
+from core.runs import recovery, store
 from core.settings import TransferSettings
+from core.transfer.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +54,7 @@ def new_run():
     random = np.random.default_rng(3)
     pictures = (Image.fromarray(random.integers(0, 256, (64, 80, 3)).astype(np.uint8)) for _ in range(2))
     settings = TransferSettings(size=64, iterations=12, frame_every=2)
-    return runs.create(*pictures, settings, "reference", "photo", "painting")
+    return store.create(*pictures, settings, "reference", "photo", "painting")
 
 
 def fill(folder):
@@ -70,7 +72,7 @@ def fill(folder):
 
 def paint(run, engine, at=None, happens=None):
     """Paint with a checkpoint at each step; what happens at that iteration."""
-    for step in jobs.perform(run, lambda *_: engine):
+    for step in execution.perform(run, lambda *_: engine):
         if step.iteration == at:
             happens()
 
@@ -92,7 +94,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, engine
     check_readable(run)
     assert Checkpoint.load(run.checkpoint).iteration == 5
     (disk / "ballast").unlink()
-    runs.resume(run)
+    recovery.resume(run)
     paint(run, engine)
     paint(whole, engine)
     assert (run.record().status, run.record().iteration) == ("done", 12)
@@ -108,7 +110,7 @@ def test_a_full_disk_is_told_before_anything_is_painted(disk, engine):
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
     with pytest.raises(StudioError, match="cannot be written"):
         new_run()
-    assert runs.all_runs() == [run]
+    assert store.all_runs() == [run]
 
 
 def test_a_disk_that_is_read_only_by_now_is_told_and_harms_nothing(disk, engine, capsys):
@@ -126,9 +128,9 @@ def test_a_disk_that_is_read_only_by_now_is_told_and_harms_nothing(disk, engine,
 def test_a_worker_that_cannot_write_how_a_run_ended_leaves(disk, engine, monkeypatch):
     """Otherwise the run would be "running" for as long as it lives."""
     run = new_run()
-    monkeypatch.setattr(jobs, "start_worker", lambda: None)
-    jobs.submit(run)
-    perform = jobs.perform
+    monkeypatch.setattr(workers, "start_worker", lambda: None)
+    schedule.submit(run)
+    perform = execution.perform
 
     def close_midway(run, make_engine):
         for step in perform(run, make_engine):
@@ -136,25 +138,25 @@ def test_a_worker_that_cannot_write_how_a_run_ended_leaves(disk, engine, monkeyp
                 assert _mount("-o", "remount,ro").returncode == 0
             yield step
 
-    monkeypatch.setattr(jobs, "perform", close_midway)
+    monkeypatch.setattr(execution, "perform", close_midway)
     with pytest.raises(StudioError, match="Read-only file system"):
-        jobs._perform_to_its_end(run, lambda *_: engine)
+        worker._perform_to_its_end(run, lambda *_: engine)
 
 
 @pytest.mark.parametrize("full", ["home_disk", "disk"])
 def test_a_run_that_a_worker_cannot_begin_for_want_of_room_says_so(full, request, engine, monkeypatch):
     disk = request.getfixturevalue(full)
-    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    monkeypatch.setattr(workers, "start_worker", lambda: None)
     run = new_run()
-    jobs.submit(run)
+    schedule.submit(run)
     fill(disk)
-    jobs.work(lambda *_: engine)
-    assert jobs.queue() == []
+    worker.work(lambda *_: engine)
+    assert queue.queue() == []
     record = run.record()
     assert record.status == "failed" and record.writer is None
     assert re.match(rf"The disk of {disk} is full: make room, then let the run {run.id} go on\.$", record.message)
     (disk / "ballast").unlink()
-    runs.resume(run)
+    recovery.resume(run)
     paint(run, engine)
     assert run.record().status == "done"
 
@@ -164,10 +166,10 @@ def nst(*arguments):
 
 
 def test_a_home_that_is_read_only_is_told_in_a_line(home_disk, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    monkeypatch.setattr(workers, "start_worker", lambda: None)
     waits, ended = new_run(), new_run()
-    jobs.submit(waits)
-    runs.change(ended, status="stopped")
+    schedule.submit(waits)
+    ended.change(status="stopped")
     assert _mount("-o", "remount,ro", folder=home_disk).returncode == 0
     for arguments in (
         ("queue", "--cancel", waits.id),
@@ -192,4 +194,4 @@ def test_a_run_that_is_taken_away_is_not_made_anew(own_home, engine, at):
     run = new_run()
     with pytest.raises(StudioError, match=rf"^The folder of the run {run.id} is gone: "):
         paint(run, engine, at, lambda: shutil.rmtree(run.path))
-    assert not run.path.exists() and runs.all_runs() == []
+    assert not run.path.exists() and store.all_runs() == []

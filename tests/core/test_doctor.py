@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from core import doctor, hardware, paths
-from core.doctor import Finding, examine
-from core.hardware import Hardware
-from core.weights import KERAS_FILE
+from core import paths
+from core.machine import hardware
+from core.machine.hardware import Hardware
+from core.vgg.weights import KERAS_FILE
+from nst import doctor
+from nst.doctor import Finding, examine
 
 ROOT = Path(__file__).parents[2]
 

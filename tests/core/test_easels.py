@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from core import easels as module
-from core import hardware
-from core.easels import Easel, acquired, easels, first_free
 from core.errors import InputError
+from core.jobs import slots
+from core.jobs.slots import Easel, acquired, easels, first_free
+from core.machine import hardware
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def machine(monkeypatch):
             monkeypatch.delenv(name)
         if allowed is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-        module._accelerators.cache_clear()
+        slots._accelerators.cache_clear()
 
     yield has
-    module._accelerators.cache_clear()
+    slots._accelerators.cache_clear()
 
 
 @pytest.mark.parametrize(("gpus", "count"), [(0, 1), (1, 1), (4, 4), (100, 64)])

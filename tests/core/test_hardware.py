@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core import hardware
-from core.hardware import Choice, Hardware, choose, missing_cuda_libraries, processor, survey, versions
+from core.machine import hardware
+from core.machine.hardware import Choice, Hardware, choose, missing_cuda_libraries, processor, survey, versions
 
 CPU, CUDA, COREML = "CPUExecutionProvider", "CUDAExecutionProvider", "CoreMLExecutionProvider"
 H200, A10, T4 = "NVIDIA H200", "NVIDIA A10", "Tesla T4"

@@ -17,26 +17,21 @@ import tifffile
 from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile
 
-from core import images
 from core.errors import InputError, StudioError
-from core.images import (
+from core.images import codec
+from core.images.codec import (
     MAX_BYTES,
     MAX_PIXELS,
     MIN_SIDE,
-    NETWORK_MAX,
-    NETWORK_MIN,
     check_writable,
     encode_jpeg,
     encode_png,
-    from_network,
     read_image,
     read_metadata,
-    resize,
-    resized_shape,
-    to_network,
-    to_uint8,
     write_image,
 )
+from core.images.geometry import resize, resized_shape
+from core.images.preprocessing import NETWORK_MAX, NETWORK_MIN, from_network, to_network, to_uint8
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference/content.jpg"
 SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"]
@@ -830,7 +825,7 @@ def test_odd_files_are_read_without_remarks(tmp_path: Path) -> None:
 
 def test_a_tiff_of_16_bits_keeps_what_8_bits_round(tmp_path):
     exact = np.random.default_rng(3).uniform(-5, 260, (40, 50, 3)).astype(np.float32)
-    data = images.encode_tiff16(exact, {"Title": "é"})
+    data = codec.encode_tiff16(exact, {"Title": "é"})
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         levels, profile = page.asarray(), page.tags["InterColorProfile"].value
@@ -839,11 +834,11 @@ def test_a_tiff_of_16_bits_keeps_what_8_bits_round(tmp_path):
     assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
     path = tmp_path / "picture.tif"
     path.write_bytes(data)
-    assert images.read_metadata(path) == {"Title": "é"}
+    assert codec.read_metadata(path) == {"Title": "é"}
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 def test_encode_gives_the_file_that_write_image_writes(tmp_path, suffix):
     rgb = np.random.default_rng(4).integers(0, 256, (33, 44, 3), np.uint8)
-    images.write_image(tmp_path / f"x{suffix}", rgb, {"Title": "a"})
-    assert images.encode(rgb, suffix, {"Title": "a"}) == (tmp_path / f"x{suffix}").read_bytes()
+    codec.write_image(tmp_path / f"x{suffix}", rgb, {"Title": "a"})
+    assert codec.encode(rgb, suffix, {"Title": "a"}) == (tmp_path / f"x{suffix}").read_bytes()

@@ -18,14 +18,22 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core import hardware, images, jobs, paths, preview, runs, transfer
-from core.checkpoint import Checkpoint
-from core.easels import Easel, acquired
+from core import paths
 from core.errors import InputError, StudioError
-from core.runs import Run, Steering, Writer
-from core.settings import DEFAULT_PRESET, PRESETS, TransferSettings
-from core.subject import Pictures
-from core.transfer import Engine
+from core.images import codec, geometry, preprocessing
+from core.jobs import control, execution, queue, schedule, worker, workers
+from core.jobs.slots import Easel, acquired
+from core.machine import hardware
+from core.machine.processes import Writer
+from core.presets import DEFAULT_PRESET, PRESETS
+from core.runs import recovery, store
+from core.runs.record import Steering
+from core.runs.run import Run
+from core.settings import TransferSettings
+from core.transfer import preview
+from core.transfer.checkpoint import Checkpoint
+from core.transfer.engine import Engine
+from core.transfer.stylize import stylize as real_stylize
 
 FIRST = Easel(0)
 WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
@@ -39,7 +47,7 @@ def new_run(name="photo", start=None, steering=(), **changes):
     )
     settings = TransferSettings(**{"size": 64, "iterations": 3, "frame_every": 2, **changes})
     start_name = "mine" if start else ""
-    return runs.create(content, style, settings, "draft", name, "painting", start, start_name, steering)
+    return store.create(content, style, settings, "draft", name, "painting", start, start_name, steering)
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def make_engine(engine):
 def test_from_the_queue_to_the_result(own_home, make_engine, weights):
     run, lines, statuses = new_run(), [], []
     steps = []
-    for step in jobs.perform(run, make_engine, lines.append):
+    for step in execution.perform(run, make_engine, lines.append):
         steps.append(step)
         statuses.append(run.record().status)
         assert len(run.metrics()) == len(steps)  # what is yielded is on disk
@@ -102,32 +110,32 @@ def test_from_the_queue_to_the_result(own_home, make_engine, weights):
     np.testing.assert_array_equal(np.load(run.path / "result.npy"), steps[-1].best_image())
     assert record.best_total == steps[-1].best.losses.total < steps[0].losses.total
     assert record.shape == steps[0].image().shape[:2] == (51, 64)
-    start = images.resize(images.read_image(run.content), 64)
-    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), start)
+    start = geometry.resize(codec.read_image(run.content), 64)
+    np.testing.assert_array_equal(preprocessing.to_uint8(steps[0].image()), start)
 
 
 def test_a_run_in_bfloat16_ends_with_the_loss_of_float32(own_home, engine, make_engine):
     """Its metrics are those that it was painted by; what is said of the result can be compared with any other run's."""
     run = new_run(precision="bfloat16", optimizer="l-bfgs")
-    *_, last = jobs.perform(run, make_engine)
+    *_, last = execution.perform(run, make_engine)
     record = run.record()
     assert (record.status, record.precision) == ("done", "bfloat16")
     assert record.environment["why this precision"] == "as asked for"
-    subject = Pictures.of(run).at(record.settings, 64)
-    content, style = images.to_network(subject.photo), images.to_network(subject.styles[0])
+    subject = run.pictures().at(record.settings, 64)
+    content, style = preprocessing.to_network(subject.photo), preprocessing.to_network(subject.styles[0])
     exact, _ = engine.objective(content, style, record.settings, precision="float32")
-    result = images.to_network(np.load(run.path / "result.npy"))
+    result = preprocessing.to_network(np.load(run.path / "result.npy"))
     assert record.best_total == pytest.approx(exact(tf.constant(result)).losses.total, rel=1e-4)
     assert run.metrics()["total"].min() == pytest.approx(last.best.losses.total, rel=1e-8)
     assert record.best_total == pytest.approx(last.best.losses.total, rel=0.02)
     assert record.best_total != last.best.losses.total
-    assert float(images.read_metadata(run.result)["Total loss"]) == pytest.approx(record.best_total, rel=1e-5)
+    assert float(codec.read_metadata(run.result)["Total loss"]) == pytest.approx(record.best_total, rel=1e-5)
 
 
 def test_precision_is_chosen_for_the_machine_of_the_engine(own_home, engine):
     amx = dataclasses.replace(engine.hardware, gpus=(), cpu_bfloat16=("amx_bf16",))
     run = new_run(precision="auto", iterations=1)
-    list(jobs.perform(run, lambda *_: Engine(engine.weights, engine.model, amx)))
+    list(execution.perform(run, lambda *_: Engine(engine.weights, engine.model, amx)))
     record = run.record()
     assert record.precision == "bfloat16"
     assert record.environment["why this precision"] == "the processor has it (amx_bf16)"
@@ -141,9 +149,9 @@ def live_before_tensorflow(run, make_engine):
     def look(line):
         if line == "Loading TensorFlow …":
             assert run.metrics().empty and run.record().status == "preparing"
-            seen.append(np.asarray(images.read_image(run.live), float))
+            seen.append(np.asarray(codec.read_image(run.live), float))
 
-    steps = list(jobs.perform(run, make_engine, look))
+    steps = list(execution.perform(run, make_engine, look))
     (live,) = seen
     return live, steps
 
@@ -151,10 +159,10 @@ def live_before_tensorflow(run, make_engine):
 def test_a_run_from_the_preview_shows_it_before_the_first_loss(own_home, make_engine):
     run = new_run(init="preview", iterations=1)
     live, steps = live_before_tensorflow(run, make_engine)
-    subject = Pictures.of(run).at(run.record().settings, 64)
+    subject = run.pictures().at(run.record().settings, 64)
     photo, painting = subject.photo, subject.styles[0]
     painted = preview.obtain().paint(photo, painting)
-    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), painted)
+    np.testing.assert_array_equal(preprocessing.to_uint8(steps[0].image()), painted)
     assert np.abs(live - painted).mean() < 10 < np.abs(live - photo).mean()  # a JPEG of it, not of the photo
     assert (run.record().status, run.record().start) == ("done", "preview")
     assert run.record().timings["start"] > 0
@@ -163,7 +171,7 @@ def test_a_run_from_the_preview_shows_it_before_the_first_loss(own_home, make_en
 def test_a_run_from_the_photo_shows_it_before_the_first_loss(own_home, make_engine):
     run = new_run(iterations=1)
     live, _ = live_before_tensorflow(run, make_engine)
-    assert np.abs(live - Pictures.of(run).at(run.record().settings, 64).photo).mean() < 10
+    assert np.abs(live - run.pictures().at(run.record().settings, 64).photo).mean() < 10
     assert run.record().start == "content"
 
 
@@ -174,9 +182,9 @@ def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, 
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     fresh = Engine(engine.weights, engine.model, engine.hardware)
     run, lines = new_run(init="preview", iterations=1), []
-    steps = list(jobs.perform(run, lambda *_: fresh, lines.append))
+    steps = list(execution.perform(run, lambda *_: fresh, lines.append))
     np.testing.assert_array_equal(
-        images.to_uint8(steps[0].image()), Pictures.of(run).at(run.record().settings, 64).photo
+        preprocessing.to_uint8(steps[0].image()), run.pictures().at(run.record().settings, 64).photo
     )
     record = run.record()
     assert record.status == "done"
@@ -187,7 +195,7 @@ def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, 
 def test_targets_of_the_same_style_come_from_the_cache(own_home, make_engine):
     first, second = new_run(iterations=1), new_run(iterations=1)
     for run in (first, second):
-        assert len(list(jobs.perform(run, make_engine))) == 2
+        assert len(list(execution.perform(run, make_engine))) == 2
     assert second.record().style_targets == "cache"
     assert "session" not in second.record().timings
     once, again = (run.metrics()["total"].to_numpy() for run in (first, second))
@@ -197,10 +205,10 @@ def test_targets_of_the_same_style_come_from_the_cache(own_home, make_engine):
 def test_stop_request_in_the_middle(own_home, make_engine):
     run = new_run(iterations=1000)
     steps = []
-    for step in jobs.perform(run, make_engine):
+    for step in execution.perform(run, make_engine):
         steps.append(step)
         if step.iteration == 2:
-            jobs.stop(run)  # it is in no queue, so this asks its writer
+            control.stop(run)  # it is in no queue, so this asks its writer
             assert run.record().status == "running"
     assert [step.iteration for step in steps] == [0, 1, 2]
     record = run.record()
@@ -210,7 +218,7 @@ def test_stop_request_in_the_middle(own_home, make_engine):
 
 def test_nobody_asks_for_the_next_step(own_home, make_engine):
     run = new_run(iterations=1000)
-    steps = jobs.perform(run, make_engine)
+    steps = execution.perform(run, make_engine)
     next(steps)
     last = next(steps)
     steps.close()
@@ -224,7 +232,7 @@ def test_nobody_asks_for_the_next_step(own_home, make_engine):
 
 def painted(run, make_engine, wishes=None):
     """Perform it to its end, asking by iteration for what is wished; its metrics."""
-    for step in jobs.perform(run, make_engine):
+    for step in execution.perform(run, make_engine):
         if step.iteration in (wishes or {}):
             run.ask(**wishes[step.iteration])
     return run.metrics()
@@ -252,10 +260,10 @@ def test_a_run_that_was_stopped_and_went_on_is_as_one_that_never_was(own_home, m
     parts = new_run(optimizer=optimizer, iterations=6)
     seen = painted(parts, make_engine, {1: {"stop": True}})
     assert list(seen["iteration"]) == [0, 1] and parts.record().status == "stopped"
-    runs.resume(parts)
+    recovery.resume(parts)
     painted(parts, make_engine, {3: {"weights": HEAVIER, "stop": True}})
     assert (parts.record().status, parts.record().iteration) == ("stopped", 3)
-    runs.resume(parts)
+    recovery.resume(parts)
     found = painted(parts, make_engine)
     assert_same_course(found, expected)
     assert list(found["seconds"]) == sorted(found["seconds"])
@@ -271,7 +279,7 @@ def test_a_run_that_was_stopped_and_went_on_is_as_one_that_never_was(own_home, m
 def test_a_run_that_is_done_goes_on_for_more(own_home, make_engine):
     run, whole = new_run(iterations=2), new_run(iterations=5)
     painted(run, make_engine)
-    runs.resume(run, 3)
+    recovery.resume(run, 3)
     assert_same_course(painted(run, make_engine), painted(whole, make_engine))
     record = run.record()
     assert (record.status, record.settings, record.iteration) == ("done", whole.record().settings, 5)
@@ -313,7 +321,7 @@ def test_a_run_from_a_picture_of_one_s_own(own_home, make_engine):
     run = new_run(start=start, init="preview", iterations=1)
     live, steps = live_before_tensorflow(run, make_engine)
     expected = np.asarray(start.resize((64, 51), Image.Resampling.LANCZOS))
-    np.testing.assert_array_equal(images.to_uint8(steps[0].image()), expected)
+    np.testing.assert_array_equal(preprocessing.to_uint8(steps[0].image()), expected)
     assert np.abs(live - expected).mean() < 40 and live.shape == (51, 64, 3)  # noise suffers from JPEG
     assert (run.record().status, run.record().start) == ("done", "mine")
     assert steps[0].losses.content > 0
@@ -323,18 +331,18 @@ def test_a_starting_picture_that_was_damaged_since(own_home, make_engine):
     run = new_run(start=Image.new("RGB", (64, 51)))
     run.start.write_bytes(run.start.read_bytes()[:60])
     with pytest.raises(StudioError, match=r"^start\.png "):
-        list(jobs.perform(run, make_engine))
+        list(execution.perform(run, make_engine))
     assert run.record().message.startswith("start.png ") and run.record().message.endswith(".")
 
 
 def test_a_checkpoint_that_was_damaged_since(own_home, make_engine):
     run = new_run(iterations=1)
     painted(run, make_engine)
-    runs.resume(run, 1)
+    recovery.resume(run, 1)
     result = run.result.read_bytes()
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
     with pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
-        list(jobs.perform(run, make_engine))
+        list(execution.perform(run, make_engine))
     assert (run.record().status, run.record().iteration) == ("failed", 1)
     assert run.result.read_bytes() == result
 
@@ -351,7 +359,7 @@ def test_engine_that_cannot_be_made(own_home):
 
     run = new_run()
     with pytest.raises(StudioError, match=r"^There are no weights\.$"):
-        list(jobs.perform(run, make))
+        list(execution.perform(run, make))
     record = run.record()
     assert (record.status, record.message) == ("failed", "There are no weights.")
     assert {"imports", "total"} <= set(record.timings)
@@ -361,87 +369,87 @@ def test_input_that_was_damaged_since(own_home, make_engine):
     run = new_run()
     run.style.write_bytes(run.style.read_bytes()[:500])
     with pytest.raises(StudioError, match=r"^style-1\.png cannot be decoded"):
-        list(jobs.perform(run, make_engine))
+        list(execution.perform(run, make_engine))
     assert run.record().status == "failed"
     assert run.record().message.startswith("style-1.png cannot be decoded")
 
 
 def test_readiness_of_nobody(own_home):
-    assert jobs.readiness() is None
+    assert workers.readiness() is None
     own_home.mkdir()
     file = own_home / "worker.json"
     said = {"message": "Loading …", "writer": Writer.this_process().model_dump()}
     for damaged in ("", "{", "[]", '{"message": "Ready."}'):
         file.write_text(damaged)
-        assert jobs.readiness() is None
-    file.write_text(jobs.Readiness(**said).model_dump_json())
-    assert jobs.readiness().message == "Loading …"
+        assert workers.readiness() is None
+    file.write_text(workers.Readiness(**said).model_dump_json())
+    assert workers.readiness().message == "Loading …"
     said["writer"]["started"] -= 60  # another process of this number
-    file.write_text(jobs.Readiness(**said).model_dump_json())
-    assert jobs.readiness() is None
-    file.write_text(jobs.Readiness(**said, ready=True).model_dump_json())
-    assert jobs.readiness().ready  # what was prepared stays prepared
-    file.write_text(jobs.Readiness(**said, failed=True).model_dump_json())
-    assert jobs.readiness().failed
+    file.write_text(workers.Readiness(**said).model_dump_json())
+    assert workers.readiness() is None
+    file.write_text(workers.Readiness(**said, ready=True).model_dump_json())
+    assert workers.readiness().ready  # what was prepared stays prepared
+    file.write_text(workers.Readiness(**said, failed=True).model_dump_json())
+    assert workers.readiness().failed
 
 
 @pytest.fixture
 def queue_only(own_home, monkeypatch):
     """Submitting without the worker that would take the run away again."""
-    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    monkeypatch.setattr(workers, "start_worker", lambda: None)
 
 
 def test_only_one_takes_a_run(queue_only):
-    assert jobs.next_queued() is None
+    assert queue.next_queued() is None
     run = new_run()
-    jobs.submit(run)
-    assert jobs.next_queued() == run
-    assert [jobs._take(run), jobs._take(run)] == [True, False]
-    assert jobs.next_queued() is None
+    schedule.submit(run)
+    assert queue.next_queued() == run
+    assert [queue.take(run), queue.take(run)] == [True, False]
+    assert queue.next_queued() is None
 
 
 def test_first_come_first_served(queue_only):
     """Also within a second, which is as fine as the time in a run's name."""
     submitted = [new_run(name) for name in ("zebra", "mole", "ant")]
     for run in submitted:
-        jobs.submit(run)
+        schedule.submit(run)
     for run in submitted:
-        assert jobs.next_queued() == run
-        jobs._take(run)
+        assert queue.next_queued() == run
+        queue.take(run)
 
 
 def submitted(*names):
     found = [new_run(name) for name in names]
     for run in found:
-        jobs.submit(run)
+        schedule.submit(run)
     return found
 
 
 def test_a_waiting_run_is_brought_forward(queue_only):
     a, b, c, d = submitted("a", "b", "c", "d")
-    jobs.move(c)
-    assert jobs.queue() == [a, c, b, d]
-    jobs.move(d, to_front=True)
-    assert jobs.queue() == [d, a, c, b]
+    queue.move(c)
+    assert queue.queue() == [a, c, b, d]
+    queue.move(d, to_front=True)
+    assert queue.queue() == [d, a, c, b]
     for _ in range(4):  # the first has nothing before it
-        jobs.move(b)
-    assert jobs.queue() == [b, d, a, c]
-    jobs.submit(e := new_run("e"))
-    assert jobs.queue() == [b, d, a, c, e]
-    jobs.cancel(d)
-    assert jobs.queue() == [b, a, c, e] and d.record().status == "stopped"
-    for change in (jobs.move, jobs.cancel):
+        queue.move(b)
+    assert queue.queue() == [b, d, a, c]
+    schedule.submit(e := new_run("e"))
+    assert queue.queue() == [b, d, a, c, e]
+    control.cancel(d)
+    assert queue.queue() == [b, a, c, e] and d.record().status == "stopped"
+    for change in (queue.move, control.cancel):
         with pytest.raises(InputError, match=rf"^The run {d.id} does not wait in the queue\.$"):
             change(d)
-    assert jobs.queue() == [b, a, c, e]
+    assert queue.queue() == [b, a, c, e]
 
 
 def test_the_order_is_that_of_submitting_whatever_the_clock_says(queue_only):
     """A run's name holds the time; the clock may have been set back since."""
     late, early = new_run("a"), new_run("b")
     for run in (early, late):
-        jobs.submit(run)
-    assert jobs.queue() == [early, late]
+        schedule.submit(run)
+    assert queue.queue() == [early, late]
 
 
 def test_a_queue_from_before_places_were_kept_is_read(queue_only):
@@ -450,81 +458,81 @@ def test_a_queue_from_before_places_were_kept_is_read(queue_only):
     for run in old:
         (paths.queue() / run.id).touch()
     (new,) = submitted("c")
-    assert jobs.queue() == [*old, new]
+    assert queue.queue() == [*old, new]
 
 
 def test_when_a_waiting_run_should_begin(queue_only):
     runs_ = submitted("a", "b", "c")
-    assert [found.seconds for _, found in jobs.waiting()] == [0.0, None, None]  # this machine has not been measured
+    assert [found.seconds for _, found in schedule.waiting()] == [0.0, None, None]  # this machine has not been measured
     pace_ = {"processor": hardware.processor(), "step_per_pixel": 1e-3, "start": 1.0}
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
     one = 1.0 + 3 * 1e-3 * 51 * 64
-    assert [run for run, _ in jobs.waiting()] == runs_
-    assert [found.place for _, found in jobs.waiting()] == [1, 2, 3]
-    assert [found.seconds for _, found in jobs.waiting()] == pytest.approx([0.0, one, 2 * one])
+    assert [run for run, _ in schedule.waiting()] == runs_
+    assert [found.place for _, found in schedule.waiting()] == [1, 2, 3]
+    assert [found.seconds for _, found in schedule.waiting()] == pytest.approx([0.0, one, 2 * one])
 
 
 def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "2")
     found = [new_run("run", iterations=count) for count in (10, 100, 20, 30, 5, 1)]
     for run in found:
-        jobs.submit(run)
-    assert [each.seconds for _, each in jobs.waiting()] == [0.0, 0.0, None, None, None, None]
+        schedule.submit(run)
+    assert [each.seconds for _, each in schedule.waiting()] == [0.0, 0.0, None, None, None, None]
     pace_ = {"processor": hardware.processor(), "step_per_pixel": 1 / (51 * 64), "start": 0.0}
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
-    assert [run for run, _ in jobs.waiting()] == found
+    assert [run for run, _ in schedule.waiting()] == found
     # The first place is free after 10, 30, 60 and 65 seconds, the second after 100.
-    assert [each.seconds for _, each in jobs.waiting()] == pytest.approx([0, 0, 10, 30, 60, 65])
+    assert [each.seconds for _, each in schedule.waiting()] == pytest.approx([0, 0, 10, 30, 60, 65])
     with Easel(1).bearing(found[0]):
-        jobs._take(found[0])
-        runs.change(found[0], status="preparing")
-        assert jobs.painting() == [found[0]]
-        assert [each.seconds for _, each in jobs.waiting()] == pytest.approx([0, 10, 30, 60, 65])
+        queue.take(found[0])
+        found[0].change(status="preparing")
+        assert schedule.painting() == [found[0]]
+        assert [each.seconds for _, each in schedule.waiting()] == pytest.approx([0, 10, 30, 60, 65])
 
 
 def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only, monkeypatch):
     pace_ = {"processor": hardware.processor(), "step_per_pixel": 1e-3, "start": 1.0}
     paths.home().mkdir(exist_ok=True)
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
-    runs.change(there := new_run("there"), status="preparing")
+    (there := new_run("there")).change(status="preparing")
     submitted("a")
     with Easel(0, on_cluster=True).bearing(there):
-        assert [each.seconds for _, each in jobs.waiting()] == [0.0]
+        assert [each.seconds for _, each in schedule.waiting()] == [0.0]
         monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
-        assert [each.seconds for _, each in jobs.waiting()] == [None]
+        assert [each.seconds for _, each in schedule.waiting()] == [None]
 
 
 def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
     (own_home / "pace.json").parent.mkdir()
     run = new_run(iterations=1000)
     with FIRST.bearing(run):
-        for step in jobs.perform(run, make_engine):
+        for step in execution.perform(run, make_engine):
             if step.iteration == 5:
                 (waits,) = submitted("b")
-                ((_, found),) = jobs.waiting()
+                ((_, found),) = schedule.waiting()
                 seconds = run.metrics()["seconds"].diff().median()
-                assert jobs.painting() == [run]
+                assert schedule.painting() == [run]
                 assert found.seconds == pytest.approx(seconds * 995)
                 run.ask(stop=True)
-    assert jobs.painting() == []
-    assert [found.seconds for _, found in jobs.waiting()] == [0.0] and jobs.queue() == [waits]
+    assert schedule.painting() == []
+    assert [found.seconds for _, found in schedule.waiting()] == [0.0] and queue.queue() == [waits]
 
 
 def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
     """And nobody else takes the run meanwhile."""
     (first,), run, lines = submitted("a"), new_run("b"), []
-    waits = jobs.turn(run, lines.append)
+    waits = schedule.turn(run, lines.append)
 
     def others():
         until(lambda: lines, 20)
-        seen.append((jobs.queue(), jobs.next_queued(), run.record().status))
-        jobs.cancel(first)
+        seen.append((queue.queue(), queue.next_queued(), run.record().status))
+        control.cancel(first)
 
     seen = []
     thread = threading.Thread(target=others)
     thread.start()
     with waits:
-        assert (jobs.queue(), jobs.painting(), jobs.next_queued()) == ([], [], None)
+        assert (queue.queue(), schedule.painting(), queue.next_queued()) == ([], [], None)
         assert not acquired(FIRST.turn_lock())
     thread.join()
     assert seen == [([first, run], first, "queued")]
@@ -536,25 +544,31 @@ def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
 def test_with_two_places_two_have_their_turn_at_once_and_a_third_waits(queue_only, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "2")
     (first, second, third), lines = (new_run(name) for name in "abc"), []
-    with jobs.turn(first, lines.append):
-        runs.change(first, status="preparing")
-        with jobs.turn(second, lines.append):
-            runs.change(second, status="preparing")
-            assert (jobs.queue(), lines) == ([], [])
-            assert jobs.painting() == [second, first]  # workers take the first place, so this has the last
-            with pytest.raises(StudioError), jobs.turn(third, lambda line: (lines.append(line), jobs.cancel(third))):
+    with schedule.turn(first, lines.append):
+        first.change(status="preparing")
+        with schedule.turn(second, lines.append):
+            second.change(status="preparing")
+            assert (queue.queue(), lines) == ([], [])
+            assert schedule.painting() == [second, first]  # workers take the first place, so this has the last
+            with (
+                pytest.raises(StudioError),
+                schedule.turn(third, lambda line: (lines.append(line), control.cancel(third))),
+            ):
                 raise AssertionError("it had its turn")
-        with jobs.turn(fourth := new_run("d"), lines.append):
-            runs.change(fourth, status="preparing")
-            assert jobs.painting() == [fourth, first]
+        with schedule.turn(fourth := new_run("d"), lines.append):
+            fourth.change(status="preparing")
+            assert schedule.painting() == [fourth, first]
     assert lines == ["Waiting for its turn: another run is being painted (--now paints at once) …"]
-    assert jobs.painting() == []
+    assert schedule.painting() == []
 
 
 def test_who_is_taken_out_of_the_queue_is_told(queue_only):
     submitted("a")
     run = new_run("b")
-    with pytest.raises(StudioError, match="was taken out of the queue"), jobs.turn(run, lambda line: jobs.cancel(run)):
+    with (
+        pytest.raises(StudioError, match="was taken out of the queue"),
+        schedule.turn(run, lambda line: control.cancel(run)),
+    ):
         raise AssertionError("it had its turn")
     assert run.record().status == "stopped"
 
@@ -565,37 +579,37 @@ def test_who_gives_up_waiting_leaves_the_queue(queue_only):
     def give_up(line):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), jobs.turn(run, give_up):
+    with pytest.raises(KeyboardInterrupt), schedule.turn(run, give_up):
         pass
-    assert jobs.queue() == [first] and run.record().status == "stopped"
+    assert queue.queue() == [first] and run.record().status == "stopped"
 
 
 def test_who_is_killed_while_it_waits_does_not_hold_up_the_others(queue_only):
     run = new_run("a")
-    jobs._enter(run, Writer.this_process().model_copy(update={"started": 1.0}))
-    runs.change(run, writer=Writer.this_process().model_copy(update={"started": 1.0}))
+    queue.enter(run, Writer.this_process().model_copy(update={"started": 1.0}))
+    run.change(writer=Writer.this_process().model_copy(update={"started": 1.0}))
     (second,) = submitted("b")
-    assert jobs.next_queued() == second
+    assert queue.next_queued() == second
     assert run.record().status == "interrupted"
 
 
 def test_waiting_run_is_stopped_without_a_worker(queue_only):
     first, second = new_run("a"), new_run("b")
-    jobs.submit(first)
-    jobs.submit(second)
-    jobs.stop(first)
+    schedule.submit(first)
+    schedule.submit(second)
+    control.stop(first)
     assert (first.record().status, second.record().status) == ("stopped", "queued")
-    assert jobs.next_queued() == second
+    assert queue.next_queued() == second
     assert not first.request().stop
 
 
 def test_a_run_that_another_worker_has_taken_stays_as_that_one_has_it(queue_only):
     (run,) = submitted("a")
-    assert jobs._take(run, other := Writer.of(os.getppid()))
+    assert queue.take(run, other := Writer.of(os.getppid()))
     assert run.record().writer == other
-    runs.change(run, status="preparing")
+    run.change(status="preparing")
     before = (run.path / "run.json").read_bytes()
-    jobs._perform_to_its_end(run, Maker(None, failures=99))
+    worker._perform_to_its_end(run, Maker(None, failures=99))
     assert (run.path / "run.json").read_bytes() == before
 
 
@@ -605,7 +619,7 @@ def test_of_many_workers_that_want_a_run_one_has_it(queue_only):
 
     def take():
         begin.wait()
-        taken.append(jobs._take(run, Writer.this_process()))
+        taken.append(queue.take(run, Writer.this_process()))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
@@ -618,29 +632,29 @@ def test_of_many_workers_that_want_a_run_one_has_it(queue_only):
 def test_run_outlives_who_submitted_it(queue_only, make_engine):
     """The page's server may be gone, or be another one, by the time a worker takes the run."""
     run = new_run()
-    jobs.submit(run)
+    schedule.submit(run)
     said = json.loads((run.path / "run.json").read_text())
     said["writer"] = Writer.this_process().model_copy(update={"started": 1.0}).model_dump()
     (run.path / "run.json").write_text(json.dumps(said))
     assert run.record().status == "queued"
-    jobs._perform_to_its_end(run, make_engine)
+    worker._perform_to_its_end(run, make_engine)
     assert run.record().status == "done"
 
 
 def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, told):
     paths.queue().mkdir(parents=True)
     (paths.queue() / "20260101-000000-000000-gone-ffff").touch()
-    jobs._perform_to_its_end(jobs.next_queued(), make_engine)
-    assert jobs.next_queued() is None
+    worker._perform_to_its_end(queue.next_queued(), make_engine)
+    assert queue.next_queued() is None
     (line,) = told.lines()
     assert "error run failed run=20260101-000000-000000-gone-ffff" in line
 
 
 def test_own_copy_of_a_picture_may_be_larger_than_a_given_file(own_home, monkeypatch):
     run = new_run()
-    monkeypatch.setattr(images, "MAX_BYTES", 1000)
-    assert run.content.stat().st_size > images.MAX_BYTES
-    assert Pictures.of(run).at(run.record().settings, 64).photo.shape == (51, 64, 3)
+    monkeypatch.setattr(codec, "MAX_BYTES", 1000)
+    assert run.content.stat().st_size > codec.MAX_BYTES
+    assert run.pictures().at(run.record().settings, 64).photo.shape == (51, 64, 3)
 
 
 # A worker, in this process
@@ -676,25 +690,25 @@ def new_engine(engine):
 def test_runs_of_one_worker_share_its_engine(paced, new_engine):
     first, second = new_run("a first"), new_run("b second", size=80, optimizer="l-bfgs")
     for run in (first, second):
-        jobs.submit(run)
+        schedule.submit(run)
     make = Maker(new_engine)
-    jobs.work(make)
+    worker.work(make)
     assert make.calls == 1
     assert [run.record().status for run in (first, second)] == ["done", "done"]
     assert new_engine._loss_function.cache_info().misses == 1
     before, after = first.record().timings, second.record().timings
     assert after["network"] < 0.2 * before["network"]
     assert after["first step"] < 0.7 * before["first step"]  # of another size, and yet not traced again
-    assert jobs.readiness().ready and jobs.next_queued() is None
+    assert workers.readiness().ready and queue.next_queued() is None
 
 
 def test_a_worker_without_work_warms_up(paced, new_engine):
     """The run that comes next finds its network built and its losses traced."""
-    jobs.work(Maker(new_engine))
-    assert jobs.readiness().ready and jobs.readiness().message == "Ready."
+    worker.work(Maker(new_engine))
+    assert workers.readiness().ready and workers.readiness().message == "Ready."
     assert new_engine._loss_function.cache_info().misses == 1
     run = new_run(**{**PRESETS[DEFAULT_PRESET].changes, "size": 64, "iterations": 1})
-    list(jobs.perform(run, Maker(new_engine)))
+    list(execution.perform(run, Maker(new_engine)))
     assert run.record().timings["network"] < 0.1
     wanted = run.record().settings
     made, blank = new_engine._loss_function.cache_info().misses, np.zeros((1, 64, 64, 3), np.float32)
@@ -706,52 +720,52 @@ def test_a_worker_without_work_warms_up(paced, new_engine):
 @pytest.mark.parametrize("was_ready", [True, False])
 def test_a_waiting_run_does_not_wait_for_the_warming_up(paced, new_engine, was_ready):
     if was_ready:
-        jobs.announce(FIRST, "Ready.", ready=True)
+        workers.announce(FIRST, "Ready.", ready=True)
     run = new_run(style_layers="block1_conv1", content_layers="block1_conv2", iterations=1)
-    jobs.submit(run)
+    schedule.submit(run)
     make = Maker(new_engine)
-    jobs.work(make)
+    worker.work(make)
     assert run.record().status == "done"
     assert make.calls == 1
     assert new_engine._loss_function.cache_info().misses == 1  # the run's own choice of layers, and no other
-    assert jobs.readiness().ready
+    assert workers.readiness().ready
 
 
 def test_a_worker_that_failed_to_prepare_tries_again_for_a_waiting_run(paced, engine):
     run = new_run(iterations=1)
-    jobs.submit(run)
+    schedule.submit(run)
     make = Maker(engine, failures=1)
-    jobs.work(make)
+    worker.work(make)
     assert make.calls == 2
     assert run.record().status == "done"
 
 
 def test_a_worker_that_works_after_all_does_not_go_on_saying_that_it_failed(paced, engine):
     """The page shows what it says; and a worker that has its engine is ready."""
-    jobs.submit(new_run(iterations=1))
-    jobs.work(Maker(engine, failures=1))
-    assert (jobs.readiness().ready, jobs.readiness().failed) == (True, False)
+    schedule.submit(new_run(iterations=1))
+    worker.work(Maker(engine, failures=1))
+    assert (workers.readiness().ready, workers.readiness().failed) == (True, False)
 
 
 @pytest.mark.parametrize("was_ready", [True, False])
 def test_a_worker_that_cannot_prepare_says_so_and_fails_the_waiting_run(paced, was_ready):
-    jobs.announce(FIRST, "Ready." if was_ready else "Starting …", ready=was_ready)
+    workers.announce(FIRST, "Ready." if was_ready else "Starting …", ready=was_ready)
     run = new_run()
-    jobs.submit(run)
+    schedule.submit(run)
     make = Maker(None, failures=99)
-    jobs.work(make)
+    worker.work(make)
     assert run.record().status == "failed"
     assert run.record().message.startswith("There are no weights (")
-    assert jobs.readiness().failed and jobs.readiness().message.startswith("There are no weights (")
-    assert jobs.next_queued() is None
+    assert workers.readiness().failed and workers.readiness().message.startswith("There are no weights (")
+    assert queue.next_queued() is None
     calls = make.calls
-    jobs.work(make)  # with nothing to do it leaves at once
+    worker.work(make)  # with nothing to do it leaves at once
     assert make.calls == calls + 1
 
 
 def test_memory_that_runs_out_is_told_with_what_to_do(paced, engine, monkeypatch):
     """TensorFlow's own error, in the midst of a run; the next run is painted all the same."""
-    real = transfer.stylize
+    real = real_stylize
 
     def stylize(objective, *arguments):
         for step in real(objective, *arguments):
@@ -761,9 +775,9 @@ def test_memory_that_runs_out_is_told_with_what_to_do(paced, engine, monkeypatch
                 raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[1,64,51,64]")
 
     failed = []
-    monkeypatch.setattr(transfer, "stylize", stylize)
+    monkeypatch.setattr("core.transfer.stylize.stylize", stylize)
     first, second = submitted("a", "b")
-    jobs.work(Maker(engine))
+    worker.work(Maker(engine))
     said = "Memory ran out at 64 × 51 pixels: choose a smaller size, or close other programs."
     assert (first.record().status, first.record().message, first.record().iteration) == ("failed", said, 1)
     assert first.result.is_file()
@@ -777,52 +791,52 @@ def test_memory_that_runs_out_is_told_with_what_to_do(paced, engine, monkeypatch
 def started(own_home, monkeypatch):
     """How often a worker was started, without one."""
     calls = []
-    monkeypatch.setattr(jobs, "start_worker", lambda: calls.append("started"))
+    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("started"))
     return calls
 
 
 def say(ready, failed=False, easel=FIRST, **writer):
     paths.home().mkdir(parents=True, exist_ok=True)
     writer = Writer.this_process().model_copy(update=writer)
-    said = jobs.Readiness(message="…", ready=ready, failed=failed, writer=writer)
+    said = workers.Readiness(message="…", ready=ready, failed=failed, writer=writer)
     easel.readiness_file.write_text(said.model_dump_json())
 
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
-    jobs.keep_warm()
+    workers.keep_warm()
     assert len(started) == 1  # none ever was
     say(ready)
-    jobs.keep_warm()
+    workers.keep_warm()
     assert len(started) == 1  # one is alive
     say(ready, started=1.0)  # it is gone, and another process has its number
-    jobs.keep_warm()
+    workers.keep_warm()
     assert len(started) == 2
     (paths.home() / "worker.json").write_text("{")
-    jobs.keep_warm()
+    workers.keep_warm()
     assert len(started) == 3
 
 
 def test_a_worker_that_failed_to_get_ready_is_not_started_again_for_a_page_but_for_a_run(started, tmp_path):
     say(ready=False, failed=True, started=1.0)
-    jobs.keep_warm()
+    workers.keep_warm()
     assert started == []
-    assert jobs.readiness().failed  # and why stays to be read
+    assert workers.readiness().failed  # and why stays to be read
     paths.queue().mkdir(parents=True)
     (paths.queue() / "waits").touch()
-    jobs.see_to_queue()
+    workers.see_to_queue()
     assert len(started) == 1
 
 
 def test_a_queue_is_seen_to_only_where_runs_wait(started):
-    jobs.see_to_queue()
+    workers.see_to_queue()
     assert started == []
     paths.queue().mkdir(parents=True)
     (paths.queue() / new_run().id).touch()
-    jobs.see_to_queue()
+    workers.see_to_queue()
     assert len(started) == 1
     say(ready=True)
-    jobs.see_to_queue()
+    workers.see_to_queue()
     assert len(started) == 1
 
 
@@ -830,10 +844,10 @@ def test_one_worker_is_kept_warm_however_many_places_there_are(started, monkeypa
     monkeypatch.setenv("NST_WORKERS", "3")
     say(ready=True, started=1.0)
     say(ready=False, easel=Easel(2))
-    jobs.keep_warm()
+    workers.keep_warm()
     assert started == []
     say(ready=False, easel=Easel(2), started=1.0)
-    jobs.keep_warm()
+    workers.keep_warm()
     assert len(started) == 1
 
 
@@ -844,9 +858,9 @@ def test_as_many_workers_are_started_as_runs_wait_and_places_have_none(started, 
         say(ready=True, easel=Easel(number))
     paths.queue().mkdir(parents=True)
     for number in range(waiting):
-        jobs._enter(Run(paths.runs() / str(number)), None)
-    jobs._enter(Run(paths.runs() / "command-line"), Writer.this_process())  # it needs no worker
-    jobs.see_to_queue()
+        queue.enter(Run(paths.runs() / str(number)), None)
+    queue.enter(Run(paths.runs() / "command-line"), Writer.this_process())  # it needs no worker
+    workers.see_to_queue()
     assert len(started) == expected
 
 
@@ -860,16 +874,16 @@ def test_of_several_workers_the_one_that_is_furthest_speaks_and_a_dead_one_for_w
 
     speaks(0, 1, ready=True, started=1.0)
     speaks(1, 2, ready=False, failed=True, started=1.0)
-    assert jobs.readiness().failed  # the last word
+    assert workers.readiness().failed  # the last word
     speaks(1, 0, ready=False, failed=True, started=1.0)
-    assert jobs.readiness().ready
+    assert workers.readiness().ready
     speaks(2, 3, ready=False)
-    assert not jobs.readiness().ready  # one is alive
+    assert not workers.readiness().ready  # one is alive
     speaks(0, 1, ready=True)
-    assert jobs.readiness().ready
+    assert workers.readiness().ready
     monkeypatch.setenv("NST_WORKERS", "1")
     (paths.home() / "worker.json").unlink()
-    assert jobs.readiness() is None
+    assert workers.readiness() is None
 
 
 def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(paced, engine, monkeypatch):
@@ -878,11 +892,11 @@ def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(
     say(ready=True)
     make = Maker(engine)
     with FIRST.work_lock():
-        jobs.work(make)
+        worker.work(make)
         assert make.calls == 0 and not Easel(1).readiness_file.exists()
         run = new_run(iterations=1)
-        jobs.submit(run)
-        jobs.work(make)
+        schedule.submit(run)
+        worker.work(make)
     assert run.record().status == "done" and Easel(1).readiness_file.exists()
 
 
@@ -893,7 +907,7 @@ def ended(code, *arguments):
     """A process that a worker's starter has seen to its end."""
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     writer = Writer.of(process.pid)
-    jobs._started[process.pid] = process
+    workers.started_workers[process.pid] = process
     process.communicate(b"\n")
     return writer
 
@@ -910,38 +924,38 @@ def ended(code, *arguments):
 )
 def test_how_a_worker_ended_is_noted_of_its_run(own_home, code, said):
     run = new_run()
-    runs.change(run, status="running", writer=ended(f"import os, signal, sys; input(); {code}"))
-    assert re.search(said, jobs.settle(run).message)
+    run.change(status="running", writer=ended(f"import os, signal, sys; input(); {code}"))
+    assert re.search(said, control.settle(run).message)
     assert re.search(said, run.record().message)
 
 
 def test_nobody_knows_how_another_s_worker_ended(own_home):
     run = new_run()
     writer = ended("input()")
-    del jobs._started[writer.pid]
-    runs.change(run, status="running", writer=writer)
-    assert jobs.settle(run).message == "The process that painted it is gone."
+    del workers.started_workers[writer.pid]
+    run.change(status="running", writer=writer)
+    assert control.settle(run).message == "The process that painted it is gone."
 
 
 def test_a_restart_of_the_machine_is_told(own_home):
     run = new_run()
-    runs.change(run, status="running", writer=Writer.this_process().model_copy(update={"boot": "earlier"}))
-    assert "was restarted" in jobs.settle(run).message
+    run.change(status="running", writer=Writer.this_process().model_copy(update={"boot": "earlier"}))
+    assert "was restarted" in control.settle(run).message
 
 
 def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
     """Whatever else the process does that records it, which may be nothing yet."""
     run = new_run("a")
-    runs.change(run, status="running", writer=Writer.this_process())
+    run.change(status="running", writer=Writer.this_process())
     with Easel(0, on_cluster=True).bearing(run):
-        assert jobs.painting() == [run]
-        jobs.break_off(run)  # this process goes on
+        assert schedule.painting() == [run]
+        control.break_off(run)  # this process goes on
     assert (run.request().stop, run.request().at_once) == (True, True)
 
 
 def test_a_run_that_waits_for_another_painter_has_none_to_end(own_home):
     with pytest.raises(InputError, match="Nobody paints"):
-        jobs.break_off(new_run())  # this process, which records it, goes on
+        control.break_off(new_run())  # this process, which records it, goes on
 
 
 # In worker processes
@@ -982,17 +996,17 @@ def story(tmp_path_factory, weights, model):
         patch.setenv("NST_HOME", str(tmp_path_factory.mktemp("workers")))
         seen = SimpleNamespace()
         seen.killed = new_run("a killed", iterations=20_000)
-        jobs.submit(seen.killed)
+        schedule.submit(seen.killed)
         seen.painted = until(lambda: len(seen.killed.metrics()) >= 3)
         seen.first_pid = seen.killed.record().writer.pid
 
         seen.second, seen.withdrawn = new_run("b second"), new_run("c withdrawn")
-        jobs.submit(seen.second)
-        jobs.submit(seen.withdrawn)
+        schedule.submit(seen.second)
+        schedule.submit(seen.withdrawn)
         seen.waiting_status = seen.second.record().status
-        jobs.stop(seen.withdrawn)
+        control.stop(seen.withdrawn)
         seen.withdrawn_status = seen.withdrawn.record().status
-        seen.ready = jobs.readiness()
+        seen.ready = workers.readiness()
         # The workers that were started meanwhile find the first one at work: one waits, the other leaves.
         seen.one_waits = until(lambda: (paths.home() / "worker-next.lock").exists(), 60)
         time.sleep(1)
@@ -1002,11 +1016,11 @@ def story(tmp_path_factory, weights, model):
 
         seen.third, seen.stopped = new_run("d third"), new_run("e stopped", iterations=20_000)
         seen.second_done = until(lambda: seen.second.record().status == "done")
-        jobs.submit(seen.third)
-        jobs.submit(seen.stopped)
+        schedule.submit(seen.third)
+        schedule.submit(seen.stopped)
         seen.painting = until(lambda: len(seen.stopped.metrics()) >= 3)
         seen.second_pid = getattr(seen.stopped.record().writer, "pid", None)
-        jobs.stop(seen.stopped)
+        control.stop(seen.stopped)
         seen.stop_obeyed = until(lambda: not seen.stopped.record().unfinished, 60)
         seen.all_left = until(lambda: not worker_processes(), 60)
         seen.log = (paths.home() / "worker.log").read_text()
@@ -1073,7 +1087,7 @@ def test_killed_worker_leaves_its_run_interrupted(story):
     assert story.status_when_killed == "interrupted"
     assert story.killed.record().status == "interrupted"
     assert len(story.killed.metrics()) >= 3
-    assert images.read_image(story.killed.live).size == (64, 51)
+    assert codec.read_image(story.killed.live).size == (64, 51)
 
 
 def test_waiting_worker_takes_over(story):
@@ -1099,15 +1113,15 @@ def pair(tmp_path_factory, weights, model):
         seen = SimpleNamespace(long=[new_run(name, iterations=20_000) for name in ("a long", "b long")])
         seen.short = [new_run(name) for name in ("c", "d", "e")]
         for run in (*seen.long, *seen.short):
-            jobs.submit(run)
+            schedule.submit(run)
         seen.both = until(lambda: all(len(run.metrics()) >= 3 for run in seen.long))
-        seen.painting, seen.queue = jobs.painting(), jobs.queue()
+        seen.painting, seen.queue = schedule.painting(), queue.queue()
         seen.pids = {run.record().writer.pid for run in seen.long}
         seen.waiting = [run.record().status for run in seen.short]
-        jobs.stop(seen.long[1])
+        control.stop(seen.long[1])
         seen.all_done = until(lambda: all(run.record().status == "done" for run in seen.short))
         seen.first_goes_on = seen.long[0].record().status
-        jobs.stop(seen.long[0])
+        control.stop(seen.long[0])
         seen.all_left = until(lambda: not worker_processes(), 60)
         seen.log = (paths.home() / "worker.log").read_text()
         for left in worker_processes():
@@ -1155,25 +1169,25 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
     active = new_run("active", iterations=20_000)
     first, *others = (new_run(name) for name in "edcba")
     waiting = [first, *others]
-    runs.change(first, settings=first.record().settings.changed(iterations=20_000))
+    first.change(settings=first.record().settings.changed(iterations=20_000))
     command = [sys.executable, "-c", SERVER, *(run.id for run in (active, *waiting))]
     environment = os.environ | {"NST_CHECKPOINT_SECONDS": "0"}
     server = subprocess.Popen(command, cwd=paths.CHECKOUT, stdout=subprocess.PIPE, env=environment)
     assert server.stdout.readline() == b"submitted\n"
     assert until(lambda: len(active.metrics()) >= 3)
-    jobs.move(waiting[-1])
+    queue.move(waiting[-1])
     waiting[-2:] = reversed(waiting[-2:])
     for process in [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]:
         process.kill()
     server.communicate()
     assert until(lambda: active.record().status == "interrupted", 10)
-    assert jobs.queue() == waiting
+    assert queue.queue() == waiting
     assert [run.record().status for run in waiting] == ["queued"] * 5
-    assert jobs.settle(active).best_total and images.read_image(active.result).size == (64, 51)
+    assert control.settle(active).best_total and codec.read_image(active.result).size == (64, 51)
 
-    jobs.see_to_queue()
+    workers.see_to_queue()
     assert until(lambda: first.record().status == "running")
-    assert jobs.queue() == waiting[1:] and jobs.painting() == [first]
+    assert queue.queue() == waiting[1:] and schedule.painting() == [first]
     mine = subprocess.Popen(
         [sys.executable, "-m", "nst", "resume", active.id, "-o", str(own_home / "out.png"), "--json"],
         cwd=paths.CHECKOUT,
@@ -1181,13 +1195,13 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert until(lambda: jobs.queue() == [*waiting[1:], active])
+    assert until(lambda: queue.queue() == [*waiting[1:], active])
     active.ask(iterations=Checkpoint.load(active.checkpoint).iteration + 2)
     assert "Waiting for its turn: 4 in the queue before it" in mine.stderr.readline()
-    jobs.stop(first)
+    control.stop(first)
     said, _ = mine.communicate(timeout=WAIT)
     assert mine.returncode == 0 and json.loads(said)["status"] == "done"
     assert [run.record().status for run in waiting] == ["stopped"] + ["done"] * 4
     ended = [run.result.stat().st_mtime_ns for run in (*waiting, active)]
-    assert ended == sorted(ended) and jobs.queue() == []
+    assert ended == sorted(ended) and queue.queue() == []
     assert until(lambda: not worker_processes(), 60)

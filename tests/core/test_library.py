@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import library, paths, runs
+from core import paths
 from core.errors import InputError, StudioError
-from core.library import GIGABYTE, ORDERS, Entry, Marks, Quota
-from core.runs import Run, RunRecord
+from core.runs import library, store
+from core.runs.library import GIGABYTE, ORDERS, Entry, Marks, Quota
+from core.runs.record import RunRecord
+from core.runs.recorder import Recorder
+from core.runs.run import Run
 from core.settings import TransferSettings
 
 SETTINGS = TransferSettings(size=64, iterations=4)
@@ -27,9 +30,9 @@ def _own_home(own_home):
 def new_run(content="photo", style="painting", status="done", **changes):
     random = np.random.default_rng(1)
     pictures = (Image.fromarray(random.integers(0, 256, (48, 64, 3)).astype(np.uint8)) for _ in range(2))
-    run = runs.create(*pictures, SETTINGS, "draft", content, style)
+    run = store.create(*pictures, SETTINGS, "draft", content, style)
     if status != "queued":
-        runs.change(run, status=status, **changes)
+        run.change(status=status, **changes)
     return run
 
 
@@ -60,7 +63,7 @@ def test_marks_add_up():
 
 def test_marks_are_kept_while_the_run_is_recorded():
     run = new_run(status="queued")
-    with runs.Recorder(run) as recorder:
+    with Recorder(run) as recorder:
         library.mark(run, name="early")
         recorder.update(message="…")
     assert library.marks(run).name == "early"
@@ -220,18 +223,18 @@ def test_deleted_and_had_back(own_home):
     library.mark(run, name="kept")
     files, before = names(run.path), run.record()
     library.delete(run)
-    assert runs.all_runs() == [other]
+    assert store.all_runs() == [other]
     with pytest.raises(InputError):
-        runs.find(run.id)
+        store.find(run.id)
     library.restore(run)
-    assert runs.all_runs() == [other, run]
+    assert store.all_runs() == [other, run]
     assert (run.record(), names(run.path), library.marks(run).name) == (before, files, "kept")
     assert names(own_home / "trash") == []
 
 
 def test_a_run_that_is_not_over_is_not_deleted(own_home):
     run = new_run(status="queued")
-    recorder = runs.Recorder(run)
+    recorder = Recorder(run)
     with recorder:
         for status in ("preparing", "running"):
             recorder.update(status=status)
@@ -240,15 +243,15 @@ def test_a_run_that_is_not_over_is_not_deleted(own_home):
     waiting = new_run(status="queued")
     with pytest.raises(InputError, match=r"is not over"):
         library.delete(waiting)
-    assert runs.all_runs() == [waiting, run]
+    assert store.all_runs() == [waiting, run]
     library.delete(run)
-    assert runs.all_runs() == [waiting]
+    assert store.all_runs() == [waiting]
 
 
 @pytest.mark.parametrize("status", ["done", "stopped", "failed", "interrupted"])
 def test_a_run_that_is_over_can_be_deleted(status):
     library.delete(new_run(status=status))
-    assert runs.all_runs() == []
+    assert store.all_runs() == []
 
 
 def test_a_broken_off_run_can_be_deleted():
@@ -256,15 +259,15 @@ def test_a_broken_off_run_can_be_deleted():
     said = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps(said | {"status": "running", "writer": None}))
     library.delete(run)
-    assert runs.all_runs() == []
+    assert store.all_runs() == []
 
 
 def test_a_damaged_run_can_be_deleted_and_had_back(own_home):
     run = damaged_run()
     library.delete(run)
-    assert runs.all_runs() == []
+    assert store.all_runs() == []
     library.restore(run)
-    assert runs.all_runs() == [run]
+    assert store.all_runs() == [run]
 
 
 def test_what_is_not_there_can_be_neither_deleted_nor_had_back(own_home):
@@ -275,7 +278,7 @@ def test_what_is_not_there_can_be_neither_deleted_nor_had_back(own_home):
     library.restore(run)
     with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be had back: No such file or directory\.$"):
         library.restore(run)
-    assert runs.all_runs() == [run]
+    assert store.all_runs() == [run]
 
 
 def test_a_day_after_it_was_deleted_a_run_is_gone(own_home):

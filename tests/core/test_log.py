@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from core import archive, library, log, paths, runs
+from core import log, paths
 from core.errors import InputError, StudioError
-from core.runs import Recorder
+from core.runs import archive, library, store
+from core.runs.recorder import Recorder
 from core.settings import TransferSettings
 
 HOSTILE = 'a\nb \x1b[2J \x9b31m "c" é'
@@ -28,7 +29,7 @@ def as_json(monkeypatch):
 def new_run(own_home):
     def make():
         pictures = (Image.new("RGB", (80, 64), colour) for colour in ("red", "blue"))
-        return runs.create(*pictures, TransferSettings(size=64), "draft", "photo", "painting")
+        return store.create(*pictures, TransferSettings(size=64), "draft", "photo", "painting")
 
     return make
 
@@ -102,7 +103,7 @@ def test_a_runs_way_is_told_by_its_name(told, as_json, new_run):
 
 def test_what_is_done_with_runs_is_told(told, as_json, new_run, tmp_path):
     run = new_run()
-    runs.change(run, status="stopped", writer=None)
+    run.change(status="stopped", writer=None)
     with (tmp_path / "run.zip").open("wb") as file:
         archive.export_run(run, file)
     library.delete(run)

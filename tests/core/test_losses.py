@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import tensorflow as tf
 
-from core.losses import content_loss, gram_matrix, style_loss, total_variation, wasserstein_2, with_one
+from core.transfer.losses import content_loss, gram_matrix, style_loss, total_variation, wasserstein_2, with_one
 
 
 def noise(*shape, seed=0):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from core.losses import WASSERSTEIN_SCALE, gram_matrix, wasserstein_2, with_one
-from core.objective import LossFunction, Objective
 from core.settings import TransferSettings
-from core.vgg import feature_network
+from core.transfer.losses import WASSERSTEIN_SCALE, gram_matrix, wasserstein_2, with_one
+from core.transfer.objective import LossFunction, Objective
+from core.vgg.network import feature_network
 
 STYLE_LAYERS, CONTENT_LAYERS = ("block3_conv1", "block1_conv2"), ("block2_conv2", "block1_conv2")  # in no order
 SETTINGS = TransferSettings(style_layers=STYLE_LAYERS, content_layers=CONTENT_LAYERS, total_variation_weight=7.0)

@@ -10,14 +10,15 @@ import scipy.optimize
 import tensorflow as tf
 from PIL import Image
 
-from core import jobs, runs
-from core.checkpoint import Checkpoint
 from core.errors import StudioError
-from core.images import NETWORK_MAX, NETWORK_MIN
-from core.objective import Evaluation, Losses
-from core.optimizers import LBFGS, REAL_PIXELS, Adam, Averaged, Limits, optimizer, spectral_scale
+from core.images.preprocessing import NETWORK_MAX, NETWORK_MIN
+from core.jobs import execution
+from core.runs import recovery, store
 from core.settings import LossWeights, TransferSettings
-from core.transfer import stylize
+from core.transfer.checkpoint import Checkpoint
+from core.transfer.objective import Evaluation, Losses
+from core.transfer.optimizers import LBFGS, REAL_PIXELS, Adam, Averaged, Limits, optimizer, spectral_scale
+from core.transfer.stylize import stylize
 
 SHAPE = (1, 7, 6, 3)
 SIZE = math.prod(SHAPE)
@@ -591,14 +592,14 @@ def test_the_mean_is_what_is_kept_of_a_run_where_it_is_the_best(own_home, engine
     layers = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",)}
     far = {"learning_rate": 30.0, "beta_1": 0.1, "beta_2": 0.5, "averaging": 0.8, "content_weight": 1.0}
     settings = TransferSettings(size=64, iterations=30, init="noise", **layers, **far)
-    run = runs.create(photo, style, settings, "draft", "photo", "painting")
-    *_, last = jobs.perform(run, lambda *_: engine)
+    run = store.create(photo, style, settings, "draft", "photo", "painting")
+    *_, last = execution.perform(run, lambda *_: engine)
     settled, record = last.settled(), run.record()
     assert settled.best.losses.total < 0.9 * last.best.losses.total
     assert record.best_total == pytest.approx(settled.best.losses.total) and record.best_iteration == 30
     np.testing.assert_array_equal(np.load(run.path / "result.npy"), settled.best_image())
-    runs.resume(run, 1)
-    first, _ = jobs.perform(run, lambda *_: engine)
+    recovery.resume(run, 1)
+    first, _ = execution.perform(run, lambda *_: engine)
     assert first.best.losses.total == pytest.approx(record.best_total)
 
 
@@ -645,7 +646,7 @@ def test_each_pixel_stays_within_limits_of_its_own(method):
 )
 def test_a_state_that_is_not_whole_is_told(engine, photo, painting, changes, damage):
     settings = TransferSettings(iterations=3, **{"optimizer": "l-bfgs", **changes})
-    from core.transfer import stylize
+    from core.transfer.stylize import stylize
 
     *_, last = stylize(engine.objective(photo, painting, settings)[0], photo, settings)
     state = dict(last.checkpoint().optimizer)

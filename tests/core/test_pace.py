@@ -6,7 +6,11 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
-from core import hardware, pace, paths, runs
+from core import paths
+from core.jobs import eta
+from core.machine import hardware
+from core.runs import store
+from core.runs.record import RunRecord
 from core.settings import TransferSettings
 
 HERE = hardware.processor()
@@ -33,7 +37,7 @@ def finished(number, step, start=2.0, processor=HERE, iterations=10, **changes):
     }
     folder = paths.runs() / run_id
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(runs.RunRecord(**{**values, **changes}).model_dump_json())
+    (folder / "run.json").write_text(RunRecord(**{**values, **changes}).model_dump_json())
 
 
 def trial(step_per_pixel, start, processor=HERE):
@@ -43,7 +47,7 @@ def trial(step_per_pixel, start, processor=HERE):
 
 
 def expected(iterations=100, shape=SHAPE):
-    return pace.expected_seconds(TransferSettings(iterations=iterations), shape)
+    return eta.expected_seconds(TransferSettings(iterations=iterations), shape)
 
 
 def test_nothing_is_said_before_anything_was_measured(own_home):
@@ -107,15 +111,15 @@ def test_another_processor_s_trial_or_a_damaged_one_is_none(own_home, damage):
 
 
 def test_trying_out_measures_once(own_home, engine):
-    pace.try_out(engine)
+    eta.try_out(engine)
     file = paths.home() / "pace.json"
-    measured = pace.Pace.model_validate_json(file.read_bytes())
+    measured = eta.Pace.model_validate_json(file.read_bytes())
     assert measured.processor == HERE
     assert 1e-8 < measured.step_per_pixel < 1e-2
     assert measured.start > 0
     assert expected(100) == pytest.approx(measured.start + measured.step_per_pixel * PIXELS * 100)
     before = file.stat().st_mtime_ns
-    pace.try_out(engine)
+    eta.try_out(engine)
     assert file.stat().st_mtime_ns == before
 
 
@@ -143,21 +147,21 @@ def painted(*durations, begin=0):
     ],
 )
 def test_what_is_left_is_told_by_the_pixels_of_its_stage(steps, expected):
-    assert pace.seconds_of_the_rest(TransferSettings(**STAGED), steps) == pytest.approx(expected)
+    assert eta.seconds_of_the_rest(TransferSettings(**STAGED), steps) == pytest.approx(expected)
 
 
 def test_of_one_size_what_is_left_is_so_many_steps():
     steps = painted(1.0, 9.0, 1.0, 1.0)
-    assert pace.seconds_of_the_rest(TransferSettings(iterations=20), steps) == pytest.approx(16.0)
+    assert eta.seconds_of_the_rest(TransferSettings(iterations=20), steps) == pytest.approx(16.0)
 
 
 @pytest.mark.parametrize("steps", [painted(), painted().iloc[:0]])
 def test_before_the_second_step_nothing_is_told(steps):
-    assert pace.seconds_of_the_rest(TransferSettings(**STAGED), steps) is None
+    assert eta.seconds_of_the_rest(TransferSettings(**STAGED), steps) is None
 
 
 def test_of_a_run_that_goes_on_only_what_is_left_is_expected(own_home):
     finished(1, step=0.5, start=2.0)
     settings = TransferSettings(**STAGED)
     finished(2, step=0.5, status="stopped", iteration=8, settings=settings, iterations=14, evaluations=1)
-    assert pace.seconds_left(runs.find("20250101-000002")) == pytest.approx(2.0 + 0.5 * (4 / 4 + 2))
+    assert eta.seconds_left(store.find("20250101-000002")) == pytest.approx(2.0 + 0.5 * (4 / 4 + 2))

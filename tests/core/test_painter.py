@@ -12,10 +12,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core import cluster, jobs, painter, paths, runs, transfer
+from core import paths
 from core.errors import StudioError
-from core.runs import Recorder, Request
+from core.jobs import execution, ray_head, ray_worker
+from core.runs import store
+from core.runs.record import Request
+from core.runs.recorder import Recorder
 from core.settings import TransferSettings
+from core.transfer.stylize import Diverged
+from core.transfer.stylize import stylize as real_stylize
 
 
 def new_run(**changes):
@@ -24,19 +29,19 @@ def new_run(**changes):
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
     )
     settings = TransferSettings(**{"size": 64, "iterations": 4, "frame_every": 2, "precision": "float32", **changes})
-    return runs.create(content, style, settings, "draft", "photo", "painting")
+    return store.create(content, style, settings, "draft", "photo", "painting")
 
 
 @pytest.fixture
 def paint(engine, monkeypatch):
     """Gives what a painter with an engine tells of a run, as it arrives elsewhere."""
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0")
-    there = painter.Painter({})
+    there = ray_worker.Painter({})
     there._engine = engine
 
     def calls(run, wish=None):
         there.ask(run.id, wish or Request())
-        for call in there.paint(run.id, cluster._files(run), None):
+        for call in there.paint(run.id, ray_head._files(run), None):
             yield pickle.loads(pickle.dumps(call))
 
     return calls
@@ -45,7 +50,7 @@ def paint(engine, monkeypatch):
 def record(run, calls):
     with Recorder(run) as recorder:
         for call in calls:
-            cluster._take_down(recorder, call)
+            ray_head._take_down(recorder, call)
     return run.record()
 
 
@@ -53,7 +58,7 @@ def record(run, calls):
 def test_what_is_told_is_recorded_as_if_it_had_been_painted_here(own_home, engine, paint, optimizer):
     run, here = (new_run(optimizer=optimizer, style_layers=("block1_conv1",)) for _ in range(2))
     told = record(run, paint(run))
-    for _ in jobs.perform(here, lambda *_: engine):
+    for _ in execution.perform(here, lambda *_: engine):
         pass
     expected = here.record()
     apart = {"id", "created", "queued", "begun", "timings", "environment", "style_targets", "best_total"}
@@ -118,7 +123,7 @@ def test_a_run_that_is_ended_before_its_next_painter_has_begun_keeps_the_best_of
 
 def test_pictures_and_checkpoints_travel_only_where_they_are_due(own_home, paint, monkeypatch):
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "1000")
-    monkeypatch.setattr(runs, "LIVE_SECONDS", 1000.0)
+    monkeypatch.setattr("core.runs.recorder.LIVE_SECONDS", 1000.0)
     told = [given[0] for method, given, _ in paint(new_run()) if method == "note"]
     assert [note.iteration for note in told] == [0, 1, 2, 3, 4]
     assert [note.picture is not None for note in told] == [True, False, True, False, True]
@@ -140,14 +145,14 @@ def test_a_wish_is_taken_up_at_the_next_step(own_home, paint):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (transfer.Diverged("Lower the learning rate."), "Lower the learning rate."),
+        (Diverged("Lower the learning rate."), "Lower the learning rate."),
         (tf.errors.ResourceExhaustedError(None, None, "OOM"), "Memory ran out at 64 × 51 pixels"),
         (ValueError("a\nb"), "The engine failed: ValueError: a"),
     ],
 )
 def test_a_failure_is_told_and_does_not_travel(own_home, paint, monkeypatch, error, said):
     """An error's own class may need TensorFlow to be read."""
-    real = transfer.stylize
+    real = real_stylize
 
     def stylize(*given):
         for step in real(*given):
@@ -155,7 +160,7 @@ def test_a_failure_is_told_and_does_not_travel(own_home, paint, monkeypatch, err
             if step.iteration == 2:
                 raise error
 
-    monkeypatch.setattr(transfer, "stylize", stylize)
+    monkeypatch.setattr("core.transfer.stylize.stylize", stylize)
     run = new_run()
     told = record(run, paint(run))
     assert (told.status, told.iteration) == ("failed", 2) and told.message.startswith(said)
@@ -218,7 +223,7 @@ def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
         (left / "content.png").touch()
         killed.kill()
         killed.wait()
-        with painter._folder() as own:
+        with ray_worker._folder() as own:
             assert theirs.is_dir() and own.is_dir() and not left.exists()
         painting.communicate("\n", timeout=60)
     finally:
@@ -233,8 +238,8 @@ def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
 
 def test_whose_a_run_is_stays_here(own_home):
     run = new_run()
-    runs.change(run, owner="https://login.example.org 248289761001")
-    sent = cluster._files(run)
+    run.change(owner="https://login.example.org 248289761001")
+    sent = ray_head._files(run)
     assert {"run.json", "content.png", "style-1.png"} == set(sent)
     assert b"248289761001" not in sent["run.json"] and run.record().owner
 
@@ -244,7 +249,7 @@ def parcel(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
     monkeypatch.setenv("NST_HOME", str(tmp_path / "node"))
     content = b"weights"
-    return painter.Parcel("weights.bin", hashlib.sha256(content).hexdigest(), content)
+    return ray_worker.Parcel("weights.bin", hashlib.sha256(content).hexdigest(), content)
 
 
 def test_a_file_travels_once_to_a_node(parcel, tmp_path):

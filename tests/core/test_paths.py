@@ -11,8 +11,9 @@ import platformdirs
 import pytest
 from PIL import Image
 
-from core import paths, runs
+from core import paths
 from core.paths import replacing
+from core.runs import store
 from core.settings import TransferSettings
 
 
@@ -264,5 +265,5 @@ def test_a_new_run_and_its_pictures_are_flushed(own_home, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", noted)
     picture = Image.new("RGB", (80, 64))
-    run = runs.create(picture, picture, TransferSettings(size=64), "draft", "photo", "painting")
+    run = store.create(picture, picture, TransferSettings(size=64), "draft", "photo", "painting")
     assert {path.stat().st_ino for path in (*run.path.iterdir(), run.path, run.path.parent)} <= set(flushed)

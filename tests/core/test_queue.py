@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from core import jobs, presence, runs
-from core.easels import Easel
 from core.errors import InputError, StudioError
+from core.jobs import control, execution, queue, schedule, worker, workers
+from core.jobs.slots import Easel
+from core.machine import processes
+from core.runs import recovery, store
+from core.runs.recorder import Recorder
 from core.settings import TransferSettings
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +28,7 @@ from core import jobs, presence, runs
 from core.easels import Easel
 from core.errors import InputError, StudioError
 run = runs.find(sys.argv[1])
-runs.change(run, writer=runs.Writer.this_process())
+run.change(writer=runs.Writer.this_process())
 jobs.start_worker = lambda: None
 with jobs.turn(run, lambda line: print(line, flush=True)):
     print("its turn", flush=True)
@@ -34,7 +37,7 @@ with jobs.turn(run, lambda line: print(line, flush=True)):
 
 @pytest.fixture(autouse=True)
 def _queue_only(own_home, monkeypatch):
-    monkeypatch.setattr(jobs, "start_worker", lambda: None)
+    monkeypatch.setattr(workers, "start_worker", lambda: None)
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def waiter():
         command = [*before, sys.executable, "-c", WAITER, run.id]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         started.append(process)
-        until(lambda: run in jobs.queue())
+        until(lambda: run in queue.queue())
         return process
 
     yield start
@@ -58,7 +61,7 @@ def waiter():
 
 def new_run(name):
     picture = Image.new("RGB", (80, 64))
-    return runs.create(picture, picture, TransferSettings(size=64), "draft", name, "painting")
+    return store.create(picture, picture, TransferSettings(size=64), "draft", name, "painting")
 
 
 def until(condition):
@@ -71,15 +74,15 @@ def until(condition):
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
 def test_who_is_suspended_while_it_waits_lets_the_others_pass(waiter):
     blocking, own, other = new_run("blocking"), new_run("own"), new_run("other")
-    jobs.submit(blocking)
+    schedule.submit(blocking)
     process = waiter(own)
-    jobs.submit(other)
+    schedule.submit(other)
     os.kill(process.pid, signal.SIGSTOP)
-    jobs.cancel(blocking)
-    until(lambda: jobs.next_queued() == other)
-    assert jobs.queue() == [own, other] and own.record().status == "queued"
-    with jobs.turn(third := new_run("third"), lambda line: jobs.cancel(other)):
-        assert jobs.queue() == [own] and third.record().status == "queued"
+    control.cancel(blocking)
+    until(lambda: queue.next_queued() == other)
+    assert queue.queue() == [own, other] and own.record().status == "queued"
+    with schedule.turn(third := new_run("third"), lambda line: control.cancel(other)):
+        assert queue.queue() == [own] and third.record().status == "queued"
     os.kill(process.pid, signal.SIGCONT)
     assert process.communicate(timeout=WAIT)[0].endswith("its turn\n")
 
@@ -87,15 +90,15 @@ def test_who_is_suspended_while_it_waits_lets_the_others_pass(waiter):
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_run_whose_waiting_process_was_killed_is_interrupted_at_once_and_goes_on(waiter):
     """Before anyone has looked at the queue."""
-    jobs.submit(new_run("blocking"))
+    schedule.submit(new_run("blocking"))
     own = new_run("own")
     process = waiter(own)
     process.kill()
     process.wait()
     assert own.record().status == "interrupted"
-    runs.resume(own)
-    jobs.submit(own)
-    assert own.record().status == "queued" and own in jobs.queue()
+    recovery.resume(own)
+    schedule.submit(own)
+    assert own.record().status == "queued" and own in queue.queue()
 
 
 @pytest.fixture
@@ -108,15 +111,15 @@ def elsewhere():
 
 
 def test_a_waiter_in_another_container_keeps_its_place_until_it_is_gone(waiter, elsewhere):
-    jobs.submit(new_run("blocking"))
+    schedule.submit(new_run("blocking"))
     own = new_run("own")
     process = waiter(own, *elsewhere)
     writer = own.record().writer
-    assert own.record().status == "queued" and own in jobs.queue()
+    assert own.record().status == "queued" and own in queue.queue()
     assert not writer.is_seen_from_here() and writer.is_alive() and not writer.is_suspended()
     process.kill()
     until(lambda: own.record().status == "interrupted")
-    assert own not in jobs.queue()
+    assert own not in queue.queue()
 
 
 PAINTER = """
@@ -136,12 +139,12 @@ def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_
         assert process.stdout.readline() == "painting\n"
         draft = run.path / ".draft-of-the-painter"
         draft.touch()
-        assert jobs.settle(run).status == "preparing" and draft.exists()
+        assert control.settle(run).status == "preparing" and draft.exists()
         with pytest.raises(InputError, match="is painted in another container: end it there"):
-            jobs.break_off(run)
+            control.break_off(run)
         process.kill()
         until(lambda: run.record().status == "interrupted")
-        assert jobs.settle(run).message == "The process that painted it is gone." and not draft.exists()
+        assert control.settle(run).message == "The process that painted it is gone." and not draft.exists()
     finally:
         process.kill()
         process.wait()
@@ -157,25 +160,25 @@ def test_this_process_is_not_seen_by_its_number_elsewhere(elsewhere):
 
 
 def test_signs_of_processes_that_are_gone_are_cleared(own_home, monkeypatch):
-    if not presence.namespace():
+    if not processes.namespace():
         pytest.skip("this system has no namespaces of processes")
     code = "from core import presence; print(presence.sign())"
     left = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert (own_home / "processes" / left.stdout.strip()).is_file() and not presence.is_given(left.stdout.strip())
-    mine = presence.sign()
-    assert presence.is_given(mine) and presence.sign() == mine
+    assert (own_home / "processes" / left.stdout.strip()).is_file() and not processes.is_given(left.stdout.strip())
+    mine = processes.sign()
+    assert processes.is_given(mine) and processes.sign() == mine
     assert [path.name for path in (own_home / "processes").iterdir()] == [mine]
 
 
 def test_cancelling_a_run_that_is_being_painted_says_how_it_is_stopped():
     run = new_run("run")
     with (
-        runs.Recorder(run),
+        Recorder(run),
         pytest.raises(InputError, match=r"it is being painted\. Stop it on its page, or with Ctrl-C"),
     ):
-        jobs.cancel(run)
+        control.cancel(run)
     with pytest.raises(InputError, match=rf"^The run {run.id} does not wait in the queue\.$"):
-        jobs.cancel(run)
+        control.cancel(run)
 
 
 @pytest.mark.parametrize("asked", ["abc", "-1", "nan", "inf"])
@@ -183,25 +186,25 @@ def test_seconds_that_are_none_are_told(asked, monkeypatch):
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", asked)
     run, sentence = new_run("run"), rf" is '{asked}': it must be a number of seconds, 0 or more, or not be set\.$"
     with pytest.raises(InputError, match="^NST_CHECKPOINT_SECONDS" + sentence):
-        list(jobs.perform(run, lambda *_: pytest.fail("it must not be made")))
+        list(execution.perform(run, lambda *_: pytest.fail("it must not be made")))
     assert run.record().status == "failed" and run.record().message.startswith("NST_CHECKPOINT_SECONDS is ")
     monkeypatch.setenv("NST_WORKER_IDLE", asked)
     with pytest.raises(InputError, match="^NST_WORKER_IDLE" + sentence):
-        jobs.work(lambda *_: pytest.fail("it must not be made"))
+        worker.work(lambda *_: pytest.fail("it must not be made"))
 
 
 def test_the_order_can_be_changed_any_number_of_times():
     """A place between two others is found also after more moves than halves of a number there are."""
     first, second, third = found = [new_run(name) for name in ("first", "second", "third")]
     for run in found:
-        jobs.submit(run)
+        schedule.submit(run)
     for _ in range(40):
-        jobs.move(third)
-        assert jobs.queue() == [first, third, second]
-        jobs.move(second)
-        assert jobs.queue() == [first, second, third]
-    jobs.move(third, to_front=True)
-    assert jobs.queue() == [third, first, second]
+        queue.move(third)
+        assert queue.queue() == [first, third, second]
+        queue.move(second)
+        assert queue.queue() == [first, second, third]
+    queue.move(third, to_front=True)
+    assert queue.queue() == [third, first, second]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="there are no such signals")
@@ -210,18 +213,18 @@ def test_a_signal_without_a_name_is_told_by_its_number(monkeypatch):
     process = subprocess.Popen(
         [sys.executable, "-c", f"import os; print(flush=True); os.kill(os.getpid(), {number:d})"]
     )
-    monkeypatch.setitem(jobs._started, process.pid, process)
+    monkeypatch.setitem(workers.started_workers, process.pid, process)
     run = new_run("run")
-    writer = runs.Writer.this_process().model_copy(update={"pid": process.pid, "started": 1.0})
-    runs.change(run, status="running", writer=writer)
+    writer = processes.Writer.this_process().model_copy(update={"pid": process.pid, "started": 1.0})
+    run.change(status="running", writer=writer)
     process.wait()
-    assert f"crashed (signal {number:d})" in jobs.settle(run).message
+    assert f"crashed (signal {number:d})" in control.settle(run).message
 
 
 def test_a_worker_that_cannot_prepare_does_not_try_again_and_again_while_another_paints(monkeypatch):
     monkeypatch.setenv("NST_WORKER_IDLE", "0.5")
     tries, run = [], new_run("run")
-    jobs.submit(run)
+    schedule.submit(run)
 
     def fail(report, timings):
         tries.append(1)
@@ -229,10 +232,10 @@ def test_a_worker_that_cannot_prepare_does_not_try_again_and_again_while_another
 
     held = Easel(0).turn_lock()
     held.acquire()
-    timer = threading.Timer(1.5, lambda: jobs.cancel(run))
+    timer = threading.Timer(1.5, lambda: control.cancel(run))
     timer.start()
     try:
-        jobs.work(fail)
+        worker.work(fail)
     finally:
         timer.join()
         held.release()

@@ -7,14 +7,17 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core import images, jobs, runs, samples
-from core.losses import gram_matrix
-from core.optimizers import Limits
-from core.regions import blend, regions
+from core.images import codec, preprocessing
+from core.images.masks import blend, regions
+from core.jobs import execution
+from core.runs import store
+from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
-from core.subject import Pictures
-from core.transfer import stylize
-from core.vgg import feature_network
+from core.transfer.inputs import Pictures
+from core.transfer.losses import gram_matrix
+from core.transfer.optimizers import Limits
+from core.transfer.stylize import stylize
+from core.vgg.network import feature_network
 
 SHALLOW = {
     "style_layers": ("block1_conv1", "block2_conv1", "block3_conv1"),
@@ -27,18 +30,18 @@ SIZE = 96
 @pytest.fixture(scope="module")
 def given(home):
     """A photo and two paintings that are unlike each other."""
-    photo, *styles = (images.read_image(s.path()) for s in (samples.PHOTOS[1], samples.STYLES[0], samples.STYLES[2]))
+    photo, *styles = (codec.read_image(s.path()) for s in (PHOTOS[1], STYLES[0], STYLES[2]))
     return Pictures(photo, styles)
 
 
 @pytest.fixture(scope="module")
 def content(given):
-    return images.to_network(given.at(TransferSettings(), SIZE).photo)
+    return preprocessing.to_network(given.at(TransferSettings(), SIZE).photo)
 
 
 @pytest.fixture(scope="module")
 def styles(given):
-    return [images.to_network(style) for style in given.at(TransferSettings(), SIZE).styles]
+    return [preprocessing.to_network(style) for style in given.at(TransferSettings(), SIZE).styles]
 
 
 def halves(shape):
@@ -179,10 +182,13 @@ def test_a_run_s_losses_are_by_its_masks(own_home, engine, given):
     settings = TransferSettings(**SHALLOW, size=SIZE, iterations=1)
     left = Image.fromarray((255 * halves((given.photo.height, given.photo.width))).astype(np.uint8))
     one, two = given.styles
-    run = runs.create(given.photo, one, settings, "draft", "photo", "one + two", more_styles=[two], masks=[None, left])
-    first, *_ = jobs.perform(run, lambda *_: engine)
+    run = store.create(given.photo, one, settings, "draft", "photo", "one + two", more_styles=[two], masks=[None, left])
+    first, *_ = execution.perform(run, lambda *_: engine)
     subject = dataclasses.replace(given, masks=[None, left]).at(settings, SIZE)
-    content, styles = images.to_network(subject.photo), [images.to_network(style) for style in subject.styles]
+    content, styles = (
+        preprocessing.to_network(subject.photo),
+        [preprocessing.to_network(style) for style in subject.styles],
+    )
     expected, without, turned = (
         engine.objective(content, styles, settings, masks=masks)[0].losses(tf.constant(content)).style
         for masks in (subject.masks, (), subject.masks[::-1])
@@ -233,7 +239,10 @@ def test_what_is_kept_is_the_photo_where_white_and_near_it_where_grey(engine, gi
     mask[:, : shape[1] // 3], mask[:, shape[1] // 3 : shape[1] // 2] = 1, 0.8
     subject = kept_at(given, mask).at(settings, SIZE)
     np.testing.assert_allclose(subject.kept, mask, atol=1 / 255)
-    content, styles = images.to_network(subject.photo), [images.to_network(style) for style in subject.styles]
+    content, styles = (
+        preprocessing.to_network(subject.photo),
+        [preprocessing.to_network(style) for style in subject.styles],
+    )
     objective, _ = engine.objective(content, styles, settings)
     start = np.asarray(Image.fromarray(subject.styles[0]).resize(shape[::-1]))
     begun = subject.begun_from(start)
@@ -242,7 +251,7 @@ def test_what_is_kept_is_the_photo_where_white_and_near_it_where_grey(engine, gi
         assert moved[mask == 1].max() <= 1e-3
         assert moved[mask == np.float32(0.8)].max() <= 255 * 0.2 + 0.5
     assert moved[mask == np.float32(0.8)].max() > 10 and moved[mask == 0].max() > 60  # each as far as it may
-    np.testing.assert_array_equal(images.to_uint8(step.image())[mask == 1], subject.photo[mask == 1])
+    np.testing.assert_array_equal(preprocessing.to_uint8(step.image())[mask == 1], subject.photo[mask == 1])
 
 
 def test_without_a_kept_region_there_are_no_limits(given):

@@ -9,12 +9,25 @@ from collections import namedtuple
 import psutil
 import pytest
 
-from core import hardware, jobs, room, runs
-from core.easels import Easel
 from core.errors import InputError
-from core.images import resized_shape
-from core.runs import Writer
-from core.settings import TransferSettings, choose
+from core.images.geometry import resized_shape
+from core.jobs import execution
+from core.jobs.slots import Easel
+from core.machine import hardware, memory
+from core.machine.memory import (
+    BASE_BYTES,
+    BYTES_PER_PIXEL,
+    _left_to_the_container,
+    _needed,
+    available_memory,
+    check,
+    shutil,
+    tile_side,
+)
+from core.machine.processes import Writer
+from core.presets import choose
+from core.runs import recovery, store
+from core.settings import TransferSettings
 
 PLENTY = 1e15
 
@@ -25,16 +38,16 @@ def machine(own_home, monkeypatch):
 
     def has(memory=PLENTY, disk=PLENTY, card=PLENTY):
         monkeypatch.setattr(hardware, "free_card_memory", lambda: card)
-        monkeypatch.setattr(room, "available_memory", lambda: memory)
+        monkeypatch.setattr("core.machine.memory.available_memory", lambda: memory)
         usage = namedtuple("Usage", "free")(disk)
-        monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
 
     return has
 
 
 def refusal(settings, shape, **more):
     with pytest.raises(InputError) as caught:
-        room.check(settings, shape, **more)
+        check(settings, shape, **more)
     return str(caught.value)
 
 
@@ -42,7 +55,7 @@ def test_what_fits_is_not_refused(machine):
     machine(memory=2e9, disk=2e9)
     for preset in ("draft", "fast", "reference"):
         settings = choose(preset)
-        room.check(settings, (settings.size * 3 // 4, settings.size))
+        check(settings, (settings.size * 3 // 4, settings.size))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
@@ -64,17 +77,17 @@ def test_the_size_that_would_fit_fits_and_the_next_one_does_not(machine, optimiz
     found = re.fullmatch(rf"{needs}choose (\d+) px or less, or {remedy}\.", said)
     fits = int(found[1])
     assert fits % 16 == 0
-    room.check(settings, resized_shape(shape[1], shape[0], fits), on_gpu=on_gpu)
+    check(settings, resized_shape(shape[1], shape[0], fits), on_gpu=on_gpu)
     refusal(settings, resized_shape(shape[1], shape[0], fits + 16), on_gpu=on_gpu)
 
 
 def test_what_the_runs_beside_it_will_take_yet_is_not_there(machine):
     machine(memory=5e9)
     settings, shape = choose("draft", size=1024), (768, 1024)
-    assert 3e9 < room.memory(settings, shape) < 4e9
-    room.check(settings, shape, still_to_be_taken=1e9)
-    assert room.tile_side(settings, shape, still_to_be_taken=1e9) is None
-    assert room.tile_side(settings, shape, still_to_be_taken=2e9) is not None
+    assert 3e9 < memory.memory(settings, shape) < 4e9
+    check(settings, shape, still_to_be_taken=1e9)
+    assert tile_side(settings, shape, still_to_be_taken=1e9) is None
+    assert tile_side(settings, shape, still_to_be_taken=2e9) is not None
     assert "and 1.1 GB are there" in refusal(settings, shape, still_to_be_taken=3.9e9)
     assert "and 0 MB are there" in refusal(settings, shape, still_to_be_taken=9e9)
 
@@ -83,20 +96,20 @@ def test_what_they_will_take_yet_is_what_they_need_less_what_they_hold(own_home,
     """Of every run that has a turn, the one that asks apart."""
     asks, small, large = (new_run() for _ in range(3))
     for run, shape in ((asks, (3072, 4096)), (small, (48, 64)), (large, (3072, 4096))):
-        runs.change(run, status="running", shape=shape)
+        run.change(status="running", shape=shape)
     held = psutil.Process().memory_info().rss
     with Easel(0).bearing(asks):
-        assert jobs._still_to_be_taken(asks) == 0
+        assert execution._still_to_be_taken(asks) == 0
     with Easel(0).bearing(large):
         record = large.record()
-        expected = room.memory(record.settings, record.shape) - held
-        assert jobs._still_to_be_taken(asks) == pytest.approx(expected, abs=1e8)
+        expected = memory.memory(record.settings, record.shape) - held
+        assert execution._still_to_be_taken(asks) == pytest.approx(expected, abs=1e8)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     writer = Writer.of(gone.pid)
     gone.wait()
-    runs.change(small, writer=writer)
+    small.change(writer=writer)
     with Easel(0).bearing(small):
-        assert jobs._still_to_be_taken(asks) == 0
+        assert execution._still_to_be_taken(asks) == 0
 
 
 def test_tiles_are_as_large_as_the_memory_admits(machine):
@@ -104,53 +117,53 @@ def test_tiles_are_as_large_as_the_memory_admits(machine):
     settings, shape, sides = TransferSettings(size=4096), (3072, 4096), []
     for gigabytes in (100, 16, 8, 6, 5, 4.2):
         machine(memory=gigabytes * 1e9)
-        sides.append(room.tile_side(settings, shape))
-        room.check(settings, shape)
-        assert sides[-1] is None or room._needed(settings, shape, sides[-1]) <= gigabytes * 1e9
+        sides.append(tile_side(settings, shape))
+        check(settings, shape)
+        assert sides[-1] is None or _needed(settings, shape, sides[-1]) <= gigabytes * 1e9
     assert sides[0] is None and sides[1:] == sorted(sides[1:], reverse=True) and len(set(sides[1:])) > 2
-    assert room.tile_side(settings.changed(memory=6), shape) == room.tile_side(settings, shape)  # 4.2 GB are there
+    assert tile_side(settings.changed(memory=6), shape) == tile_side(settings, shape)  # 4.2 GB are there
 
 
 def test_what_fits_whole_is_not_refused_for_what_its_tiles_would_need(machine):
     """A tile's border is most of a small picture."""
     settings, shape = TransferSettings(size=384), (384, 384)
-    whole, tiles = (room._needed(settings, shape, side) for side in (384, 256))
+    whole, tiles = (_needed(settings, shape, side) for side in (384, 256))
     machine(memory=(whole + tiles) / 2)
     assert whole < tiles
-    room.check(settings, shape)
-    assert room.tile_side(settings, shape) is None
+    check(settings, shape)
+    assert tile_side(settings, shape) is None
 
 
 def test_no_more_memory_is_taken_than_was_allowed(machine):
     machine(memory=100e9)
     settings, shape = TransferSettings(size=4096), (3072, 4096)
-    assert room.tile_side(settings, shape) is None
-    side = room.tile_side(settings.changed(memory=6.0), shape)
-    assert side is not None and room._needed(settings, shape, side) <= 6e9
+    assert tile_side(settings, shape) is None
+    side = tile_side(settings.changed(memory=6.0), shape)
+    assert side is not None and _needed(settings, shape, side) <= 6e9
     said = refusal(settings.changed(memory=2.0), shape)  # not the other programs' fault
     found = re.fullmatch(
         r"A run of .* memory, and the setting memory allows 2\.0 GB: choose (\d+) px or less, or .*", said
     )
     assert said.endswith(" or less, or allow more.")
-    room.check(settings.changed(memory=2.0), resized_shape(4096, 3072, int(found[1])))
-    room.check(settings.changed(memory=6.0), shape)
+    check(settings.changed(memory=2.0), resized_shape(4096, 3072, int(found[1])))
+    check(settings.changed(memory=6.0), shape)
 
 
 def test_a_longer_history_needs_more_memory(machine):
     shape = (1536, 2048)
-    machine(memory=room.BASE_BYTES + 1.5 * room.BYTES_PER_PIXEL * math.prod(shape))
-    room.check(TransferSettings(size=2048, optimizer="l-bfgs", history=10), shape)
+    machine(memory=BASE_BYTES + 1.5 * BYTES_PER_PIXEL * math.prod(shape))
+    check(TransferSettings(size=2048, optimizer="l-bfgs", history=10), shape)
     assert "of memory" in refusal(TransferSettings(size=2048, optimizer="l-bfgs", history=100), shape)
-    room.check(TransferSettings(size=2048, optimizer="l-bfgs", history=100, iterations=5), shape)  # remembers five
+    check(TransferSettings(size=2048, optimizer="l-bfgs", history=100, iterations=5), shape)  # remembers five
 
 
 def test_the_painting_needs_no_optimizer_s_history(machine):
     shape = (1536, 2048)
-    machine(memory=room.BASE_BYTES + 1.1 * room.BYTES_PER_PIXEL * math.prod(shape))
+    machine(memory=BASE_BYTES + 1.1 * BYTES_PER_PIXEL * math.prod(shape))
     settings = TransferSettings(size=2048, optimizer="l-bfgs", history=50)
-    side, of_paintings = room.sides(settings, shape, [(64, 64), shape])
+    side, of_paintings = memory.sides(settings, shape, [(64, 64), shape])
     assert side is not None and of_paintings is None
-    side, of_paintings = room.sides(settings, shape, [shape, (3072, 4096)])
+    side, of_paintings = memory.sides(settings, shape, [shape, (3072, 4096)])
     assert side is not None and of_paintings is not None
 
 
@@ -171,7 +184,7 @@ def test_the_painting_needs_no_optimizer_s_history(machine):
 def test_what_other_runs_hold_of_the_whole_picture_counts_in_tiles_too(changes, masks, bytes_per_pixel):
     shape, usual = (3072, 4096), TransferSettings(size=4096)
     for side in (4096, 512):
-        more = room._needed(usual.changed(**changes), shape, side, masks) - room._needed(usual, shape, side)
+        more = _needed(usual.changed(**changes), shape, side, masks) - _needed(usual, shape, side)
         assert more >= 0.9 * bytes_per_pixel * math.prod(shape)  # an earlier layer sees less of a border
         assert more > 0 or not bytes_per_pixel
 
@@ -183,17 +196,17 @@ def test_where_nothing_fits_no_size_is_named(machine):
 
 def test_on_a_gpu_the_machine_s_memory_says_nothing(machine):
     machine(memory=1e9)
-    room.check(choose("draft"), (192, 256), on_gpu=True)
+    check(choose("draft"), (192, 256), on_gpu=True)
 
 
 def test_a_driver_that_does_not_tell_refuses_nothing(machine):
     machine(card=None)
-    room.check(choose("draft", size=4096), (3072, 4096), on_gpu=True)
+    check(choose("draft", size=4096), (3072, 4096), on_gpu=True)
 
 
 def test_on_a_processor_the_card_s_memory_says_nothing(machine):
     machine(card=0.0)
-    room.check(choose("draft"), (192, 256))
+    check(choose("draft"), (192, 256))
 
 
 def test_a_run_that_does_not_fit_on_the_card_fails_before_anything_is_loaded(machine, new_run, monkeypatch):
@@ -201,15 +214,15 @@ def test_a_run_that_does_not_fit_on_the_card_fails_before_anything_is_loaded(mac
     monkeypatch.setattr(hardware, "cards", lambda: ("0",))
     run, loaded = new_run(), []
     with pytest.raises(InputError, match="GB of memory on the GPU"):
-        next(jobs.perform(run, lambda *_: loaded.append("engine")))
+        next(execution.perform(run, lambda *_: loaded.append("engine")))
     assert (run.record().status, loaded) == ("failed", [])
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_container_s_limit_counts(tmp_path, monkeypatch, version):
-    monkeypatch.setattr(room, "CGROUP", tmp_path)
+    monkeypatch.setattr("core.machine.memory.CGROUP", tmp_path)
     own = psutil.Process().memory_info().rss
-    assert room.available_memory() > own + 10e6  # there is no limit
+    assert available_memory() > own + 10e6  # there is no limit
     folder, (limit, used, files) = {
         1: (tmp_path / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
         2: (tmp_path, ("memory.max", "memory.current", "inactive_file")),
@@ -218,20 +231,20 @@ def test_a_container_s_limit_counts(tmp_path, monkeypatch, version):
     (folder / limit).write_text("9000000\n")
     (folder / used).write_text("7000000\n")
     (folder / "memory.stat").write_text(f"anon 5000000\n{files} 1000000\n")
-    assert abs(room.available_memory() - own - 3e6) < 50e6
-    assert room._left_to_the_container() == 3e6
+    assert abs(available_memory() - own - 3e6) < 50e6
+    assert _left_to_the_container() == 3e6
     (folder / limit).write_text("max\n")
-    assert room._left_to_the_container() == math.inf
+    assert _left_to_the_container() == math.inf
 
 
 def test_a_run_that_does_not_fit_fails_before_anything_is_loaded(machine, new_run):
     machine(memory=1e9)
     run, loaded = new_run(), []
     with pytest.raises(InputError, match="GB of memory"):
-        next(jobs.perform(run, lambda *_: loaded.append("engine")))
+        next(execution.perform(run, lambda *_: loaded.append("engine")))
     assert (run.record().status, loaded) == ("failed", []) and "GB of memory" in run.record().message
     machine()
-    runs.resume(run)  # when there is room
+    recovery.resume(run)  # when there is room
     assert run.record().status == "queued"
 
 
@@ -241,6 +254,6 @@ def new_run():
 
     def make():
         picture = Image.new("RGB", (80, 64))
-        return runs.create(picture, picture, choose("draft", size=64), "draft", "photo", "painting")
+        return store.create(picture, picture, choose("draft", size=64), "draft", "photo", "painting")
 
     return make

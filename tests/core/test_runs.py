@@ -20,12 +20,19 @@ import tensorflow as tf
 from filelock import FileLock
 from PIL import Image
 
-from core import images, paths, runs
-from core.checkpoint import Checkpoint
+from core import paths
 from core.errors import InputError, StudioError
-from core.runs import METRICS, Recorder, Request, Run, RunRecord, Steering, Writer
-from core.settings import PRESETS, TransferSettings
+from core.images import codec, preprocessing
+from core.machine.processes import Writer
+from core.presets import PRESETS
+from core.runs import recovery, store
+from core.runs.record import Request, RunRecord, Steering, metadata
+from core.runs.recorder import Recorder, _checkpoint_interval
+from core.runs.run import METRICS, Run
+from core.settings import TransferSettings
 from core.timings import Timings
+from core.transfer import inputs
+from core.transfer.checkpoint import Checkpoint
 
 SETTINGS = TransferSettings(size=96, iterations=4, frame_every=2)
 ROOT = Path(__file__).parents[2]
@@ -36,7 +43,7 @@ def picture(width=48, height=40, seed=1):
 
 
 def new_run(settings=SETTINGS, content=None, content_name="photo", style_name="painting"):
-    return runs.create(content or picture(), picture(seed=2), settings, "reference", content_name, style_name)
+    return store.create(content or picture(), picture(seed=2), settings, "reference", content_name, style_name)
 
 
 def rewrite(run, **changes):
@@ -57,7 +64,7 @@ def _own_home(own_home):
 @pytest.fixture(scope="module")
 def steps(engine, photo, painting):
     """Iterations 0 to 4 of a real transfer."""
-    from core.transfer import stylize
+    from core.transfer.stylize import stylize
 
     settings = PRESETS["reference"].settings().model_copy(update={"iterations": 4})
     return list(stylize(engine.objective(photo, painting, settings, Timings())[0], photo, settings))
@@ -99,20 +106,20 @@ def test_layout_of_a_new_run(own_home):
 
 def test_names_without_a_letter(own_home):
     run = new_run(content_name="富嶽", style_name="...")
-    assert runs.find(run.id) == run
+    assert store.find(run.id) == run
     assert run.record().title == "富嶽 × ..."
 
 
 def test_two_runs_of_the_same_pair_are_two():
     assert new_run().id != new_run().id
-    assert len(runs.all_runs()) == 2
+    assert len(store.all_runs()) == 2
 
 
 def test_pictures_are_kept_as_they_are(tmp_path):
     content = picture(120, 70)
     run = new_run(content=content)
-    assert images.read_image(run.content).tobytes() == content.tobytes()
-    assert images.read_image(run.style).tobytes() == picture(seed=2).tobytes()
+    assert codec.read_image(run.content).tobytes() == content.tobytes()
+    assert codec.read_image(run.style).tobytes() == picture(seed=2).tobytes()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
@@ -125,7 +132,7 @@ def test_inputs_are_kept_without_their_metadata(tmp_path, suffix):
     extras = {"comment": "at home"} if suffix == "jpg" else {}
     picture(60, 40).save(file, exif=exif, **extras)
     assert b"Secret Camera" in file.read_bytes()
-    run = new_run(content=images.read_image(file))
+    run = new_run(content=codec.read_image(file))
     assert b"Secret Camera" not in run.content.read_bytes()
     with Image.open(run.content) as kept:
         kept.load()
@@ -142,8 +149,8 @@ def test_inputs_are_kept_without_their_metadata(tmp_path, suffix):
 )
 def test_too_narrow_pictures_are_refused(own_home, content, style, message):
     with pytest.raises(InputError, match=message):
-        runs.create(picture(*content), picture(*style), SETTINGS, "draft", "a photo", "a painting")
-    assert runs.all_runs() == []
+        store.create(picture(*content), picture(*style), SETTINGS, "draft", "a photo", "a painting")
+    assert store.all_runs() == []
 
 
 @pytest.mark.parametrize(
@@ -182,23 +189,23 @@ def test_what_cannot_be_painted_by_its_settings_is_refused_before_there_is_a_run
     own_home, changes, content, style, message
 ):
     with pytest.raises(InputError) as caught:
-        runs.create(picture(*content), picture(*style), SETTINGS.changed(**changes), "draft", "a photo", "a painting")
+        store.create(picture(*content), picture(*style), SETTINGS.changed(**changes), "draft", "a photo", "a painting")
     assert str(caught.value) == message
-    assert runs.all_runs() == []
+    assert store.all_runs() == []
 
 
 def test_a_painting_is_checked_at_the_size_that_it_is_brought_to(own_home):
     """Larger than the photo it may be narrower."""
     narrow = picture(300, 60)
-    runs.create(picture(), narrow, SETTINGS.changed(style_scale=2.0), "draft", "a photo", "a painting")
+    store.create(picture(), narrow, SETTINGS.changed(style_scale=2.0), "draft", "a photo", "a painting")
     with pytest.raises(InputError, match="a painting would be only 96 × 19 pixels"):
-        runs.check_styles([narrow.size], SETTINGS, "a painting")
+        inputs.check_styles([narrow.size], SETTINGS, "a painting")
 
 
 @pytest.mark.parametrize(("names", "named"), [("one + two + three", "two"), ("one + a + b + three", "painting 2")])
 def test_of_several_paintings_the_one_that_is_too_small_is_named(names, named):
     with pytest.raises(InputError, match=f"^{named} would be only 96 × 19 pixels"):
-        runs.check_styles([(50, 50), (300, 60), (50, 50)], SETTINGS, names)
+        inputs.check_styles([(50, 50), (300, 60), (50, 50)], SETTINGS, names)
 
 
 def test_home_that_is_none(tmp_path, monkeypatch):
@@ -246,7 +253,7 @@ def test_a_record_says_when_its_run_was_queued_and_begun_last():
         pass
     done = run.record()
     assert done.begun and done.queued == first.queued <= done.begun <= datetime.now(UTC)
-    runs.resume(run)
+    recovery.resume(run)
     again = run.record()
     assert again.queued and again.queued > done.begun and again.begun is None
 
@@ -280,8 +287,8 @@ def test_damaged_records_are_refused(content):
         StudioError, match=rf"^The (record of the )?run {run.id} (is damaged|has the schema version None)"
     ):
         run.record()
-    assert list(runs.readable_runs()) == []
-    assert runs.all_runs() == [run]
+    assert list(store.readable_runs()) == []
+    assert store.all_runs() == [run]
 
 
 def test_record_that_is_missing():
@@ -372,7 +379,7 @@ def test_finished_runs_need_no_writer():
     run = new_run()
     for status in ("stopped", "done", "failed"):
         rewrite(run, writer=None)
-        runs.change(run, status=status)
+        run.change(status=status)
         assert run.record().status == status
 
 
@@ -385,34 +392,34 @@ def test_finished_runs_need_no_writer():
 def test_only_a_run_s_own_name_finds_it(name):
     run = new_run()
     (run.path / "frames").mkdir()
-    assert runs.find(run.id) == run
+    assert store.find(run.id) == run
     with pytest.raises(InputError, match=r"^There is no run .*; nst runs lists them\.$"):
-        runs.find(name.format(id=run.id))
+        store.find(name.format(id=run.id))
 
 
 def test_a_run_is_found_by_how_its_name_begins_and_the_last_one_by_that_word(own_home):
     for name in ("20240301-120000-b-b-0000", "20240301-115959-c-c-ffff", "20250101-000000-a-a-0000"):
         (own_home / "runs" / name).mkdir(parents=True)
-    assert runs.find("2025").id == runs.find("last").id == "20250101-000000-a-a-0000"
-    assert runs.find("20240301-12").id == "20240301-120000-b-b-0000"
+    assert store.find("2025").id == store.find("last").id == "20250101-000000-a-a-0000"
+    assert store.find("20240301-12").id == "20240301-120000-b-b-0000"
     with pytest.raises(InputError, match=r"^2 runs begin with '20240301'; nst runs lists them\.$"):
-        runs.find("20240301")
+        store.find("20240301")
 
 
 def test_all_runs_are_newest_first_without_drafts(own_home):
-    assert runs.all_runs() == []
+    assert store.all_runs() == []
     for name in ("20240301-120000-b-b-0000", "20250101-000000-a-a-0000", "20240301-115959-c-c-ffff", ".20260101-a-a-0"):
         (own_home / "runs" / name).mkdir(parents=True)
     (own_home / "runs" / "20270101-000000-file").touch()
     run = new_run()
     expected = [run.id, "20250101-000000-a-a-0000", "20240301-120000-b-b-0000", "20240301-115959-c-c-ffff"]
-    assert [run.id for run in runs.all_runs()] == expected
-    assert [run.id for run, _ in runs.readable_runs()] == [run.id]
+    assert [run.id for run in store.all_runs()] == expected
+    assert [run.id for run, _ in store.readable_runs()] == [run.id]
 
 
 def test_newest_first_also_within_a_second():
     made = [new_run(content_name=name) for name in ("zebra", "mole", "ant")]
-    assert runs.all_runs() == made[::-1]
+    assert store.all_runs() == made[::-1]
 
 
 # Metrics, pictures and requests
@@ -493,20 +500,20 @@ def test_frames_at_their_interval_and_the_live_picture(steps):
     with Recorder(run) as recorder:
         for step in steps:
             recorder.write(step)
-            live = images.read_image(run.live)
+            live = codec.read_image(run.live)
             assert live.size == (96, 64)
             if step.iteration % 2 == 0:
                 assert run.live.read_bytes() == run.frames()[-1][1].read_bytes()
     assert [iteration for iteration, _ in run.frames()] == [0, 2, 4]
     assert [path.name for _, path in run.frames()] == ["000000.jpg", "000002.jpg", "000004.jpg"]
     for (_, path), step in zip(run.frames(), steps[::2], strict=True):
-        shown = np.asarray(images.read_image(path), float)
+        shown = np.asarray(codec.read_image(path), float)
         assert np.abs(shown - step.image()).mean() < 8  # a JPEG of just this step
 
 
 def test_the_live_picture_is_written_now_and_then(steps, monkeypatch):
     run = new_run(SETTINGS.model_copy(update={"frame_every": 100}))
-    monkeypatch.setattr(runs, "LIVE_SECONDS", 0.5)
+    monkeypatch.setattr("core.runs.recorder.LIVE_SECONDS", 0.5)
     with Recorder(run) as recorder:
         recorder.write(steps[0])
         first = run.live.stat().st_mtime_ns
@@ -525,7 +532,7 @@ def test_the_start_is_shown_before_any_step(steps):
     with Recorder(run) as recorder:
         assert not run.live.exists()
         recorder.show(start)
-        shown = np.asarray(images.read_image(run.live), float)
+        shown = np.asarray(codec.read_image(run.live), float)
         assert np.abs(shown - start).mean() < 40 and shown.shape == (64, 96, 3)  # noise suffers from JPEG
         assert run.metrics().empty and run.frames() == []
         assert run.record().status == "preparing"
@@ -674,7 +681,7 @@ def test_steering_that_is_none(text, message):
 
 def test_steering_is_recorded_in_order():
     changes = steering((9, {"style_weight": 1.0}), (2, {"content_weight": 5.0}), (9, {"style_weight": 2.0}))
-    run = runs.create(picture(), picture(seed=2), SETTINGS, "draft", "a", "b", steering=changes)
+    run = store.create(picture(), picture(seed=2), SETTINGS, "draft", "a", "b", steering=changes)
     assert [change.iteration for change in run.record().steering] == [2, 9, 9]
     recorder = Recorder(run)
     assert recorder.steered(2) == SETTINGS
@@ -686,7 +693,7 @@ def test_steering_that_would_leave_nothing_to_paint_is_refused(own_home):
     """Each change fits the settings; both together do not."""
     changes = steering((9, {"style_weight": 0.0}), (2, {"content_weight": 0.0}))
     with pytest.raises(InputError, match=r"^style_weight and content_weight cannot both be 0"):
-        runs.create(picture(), picture(seed=2), SETTINGS, "draft", "a", "b", steering=changes)
+        store.create(picture(), picture(seed=2), SETTINGS, "draft", "a", "b", steering=changes)
     assert not (own_home / "runs").exists()
 
 
@@ -796,7 +803,7 @@ def holds_the_best(run, record, last):
     np.testing.assert_array_equal(result, last.best_image())
     assert (record.iteration, record.evaluations) == (last.iteration, last.evaluations)
     assert (record.best_iteration, record.best_total) == (last.best_iteration, last.best.losses.total)
-    assert images.read_image(run.result).size == (96, 64)
+    assert codec.read_image(run.result).size == (96, 64)
 
 
 def test_done(steps):
@@ -879,13 +886,13 @@ def test_final_losses_are_what_is_said_of_the_best_picture(steps):
     assert asked == [steps[-1].best]  # once, at the end
     expected = steps[-1].best.losses.total + 1000.0
     assert run.record().best_total == expected
-    assert float(images.read_metadata(run.result)["Total loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(codec.read_metadata(run.result)["Total loss"]) == pytest.approx(expected, rel=1e-5)
     assert run.metrics()["total"].min() == pytest.approx(expected - 1000.0, rel=1e-8)
 
 
 def test_the_last_step_is_let_go_before_its_final_losses(engine, photo, painting):
     """The network in float32 may need the room of its gradients, moments and targets."""
-    from core.transfer import stylize
+    from core.transfer.stylize import stylize
 
     settings = PRESETS["reference"].settings().model_copy(update={"iterations": 0})
     (step,) = stylize(engine.objective(photo, painting, settings, Timings())[0], photo, settings)
@@ -932,9 +939,9 @@ def test_result_in_both_forms_with_its_settings(steps):
     result = np.load(run.path / "result.npy")
     assert (result.dtype, result.shape) == (np.float32, (64, 96, 3))
     assert result.min() >= 0 and 1 < result.max() <= 255
-    np.testing.assert_array_equal(np.asarray(images.read_image(run.result)), images.to_uint8(result))
-    said = images.read_metadata(run.result)
-    assert said == runs.metadata(record)
+    np.testing.assert_array_equal(np.asarray(codec.read_image(run.result)), preprocessing.to_uint8(result))
+    said = codec.read_metadata(run.result)
+    assert said == metadata(record)
     assert TransferSettings.model_validate_json(said["Settings"]) == SETTINGS
     assert said["Title"] == "photo × painting"
     assert float(said["Total loss"]) == pytest.approx(record.best_total, rel=1e-5)
@@ -994,7 +1001,7 @@ def stopped_run(steps):
 def test_going_on_queues_the_run_once_more(steps):
     run = stopped_run(steps[:3])
     run.ask(stop=True)
-    runs.resume(run)
+    recovery.resume(run)
     record = run.record()
     assert (record.status, record.message, record.settings) == ("queued", "", SETTINGS)
     assert record.writer == Writer.this_process()
@@ -1004,7 +1011,7 @@ def test_going_on_queues_the_run_once_more(steps):
 
 def test_going_on_for_more(steps):
     run, _ = recorded(steps)
-    runs.resume(run, 3)
+    recovery.resume(run, 3)
     assert run.record().settings == SETTINGS.changed(iterations=7)
     assert run.record().status == "queued"
 
@@ -1012,23 +1019,23 @@ def test_going_on_for_more(steps):
 def test_going_on_is_refused_while_it_has_not_ended(steps):
     run = new_run()
     with pytest.raises(InputError, match=rf"^The run {run.id} is queued; it can go on when it has ended\.$"):
-        runs.resume(run, 5)
+        recovery.resume(run, 5)
     with Recorder(run) as recorder:
         for status in ("preparing", "running"):
             with pytest.raises(InputError, match=rf"^The run {run.id} is {status}; "):
-                runs.resume(run, 5)
+                recovery.resume(run, 5)
             recorder.write(steps[0])
-    runs.resume(run)
+    recovery.resume(run)
     with pytest.raises(InputError, match=rf"^The run {run.id} is queued; "):
-        runs.resume(run)
+        recovery.resume(run)
 
 
 def test_going_on_is_refused_where_nothing_is_left(steps):
     run, before = recorded(steps)
     with pytest.raises(InputError, match=rf"^The run {run.id} has done its 4 iterations; ask for more\.$"):
-        runs.resume(run)
+        recovery.resume(run)
     with pytest.raises(InputError, match=r"^iterations = 20001: should be less than or equal to 20000\.$"):
-        runs.resume(run, 19_997)
+        recovery.resume(run, 19_997)
     assert run.record() == before
 
 
@@ -1037,10 +1044,10 @@ def test_going_on_is_refused_without_a_checkpoint(steps):
     whole = run.checkpoint.read_bytes()
     run.checkpoint.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
-        runs.resume(run, 5)
+        recovery.resume(run, 5)
     run.checkpoint.unlink()
     with pytest.raises(StudioError, match=rf"^{run.id} has no checkpoint to go on from\.$"):
-        runs.resume(run, 5)
+        recovery.resume(run, 5)
     assert run.record() == before
 
 
@@ -1057,8 +1064,8 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(steps, gone_wr
         broken = recorder.record.model_dump(mode="json")
     run.checkpoint.unlink()
     broken_off(run, gone_writer, iteration=None, timings=broken["timings"])
-    assert runs.begins_anew(run, run.record())
-    runs.resume(run)
+    assert recovery.begins_anew(run, run.record())
+    recovery.resume(run)
     assert run.record().status == "queued"
     with Recorder(run) as recorder:
         for step in steps[:3]:
@@ -1077,23 +1084,23 @@ def test_an_interrupted_run_has_the_best_picture_of_its_last_checkpoint(steps, g
     (run.path / ".draft-0123").write_bytes(b"half")
     broken_off(run, gone_writer, iteration=None, best_iteration=None, best_total=None)
     asked = []
-    record = runs.settle(run, lambda writer: asked.append(writer) or "The cat sat on the keys.")
+    record = recovery.settle(run, lambda writer: asked.append(writer) or "The cat sat on the keys.")
     assert asked == [gone_writer]
     assert (record.status, record.message, record.writer) == ("interrupted", "The cat sat on the keys.", None)
     assert record == run.record() and not list(run.path.glob(".*"))
     np.testing.assert_array_equal(np.load(run.path / "result.npy"), steps[2].best_image())
-    assert images.read_image(run.result).tobytes() == images.to_uint8(steps[2].best_image()).tobytes()
+    assert codec.read_image(run.result).tobytes() == preprocessing.to_uint8(steps[2].best_image()).tobytes()
     assert record.best_iteration == steps[2].best_iteration
     assert record.best_total == pytest.approx(steps[2].best.losses.total, rel=1e-8)
-    assert runs.settle(run, lambda writer: "Another cause.") == record  # it is noted once
-    runs.resume(run)
-    assert runs.settle(run, lambda writer: "It goes on.").status == "queued"
+    assert recovery.settle(run, lambda writer: "Another cause.") == record  # it is noted once
+    recovery.resume(run)
+    assert recovery.settle(run, lambda writer: "It goes on.").status == "queued"
 
 
 def test_an_interrupted_run_without_a_checkpoint_is_noted_too(gone_writer):
     run = new_run()
     broken_off(run, gone_writer)
-    assert runs.settle(run, lambda writer: "Gone.").message == "Gone." and not run.result.exists()
+    assert recovery.settle(run, lambda writer: "Gone.").message == "Gone." and not run.result.exists()
 
 
 @pytest.mark.parametrize(
@@ -1115,7 +1122,7 @@ def test_an_interrupted_run_has_no_picture_of_a_checkpoint_that_was_tampered_wit
         (run.path / made).unlink()
     dataclasses.replace(steps[2].checkpoint(), **changes).save(run.checkpoint)
     broken_off(run, gone_writer, shape=[64, 96], best_total=None)
-    record = runs.settle(run, lambda writer: "Gone.")
+    record = recovery.settle(run, lambda writer: "Gone.")
     assert (record.status, record.message, record.best_total) == ("interrupted", "Gone.", None)
     assert not run.result.exists()
 
@@ -1126,8 +1133,8 @@ def test_an_interrupted_run_has_the_picture_of_a_stage(steps, gone_writer):
     (run.path / "result.png").unlink()
     settings = TransferSettings(size=192, iterations=4, stages=2).model_dump(mode="json")
     broken_off(run, gone_writer, shape=[129, 192], settings=settings)
-    assert runs.settle(run, lambda writer: "Gone.").best_total is not None
-    assert images.read_image(run.result).size == (96, 64)
+    assert recovery.settle(run, lambda writer: "Gone.").best_total is not None
+    assert codec.read_image(run.result).size == (96, 64)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
@@ -1138,28 +1145,28 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(steps, gone_writer, name):
     (run.path / name).unlink()
     os.mkfifo(run.path / name)
     opened = {
-        "content.png": lambda: images.read_image(run.content),
-        "result.png": lambda: images.shrunk(run.result, 64),
-        "result.npy": lambda: images.read_exact(run.path / "result.npy"),
+        "content.png": lambda: codec.read_image(run.content),
+        "result.png": lambda: codec.shrunk(run.result, 64),
+        "result.npy": lambda: codec.read_exact(run.path / "result.npy"),
         "checkpoint.npz": lambda: Checkpoint.load(run.checkpoint),
         "metrics.csv": run.metrics,
     }
     with pytest.raises(StudioError, match=r"^[^\n]*\.$"):
         opened[name]()
     broken_off(run, gone_writer, shape=[64, 96])
-    assert runs.settle(run, lambda writer: "Gone.").message == "Gone."
+    assert recovery.settle(run, lambda writer: "Gone.").message == "Gone."
     if not (run.path / name).is_file():  # the result was made anew
         with pytest.raises(InputError, match=rf"does not go on: {name} is not a file\.$"):
-            runs.resume(run)
+            recovery.resume(run)
 
 
 def test_who_ends_runs_does_not_wait_for_ever_for_another(steps, gone_writer, monkeypatch):
     run, _ = recorded(steps)
     broken_off(run, gone_writer)
-    monkeypatch.setattr(runs, "ENDINGS_SECONDS", 0.1)
+    monkeypatch.setattr(recovery, "ENDINGS_SECONDS", 0.1)
     with FileLock(paths.home() / "endings.lock"), pytest.raises(StudioError, match=r"endings\.lock for too long: "):
-        runs.settle(run, lambda writer: "Gone.")
-    assert runs.settle(run, lambda writer: "Gone.").message == "Gone."
+        recovery.settle(run, lambda writer: "Gone.")
+    assert recovery.settle(run, lambda writer: "Gone.").message == "Gone."
 
 
 def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
@@ -1168,7 +1175,7 @@ def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
     lines = (run.path / "metrics.csv").read_text().splitlines()
     (run.path / "metrics.csv").write_text("\n".join([*lines, lines[-1], ""]))
     broken_off(run, gone_writer, shape=[64, 96])
-    assert runs.settle(run, lambda writer: "Gone.").best_iteration == held(run).best_iteration
+    assert recovery.settle(run, lambda writer: "Gone.").best_iteration == held(run).best_iteration
     assert run.result.exists()
 
 
@@ -1176,15 +1183,15 @@ def test_an_interrupted_run_that_had_painted_everything_only_writes_its_result(s
     """Killed after its last checkpoint and before its record."""
     run, _ = recorded(steps)
     broken_off(run, gone_writer)
-    runs.resume(run)
+    recovery.resume(run)
     assert run.record().status == "queued"
 
 
 def test_checkpoints_take_a_small_share_of_the_time(monkeypatch):
     monkeypatch.delenv("NST_CHECKPOINT_SECONDS", raising=False)
-    assert [runs._checkpoint_interval(cost) for cost in (0.0, 0.01, 0.2, 1.0, 1.4, 30.0)] == [5, 5, 10, 50, 60, 60]
+    assert [_checkpoint_interval(cost) for cost in (0.0, 0.01, 0.2, 1.0, 1.4, 30.0)] == [5, 5, 10, 50, 60, 60]
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0.5")
-    assert runs._checkpoint_interval(30.0) == 0.5
+    assert _checkpoint_interval(30.0) == 0.5
 
 
 @pytest.mark.parametrize("rubbish", [b"\0" * 64 + b"\n3,\0\n" + b"\0" * 512, b"\xff\xfe\x80,\n1,\xff\n\x9f"])
@@ -1196,10 +1203,10 @@ def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer, rubbish):
     with (run.path / "metrics.csv").open("ab") as file:
         file.write(rubbish)
     broken_off(run, gone_writer, shape=[64, 96], best_total=None)
-    record = runs.settle(run, lambda writer: "The power went off.")
+    record = recovery.settle(run, lambda writer: "The power went off.")
     assert record.best_total == pytest.approx(steps[2].best.losses.total, rel=1e-8)
-    assert images.read_image(run.result).tobytes() == images.to_uint8(steps[2].best_image()).tobytes()
-    runs.resume(run)
+    assert codec.read_image(run.result).tobytes() == preprocessing.to_uint8(steps[2].best_image()).tobytes()
+    recovery.resume(run)
     with Recorder(run) as recorder:
         recorder.write(steps[2])
     assert run.metrics().equals(whole)
@@ -1218,7 +1225,7 @@ def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, 
             file.write(torn)
         rewrite(run, status="running", writer=gone_writer.model_dump())
         dataclasses.replace(held(run), iteration=2).save(run.checkpoint)
-        runs.resume(run)
+        recovery.resume(run)
         with Recorder(run) as recorder:
             recorder.write(steps[2])
             assert run.metrics().equals(whole.iloc[:3])
@@ -1231,7 +1238,7 @@ def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, 
 
 def test_a_resumed_run_s_progress_is_that_of_its_metrics_until_it_ends(steps, gone_writer):
     run = stopped_run(steps[:2])
-    runs.resume(run)
+    recovery.resume(run)
     with Recorder(run) as recorder:
         assert run.with_progress(run.record()).iteration == 1
         for step in steps[1:4]:
@@ -1249,7 +1256,7 @@ def test_the_first_step_s_time_is_no_later_step_s(steps, gone_writer):
     run = stopped_run(steps[:2])
     before = run.record().timings
     rewrite(run, timings={}, status="interrupted")
-    runs.resume(run)
+    recovery.resume(run)
     with Recorder(run) as recorder:
         recorder.write(steps[1])
     assert "first step" in before and "first step" not in run.record().timings
@@ -1258,7 +1265,7 @@ def test_the_first_step_s_time_is_no_later_step_s(steps, gone_writer):
 def test_timings_of_both_parts_add_up(steps):
     run = stopped_run(steps[:2])
     before = run.record().timings
-    runs.resume(run)
+    recovery.resume(run)
     with Recorder(run) as recorder:
         with recorder.timings.phase("pictures"):
             pass

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import paintings, paths, samples
+from core import paths
 from core.errors import InputError
-from core.samples import PAINTERS, PHOTOS, STYLES, Sample
+from core.samples import gallery, synthetic
+from core.samples.gallery import EDITION, PAINTERS, PHOTOS, STYLES, Sample, find
 
 PHOTO_SIZES = {"astronaut": (512, 512), "chelsea": (451, 300), "coffee": (600, 400)}
 every = pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
@@ -57,9 +58,9 @@ def test_photo_opens_at_its_size(photo: Sample) -> None:
 @every
 def test_style_is_cached_at_its_size(style: Sample) -> None:
     file = style.path()
-    assert file == paths.cache() / "samples" / f"{style.name}-{samples.EDITION}.png"
+    assert file == paths.cache() / "samples" / f"{style.name}-{EDITION}.png"
     with Image.open(file) as image:
-        assert (image.mode, image.size) == ("RGB", (paintings.WIDTH, paintings.HEIGHT))
+        assert (image.mode, image.size) == ("RGB", (synthetic.WIDTH, synthetic.HEIGHT))
         image.load()
 
 
@@ -83,7 +84,7 @@ def test_styles_differ_in_palette() -> None:
 
 
 def test_a_painting_is_kept_until_it_is_damaged(home: Path) -> None:
-    style = samples.find("woodcut")
+    style = find("woodcut")
     file = style.path()
     sound, written = file.read_bytes(), file.stat().st_mtime_ns
     assert style.path().stat().st_mtime_ns == written
@@ -103,17 +104,17 @@ def test_every_style_has_its_painter_and_every_name_is_its_own() -> None:
 
 
 def test_find_knows_every_sample_and_lists_them_for_a_wrong_name() -> None:
-    assert [samples.find(sample.name) for sample in PHOTOS + STYLES] == [*PHOTOS, *STYLES]
+    assert [find(sample.name) for sample in PHOTOS + STYLES] == [*PHOTOS, *STYLES]
     with pytest.raises(InputError, match="no sample named “mona-lisa”") as caught:
-        samples.find("mona-lisa")
+        find("mona-lisa")
     assert all(sample.name in str(caught.value) for sample in PHOTOS + STYLES)
 
 
 @pytest.mark.parametrize("name", ["chelsea", "waves"])
 def test_thumbnail_is_the_middle_square(name: str) -> None:
-    thumbnail = samples.thumbnail(samples.find(name), side=96)
+    thumbnail = gallery.thumbnail(find(name), side=96)
     assert (thumbnail.shape, thumbnail.dtype) == ((96, 96, 3), np.uint8)
-    picture = pixels(samples.find(name))
+    picture = pixels(find(name))
     left = (picture.shape[1] - picture.shape[0]) // 2
     square = picture[:, left : left + picture.shape[0]]
     assert np.allclose(thumbnail.mean(axis=(0, 1)), square.mean(axis=(0, 1)), atol=1)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import images, runs
+from core.batches.folder import MADE_OF, Series
 from core.errors import InputError
-from core.series import MADE_OF, Manner, Series
+from core.images import codec
+from core.runs import store
+from core.runs.record import SOFTWARE, Steering
+from core.runs.spec import Manner
 from core.settings import TransferSettings
 
 
@@ -34,8 +37,8 @@ def manner():
 def painted(part):
     """As `Series.keep` leaves a result."""
     part.output.parent.mkdir(exist_ok=True)
-    made_of = {"Software": runs.SOFTWARE, MADE_OF: part.made_of}
-    images.write_image(part.output, np.zeros((48, 64, 3), np.uint8), made_of)
+    made_of = {"Software": SOFTWARE, MADE_OF: part.made_of}
+    codec.write_image(part.output, np.zeros((48, 64, 3), np.uint8), made_of)
 
 
 def test_frames_are_in_natural_order_and_what_is_no_picture_is_none(folder, tmp_path, manner):
@@ -85,7 +88,7 @@ def test_another_program_s_file_is_not_replaced(folder, tmp_path, manner):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png is in the way, and this program has not painted it"):
         series.parts()
-    images.write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8), {"Software": runs.SOFTWARE})
+    codec.write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8), {"Software": SOFTWARE})
     assert [part.is_painted for part in series.parts()] == [False]  # a single run's
 
 
@@ -98,7 +101,7 @@ def test_another_program_s_file_is_not_replaced(folder, tmp_path, manner):
         {"masks": [Image.new("L", (64, 64), 9)]},
         {"kept": Image.new("L", (64, 64), 9)},
         {"start": Image.new("RGB", (64, 64), 9)},
-        {"steering": [runs.Steering(iteration=1, changes={"style_weight": 1.0})]},
+        {"steering": [Steering(iteration=1, changes={"style_weight": 1.0})]},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -156,7 +159,7 @@ def test_a_film_s_frames_start_from_the_last_one_s_result_and_leave_no_runs_but_
     another = film.begin(second)
     record = another.record()
     assert (record.start, record.settings.iterations) == ("1", 7)
-    assert images.read_image(another.start).tobytes() == images.read_image(first.output).tobytes()
+    assert codec.read_image(another.start).tobytes() == codec.read_image(first.output).tobytes()
     film.forget(first, run)
     film.forget(second, another)
-    assert runs.all_runs() == [run]
+    assert store.all_runs() == [run]

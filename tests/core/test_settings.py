@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from core.errors import InputError
-from core.settings import DEFAULT_PRESET, KNOBS, PRESETS, TransferSettings, choose
-from core.vgg import CONVOLUTIONS, Precision
+from core.presets import DEFAULT_PRESET, PRESETS, choose
+from core.settings import KNOBS, TransferSettings
+from core.vgg.layers import CONVOLUTIONS, Precision
 
 NUMBERS = [knob for knob in KNOBS.values() if knob.type in (int, float)]
 LISTS = [knob for knob in KNOBS.values() if knob.type is tuple and not knob.each_of]

@@ -5,12 +5,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core import images, jobs, room, runs
-from core.checkpoint import Checkpoint
 from core.errors import StudioError
-from core.optimizers import optimizer
+from core.images import codec, geometry
+from core.jobs import execution
+from core.machine import memory
+from core.runs import recovery, store
 from core.settings import TransferSettings
-from core.transfer import stylize
+from core.transfer.checkpoint import Checkpoint
+from core.transfer.optimizers import optimizer
+from core.transfer.stylize import stylize
 
 LAYERS = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",), "content_weight": 1.0}
 ENDS = (8, 12, 14)  # of the stages below
@@ -28,13 +31,13 @@ def new_run(kept=None, **changes):
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((320, 256)) for _ in range(2)
     )
     settings = TransferSettings(**{"size": 256, "iterations": 14, "stages": 3, "frame_every": 4, **LAYERS, **changes})
-    return runs.create(content, style, settings, "draft", "photo", "painting", kept=kept)
+    return store.create(content, style, settings, "draft", "photo", "painting", kept=kept)
 
 
 def painted(run, make_engine, wishes=None):
     """Perform it to its end, asking by iteration for what is wished; its steps' image sizes."""
     sizes = {}
-    for step in jobs.perform(run, make_engine):
+    for step in execution.perform(run, make_engine):
         assert step.iteration not in sizes
         sizes[step.iteration] = step.evaluated.image.shape[1:3]
         if step.iteration in (wishes or {}):
@@ -58,13 +61,13 @@ def test_a_run_through_three_stages(own_home, make_engine, method):
     assert list(sizes) == list(metrics["iteration"]) == list(range(15))
     for iteration, size in sizes.items():
         longer = 64 if iteration <= 8 else 128 if iteration <= 12 else 256
-        assert size == images.resized_shape(320, 256, longer), iteration
+        assert size == geometry.resized_shape(320, 256, longer), iteration
     assert (record.status, record.iteration, record.shape) == ("done", 14, (205, 256))
-    assert images.read_image(run.result).size == (256, 205)
+    assert codec.read_image(run.result).size == (256, 205)
     assert np.load(run.path / "result.npy").shape == (205, 256, 3)
     assert list(metrics["seconds"]) == sorted(metrics["seconds"])
     assert [iteration for iteration, _ in run.frames()] == [0, 4, 8, 12]
-    assert {images.read_image(path).size for _, path in run.frames()} == {(256, 205)}  # a film has one size
+    assert {codec.read_image(path).size for _, path in run.frames()} == {(256, 205)}  # a film has one size
     totals = metrics["total"].to_numpy()
     assert totals[8] < totals[0] and totals[14] < totals[13] * 1.5
     assert record.best_iteration >= 12  # a loss at another size is no measure
@@ -84,10 +87,10 @@ def test_no_more_iterations_are_painted_than_were_asked_for(own_home, make_engin
 def test_the_next_stage_begins_where_the_last_one_ended(own_home, make_engine):
     """Its first picture is the last one enlarged, but for one step."""
     run, pictures = new_run(learning_rate=1.0), {}
-    for step in jobs.perform(run, make_engine):
+    for step in execution.perform(run, make_engine):
         pictures[step.iteration] = step.image()
     enlarged = tf.image.resize(pictures[8], pictures[9].shape[:2], "bicubic").numpy()
-    photo = images.resize(images.read_image(run.content), 128)
+    photo = geometry.resize(codec.read_image(run.content), 128)
     assert np.abs(pictures[9] - enlarged).mean() < 2 < np.abs(pictures[9] - photo).mean()
 
 
@@ -100,7 +103,7 @@ def test_stopped_in_any_stage_it_goes_on_as_if_it_never_had_been(own_home, make_
     for stop in stops:
         painted(parts, make_engine, {stop: {"stop": True}})
         assert (parts.record().status, parts.record().iteration) == ("stopped", stop)
-        runs.resume(parts)
+        recovery.resume(parts)
     painted(parts, make_engine)
     assert_same_course(parts.metrics(), whole.metrics())
     assert parts.record().status == "done"
@@ -128,7 +131,7 @@ def test_how_far_a_run_is_that_was_broken_off_is_told_by_its_own_size(own_home, 
     (run.path / "metrics.csv").write_text(
         "".join([*lines[:5], ",".join([*smallest[:3], "1", *smallest[4:]]), *lines[6:]])
     )
-    runs.change(run, iteration=None, best_iteration=None, best_total=None, status="stopped")
+    run.change(iteration=None, best_iteration=None, best_total=None, status="stopped")
     record = run.with_progress(run.record())
     assert record.iteration == 14 and record.best_iteration > 12
     assert record.best_total == pytest.approx(run.metrics()["total"][13:].min())
@@ -138,7 +141,7 @@ def test_more_iterations_are_painted_at_full_size(own_home, make_engine):
     run = new_run()
     sizes = painted(run, make_engine, {10: {"iterations": 16}})
     assert list(sizes) == list(range(17)) and sizes[16] == (205, 256)
-    runs.resume(run, 2)
+    recovery.resume(run, 2)
     assert list(painted(run, make_engine).values()) == [(205, 256)] * 3
     assert list(run.metrics()["iteration"]) == list(range(19))
 
@@ -147,11 +150,11 @@ def test_the_checkpoint_of_another_picture_is_refused(own_home, make_engine):
     run = new_run()
     painted(run, make_engine, {2: {"stop": True}})
     kept = Checkpoint.load(run.checkpoint)
-    runs.resume(run)
+    recovery.resume(run)
     other = np.zeros((1, 60, 64, 3), np.float32)
     Checkpoint(other, other, kept.iteration).save(run.checkpoint)
     with pytest.raises(StudioError, match=f"The checkpoint of {run.id} is of another picture than the run's"):
-        list(jobs.perform(run, make_engine))
+        list(execution.perform(run, make_engine))
     assert run.record().status == "failed"
 
 
@@ -159,9 +162,9 @@ def test_what_is_kept_is_kept_in_every_stage(own_home, make_engine):
     mask = np.zeros((256, 320), np.uint8)
     mask[:, :160] = 255
     run = new_run(kept=Image.fromarray(mask), learning_rate=20.0)
-    for step in jobs.perform(run, make_engine):
+    for step in execution.perform(run, make_engine):
         image = step.image()
-        photo = images.resize(images.read_image(run.content), max(image.shape))
+        photo = geometry.resize(codec.read_image(run.content), max(image.shape))
         left = image.shape[1] // 2 - 1
         assert np.abs(image[:, :left] - photo[:, :left]).max() <= 1e-3, step.iteration
     assert np.abs(image[:, left + 2 :] - photo[:, left + 2 :]).mean() > 3
@@ -216,6 +219,6 @@ def test_of_an_average_the_next_stage_begins_with_the_better_picture(last):
 
 def test_all_stages_take_tiles_of_the_last_ones_size(own_home, make_engine, monkeypatch):
     """What TensorFlow has once taken for larger ones, it keeps."""
-    monkeypatch.setattr(room, "tile_side", lambda settings, shape, *rest: 48 if max(shape) == 256 else None)
-    sides = [step.objective.side for step in jobs.perform(new_run(optimizer="adam"), make_engine)]
+    monkeypatch.setattr(memory, "tile_side", lambda settings, shape, *rest: 48 if max(shape) == 256 else None)
+    sides = [step.objective.side for step in execution.perform(new_run(optimizer="adam"), make_engine)]
     assert len(sides) == 15 and set(sides) == {48}

@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import images, jobs, paths, preview, runs, samples
+from core import paths
 from core.errors import StudioError
+from core.images import codec, geometry
+from core.jobs import execution
+from core.runs import store
+from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
-from core.start import CONTRAST, GREY, starting_picture
-from core.subject import Pictures
+from core.transfer import preview
+from core.transfer.initial_image import CONTRAST, GREY, starting_picture
+from core.transfer.inputs import Pictures
 
 CONTENT, STYLE = (
     np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -63,15 +68,15 @@ def test_where_no_style_is_a_run_from_the_preview_stays_the_photo(own_home, engi
         preview.obtain()
     except StudioError as error:
         pytest.skip(str(error))
-    photo, style = (images.read_image(sample.path()) for sample in (samples.PHOTOS[1], samples.STYLES[1]))
+    photo, style = (codec.read_image(sample.path()) for sample in (PHOTOS[1], STYLES[1]))
     left = np.zeros((photo.height, photo.width), np.uint8)
     left[:, : photo.width // 3] = 255
     layers = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",)}
     settings = FROM_PREVIEW.changed(size=128, iterations=3, optimizer="l-bfgs", **layers)
-    run = runs.create(photo, style, settings, "draft", "photo", "painting", masks=[Image.fromarray(left)])
-    first, *_ = jobs.perform(run, lambda *_: engine)
+    run = store.create(photo, style, settings, "draft", "photo", "painting", masks=[Image.fromarray(left)])
+    first, *_ = execution.perform(run, lambda *_: engine)
     assert run.record().start == "preview"
-    given = images.resize(photo, 128).astype(np.float32)
+    given = geometry.resize(photo, 128).astype(np.float32)
     edge = given.shape[1] // 3
     begun, moved = (np.abs(image - given) for image in (first.image(), np.load(run.path / "result.npy")))
     assert begun[:, edge + 2 :].max() == 0 and begun[:, : edge - 2].mean() > 10
@@ -131,8 +136,8 @@ def test_a_run_starts_from_the_picture_of_its_settings(own_home, engine, changes
         size=96, iterations=1, style_layers=("block1_conv1",), content_layers=("block1_conv2",), **changes
     )
     photo, style = map(Image.fromarray, (CONTENT, STYLE))
-    run = runs.create(photo, style, settings, "draft", "photo", "painting")
-    first, *_ = jobs.perform(run, lambda *_: engine)
+    run = store.create(photo, style, settings, "draft", "photo", "painting")
+    first, *_ = execution.perform(run, lambda *_: engine)
     subject = Pictures(photo, [style]).at(settings, 96)
     expected, _ = starting_picture(subject.photo, subject.styles, settings, print)
     np.testing.assert_allclose(first.image(), expected, atol=1e-3)

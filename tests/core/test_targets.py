@@ -9,12 +9,15 @@ import onnx
 import onnx.utils
 import pytest
 
-from core import hardware, paths, targets
+from core import paths
 from core.errors import StudioError
-from core.losses import gram_matrix, with_one
-from core.targets import IMAGE_INPUT, FeatureModel, StyleTargets, gram_output, mixed, style_targets
+from core.machine import hardware
 from core.timings import Timings
-from core.vgg import CONVOLUTIONS, Variant, feature_network
+from core.transfer.losses import gram_matrix, with_one
+from core.transfer.style_targets import CACHE_BYTES, StyleTargets, mixed, style_targets
+from core.vgg.layers import CONVOLUTIONS, Variant
+from core.vgg.network import feature_network
+from core.vgg.onnx import IMAGE_INPUT, FeatureModel, find_model, gram_output, model_path
 
 CPU = ["CPUExecutionProvider"]
 LAYERS = ["block1_conv1", "block2_conv1"]
@@ -46,9 +49,7 @@ def without_file(model):
 def small(model, tmp_path_factory):
     """The first layers cut out of the real model: a session opens at once."""
     path = tmp_path_factory.mktemp("small") / "small.onnx"
-    onnx.utils.extract_model(
-        str(model.path), str(path), [targets.IMAGE_INPUT], [gram_output(layer) for layer in LAYERS]
-    )
+    onnx.utils.extract_model(str(model.path), str(path), [IMAGE_INPUT], [gram_output(layer) for layer in LAYERS])
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return FeatureModel(path, model.manifest.model_copy(update={"file": path.name, "sha256": sha256}))
 
@@ -325,12 +326,12 @@ def test_cache_stays_within_its_bound(small, own_home, monkeypatch):
     style_targets(noise(seed=1), LAYERS, small, CPU)
     (own,) = set(entries()) - {*made, bystander}
     assert len(entries()) == 7  # far from the bound nothing is dropped
-    monkeypatch.setattr(targets, "CACHE_BYTES", 2 * own.stat().st_size + 25_000)
+    monkeypatch.setattr("core.transfer.style_targets.CACHE_BYTES", 2 * own.stat().st_size + 25_000)
     style_targets(noise(seed=2), LAYERS, small, CPU)
     left = set(entries())
     assert {*made, own} & left == {*made[3:], own}  # the two used last, of those that had to make room
     assert len(left) == 5 and bystander in left
-    assert sum(path.stat().st_size for path in left - {bystander}) <= targets.CACHE_BYTES
+    assert sum(path.stat().st_size for path in left - {bystander}) <= CACHE_BYTES
     for seed in (1, 2):
         assert style_targets(noise(seed=seed), LAYERS, without_file(small), CPU).source == "cache"
 
@@ -340,7 +341,7 @@ def test_use_makes_an_entry_young(small, computed, monkeypatch):
     made = make_entries(3, 10_000)
     os.utime(used, (1, 1))
     assert style_targets(noise(), LAYERS, without_file(small), CPU).source == "cache"
-    monkeypatch.setattr(targets, "CACHE_BYTES", 2 * used.stat().st_size)
+    monkeypatch.setattr("core.transfer.style_targets.CACHE_BYTES", 2 * used.stat().st_size)
     style_targets(noise(seed=1), LAYERS, small, CPU)
     assert used in entries() and len(entries()) == 2 and not set(made) & set(entries())
 
@@ -416,7 +417,7 @@ def installed(small, tmp_path, monkeypatch, own_home):
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
 
     def put(folder, manifest=None):
-        path = folder / "models" / targets.model_path(small.manifest.weights_sha256).name
+        path = folder / "models" / model_path(small.manifest.weights_sha256).name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(small.path.read_bytes())
         path.with_suffix(".json").write_text(manifest or small.manifest.model_dump_json())
@@ -427,24 +428,24 @@ def installed(small, tmp_path, monkeypatch, own_home):
 
 def test_find_model(small, installed, own_home, tmp_path):
     digest = small.manifest.weights_sha256
-    assert targets.find_model(digest) is None
-    assert targets.model_path(digest) == own_home.resolve() / "models" / f"vgg19-{digest[:12]}.onnx"
+    assert find_model(digest) is None
+    assert model_path(digest) == own_home.resolve() / "models" / f"vgg19-{digest[:12]}.onnx"
     shipped = installed(tmp_path / "code")
-    assert targets.find_model(digest).path == shipped
-    assert targets.find_model("0" * 64) is None
+    assert find_model(digest).path == shipped
+    assert find_model("0" * 64) is None
     own = installed(own_home)
-    assert targets.find_model(digest) == FeatureModel(own, small.manifest)
+    assert find_model(digest) == FeatureModel(own, small.manifest)
     shipped.unlink()
     own.with_suffix(".json").write_text("words")
-    assert targets.find_model(digest) is None
+    assert find_model(digest) is None
     own.with_suffix(".json").unlink()
-    assert targets.find_model(digest) is None
+    assert find_model(digest) is None
 
 
 def test_a_shipped_model_serves_where_the_own_one_has_no_manifest(small, installed, own_home, tmp_path):
     shipped = installed(tmp_path / "code")
     installed(own_home, "words")
-    found = targets.find_model(small.manifest.weights_sha256)
+    found = find_model(small.manifest.weights_sha256)
     assert found is not None and found.path == shipped
 
 

@@ -6,25 +6,27 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from core import images, samples
+from core.images import codec, preprocessing
+from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
-from core.targets import style_targets
-from core.tiling import GRID, TiledObjective, tiles
-from core.transfer import stylize
-from core.vgg import reach
+from core.transfer.style_targets import style_targets
+from core.transfer.stylize import stylize
+from core.transfer.tiled_objective import TiledObjective
+from core.transfer.tiles import GRID, tiles
+from core.vgg.layers import reach
 
 SHALLOW = {"style_layers": ("relu1_1", "relu2_1", "relu3_1"), "content_layers": ("relu3_2",)}
 
 
 def picture(sample, width, height):
     """A preprocessed sample, cut to size rather than resized: it keeps its grain."""
-    rgb = np.asarray(images.read_image(sample.path()).resize((max(width, 600), max(height, 600))))
-    return images.to_network(rgb[:height, :width])
+    rgb = np.asarray(codec.read_image(sample.path()).resize((max(width, 600), max(height, 600))))
+    return preprocessing.to_network(rgb[:height, :width])
 
 
 @pytest.fixture(scope="module")
 def pair(home):
-    return picture(samples.PHOTOS[1], 511, 389), picture(samples.STYLES[1], 256, 200)
+    return picture(PHOTOS[1], 511, 389), picture(STYLES[1], 256, 200)
 
 
 def both(engine, content, style, settings, side, **named):
@@ -38,7 +40,9 @@ def both(engine, content, style, settings, side, **named):
 def on_the_way(content, seed=0):
     """A picture that the losses are far from done with."""
     noise = np.random.default_rng(seed).normal(0, 25, content.shape)
-    return tf.constant((0.8 * content + noise).clip(images.NETWORK_MIN, images.NETWORK_MAX).astype(np.float32))
+    return tf.constant(
+        (0.8 * content + noise).clip(preprocessing.NETWORK_MIN, preprocessing.NETWORK_MAX).astype(np.float32)
+    )
 
 
 def agree(whole, tiled, image, within=1e-4):
@@ -87,7 +91,8 @@ def test_a_tile_sees_its_border_and_begins_on_the_grid(border):
 def test_the_reach_is_how_far_a_pixel_is_felt(engine, layer):
     """A pixel changes nothing at a position whose square lies farther off, and something right at the border's end
     for the first layer, whose reach is a single pixel."""
-    from core.vgg import feature_network, stride
+    from core.vgg.layers import stride
+    from core.vgg.network import feature_network
 
     network = feature_network(engine.weights, [layer])
     side, place = 384, 192
@@ -115,7 +120,7 @@ def test_gradient_of_the_published_losses_in_tiles(engine, pair, side):
 
 @pytest.mark.parametrize(("height", "width"), [(255, 257), (512, 301), (65, 511)])
 def test_gradient_in_tiles_for_odd_sizes(engine, pair, height, width):
-    content = picture(samples.PHOTOS[0], width, height)
+    content = picture(PHOTOS[0], width, height)
     agree(*both(engine, content, pair[1], TransferSettings(), 192), on_the_way(content))
 
 
@@ -158,7 +163,7 @@ def test_gradient_in_tiles_of_every_kind(engine, pair, changes):
 @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
 def test_gradient_in_tiles_with_regions(engine, pair, style_loss):
     """A soft mask that ends in the midst of tiles, and the other style where it is not."""
-    content, styles = pair[0][:, :301, :335], [pair[1], picture(samples.STYLES[2], 128, 144)]
+    content, styles = pair[0][:, :301, :335], [pair[1], picture(STYLES[2], 128, 144)]
     mask = np.clip(np.linspace(-1, 2, 335, dtype=np.float32)[np.newaxis] * np.ones((301, 1), np.float32), 0, 1)
     settings = TransferSettings(**SHALLOW, style_loss=style_loss)
     whole, tiled = both(engine, content, styles, settings, 96, masks=[mask, None])

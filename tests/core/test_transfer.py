@@ -10,12 +10,18 @@ import plain_reference
 import pytest
 import tensorflow as tf
 
-from core import images, losses, samples
-from core.checkpoint import Checkpoint
-from core.settings import PRESETS, TransferSettings
+from core.images import codec, geometry, preprocessing
+from core.presets import PRESETS
+from core.samples.gallery import PHOTOS, STYLES
+from core.settings import TransferSettings
 from core.timings import Timings
-from core.transfer import Diverged, Engine, Step, stylize
-from core.vgg import Variant, feature_network
+from core.transfer import losses
+from core.transfer.checkpoint import Checkpoint
+from core.transfer.engine import Engine
+from core.transfer.losses import WASSERSTEIN_SCALE, gram_matrix, wasserstein_2, with_one
+from core.transfer.stylize import Diverged, Step, stylize
+from core.vgg.layers import Variant
+from core.vgg.network import feature_network
 
 REFERENCE = PRESETS["reference"].settings()
 ITERATIONS = 12
@@ -42,7 +48,7 @@ def steps(objective, photo):
 
 
 def network_picture(sample, size):
-    return images.to_network(images.resize(images.read_image(sample.path()), size))
+    return preprocessing.to_network(geometry.resize(codec.read_image(sample.path()), size))
 
 
 # The same numbers as the plain loop
@@ -54,7 +60,7 @@ def network_picture(sample, size):
     ids=["astronaut", "coffee"],
 )
 def test_agrees_with_the_plain_loop(engine, photo_index, style_index, size):
-    pair = samples.PHOTOS[photo_index], samples.STYLES[style_index]
+    pair = PHOTOS[photo_index], STYLES[style_index]
     content, style = (network_picture(sample, size) for sample in pair)
     plain_content, plain_style = (plain_reference.read_picture(sample.path(), size) for sample in pair)
     np.testing.assert_allclose(content, plain_content, rtol=0, atol=1e-4)
@@ -84,7 +90,7 @@ def test_the_first_step_is_the_start(steps, photo):
     first = steps[0]
     assert (first.iteration, first.evaluations, first.best_iteration) == (0, 1, 0)
     np.testing.assert_array_equal(first.evaluated.image.numpy(), photo)
-    np.testing.assert_array_equal(first.image(), images.from_network(photo))
+    np.testing.assert_array_equal(first.image(), preprocessing.from_network(photo))
     assert first.losses.content == 0
     assert first.losses.style > 0
 
@@ -126,14 +132,14 @@ def test_the_best_image_has_the_loss_said_of_it(objective, steps):
     assert bests[-1] < bests[0] / 2
     again = objective(steps[-1].best.image).losses
     assert again.total == pytest.approx(steps[-1].best.losses.total, rel=1e-5)
-    shown = objective(tf.constant(images.to_network(steps[-1].best_image()))).losses  # by way of RGB
+    shown = objective(tf.constant(preprocessing.to_network(steps[-1].best_image()))).losses  # by way of RGB
     assert shown.total == pytest.approx(steps[-1].best.losses.total, rel=1e-3)
 
 
 def test_the_best_is_not_simply_the_last(engine, photo, painting):
     """With steps far too long for the content the loss rises, and the best stays where it was."""
     settings = settings_with(style_weight=0.0, iterations=4, learning_rate=40.0)
-    far = np.clip(photo + np.float32(3), images.NETWORK_MIN, images.NETWORK_MAX)
+    far = np.clip(photo + np.float32(3), preprocessing.NETWORK_MIN, preprocessing.NETWORK_MAX)
     steps = list(stylize(engine.objective(photo, painting, settings, Timings())[0], far, settings))
     totals = [step.losses.total for step in steps]
     assert steps[-1].best_iteration == int(np.argmin(totals)) != len(totals) - 1
@@ -145,7 +151,7 @@ def test_stays_within_the_range_of_pixels(objective, photo):
     last = None
     for last in stylize(objective, photo, settings_with(iterations=4, learning_rate=200.0)):
         image = last.evaluated.image.numpy()
-        assert (image >= images.NETWORK_MIN).all() and (image <= images.NETWORK_MAX).all()
+        assert (image >= preprocessing.NETWORK_MIN).all() and (image <= preprocessing.NETWORK_MAX).all()
     rgb = last.image()
     assert (rgb.dtype, rgb.shape) == (np.float32, photo.shape[1:])
     assert rgb.min() < 1e-3 and rgb.max() > 255 - 1e-3  # it did come to the limits
@@ -500,7 +506,7 @@ def test_optimizers_share_an_objective(objective, photo):
 
 def test_a_loss_that_explodes_and_does_not_come_back_ends_the_run_with_its_best(objective, photo):
     """Steps over the whole range of a pixel, by the sign of the gradient alone."""
-    from core import transfer
+    from core.transfer.stylize import EXPLODED, EXPLODED_ITERATIONS
 
     settings = settings_with(learning_rate=255.0, beta_1=0.9, beta_2=0.0, epsilon=1e-8, iterations=200)
     seen = []
@@ -508,7 +514,7 @@ def test_a_loss_that_explodes_and_does_not_come_back_ends_the_run_with_its_best(
         seen.extend(_each(stylize(objective, photo, settings), seen))
     totals = [step.losses.total for step in seen]
     assert len(totals) < 200
-    assert min(totals[1 - transfer.EXPLODED_ITERATIONS :]) > transfer.EXPLODED * min(totals)
+    assert min(totals[1 - EXPLODED_ITERATIONS :]) > EXPLODED * min(totals)
     assert seen[-1].best.losses.total == min(totals)
 
 
@@ -570,9 +576,9 @@ def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, p
 
     def style(layer):
         if settings.style_loss == "gram":
-            return losses.style_loss(*(losses.gram_matrix(of[layer]) for of in (of_image, of_painting)))
-        moments = (losses.gram_matrix(losses.with_one(of[layer])) for of in (of_image, of_painting))
-        return losses.WASSERSTEIN_SCALE * losses.wasserstein_2(*moments)
+            return losses.style_loss(*(gram_matrix(of[layer]) for of in (of_image, of_painting)))
+        moments = (gram_matrix(with_one(of[layer])) for of in (of_image, of_painting))
+        return WASSERSTEIN_SCALE * wasserstein_2(*moments)
 
     found = engine.objective(photo, painting, settings)[0].losses(image)
     for layer in settings.style_layers:

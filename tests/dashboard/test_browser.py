@@ -19,9 +19,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from bench.timings import Comparison, Measurement, Timing
-from core import images, jobs, paths, samples, settings
-from core.runs import Writer
+from bench.measurements import Comparison, Measurement, Timing
+from core import paths, settings
+from core.images import codec, geometry
+from core.jobs.workers import Readiness
+from core.machine.processes import Writer
+from core.samples.gallery import PHOTOS, STYLES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -87,11 +90,9 @@ def test_the_preview_is_the_networks_own(server, network, browser):
     shown = page.locator("[data-testid=stImage]", has_text="Instant preview").locator("img")
     shown.wait_for()
     served = page.request.get(f"{address}{shown.get_attribute('src').removeprefix(address)}").body()
-    photo = images.resize(images.read_image(samples.PHOTOS[0].path()), 512)
-    painting = images.read_image(samples.STYLES[0].path()).resize(
-        (256, 256), Image.Resampling.LANCZOS, reducing_gap=3.0
-    )
-    same = served == images.encode_jpeg(network.paint(photo, np.asarray(painting)))
+    photo = geometry.resize(codec.read_image(PHOTOS[0].path()), 512)
+    painting = codec.read_image(STYLES[0].path()).resize((256, 256), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    same = served == codec.encode_jpeg(network.paint(photo, np.asarray(painting)))
     assert same  # not the bytes themselves: their difference would take pytest minutes to write
     assert_without_tensorflow(process)
     page.close()
@@ -143,7 +144,7 @@ def test_the_main_way_through(server, browser, tmp_path):
     download.value.save_as(result)
     with Image.open(result) as picture:
         assert picture.size == (96, 64)
-    asked = json.loads(images.read_metadata(result)["Settings"])
+    asked = json.loads(codec.read_metadata(result)["Settings"])
     assert settings.TransferSettings(**asked).iterations == 5000
 
     assert_without_tensorflow(process)
@@ -337,7 +338,7 @@ def getting_ready(served):
     """A page that refreshes itself twice a second, as at the very first start."""
     said = served[1] / "worker.json"
     before = said.read_bytes() if said.is_file() else b""
-    loading = jobs.Readiness(writer=Writer.this_process(), message="Loading TensorFlow …")
+    loading = Readiness(writer=Writer.this_process(), message="Loading TensorFlow …")
     with paths.replacing(said) as file:
         file.write(loading.model_dump_json().encode())
     yield

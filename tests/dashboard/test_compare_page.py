@@ -2,9 +2,11 @@
 
 import pytest
 
-from core import background, library, runs, yardstick
-from core.runs import Writer
-from dashboard.wording import plain
+from core.machine.processes import Writer
+from core.runs import evaluation, library
+from core.runs.run import Run
+from dashboard import background_jobs
+from dashboard.common.text import plain
 
 HOSTILE = '"><script>alert(1)</script>'
 
@@ -18,15 +20,15 @@ def commands(monkeypatch):
         calls.append((name, *arguments))
         command(False, arguments)
 
-    monkeypatch.setattr(background, "start", start)
+    monkeypatch.setattr(background_jobs, "start", start)
     return calls
 
 
 @pytest.fixture
 def measured(engine, kept):
     """The runs with their readings by the preset `reference`, which the page opens with."""
-    by = yardstick.settings_of("reference")
-    return {run.id: yardstick.measure(engine, run, run.record(), by) for run in vars(kept).values()}
+    by = evaluation.settings_of("reference")
+    return {run.id: evaluation.measure(engine, run, run.record(), by) for run in vars(kept).values()}
 
 
 def texts(page):
@@ -80,7 +82,7 @@ def test_settings_that_differ_are_shown_and_no_others(visit, kept, commands):
 def test_runs_of_the_same_settings_are_told_apart(visit, kept, new_run, commands):
     import shutil
 
-    twin = runs.Run(kept.done.path.with_name(f"{kept.done.id}-twin"))
+    twin = Run(kept.done.path.with_name(f"{kept.done.id}-twin"))
     shutil.copytree(kept.done.path, twin.path)
     page = visit("compare", runs=address(kept.done, twin))
     assert "None: they were painted with the same settings." in texts(page)
@@ -115,7 +117,7 @@ def test_only_what_is_missing_is_measured(visit, kept, measured, commands):
 
 
 def test_another_yardstick_measures_anew(visit, kept, measured, commands):
-    runs.change(kept.done, settings=kept.done.record().settings.changed(style_weight=5.0))
+    kept.done.change(settings=kept.done.record().settings.changed(style_weight=5.0))
     page = visit("compare", runs=address(kept.done, kept.steered))
     page.selectbox[0].set_value(kept.steered.id).run()
     assert commands == []  # its weights are those of its preset
@@ -125,11 +127,11 @@ def test_another_yardstick_measures_anew(visit, kept, measured, commands):
 
 def command(ended, arguments, *said):
     """The last measurement, as `background` keeps it; running, it is this process."""
-    background.folder().mkdir(parents=True, exist_ok=True)
+    background_jobs.folder().mkdir(parents=True, exist_ok=True)
     process = Writer(pid=2**22 + 1, started=0.0) if ended else Writer.this_process()
-    known = background.Command(name="yardstick", arguments=list(arguments), process=process)
-    (background.folder() / "yardstick.json").write_text(known.model_dump_json())
-    (background.folder() / "yardstick.log").write_text("\n".join(said))
+    known = background_jobs.Command(name="yardstick", arguments=list(arguments), process=process)
+    (background_jobs.folder() / "yardstick.json").write_text(known.model_dump_json())
+    (background_jobs.folder() / "yardstick.log").write_text("\n".join(said))
 
 
 def test_one_command_at_a_time_and_its_words_are_shown(visit, kept, commands):

@@ -6,11 +6,14 @@ import struct
 
 import pytest
 
-from core import archive, library, paths, runs
+from core import paths
 from core.errors import StudioError
-from core.runs import Recorder, Run, Writer
+from core.machine.processes import Writer
+from core.runs import archive, library
+from core.runs.recorder import Recorder
+from core.runs.run import Run
 from core.settings import KNOBS
-from dashboard.wording import plain
+from dashboard.common.text import plain
 
 
 def button(page, label):
@@ -154,7 +157,7 @@ def test_a_run_that_began_while_the_dialog_stood_open_stays(visit, kept):
     original = library.delete
 
     def begun_meanwhile(run):
-        runs.change(run, status="running", writer=Writer.this_process())
+        run.change(status="running", writer=Writer.this_process())
         original(run)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -219,7 +222,7 @@ def test_a_damaged_run_breaks_no_page(visit, kept, name):
     (kept.stopped.path / name).write_bytes(DAMAGES[name])
     (kept.steered.path / name).write_bytes(DAMAGES[name])
     if name == "metrics.csv":  # which only runs that did not end well are read by
-        runs.change(kept.stopped, status="failed", iteration=None)
+        kept.stopped.change(status="failed", iteration=None)
     page = visit("library")
     assert kept.done.id in cards(page)
     assert (kept.stopped.id in cards(page)) == (name != "run.json")
@@ -255,7 +258,7 @@ def test_a_run_that_is_gone_is_no_longer_chosen(visit, kept):
 
 
 def test_what_an_imported_run_says_of_itself_is_no_markup(visit, kept):
-    runs.change(kept.done, preset="![x](http://localhost/x)", weights="![y](http://localhost/y)", precision="**z**")
+    kept.done.change(preset="![x](http://localhost/x)", weights="![y](http://localhost/y)", precision="**z**")
     page = visit("library")
     assert "![x](http" not in texts(page)
     page = visit("stylize", run=kept.done.id)

@@ -18,9 +18,9 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from core import runs
-from core.runs import Run
-from export import report
+from core.runs.run import Run
+from export.report import bundle
+from export.report.page import html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE = 120_000  # milliseconds; a busy machine is slow
@@ -105,7 +105,7 @@ server_metadata_url = "{provider.address}/.well-known/openid-configuration"
     home = tmp_path / "home"
     shutil.copytree(painted.done.path, home / "runs" / painted.done.id)
     bobs = Run(home / "runs" / painted.done.id)
-    runs.change(bobs, owner=f"{provider.address} bob")
+    bobs.change(owner=f"{provider.address} bob")
     environment = {"STREAMLIT_SECRETS_FILES": str(settings), "NST_LOG": "json", "NST_WORKER_IDLE": "1"}
     with serve(home, port, **environment) as (_, process):
         yield SimpleNamespace(address=f"http://localhost:{port}", home=home, secrets=kept, bobs=bobs)
@@ -160,9 +160,9 @@ def test_each_logs_in_starts_and_sees_their_own_and_no_secret_is_left_anywhere(s
     other.get_by_role("button", name="Log out").click()
     other.get_by_role("button", name="Log in").wait_for()
 
-    report.write_zip(packed := io.BytesIO(), [mine, studio.bobs], {}, yardstick="none", timings={})
+    bundle.write_zip(packed := io.BytesIO(), [mine, studio.bobs], {}, yardstick="none", timings={})
     zipfile.ZipFile(packed).extractall(studio.home / "report")
-    (studio.home / "report.html").write_text(report.html([mine, studio.bobs], {}, yardstick="none", timings={}))
+    (studio.home / "report.html").write_text(html([mine, studio.bobs], {}, yardstick="none", timings={}))
     assert len(provider.handed_out) == 6  # a code and two tokens each
     hidden = [*vars(studio.secrets).values(), *provider.handed_out]
     hidden += [cookie["value"] for cookie in cookies if len(cookie["value"]) > 20]

@@ -17,9 +17,13 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from core import archive, jobs, library, paths, runs
+from core import paths
 from core.errors import InputError
-from core.runs import Run, Writer
+from core.jobs import control, execution, queue, workers
+from core.machine.processes import Writer
+from core.runs import archive, library, recovery
+from core.runs.recorder import Recorder
+from core.runs.run import Run
 from dashboard import metrics
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -55,7 +59,7 @@ def store(own_home, monkeypatch):
 
 def ended(run, status="done", **changes):
     """A run that was begun now, and has ended."""
-    runs.change(run, status=status, writer=None, **{"begun": datetime.now(UTC), **changes})
+    run.change(status=status, writer=None, **{"begun": datetime.now(UTC), **changes})
     return run
 
 
@@ -87,7 +91,7 @@ def listening(process):
 
 def test_a_server_tells_sums_of_what_happens(own_home, engine, new_run, serve, free_port):
     def perform(run):
-        for _ in jobs.perform(run, lambda *_: engine):
+        for _ in execution.perform(run, lambda *_: engine):
             pass
 
     perform(new_run("coffee", "glass"))  # before there is a server
@@ -101,14 +105,14 @@ def test_a_server_tells_sums_of_what_happens(own_home, engine, new_run, serve, f
         assert before["nst_easels"] == 1
 
         told = Writer.this_process()  # as a worker does
-        said = jobs.Readiness(writer=told, message="Ready.", ready=True)
+        said = workers.Readiness(writer=told, message="Ready.", ready=True)
         (own_home / "worker.json").write_text(said.model_dump_json())
         perform(new_run("coffee", "glass"))
         shutil.rmtree(paths.cache() / "targets")
         perform(missed := new_run("coffee", "glass"))
-        runs.change(missed, owner=OWNER)
-        runs.change(waits := new_run("chelsea", "waves"), owner=OWNER)
-        jobs._enter(waits, None)
+        missed.change(owner=OWNER)
+        (waits := new_run("chelsea", "waves")).change(owner=OWNER)
+        queue.enter(waits, None)
 
         text = scraped_when(place, lambda now: now["nst_queue_length"] and now["nst_runs_ended_total", "done"] == 2)
         now = parsed(text)
@@ -186,10 +190,10 @@ def test_each_end_is_counted_once_whatever_becomes_of_the_run(store, new_run):
     found = look(store)
     assert (found["nst_runs", "done"], found["nst_runs_ended_total", "done"]) == (0, 1)
     library.restore(run)
-    runs.change(run, message="Seen again.")
+    run.change(message="Seen again.")
     found = look(store)
     assert (found["nst_runs", "done"], found["nst_runs_ended_total", "done"]) == (1, 1)
-    runs.resume(run)
+    recovery.resume(run)
     assert look(store)["nst_runs", "queued"] == 1
     ended(run, "failed")
     found = look(store)
@@ -223,13 +227,13 @@ def test_an_imported_run_was_not_painted_here(store, new_run, tmp_path):
 
 def test_a_run_waits_from_when_it_was_queued_until_it_is_begun(store, new_run):
     run, now = new_run(), datetime.now(UTC)
-    runs.change(run, queued=now - timedelta(seconds=20))
-    jobs._enter(run, None)
+    run.change(queued=now - timedelta(seconds=20))
+    queue.enter(run, None)
     found = look(store)
     assert 20 <= found["nst_queue_longest_wait_seconds"] < 3600
     assert (found["nst_queue_length"], found["nst_run_wait_seconds_count"]) == (1, 0)
-    jobs._take(run)
-    runs.change(run, status="running", begun=now, writer=Writer.this_process())
+    queue.take(run)
+    run.change(status="running", begun=now, writer=Writer.this_process())
     found = look(store)
     assert (found["nst_queue_length"], found["nst_queue_longest_wait_seconds"]) == (0, 0)
     assert found["nst_runs", "running"] == 1
@@ -240,11 +244,11 @@ def test_a_run_waits_from_when_it_was_queued_until_it_is_begun(store, new_run):
 def test_a_run_that_is_put_back_waits_anew(store, new_run):
     """As one whose painter on a cluster is lost: what was painted before is no waiting."""
     run = new_run()
-    runs.change(run, queued=datetime.now(UTC) - timedelta(seconds=1000))
-    with runs.Recorder(run) as recorder:
+    run.change(queued=datetime.now(UTC) - timedelta(seconds=1000))
+    with Recorder(run) as recorder:
         assert look(store)["nst_run_wait_seconds_sum"] == pytest.approx(1000, abs=100)
         recorder.put_back("It goes on elsewhere.")
-    with runs.Recorder(run):
+    with Recorder(run):
         found = look(store)
     assert found["nst_run_wait_seconds_count"] == 2 and found["nst_run_wait_seconds_sum"] < 1200
     assert look(store)["nst_runs_ended_total", "done"] == 1
@@ -252,9 +256,9 @@ def test_a_run_that_is_put_back_waits_anew(store, new_run):
 
 def test_a_run_that_was_withdrawn_adds_nothing_to_the_steps(store, new_run):
     run = ended(new_run(), precision="float32", style_targets="cache", timings={"median step": 0.3})
-    runs.resume(run)
-    jobs._enter(run, None)
-    jobs.cancel(run)
+    recovery.resume(run)
+    queue.enter(run, None)
+    control.cancel(run)
     found = look(store)
     assert found["nst_runs_ended_total", "stopped"] == 1
     assert found["nst_style_targets_total", "hit"] == 0
@@ -282,7 +286,7 @@ def test_steps_are_told_apart_by_precision_and_size_and_nothing_else(store, new_
 
 def test_a_run_whose_process_died_is_told_without_a_change_of_its_record(store, new_run):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    runs.change(new_run(), status="running", writer=Writer.of(process.pid))
+    new_run().change(status="running", writer=Writer.of(process.pid))
     assert look(store)["nst_runs", "running"] == 1
     process.kill()
     process.communicate()
@@ -403,8 +407,8 @@ def test_what_is_no_run_is_counted_and_breaks_nothing(store, new_run):
 def test_numbers_that_mean_harm_stay_out(store, new_run):
     """A record that was written by hand, or on another machine."""
     far = datetime(8999, 1, 1, tzinfo=UTC)
-    runs.change(new_run(), status="done", writer=None, queued=far, begun=far)
-    runs.change(new_run(), status="running", writer=Writer.this_process(), begun=datetime(2001, 1, 1, tzinfo=UTC))
+    new_run().change(status="done", writer=None, queued=far, begun=far)
+    new_run().change(status="running", writer=Writer.this_process(), begun=datetime(2001, 1, 1, tzinfo=UTC))
     found = look(store)
     assert found["nst_run_wait_seconds_count"] == found["nst_run_wait_seconds_sum"] == 0
 

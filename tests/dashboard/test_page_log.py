@@ -2,7 +2,7 @@
 
 import pytest
 
-from core import library, runs
+from core.runs import library, store
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_file_that_is_no_run_is_told_once(visit, told, kept):
 def test_a_run_is_told_from_the_button_on(visit, told):
     page = visit("stylize")
     next(button for button in page.button if button.label == "Start").click().run()
-    (run,) = runs.all_runs()
+    (run,) = store.all_runs()
     next(button for button in page.button if button.label == "Stop").click().run()
     assert events(told) == [("run queued", run.id), ("run withdrawn", run.id)]
 

@@ -8,21 +8,27 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from core import images, jobs, paths, preview, runs, samples, settings
+from core import paths, presets, settings
 from core.errors import StudioError
-from core.runs import Recorder, Writer
-from dashboard import instant
+from core.images import codec, geometry
+from core.jobs import queue, workers
+from core.machine.processes import Writer
+from core.runs import store
+from core.runs.recorder import Recorder
+from core.samples.gallery import PHOTOS, STYLES
+from core.transfer import preview
+from dashboard.compose.preview import _opened
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 APP = CHECKOUT / "dashboard" / "app.py"
-DEFAULT = settings.DEFAULT_PRESET
+DEFAULT = presets.DEFAULT_PRESET
 
 
 @pytest.fixture(autouse=True)
 def started(monkeypatch):
     """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
     calls = []
-    monkeypatch.setattr(jobs, "start_worker", lambda: calls.append("worker"))
+    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
     return calls
 
 
@@ -37,7 +43,7 @@ def ready(own_home, home):
 
 def says(writer=None, **readiness):
     """What the page reads of a worker; by default this process is it."""
-    said = jobs.Readiness(writer=writer or Writer.this_process(), **readiness)
+    said = workers.Readiness(writer=writer or Writer.this_process(), **readiness)
     with paths.replacing(paths.home() / "worker.json") as file:
         file.write(said.model_dump_json().encode())
 
@@ -55,9 +61,9 @@ def open_page(**query):
 
 
 def new_run(iterations=30, size=64):
-    content, style = (images.read_image(group[0].path()) for group in (samples.PHOTOS, samples.STYLES))
-    return runs.create(
-        content, style, settings.choose("draft", size=size, iterations=iterations), "draft", "me", "waves"
+    content, style = (codec.read_image(group[0].path()) for group in (PHOTOS, STYLES))
+    return store.create(
+        content, style, presets.choose("draft", size=size, iterations=iterations), "draft", "me", "waves"
     )
 
 
@@ -73,7 +79,7 @@ def test_opens_ready_to_start(ready):
     page = open_page()
     assert not button(page, "Start").disabled
     assert page.title[0].value == "Style Transfer Studio"
-    assert {sample.title for sample in samples.PHOTOS + samples.STYLES} <= {each.label for each in page.button}
+    assert {sample.title for sample in PHOTOS + STYLES} <= {each.label for each in page.button}
 
 
 def widgets(page):
@@ -87,24 +93,24 @@ def keys_of(name, preset):
     if each_of == "styles":
         return []
     if each_of:
-        layers = getattr(settings.PRESETS[preset].settings(), each_of)
+        layers = getattr(presets.PRESETS[preset].settings(), each_of)
         return [f"{preset}-{name}-{layer}" for layer in layers] if len(layers) > 1 else []
     return [f"{preset}-{name}"]
 
 
-@pytest.mark.parametrize("preset", settings.PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_a_preset_brings_its_settings(ready, preset):
     page = open_page()
     if preset != DEFAULT:
         page.button_group(key="preset").set_value(preset).run()
     shown = widgets(page)
-    for name, value in settings.PRESETS[preset].settings().model_dump().items():
+    for name, value in presets.PRESETS[preset].settings().model_dump().items():
         if settings.KNOBS[name].each_of:
             assert value == () and {shown[key].value for key in keys_of(name, preset)} <= {1.0}
             continue
         shown_value = shown[f"{preset}-{name}"].value
         assert (tuple(shown_value) if isinstance(value, tuple) else shown_value) == value, name
-    assert settings.PRESETS[preset].purpose in texts(page)
+    assert presets.PRESETS[preset].purpose in texts(page)
 
 
 def test_a_changed_setting_stays_with_its_preset(ready):
@@ -145,10 +151,10 @@ def test_what_is_chosen_is_what_the_run_is_asked_for(ready, started):
         widgets(page)[f"{DEFAULT}-{name}"].set_value(value).run()
     button(page, "Start").click().run()
     assert not page.exception
-    (run,) = runs.all_runs()
+    (run,) = store.all_runs()
     record = run.record()
-    assert (record.preset, record.settings) == (DEFAULT, settings.choose(DEFAULT, **chosen))
-    assert jobs.next_queued() == run and started == ["worker"]
+    assert (record.preset, record.settings) == (DEFAULT, presets.choose(DEFAULT, **chosen))
+    assert queue.next_queued() == run and started == ["worker"]
     assert button(page, "Stop")
 
 
@@ -176,7 +182,7 @@ def test_an_upload_that_is_no_picture_is_refused(ready):
 
 def test_an_own_picture_can_be_used(ready):
     page = open_page()
-    data = images.encode_png(images.resize(images.read_image(samples.PHOTOS[0].path()), 100))
+    data = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[0].path()), 100))
     page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
     assert not page.exception and not page.error
     assert not button(page, "Start").disabled
@@ -184,12 +190,12 @@ def test_an_own_picture_can_be_used(ready):
 
 def test_a_narrow_picture_is_refused_when_started(ready):
     page = open_page()
-    strip = images.encode_png(images.resize(images.read_image(samples.PHOTOS[0].path()).resize((1200, 40)), 1200))
+    strip = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200))
     page.file_uploader(key="upload-photo").set_value(("strip.png", strip, "image/png")).run()
     button(page, "Start").click().run()
     assert not page.exception
     assert "strip" in page.error[0].value
-    assert not runs.all_runs()
+    assert not store.all_runs()
 
 
 def test_the_expected_time_stands_beside_start_once_measured(ready):
@@ -283,7 +289,7 @@ def test_the_preview_follows_the_pictures_not_the_settings(ready, network):
 def test_an_own_picture_is_previewed(ready, network):
     page = open_page()
     before = previews(page)
-    data = images.encode_png(images.resize(images.read_image(samples.PHOTOS[2].path()), 101))
+    data = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[2].path()), 101))
     page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
     assert len(previews(page)) == 1 and previews(page) != before
 
@@ -291,7 +297,7 @@ def test_an_own_picture_is_previewed(ready, network):
 def test_a_small_photo_is_previewed_with_a_style_that_is_not_square(ready, network):
     """Start is open to this pair, so the preview may not ask for a larger size, which it has no setting for."""
     page = open_page()
-    data = images.encode_png(images.resize(images.read_image(samples.PHOTOS[0].path()), 40))
+    data = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[0].path()), 40))
     page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
     assert not button(page, "Start").disabled
     assert "choose a larger size" not in texts(page)
@@ -306,7 +312,7 @@ def test_without_two_pictures_there_is_no_preview(ready, network):
 
 
 def test_a_photo_too_narrow_to_be_previewed_is_told(ready, network):
-    strip = images.encode_png(images.resize(images.read_image(samples.PHOTOS[0].path()).resize((1200, 40)), 1200))
+    strip = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200))
     page = open_page()
     page.file_uploader(key="upload-photo").set_value(("[b] strip.png", strip, "image/png")).run()
     assert not page.exception
@@ -318,9 +324,9 @@ def test_a_photo_too_narrow_to_be_previewed_is_told(ready, network):
 def no_models(ready, monkeypatch, tmp_path):
     """A machine on which no model has been fetched yet, and a page that has seen none."""
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
-    instant._opened.clear()
+    _opened.clear()
     yield paths.home() / "models"
-    instant._opened.clear()
+    _opened.clear()
 
 
 def test_where_the_network_is_missing_the_page_says_how_it_comes(no_models):

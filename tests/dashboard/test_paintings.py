@@ -8,10 +8,15 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
-from core import images, runs, samples, vgg
-from core.settings import choose
-from dashboard import brush, inputs, knobs
-from dashboard.brush import Drawing, Stroke
+from core.images import codec
+from core.presets import choose
+from core.runs import store
+from core.runs.recorder import Recorder
+from core.samples.gallery import PHOTOS, STYLES
+from core.vgg import layers
+from dashboard.compose import brush, settings_form
+from dashboard.compose.brush import Drawing, Stroke
+from dashboard.run import inputs
 
 
 def button(page, label, number=0):
@@ -26,7 +31,7 @@ def labels(page):
 
 
 def the_new_run(*known):
-    (run,) = [run for run in runs.all_runs() if run.id not in {each.id for each in known}]
+    (run,) = [run for run in store.all_runs() if run.id not in {each.id for each in known}]
     return run
 
 
@@ -45,7 +50,7 @@ def blended(ready, pictures):
     settings = choose("draft", size=64, style_blend=(2, 1), content_layers="relu4_2,conv5_2",
                       content_layer_weights="0.5,2", style_layers="conv1_1,relu2_1")  # fmt: skip
     mask, kept = (Image.open(io.BytesIO(half(side, (96, 72)))) for side in ("left", "right"))
-    return runs.create(
+    return store.create(
         *pictures, settings, "draft", "me", "waves + glass", more_styles=pictures[:1], masks=[None, mask], kept=kept
     )
 
@@ -64,31 +69,31 @@ def test_paintings_are_added_weighed_and_painted_together(visit):
     page = visit("stylize")
     button(page, "Add a painting").click().run()
     button(page, "Add a painting").click().run()
-    first, second, third = (sample.title for sample in samples.STYLES[:3])
+    first, second, third = (sample.title for sample in STYLES[:3])
     assert labels(page) == [f"1 · {first}: 33 %", f"2 · {second}: 33 %", f"3 · {third}: 33 %"]
     page.slider(key="blend-style-2").set_value(2.0).run()
-    page.button(key=f"choose-style-3-{samples.STYLES[3].name}").click().run()
-    assert labels(page) == [f"1 · {first}: 25 %", f"2 · {second}: 50 %", f"3 · {samples.STYLES[3].title}: 25 %"]
+    page.button(key=f"choose-style-3-{STYLES[3].name}").click().run()
+    assert labels(page) == [f"1 · {first}: 25 %", f"2 · {second}: 50 %", f"3 · {STYLES[3].title}: 25 %"]
     button(page, "Start").click().run()
     assert not page.exception
     run = the_new_run()
     record = run.record()
     assert record.settings.style_blend == (1, 2, 1)
-    assert record.style == " + ".join([first, second, samples.STYLES[3].title])
-    for path, sample in zip(run.styles, [*samples.STYLES[:2], samples.STYLES[3]], strict=True):
-        assert images.read_image(path).tobytes() == images.read_image(sample.path()).tobytes()
+    assert record.style == " + ".join([first, second, STYLES[3].title])
+    for path, sample in zip(run.styles, [*STYLES[:2], STYLES[3]], strict=True):
+        assert codec.read_image(path).tobytes() == codec.read_image(sample.path()).tobytes()
 
 
 def test_a_click_that_is_delivered_twice_adds_one_painting():
     def script():
         import streamlit as st
 
-        from dashboard import paintings
+        from dashboard.compose import style_picker
 
-        seen = paintings._places()
+        seen = style_picker._places()
         for _ in range(2):
-            paintings._add(seen)
-        st.markdown(str(len(paintings._places())))
+            style_picker._add(seen)
+        st.markdown(str(len(style_picker._places())))
 
     assert AppTest.from_function(script).run(timeout=60).markdown[0].value == "2"
 
@@ -101,13 +106,13 @@ def test_a_painting_is_removed_and_six_are_the_most(visit):
     for place in ("style", "style-3", "style-4", "style-5"):
         page.button(key=f"remove-{place}").click().run()
     assert [label.partition(":")[0] for label in labels(page)] == [
-        f"1 · {samples.STYLES[1].title}",
-        f"2 · {samples.STYLES[5 % len(samples.STYLES)].title}",
+        f"1 · {STYLES[1].title}",
+        f"2 · {STYLES[5 % len(STYLES)].title}",
     ]
     page.button(key="remove-style-6").click().run()
     assert labels(page) == [] and not page.exception
     button(page, "Start").click().run()
-    assert the_new_run().record().style == samples.STYLES[1].title
+    assert the_new_run().record().style == STYLES[1].title
 
 
 def test_no_painting_at_all_is_refused(visit):
@@ -141,7 +146,7 @@ def test_masks_are_uploaded_for_a_painting_and_for_what_stays(visit):
 def test_a_mask_that_is_uploaded_stays_as_it_is(visit):
     page = visit("stylize")
     page.toggle(key="part-photo").set_value(True).run()  # drawn on before there is a mask: what is drawn is soft
-    given = half("left", Image.open(samples.PHOTOS[0].path()).size)
+    given = half("left", Image.open(PHOTOS[0].path()).size)
     page.file_uploader(key="upload-part-photo").set_value(("left.png", given, "image/png")).run()
     button(page, "Start").click().run()
     assert not page.exception
@@ -167,7 +172,7 @@ def test_what_was_chosen_outlasts_a_look_at_another_page(visit):
         page._page_hash = calc_hash(name)
         page.run()
     assert page.number_input(key="fast-size").value == 128 and page.toggle(key="part-photo").value
-    assert [label.partition(":")[0] for label in labels(page)] == ["1 · mine", f"2 · {samples.STYLES[1].title}"]
+    assert [label.partition(":")[0] for label in labels(page)] == ["1 · mine", f"2 · {STYLES[1].title}"]
     button(page, "Start").click().run()
     assert not page.exception
     run = the_new_run()
@@ -186,7 +191,7 @@ def test_an_upload_that_outlasted_is_put_away(visit):
         page.run()
     page.button(key="disown-photo").click().run()
     button(page, "Start").click().run()
-    assert the_new_run().record().content == samples.PHOTOS[0].title
+    assert the_new_run().record().content == PHOTOS[0].title
 
 
 def test_a_mask_that_is_no_picture_is_refused_in_words(visit):
@@ -197,7 +202,7 @@ def test_a_mask_that_is_no_picture_is_refused_in_words(visit):
 
 
 def test_starting_again_brings_paintings_weights_masks_and_every_setting(visit, blended, pictures):
-    runs.change(blended, status="done", writer=None)
+    blended.change(status="done", writer=None)
     pictures[0].save(blended.result)
     page = visit("stylize", run=blended.id)
     button(page, "Start again from this").click().run()
@@ -213,7 +218,7 @@ def test_starting_again_brings_paintings_weights_masks_and_every_setting(visit, 
 
 
 def test_another_picture_has_the_same_paintings_but_nothing_marked(visit, blended, pictures):
-    runs.change(blended, status="done", writer=None)
+    blended.change(status="done", writer=None)
     pictures[0].save(blended.result)
     page = visit("stylize", run=blended.id)
     button(page, "Same settings, other picture").click().run()
@@ -226,7 +231,7 @@ def test_another_picture_has_the_same_paintings_but_nothing_marked(visit, blende
 
 
 def test_every_layer_is_offered_after_and_before_its_relu(visit):
-    assert len(knobs.LAYERS) == 32 and all(map(vgg.is_layer, knobs.LAYERS))
+    assert len(settings_form.LAYERS) == 32 and all(map(layers.is_layer, settings_form.LAYERS))
     page = visit("stylize")
     page.multiselect(key="fast-content_layers").set_value(["block4_conv2", "conv5_2"]).run()
     page.slider(key="fast-content_layer_weights-conv5_2").set_value(2.0).run()
@@ -236,7 +241,7 @@ def test_every_layer_is_offered_after_and_before_its_relu(visit):
 
 
 def test_content_layers_are_steered_like_style_layers(visit, blended):
-    recorder = runs.Recorder(blended)
+    recorder = Recorder(blended)
     recorder.__enter__()
     recorder.update(status="running")
     page = visit("stylize", run=blended.id)
@@ -272,7 +277,7 @@ def test_what_is_no_drawing_is_none(said):
 
 
 def test_a_runs_page_and_card_tell_of_its_paintings_and_parts(visit, blended, pictures):
-    runs.change(blended, status="done", writer=None)
+    blended.change(status="done", writer=None)
     pictures[0].save(blended.result)
     page = visit("stylize", run=blended.id)
     captions = [each.captions[0] for each in page.image]
@@ -286,8 +291,8 @@ def test_a_runs_page_and_card_tell_of_its_paintings_and_parts(visit, blended, pi
 
 def test_a_mask_stands_in_the_corner_of_its_picture(blended):
     photo, (first, second) = inputs.photo(blended, blended.record()), inputs.paintings(blended, blended.record())
-    plain = images.read_image(blended.styles[1])
-    assert first.mask is None and first.drawn(96).tobytes() == images.read_image(blended.style).tobytes()
+    plain = codec.read_image(blended.styles[1])
+    assert first.mask is None and first.drawn(96).tobytes() == codec.read_image(blended.style).tobytes()
     drawn = np.asarray(second.drawn(96))
     assert drawn.shape == (72, 96, 3) and (drawn[:40] == np.asarray(plain)[:40]).all()
     assert (drawn[60, 68] == 255).all() and (drawn[60, 90] == 0).all()  # its left half is white

@@ -12,9 +12,16 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from core import hardware, images, jobs, library, paths, runs, samples
-from core.runs import Recorder, Steering, Writer
-from dashboard.framing import Framing
+from core import paths
+from core.images import codec
+from core.jobs import control, queue, schedule
+from core.machine import hardware
+from core.machine.processes import Writer
+from core.runs import library, recovery, store
+from core.runs.record import Steering
+from core.runs.recorder import Recorder
+from core.samples.gallery import PHOTOS
+from dashboard.compose.crop import Framing
 
 
 def button(page, label):
@@ -27,7 +34,7 @@ def slider(page, name):
 
 
 def the_new_run(*known):
-    (run,) = [run for run in runs.all_runs() if run.id not in {each.id for each in known}]
+    (run,) = [run for run in store.all_runs() if run.id not in {each.id for each in known}]
     return run
 
 
@@ -71,7 +78,7 @@ def test_what_is_steered_elsewhere_is_shown_and_what_is_planned_for_later_is_not
     weight = running.record().settings.style_weight
     planned = [Steering(iteration=0, changes={"style_weight": 8 * weight}),
                Steering(iteration=400, changes={"content_weight": 1.0})]  # fmt: skip
-    runs.change(running, steering=planned)
+    running.change(steering=planned)
     page.run()
     assert slider(page, "style_weight").value == 8
     assert slider(page, "content_weight").value == 1
@@ -81,7 +88,7 @@ def test_no_slider_is_moved_for_a_browser(visit, running):
     """A browser that is told to move a slider may still send its old place, or its least, as if someone had done it."""
     page = visit("stylize", run=running.id)
     change = Steering(iteration=0, changes={"content_weight": 2.0, "style_layer_weights": [0.5, 1, 1, 1, 1]})
-    runs.change(running, steering=[change])
+    running.change(steering=[change])
     page.run()
     sliders = [each for each in (*page.select_slider, *page.slider) if each.key.startswith("steer-")]
     assert len(sliders) == 8 and slider(page, "block1_conv1").value == 0.5
@@ -94,10 +101,10 @@ def test_a_slider_that_was_moved_twice_stays_while_the_first_move_is_answered(vi
     weight = running.record().settings.style_weight
     slider(page, "style_weight").set_value(4).run()
     slider(page, "style_weight").set_value(8).run()
-    runs.change(running, steering=[Steering(iteration=0, changes={"style_weight": 4 * weight})])
+    running.change(steering=[Steering(iteration=0, changes={"style_weight": 4 * weight})])
     page.run()
     assert slider(page, "style_weight").value == 8
-    runs.change(running, steering=[Steering(iteration=0, changes={"style_weight": 2 * weight})])
+    running.change(steering=[Steering(iteration=0, changes={"style_weight": 2 * weight})])
     running.ask(weights={"style_weight": 2 * weight})  # someone else, who came after
     page.run()
     assert slider(page, "style_weight").value == 2
@@ -138,12 +145,12 @@ def test_starting_again_paints_on_from_the_result(visit, kept):
 def test_the_same_settings_with_another_picture(visit, kept):
     page = visit("stylize", run=kept.steered.id)
     button(page, "Same settings, other picture").click().run()
-    button(page, samples.PHOTOS[1].title).click().run()
+    button(page, PHOTOS[1].title).click().run()
     button(page, "Start").click().run()
     run = the_new_run(*vars(kept).values())
     record, before = run.record(), kept.steered.record()
     assert (record.settings, record.preset) == (before.settings, before.preset)
-    assert (record.content, record.style) == (samples.PHOTOS[1].title, before.style)
+    assert (record.content, record.style) == (PHOTOS[1].title, before.style)
     with Image.open(run.style) as style, Image.open(kept.steered.style) as own:
         assert style.tobytes() == own.tobytes()
     assert record.steering == []  # of the other run
@@ -171,8 +178,8 @@ def test_a_picture_is_turned_and_cut_before_it_is_painted(visit):
     across = next(slider for slider in page.slider if slider.label == "From left to right")
     across.set_value((25, 75)).run()
     button(page, "Start").click().run()
-    (run,) = runs.all_runs()
-    photo = images.read_image(samples.PHOTOS[0].path())
+    (run,) = store.all_runs()
+    photo = codec.read_image(PHOTOS[0].path())
     expected = Framing(turns=1, across=(25, 75)).of(photo)
     assert expected.size == (photo.height // 2, photo.width)
     with Image.open(run.content) as content:
@@ -194,7 +201,7 @@ def test_so_little_of_a_picture_that_it_cannot_be_painted_is_refused(visit):
     page = visit("stylize")
     across = next(slider for slider in page.slider if slider.label == "From left to right")
     across.set_value((50, 51)).run()
-    assert f"keep {images.MIN_SIDE} pixels at least" in " ".join(warning.value for warning in page.warning)
+    assert f"keep {codec.MIN_SIDE} pixels at least" in " ".join(warning.value for warning in page.warning)
     assert not button(page, "Start").disabled
 
 
@@ -209,8 +216,8 @@ def test_the_film_of_a_run_is_made_when_it_is_asked_for(visit, kept):
 
 def test_a_run_that_goes_on_shows_what_it_paints_now(visit, kept):
     """Not the result of its first part, which is still there."""
-    runs.resume(kept.done, 5)
-    jobs.submit(kept.done)
+    recovery.resume(kept.done, 5)
+    schedule.submit(kept.done)
     page = visit("stylize", run=kept.done.id)
     assert button(page, "Stop") and not page.exception
     assert not page.button_group
@@ -223,7 +230,7 @@ def waiting_titles(page):
 def test_the_queue_is_shown_and_its_order_changed(visit, new_run):
     found = [new_run(name) for name in ("ant", "bee", "cat")]
     for run in found:
-        jobs.submit(run)
+        schedule.submit(run)
     page = visit("stylize", run=found[2].id)
     assert [title.split("**")[1] for title in waiting_titles(page)] == [
         "ant × painting",
@@ -232,11 +239,11 @@ def test_the_queue_is_shown_and_its_order_changed(visit, new_run):
     ]
     assert "Number 3 in the queue" in page.get("progress")[0].proto.text
     page.button(key=f"First-{found[2].id}").click().run()
-    assert jobs.queue() == [found[2], found[0], found[1]]
+    assert queue.queue() == [found[2], found[0], found[1]]
     page.button(key=f"Sooner-{found[1].id}").click().run()
-    assert jobs.queue() == [found[2], found[1], found[0]]
+    assert queue.queue() == [found[2], found[1], found[0]]
     page.button(key=f"Cancel-{found[1].id}").click().run()
-    assert jobs.queue() == [found[2], found[0]] and found[1].record().status == "stopped"
+    assert queue.queue() == [found[2], found[0]] and found[1].record().status == "stopped"
     assert [title.split("**")[1] for title in waiting_titles(page)] == ["cat × painting", "ant × painting"]
     assert not page.exception
 
@@ -244,9 +251,9 @@ def test_the_queue_is_shown_and_its_order_changed(visit, new_run):
 def test_a_run_that_began_meanwhile_is_not_moved(visit, new_run):
     found = [new_run(name) for name in ("ant", "bee")]
     for run in found:
-        jobs.submit(run)
+        schedule.submit(run)
     page = visit("stylize", run=found[0].id)
-    jobs._take(found[1])
+    queue.take(found[1])
     page.button(key=f"First-{found[1].id}").click().run()
     assert "does not wait in the queue" in " ".join(each.value for each in page.warning).replace("\\", "")
     assert not page.exception
@@ -257,7 +264,7 @@ def test_when_the_next_run_begins_is_told_once_measured(visit, new_run):
     (paths.home() / "pace.json").write_text(json.dumps(pace))
     found = [new_run(name) for name in ("ant", "bee")]
     for run in found:
-        jobs.submit(run)
+        schedule.submit(run)
     page = visit("stylize", run=found[1].id)
     assert waiting_titles(page)[0].endswith("begins now") and "begins in about " in waiting_titles(page)[1]
     assert "begins in about 5.1 h" in page.get("progress")[0].proto.text
@@ -266,27 +273,27 @@ def test_when_the_next_run_begins_is_told_once_measured(visit, new_run):
 def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
     record = kept.stopped.record()
     gone = Writer.this_process().model_copy(update={"boot": "an earlier one"})
-    runs.change(kept.stopped, status="running", writer=gone, iteration=None)
+    kept.stopped.change(status="running", writer=gone, iteration=None)
     page = visit("stylize", run=kept.stopped.id)
     assert "The machine was restarted while it was being painted" in page.warning[0].value.replace("\\", "")
     assert page.number_input(key=f"more-{kept.stopped.id}").value == 0
     button(page, "Go on painting").click().run()
-    assert jobs.queue() == [kept.stopped] and kept.stopped.record().settings == record.settings
+    assert queue.queue() == [kept.stopped] and kept.stopped.record().settings == record.settings
 
 
 def test_a_run_broken_off_before_its_first_checkpoint_can_continue_too(visit, new_run, started):
     run = new_run()
-    runs.change(run, status="preparing", writer=Writer.this_process().model_copy(update={"started": 1.0}))
+    run.change(status="preparing", writer=Writer.this_process().model_copy(update={"started": 1.0}))
     page = visit("stylize", run=run.id)
     button(page, "Go on painting").click().run()
-    assert jobs.queue() == [run] and run.record().status == "queued"
+    assert queue.queue() == [run] and run.record().status == "queued"
 
 
 def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         run = new_run()
-        runs.change(run, status="running", writer=Writer.of(process.pid))
+        run.change(status="running", writer=Writer.of(process.pid))
         assert not visit("stylize", run=run.id).warning
         long_ago = time.time() - 1000
         os.utime(run.path / "run.json", (long_ago, long_ago))
@@ -309,7 +316,7 @@ def test_slow_steps_are_not_taken_for_being_stuck(visit, running):
         at = time.time() - age
         for name in ("run.json", "metrics.csv"):
             os.utime(running.path / name, (at, at))
-        assert (jobs.silent_for(running, running.record()) is not None) == stuck, age
+        assert (control.silent_for(running, running.record()) is not None) == stuck, age
 
 
 def test_a_second_server_says_so_and_only_shows_the_runs(visit, kept):
@@ -336,6 +343,6 @@ def test_a_second_server_shows_the_others_beside_a_damaged_picture(visit, kept):
             page = visit("stylize")
             assert not page.exception
             assert "The file of the picture is damaged." in [each.value for each in page.caption]
-            assert len(page.markdown) >= len(runs.all_runs())
+            assert len(page.markdown) >= len(store.all_runs())
     finally:
         kept.done.result.write_bytes(whole)

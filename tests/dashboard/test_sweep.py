@@ -5,10 +5,16 @@ import shutil
 
 import pytest
 
-from core import batch, hardware, jobs, paths, runs, samples
-from core.runs import Run
-from core.settings import KNOBS, PRESETS, choose
-from dashboard.sweep import MOST_VALUES, OFFERED, around
+from core import paths
+from core.batches import plan
+from core.jobs import queue, schedule
+from core.machine import hardware
+from core.presets import PRESETS, choose
+from core.runs import store
+from core.runs.run import Run, write_record
+from core.samples.gallery import PHOTOS
+from core.settings import KNOBS
+from dashboard.compose.sweep import MOST_VALUES, OFFERED, around
 
 HOSTILE = '"><script>alert(1)</script>'
 
@@ -38,12 +44,12 @@ def swept(kept):
         record = run.record()
         wanted = record.settings.changed(style_weight=weight, stages=stages, size=128)
         changes = {"id": run.id, "settings": wanted, "batch": "sweep-1"}
-        runs.write_record(run, record.model_copy(update=changes))
+        write_record(run, record.model_copy(update=changes))
         found.append(run)
     found[-1].result.unlink()
     found[-1].live.unlink()
-    runs.change(found[-1], status="queued", writer=None)
-    jobs.submit(found[-1])
+    found[-1].change(status="queued", writer=None)
+    schedule.submit(found[-1])
     return found
 
 
@@ -51,7 +57,7 @@ def test_a_sweep_is_offered_closed_and_asks_for_nothing_by_itself(visit):
     page = visit("stylize")
     expander = next(each for each in page.expander if each.label == "Try several values")
     assert not expander.proto.expanded
-    assert not runs.all_runs() and not jobs.queue()
+    assert not store.all_runs() and not queue.queue()
 
 
 def test_two_settings_make_a_run_of_each_combination(visit, started):
@@ -62,12 +68,12 @@ def test_two_settings_make_a_run_of_each_combination(visit, started):
     assert "4 runs: their time is known once this machine is measured" in texts(page)
     button(page, "Paint all 4").click().run()
     assert not page.exception
-    found = runs.all_runs()[::-1]
+    found = store.all_runs()[::-1]
     told = [(run.record().settings.style_weight, run.record().settings.optimizer) for run in found]
     assert told == [(0.01, "adam"), (0.01, "l-bfgs"), (0.1, "adam"), (0.1, "l-bfgs")]
-    assert jobs.queue() == found and started
+    assert queue.queue() == found and started
     (name,) = {run.record().batch for run in found}
-    assert {run.record().content for run in found} == {samples.PHOTOS[0].title}
+    assert {run.record().content for run in found} == {PHOTOS[0].title}
     assert page.query_params["batch"] == [name] or page.query_params["batch"] == name
     assert "0 of 4 are painted" in page.get("progress")[0].proto.text
 
@@ -114,7 +120,7 @@ def test_every_number_that_is_offered_has_values_to_begin_with(preset):
     for name in OFFERED:
         knob, now = KNOBS[name], getattr(PRESETS[preset].settings(), name)
         if not knob.choices:
-            values = batch.values_of(name, around(knob, now).split(","))
+            values = plan.values_of(name, around(knob, now).split(","))
             assert now in values and 2 <= len(values) <= MOST_VALUES, name
 
 
@@ -134,7 +140,7 @@ def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
 def test_what_waits_can_be_stopped_and_then_the_others_are_compared(visit, swept):
     page = visit("stylize", batch="sweep-1")
     button(page, "Stop them all").click().run()
-    assert not jobs.queue() and not page.exception
+    assert not queue.queue() and not page.exception
     page = visit("stylize", batch="sweep-1")
     assert not page.get("progress")
     painted = [run.id for run in swept if run.result.is_file()]
@@ -161,7 +167,7 @@ def test_an_unknown_batch_in_the_address_is_told(visit, swept, name):
 
 def test_a_hostile_name_in_a_batch_stays_a_name(visit, swept):
     for run, name in zip(swept[:3], (HOSTILE, "a", "b"), strict=True):
-        runs.change(run, content=name, batch=HOSTILE, settings=choose("draft", size=128))
+        run.change(content=name, batch=HOSTILE, settings=choose("draft", size=128))
     page = visit("stylize", batch=HOSTILE)
     assert not page.exception and HOSTILE not in texts(page)
     assert len(page.image) == 3

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from bench import timings
-from core import background
+from bench import measurements
 from core.errors import StudioError
-from core.runs import Writer
-from dashboard.wording import plain
+from core.machine.processes import Writer
+from dashboard import background_jobs
+from dashboard.common.text import plain
 
 HOSTILE = '"><script>alert(1)</script>'
 MEASURED = {
@@ -41,8 +41,8 @@ MEASURED = {
 
 
 def keep(name="20260203-040506", **changes):
-    timings.folder().mkdir(parents=True, exist_ok=True)
-    (timings.folder() / f"{name}.json").write_text(json.dumps({**MEASURED, **changes}))
+    measurements.folder().mkdir(parents=True, exist_ok=True)
+    (measurements.folder() / f"{name}.json").write_text(json.dumps({**MEASURED, **changes}))
 
 
 def texts(page):
@@ -57,7 +57,7 @@ def button(page, label):
 def commands(monkeypatch):
     """What would have been started, which takes minutes."""
     calls = []
-    monkeypatch.setattr(background, "start", lambda *words: calls.append(words))
+    monkeypatch.setattr(background_jobs, "start", lambda *words: calls.append(words))
     return calls
 
 
@@ -94,7 +94,7 @@ def test_an_imported_measurement_is_removed_and_one_of_this_machine_is_not(visit
     (remove,) = (each for each in page.button if each.label == "Remove")
     remove.click().run()
     assert not page.exception
-    assert [path.stem for path in timings.folder().glob("*.json")] == ["20260203-040506"]
+    assert [path.stem for path in measurements.folder().glob("*.json")] == ["20260203-040506"]
 
 
 @pytest.mark.parametrize("seconds", [0, -1.5])
@@ -102,7 +102,7 @@ def test_seconds_that_cannot_be_are_refused(seconds):
     wrong = copy.deepcopy(MEASURED)
     wrong["comparisons"][0]["timings"][0]["seconds"][0] = seconds
     with pytest.raises(StudioError, match="holds no measurement"):
-        timings.parse(json.dumps(wrong).encode(), "wrong.json")
+        measurements.parse(json.dumps(wrong).encode(), "wrong.json")
 
 
 def test_an_unknown_measurement_in_the_address_is_told(visit):
@@ -165,7 +165,7 @@ def test_what_cannot_start_says_why(visit, monkeypatch):
     def refused(*words):
         raise StudioError("One such measurement is under way already.")
 
-    monkeypatch.setattr(background, "start", refused)
+    monkeypatch.setattr(background_jobs, "start", refused)
     page = visit("timings")
     button(page, "Measure").click().run()
     assert "under way already" in page.error[0].value
@@ -173,11 +173,11 @@ def test_what_cannot_start_says_why(visit, monkeypatch):
 
 def command(ended, *said):
     """The last measurement, as `background` keeps it; running, it is this process."""
-    background.folder().mkdir(parents=True)
+    background_jobs.folder().mkdir(parents=True)
     process = Writer(pid=2**22 + 1, started=0.0) if ended else Writer.this_process()
-    known = background.Command(name="bench", arguments=["bench", "targets"], process=process)
-    (background.folder() / "bench.json").write_text(known.model_dump_json())
-    (background.folder() / "bench.log").write_text("\n".join(said))
+    known = background_jobs.Command(name="bench", arguments=["bench", "targets"], process=process)
+    (background_jobs.folder() / "bench.json").write_text(known.model_dump_json())
+    (background_jobs.folder() / "bench.log").write_text("\n".join(said))
 
 
 def test_a_measurement_under_way_is_shown_and_can_be_stopped(visit):
@@ -201,7 +201,7 @@ def test_another_machines_measurement_is_brought_in(visit):
     other = copy.deepcopy(MEASURED) | {"environment": {"processor": "Elsewhere"}}
     page = imported(visit("timings"), json.dumps(other).encode())
     assert not page.error and "UTC, imported" in texts(page).replace("\\", "")
-    (path,) = timings.folder().iterdir()
+    (path,) = measurements.folder().iterdir()
     assert path.name.startswith("imported-20260203-040506-")
 
 
@@ -210,11 +210,11 @@ def test_two_machines_that_measured_in_the_same_second_are_both_kept(visit):
     for machine in ("First", "Second"):
         imported(page, json.dumps(MEASURED | {"environment": {"processor": machine}}).encode())
     imported(page, json.dumps(MEASURED | {"environment": {"processor": "Second"}}).encode())
-    assert len(list(timings.folder().iterdir())) == 2  # the same file again is no other measurement
+    assert len(list(measurements.folder().iterdir())) == 2  # the same file again is no other measurement
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1, 2]", b"\xff\xfe", b'{"a": NaN}'])
 def test_what_is_no_measurement_is_refused_with_its_reason(visit, data):
     page = imported(visit("timings"), data, f"{HOSTILE}.json")
     assert page.error[0].value.startswith(plain(f"{HOSTILE}.json holds no measurement"))
-    assert not timings.folder().exists()
+    assert not measurements.folder().exists()

@@ -8,11 +8,13 @@ import pytest
 import streamlit as st
 from streamlit import config
 
-from core import archive, jobs, library, paths, runs
+from core import paths
 from core.errors import InputError
-from core.runs import Writer
-from dashboard.wording import plain
-from export import report
+from core.jobs import schedule
+from core.machine.processes import Writer
+from core.runs import archive, library, store
+from dashboard.common.text import plain
+from export.report import bundle
 
 ISSUER = "https://login.example"
 ADA, BOB = f"{ISSUER} ada", f"{ISSUER} bob"
@@ -49,8 +51,8 @@ def visit_as(visit):
 @pytest.fixture
 def theirs(kept):
     """A run of Ada's, one of Bob's, and one from before people logged in."""
-    runs.change(kept.done, owner=ADA)
-    runs.change(kept.steered, owner=BOB)
+    kept.done.change(owner=ADA)
+    kept.steered.change(owner=BOB)
     return kept
 
 
@@ -128,11 +130,11 @@ def test_the_address_opens_ones_own_run_and_no_others(visit_as, theirs, login):
 def test_the_last_run_is_ones_own_last(visit_as, theirs, login):
     login()
     assert theirs.done.id < theirs.steered.id < theirs.stopped.id
-    assert runs.find("last") == theirs.stopped and runs.find("last", ADA) == theirs.done
+    assert store.find("last") == theirs.stopped and store.find("last", ADA) == theirs.done
     assert "coffee × glass" in visit_as("ada", "stylize", run="last").header[0].value
-    assert runs.find(theirs.done.id[:-3], ADA) == theirs.done
+    assert store.find(theirs.done.id[:-3], ADA) == theirs.done
     with pytest.raises(InputError):
-        runs.find(theirs.steered.id[:-3], ADA)
+        store.find(theirs.steered.id[:-3], ADA)
 
 
 def test_each_has_back_what_they_deleted(visit_as, theirs, login):
@@ -148,12 +150,12 @@ def test_each_has_back_what_they_deleted(visit_as, theirs, login):
 @pytest.fixture
 def hush(theirs, new_run):
     """Runs of Bob's in every state: finished, deleted, waiting and being painted."""
-    runs.change(theirs.steered, content="hush finished")
-    runs.change(theirs.done, content="hush deleted", owner=BOB)
+    theirs.steered.change(content="hush finished")
+    theirs.done.change(content="hush deleted", owner=BOB)
     library.delete(theirs.done)
     waiting, painting = new_run("hush waiting"), new_run("hush painting")
-    runs.change(waiting, owner=BOB)
-    runs.change(painting, owner=BOB, status="running", writer=Writer.this_process())
+    waiting.change(owner=BOB)
+    painting.change(owner=BOB, status="running", writer=Writer.this_process())
     paths.queue().mkdir(parents=True)
     (paths.queue() / waiting.id).touch()
 
@@ -175,8 +177,8 @@ def test_in_the_queue_nobody_passes_others_or_sends_them_away(visit_as, hush, lo
     login()
     first, second = new_run("first", "mine"), new_run("second", "mine")
     for run in (first, second):
-        runs.change(run, owner=ADA)
-        jobs.submit(run)
+        run.change(owner=ADA)
+        schedule.submit(run)
     page = visit_as("ada", "stylize", run=first.id)
     shown = [element.value for element in page.markdown if element.value[:2] in ("1.", "2.", "3.")]
     assert [words in line for words, line in zip(("Someone else", "first", "second"), shown, strict=True)] == 3 * [True]
@@ -202,7 +204,7 @@ def test_only_ones_own_runs_are_compared(visit_as, theirs, login):
 def test_a_page_opened_anew_shows_ones_own_run_under_way(visit_as, theirs, login, new_run):
     login("[auth]\nclient_id = 'studio'\nshare_runs = true\n")
     running = new_run("mine", "painting")
-    runs.change(running, owner=BOB, status="running", writer=Writer.this_process())
+    running.change(owner=BOB, status="running", writer=Writer.this_process())
     assert visit_as("bob", "stylize").query_params["run"] == running.id
     assert "run" not in visit_as("ada", "stylize").query_params
 
@@ -224,12 +226,12 @@ def test_what_one_starts_and_brings_in_is_ones_own(visit_as, theirs, login):
     packed = io.BytesIO()
     archive.export_run(theirs.steered, packed)
     assert b"login.example" not in packed.getvalue()
-    before = {run.id for run in runs.all_runs()}
+    before = {run.id for run in store.all_runs()}
     page = visit_as("ada", "library")
     page.file_uploader(key="import").set_value(("run.zip", packed.getvalue(), "application/zip")).run()
     page = visit_as("ada", "stylize")
     next(button for button in page.button if button.label == "Start").click().run()
-    made = [run for run in runs.all_runs() if run.id not in before]
+    made = [run for run in store.all_runs() if run.id not in before]
     assert [run.record().owner for run in made] == [ADA, ADA]
 
 
@@ -245,15 +247,15 @@ def test_an_owner_that_a_file_claims_is_not_believed(own_home, theirs, tmp_path)
 
 
 def test_the_command_line_sees_all(theirs):
-    assert len(library.entries()) == len(list(runs.readable_runs())) == 3
-    assert runs.find(theirs.steered.id) == theirs.steered
+    assert len(library.entries()) == len(list(store.readable_runs())) == 3
+    assert store.find(theirs.steered.id) == theirs.steered
     with pytest.raises(InputError):
-        runs.find(theirs.steered.id, ADA)
+        store.find(theirs.steered.id, ADA)
 
 
 def test_a_report_names_no_owner(theirs):
     packed = io.BytesIO()
-    report.write_zip(packed, [theirs.done, theirs.steered], {}, yardstick="none", timings={})
+    bundle.write_zip(packed, [theirs.done, theirs.steered], {}, yardstick="none", timings={})
     with zipfile.ZipFile(packed) as file:
         assert not [name for name in file.namelist() if b"login.example" in file.read(name)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dashboard.wording import duration, plain
+from dashboard.common.text import duration, plain
 
 
 def test_a_name_stays_a_name():

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import jobs, runs
-from core.runs import Steering, Writer
-from core.settings import choose
+from core.jobs import execution
+from core.machine.processes import Writer
+from core.presets import choose
+from core.runs import store
+from core.runs.record import Steering
+from core.runs.run import write_record
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +30,7 @@ def new_run(pair):
     def make(name="photo", preset="reference", style_name="painting", start=False, steering=(), **changes):
         settings = choose(preset, **{"size": 64, "iterations": 6, "frame_every": 2, **changes})
         changed = [Steering.parse(text, settings) for text in steering]
-        return runs.create(
+        return store.create(
             *pair, settings, preset, name, style_name, pair[1] if start else None, "beginning" if start else "", changed
         )
 
@@ -39,7 +42,7 @@ def painted(engine, new_run):
     """Five runs that ended in different ways, by these."""
 
     def perform(run, until=None, engine=engine):
-        for step in jobs.perform(run, lambda *_: engine):
+        for step in execution.perform(run, lambda *_: engine):
             if step.iteration == until:
                 run.ask(stop=True)
         return run
@@ -57,7 +60,5 @@ def painted(engine, new_run):
         made.unlink()
     changes = {"best_total": None, "best_iteration": None, "iteration": None, "evaluations": 0, "timings": {}}
     gone = Writer(pid=2**22 + 1, started=0.0)
-    runs.write_record(
-        interrupted, interrupted.record().model_copy(update=changes | {"status": "running", "writer": gone})
-    )
+    write_record(interrupted, interrupted.record().model_copy(update=changes | {"status": "running", "writer": gone}))
     return {"done": done, "steered": steered, "stopped": stopped, "failed": failed, "interrupted": interrupted}

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from core.runs import METRICS, Steering
-from core.settings import choose
+from core.presets import choose
+from core.runs.record import Steering
+from core.runs.run import METRICS
 from export import charts
 from export.charts import COLOURS, CURVES, GREY, POINTS, ROWS, SVG_WIDTH
 

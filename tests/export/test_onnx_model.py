@@ -9,10 +9,11 @@ import onnxruntime
 import pytest
 import tensorflow as tf
 
-from core import paths, targets
-from core.samples import PHOTOS
-from core.targets import gram_output
-from core.vgg import CONVOLUTIONS, feature_network
+from core import paths
+from core.samples.gallery import PHOTOS
+from core.vgg.layers import CONVOLUTIONS
+from core.vgg.network import feature_network
+from core.vgg.onnx import IMAGE_INPUT, find_model, gram_output, model_path
 from export import onnx_model
 from export.onnx_model import ParityError, ensure_model, export, parity
 
@@ -48,7 +49,7 @@ def graph(model):
 
 def test_manifest_is_complete(weights, model):
     manifest = model.manifest
-    assert model.path == targets.model_path(weights.sha256)
+    assert model.path == model_path(weights.sha256)
     assert manifest.file == model.path.name
     assert manifest.sha256 == hashlib.sha256(model.path.read_bytes()).hexdigest()
     assert (manifest.weights_sha256, manifest.provenance) == (weights.sha256, weights.provenance)
@@ -68,7 +69,7 @@ def test_model_is_valid_onnx_of_the_promised_opset(model, graph):
 
 def test_inputs_and_outputs_by_name(graph):
     (image,) = graph.graph.input
-    assert image.name == targets.IMAGE_INPUT
+    assert image.name == IMAGE_INPUT
     assert sizes(image.type.tensor_type) == [1, None, None, 3]
     assert {output.name for output in graph.graph.output} == OUTPUTS
     for value in (image, *graph.graph.output):
@@ -84,7 +85,7 @@ def test_model_holds_the_weights(weights, graph):
 @pytest.mark.parametrize(("height", "width"), [(37, 53), (65, 31)])
 def test_any_height_and_width(session, height, width):
     names = sorted(OUTPUTS)
-    values = dict(zip(names, session.run(names, {targets.IMAGE_INPUT: noise(height, width)}), strict=True))
+    values = dict(zip(names, session.run(names, {IMAGE_INPUT: noise(height, width)}), strict=True))
     for layer, (*_, channels) in CONVOLUTIONS.items():
         halvings = int(layer[5]) - 1
         features = values[layer]
@@ -101,7 +102,7 @@ def test_features_are_those_of_tensorflow(weights, session):
     image = noise(35, 49)
     layers = ["block1_conv2", "block3_conv4", "block5_conv4"]
     expected = feature_network(weights, layers)(image)
-    for layer, features in zip(layers, session.run(layers, {targets.IMAGE_INPUT: image}), strict=True):
+    for layer, features in zip(layers, session.run(layers, {IMAGE_INPUT: image}), strict=True):
         assert np.linalg.norm(features - expected[layer]) <= 1e-5 * np.linalg.norm(expected[layer])
 
 
@@ -126,7 +127,7 @@ def test_export_and_what_becomes_of_it(weights, short, monkeypatch):
     assert made.path.parent == short
     assert set(first) == {made.path.name, made.path.with_suffix(".json").name}
     assert [line.split()[0] for line in lines] == ["Converting", "Checking", "Comparing"]
-    assert made == targets.find_model(weights.sha256)
+    assert made == find_model(weights.sha256)
     assert made.manifest.sha256 == hashlib.sha256(first[made.path.name]).hexdigest()
     assert set(made.manifest.parity) == {"block1_conv1", "block1_conv1/gram", "block1_conv2", "block1_conv2/gram"}
     compared = [line.split(maxsplit=1) for line in made.manifest.parity_images]
@@ -150,12 +151,12 @@ def test_export_and_what_becomes_of_it(weights, short, monkeypatch):
     # Without a readable manifest it is no model, and is made anew.
     manifest = made.path.with_suffix(".json")
     manifest.unlink()
-    assert targets.find_model(weights.sha256) is None
+    assert find_model(weights.sha256) is None
     manifest.write_bytes(first[manifest.name][:-5])
-    assert targets.find_model(weights.sha256) is None
+    assert find_model(weights.sha256) is None
     again = ensure_model(weights, lines.append)
     assert len(lines) == 6
-    assert again.session(CPU, [gram_output("block1_conv1")]).get_inputs()[0].name == targets.IMAGE_INPUT
+    assert again.session(CPU, [gram_output("block1_conv1")]).get_inputs()[0].name == IMAGE_INPUT
     assert set(contents(short)) == set(first)
     assert json.loads(manifest.read_bytes()) == again.manifest.model_dump()
 
@@ -168,7 +169,7 @@ def test_parity_is_the_largest_relative_error(weights, model, session, monkeypat
     calls = []
 
     def changed(image):
-        values = dict(zip(names, session.run(names, {targets.IMAGE_INPUT: image}), strict=True))
+        values = dict(zip(names, session.run(names, {IMAGE_INPUT: image}), strict=True))
         calls.append(image.shape)
         if len(calls) == 1:
             values["block1_conv1"] = values["block1_conv1"] * np.float32(1.25)

@@ -15,14 +15,19 @@ import pytest
 import typer
 from PIL import Image
 
-import nst
-from core import images, library, runs
 from core.errors import InputError
-from core.runs import Run, Steering
-from core.settings import KNOBS, PRESETS, TransferSettings, choose
-from core.yardstick import Reading
-from export import report
-from export.report import command
+from core.images import codec
+from core.presets import PRESETS, choose
+from core.runs import library, store
+from core.runs.evaluation import Reading
+from core.runs.record import Steering
+from core.runs.run import Run, write_record
+from core.settings import KNOBS, TransferSettings
+from export.describe import command
+from export.report import bundle
+from export.report.content import check
+from export.report.page import FEW, check_writable, html
+from nst.app import app as nst_app
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 NASTY = '"><script>alert(1)</script>'
@@ -100,7 +105,7 @@ def readings(painted):
 
 @pytest.fixture(scope="module")
 def text(found, readings):
-    return report.html(found, readings, "Five runs", "the preset reference")
+    return html(found, readings, "Five runs", "the preset reference")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +120,7 @@ def renamed(painted, tmp_path):
     def make(name="copy", of="done", **changes):
         run = Run(tmp_path / name)
         shutil.copytree(painted[of].path, run.path)
-        runs.write_record(run, run.record().model_copy(update=changes))
+        write_record(run, run.record().model_copy(update=changes))
         return run
 
     return make
@@ -181,7 +186,7 @@ def test_the_yardstick_is_explained_and_its_lowest_is_marked(page, found, text):
     assert "1234" in page.text and "9876" in page.text and "0.250" in page.text
     assert "<strong>1234</strong>" in text and "<strong>9876</strong>" not in text
     assert "do not compare; the yardstick’s do" in page.text
-    unmeasured = Page(report.html(found))
+    unmeasured = Page(html(found))
     assert "have not been measured by a common yardstick" in unmeasured.text and "likeness" not in unmeasured.text
 
 
@@ -202,13 +207,13 @@ def test_only_what_differs_is_compared(text, found, painted):
     assert rows["Preset"] == ["reference", "reference", "draft", "reference", "reference"]
     assert rows["Started from"][1] == "beginning"
     assert "Photo" not in rows and "Style weight" not in rows
-    alone = rows_of(report.html([painted["stopped"]]), "settings")
+    alone = rows_of(html([painted["stopped"]]), "settings")
     assert alone == {
         "Size": ["64 px", "256 px"],
         "Iterations": ["500", "20"],
         "Start from": ["content", "preview"],
     }
-    same = report.html([painted["done"], painted["done"]])
+    same = html([painted["done"], painted["done"]])
     assert "Nothing: all runs have the same settings and pictures." in Page(same).text
 
 
@@ -227,15 +232,15 @@ def test_timings_add_up(text, painted):
 
 
 def test_a_page_of_one_run_and_one_of_none(painted):
-    alone = assert_stands_alone(report.html([painted["failed"]]))
+    alone = assert_stands_alone(html([painted["failed"]]))
     assert "No run came as far as a second iteration" in alone.text
     assert "1 run of Style Transfer Studio" in alone.text
     with pytest.raises(InputError, match="at least one run"):
-        report.html([])
+        html([])
 
 
 def test_a_run_that_waits_has_no_picture(new_run):
-    page = assert_stands_alone(report.html([new_run()]))
+    page = assert_stands_alone(html([new_run()]))
     assert "Queued · It was not over when this report was written: 0 of 6 iterations." in page.text
     assert "No picture yet" in page.text and "No result" not in page.text
 
@@ -245,7 +250,7 @@ def test_nothing_that_a_user_says_is_taken_for_markup(renamed):
                   status="failed", weights="<u>w</u>", start="</code>{{ 7 * 7 }}", preset="<em>",
                   environment={"<s>": ["<q>", {"a": "</dd>"}]})  # fmt: skip
     library.mark(run, name=f"{NASTY} \x07", note=f"<marquee>{NASTY}\n\ud7ff")
-    text = report.html([run, renamed("plain")], {}, title=f"{NASTY}\udcff", yardstick=NASTY)
+    text = html([run, renamed("plain")], {}, title=f"{NASTY}\udcff", yardstick=NASTY)
     page = assert_stands_alone(text)
     tags = {element.tag for element in page.elements}
     assert not tags & {"b", "i", "u", "s", "q", "em", "marquee", "script"}
@@ -259,7 +264,7 @@ def test_nothing_that_a_user_says_is_taken_for_markup(renamed):
 def test_names_and_notes_are_shown(renamed):
     run = renamed()
     library.mark(run, name="My best cat", note="With more\nblue")
-    page = Page(report.html([run]))
+    page = Page(html([run]))
     assert "Run 1 · My best cat" in page.text and "With more\nblue" in page.words
 
 
@@ -270,21 +275,21 @@ def test_pictures_are_large_enough_and_a_report_small_enough(new_run, pair):
         run = new_run(name=f"noise {number}", size=512)
         for path in (run.content, run.style, run.result):
             Image.effect_noise((512, 384), 60).convert("RGB").save(path)
-        runs.change(run, shape=(384, 512), status="done", best_total=1.0, writer=None)
+        run.change(shape=(384, 512), status="done", best_total=1.0, writer=None)
         found.append(run)
-    text = report.html(found)
+    text = html(found)
     assert len(text.encode()) < 5_000_000
     sizes = {(picture["width"], picture["height"]) for picture in Page(text).all("img")}
     assert sizes == {("512", "384")}
     Image.effect_noise((3000, 1500), 20).convert("RGB").save(found[0].result)
-    assert ("1024", "512") in {(p["width"], p["height"]) for p in Page(report.html(found[:1])).all("img")}
+    assert ("1024", "512") in {(p["width"], p["height"]) for p in Page(html(found[:1])).all("img")}
 
 
 def test_the_same_runs_give_the_same_report(found, readings, text):
-    assert report.html(found, readings, "Five runs", "the preset reference") == text
+    assert html(found, readings, "Five runs", "the preset reference") == text
     first, second = io.BytesIO(), io.BytesIO()
     for target in (first, second):
-        report.write_zip(target, found, readings)
+        bundle.write_zip(target, found, readings)
     assert first.getvalue() == second.getvalue()
 
 
@@ -305,12 +310,12 @@ def test_a_run_that_cannot_be_read_is_refused(renamed, file, content, message):
         (run.path / file).unlink()
     else:
         (run.path / file).write_bytes(content)
-    for write in (report.html, lambda found: report.write_zip(io.BytesIO(), found)):
+    for write in (html, lambda found: bundle.write_zip(io.BytesIO(), found)):
         with pytest.raises(InputError, match=message):
             write([run])
     if file in ("run.json", "metrics.csv"):
         with pytest.raises(InputError, match=message):
-            report.check([run])
+            check([run])
 
 
 # The command
@@ -320,7 +325,7 @@ def parsed(line):
     """Settings, steering and the rest of a line, as the command line itself takes it."""
     words = shlex.split(line)
     assert words[:2] == ["nst", "stylize"]
-    stylize = typer.main.get_command(nst.app).commands["stylize"]
+    stylize = typer.main.get_command(nst_app).commands["stylize"]
     given = stylize.make_context("stylize", words[2:]).params
     settings = choose(given["preset"], **{name: given[name] for name in KNOBS})
     return settings, [Steering.parse(text, settings) for text in given["steer"] or ()], given
@@ -352,17 +357,17 @@ def test_the_command_and_the_page_have_every_style_and_mask(pair, own_home):
     settings = choose("draft", size=64, style_blend="2,1")
     mask = Image.new("L", (40, 40), 255)
     names = ("draft", "a", "b + c")
-    run = runs.create(pair[0], pair[1], settings, *names, more_styles=[pair[0]], masks=[None, mask], kept=mask)
+    run = store.create(pair[0], pair[1], settings, *names, more_styles=[pair[0]], masks=[None, mask], kept=mask)
     found, _, given = parsed(command(run, run.record()))
     assert found == settings
     assert given["styles"] == ["style-1.png", "style-2.png"]
     assert (given["mask"], given["keep"]) == (["2:mask-2.png"], "kept.png")
-    text = report.html([run])
+    text = html([run])
     captions = ("Painting 1: b", "Painting 2: c, in its part", "Painting 2 is where white", "Left as it is where white")
     assert all(caption in text for caption in captions)
     assert "Painting 1 is where white" not in text
     archive = io.BytesIO()
-    report.write_zip(archive, [run])
+    bundle.write_zip(archive, [run])
     inside = {name.partition("/")[2] for name in zipfile.ZipFile(archive).namelist()}
     assert {"content.png", "style-1.png", "style-2.png", "mask-2.png", "kept.png", "repeat.sh"} <= inside
 
@@ -400,7 +405,7 @@ def test_steering_back_to_equal_layers_can_be_repeated(painted):
 @pytest.fixture(scope="module")
 def archive(found, readings):
     file = io.BytesIO()
-    report.write_zip(file, found, readings, "Five runs", "the preset reference")
+    bundle.write_zip(file, found, readings, "Five runs", "the preset reference")
     return zipfile.ZipFile(file)
 
 
@@ -426,7 +431,7 @@ def test_the_zip_holds_the_runs_in_full(archive, found, painted, text):
         assert archive.getinfo(f"{run.id}/repeat.sh").external_attr >> 16 == 0o100755
     assert {name for name in names if "/" not in name} == {"report.html", "runs.csv", "runs.json"}
     assert {name.partition("/")[0] for name in names if "/" in name} == {run.id for run in found}
-    assert images.read_image(archive.read(f"{painted['done'].id}/result.png")).size == (64, 51)
+    assert codec.read_image(archive.read(f"{painted['done'].id}/result.png")).size == (64, 51)
 
 
 def test_the_summaries_agree_with_the_records(archive, found, readings):
@@ -449,7 +454,7 @@ def test_the_summaries_agree_with_the_records(archive, found, readings):
 def test_names_are_no_formulas_in_a_spreadsheet(renamed):
     run = renamed("=1+1", content="=HYPERLINK(1)", style="@x")
     file = io.BytesIO()
-    report.write_zip(file, [run])
+    bundle.write_zip(file, [run])
     with zipfile.ZipFile(file) as archive:
         (line,) = csv.DictReader(io.StringIO(archive.read("runs.csv").decode()))
         assert (line["content"], line["style"]) == ("'=HYPERLINK(1)", "'@x")
@@ -472,8 +477,8 @@ def test_names_are_no_formulas_in_a_spreadsheet(renamed):
 def test_a_report_that_cannot_be_written_is_refused(tmp_path, name, message):
     (tmp_path / "folder.zip").mkdir()
     with pytest.raises(InputError, match=message):
-        report.check_writable(tmp_path / name)
-    report.check_writable(tmp_path / "report.HTML")
+        check_writable(tmp_path / name)
+    check_writable(tmp_path / "report.HTML")
 
 
 def test_timings_of_a_machine_are_drawn_and_told(found):
@@ -481,12 +486,12 @@ def test_timings_of_a_machine_are_drawn_and_told(found):
         return {"machine": "<here>", "way": way, "size": size, "median": median, "low": 0.9, "high": 4.1, "times": 3}
 
     rows = [timed("slow & sure", 4.0, 256), timed("quick", 1.0, 256), timed("quick", 2.0, 512)]
-    text = report.html(found, timings={"One step": rows})
+    text = html(found, timings={"One step": rows})
     assert_stands_alone(text)
     assert "One step, 256 px" in text and "One step, 512 px" in text
     assert "slow &amp; sure" in text and "&lt;here&gt;" in text and "<here>" not in text
     assert "4 ×" in text  # the quick way, of the slow one
-    assert "How long things take" not in report.html(found)
+    assert "How long things take" not in html(found)
 
 
 # Several paintings, and parts of the photo
@@ -498,14 +503,14 @@ def blended(own_home, pair, painted):
     half = Image.new("L", (60, 48))
     half.paste(255, (0, 0, 30, 48))
     settings = choose("reference", size=64, style_blend=(2, 1), stages=1)
-    run = runs.create(*pair, settings, "reference", "photo", "waves + <b>glass</b>", more_styles=pair[:1],
+    run = store.create(*pair, settings, "reference", "photo", "waves + <b>glass</b>", more_styles=pair[:1],
                       masks=[None, half], kept=half)  # fmt: skip
     shutil.copyfile(painted["done"].result, run.result)
     return run
 
 
 def test_every_painting_is_shown_with_its_weight_and_its_part(blended):
-    page = assert_stands_alone(report.html([blended]))
+    page = assert_stands_alone(html([blended]))
     assert [picture["alt"] for picture in page.all("img")] == [
         "The photo photo",
         "Where the photo is left as it is: white",
@@ -517,12 +522,12 @@ def test_every_painting_is_shown_with_its_weight_and_its_part(blended):
     assert "Painting 1: waves, 100 % elsewhere" in page.text and "Painting 2: <b>glass</b>, in its part" in page.text
     for mask in blended.path.glob("mask-*.png"):
         mask.unlink()
-    assert "Painting 1: waves, 67 %" in Page(report.html([blended])).text
+    assert "Painting 1: waves, 67 %" in Page(html([blended])).text
 
 
 def test_the_zip_and_the_command_hold_all_that_repeats_it(blended, painted):
     packed = io.BytesIO()
-    report.write_zip(packed, [blended, painted["done"]])
+    bundle.write_zip(packed, [blended, painted["done"]])
     with zipfile.ZipFile(packed) as archive:
         held = {name.partition("/")[2] for name in archive.namelist() if name.startswith(blended.id)}
         script = archive.read(f"{blended.id}/repeat.sh").decode()
@@ -548,16 +553,16 @@ def many(painted, own_home):
         shutil.copytree(painted["done"].path, run.path)
         record = run.record()
         changes = {"content": photo, "style": painting, "settings": record.settings.changed(style_weight=weight)}
-        runs.write_record(run, record.model_copy(update={**changes, "id": run.id}))
+        write_record(run, record.model_copy(update={**changes, "id": run.id}))
         found.append(run)
     found[-1].result.unlink()
     found[-1].live.unlink(missing_ok=True)
-    runs.change(found[-1], status="failed", message="Memory ran out.")
+    found[-1].change(status="failed", message="Memory ran out.")
     return found
 
 
 def test_many_runs_are_a_contact_sheet_of_what_was_different(many):
-    text = report.html(many)
+    text = html(many)
     page = assert_stands_alone(text)
     assert text.count('<table class="sheet"') == 2
     assert "<h3>Style weight 1</h3>" in text and "<h3>Style weight 2</h3>" in text
@@ -571,7 +576,7 @@ def test_many_runs_are_a_contact_sheet_of_what_was_different(many):
 
 
 def test_of_many_runs_each_has_a_line_in_the_tables(many):
-    text = report.html(many)
+    text = html(many)
     table = text[text.index('aria-label="Settings that differ"') :]
     heading, *lines = re.findall("<tr>(.*?)</tr>", table[: table.index("</table>")], re.DOTALL)
     assert re.findall('<th scope="col">(.*?)</th>', heading) == ["Run", "Style weight", "Photo", "Painting"]
@@ -584,19 +589,19 @@ def test_many_runs_of_one_pair_show_it_once_and_no_table_where_none_fits(many, p
     found = many[:7]
     for weight, run in enumerate(found, 1):
         settings = run.record().settings.changed(style_weight=weight)
-        runs.change(run, content="a", style="x", settings=settings)
-    text = report.html(found)
+        run.change(content="a", style="x", settings=settings)
+    text = html(found)
     page = assert_stands_alone(text)
     assert '<table class="sheet"' not in text and 'class="many-pictures"' in text
     assert "Photo: a" in page.text and "Painting: x" in page.text
     assert "Run 7 · Style weight 7" in page.text
-    few = report.html(found[: report.FEW])
+    few = html(found[:FEW])
     assert 'class="many-pictures"' not in few and "Photo: a" in Page(few).text
 
 
 def test_more_curves_than_one_can_tell_apart_are_not_drawn(many, monkeypatch):
-    monkeypatch.setattr(report, "MOST_CURVES", 7)
-    monkeypatch.setattr(report, "MOST_LARGE", 7)
-    text = report.html(many)
+    monkeypatch.setattr("export.report.page.MOST_CURVES", 7)
+    monkeypatch.setattr("export.report.page.MOST_LARGE", 7)
+    text = html(many)
     assert "So many curves could not be told apart" in text and "<svg" not in text
     assert "a in the manner of x, a, x" in text  # on the sheet

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from core.runs import RunRecord
-from core.settings import choose
-from export import sheet
+from core.presets import choose
+from core.runs.record import RunRecord
+from export import contact_sheet
 
 
 def record(content="chelsea", style="waves", preset="draft", **changes):
@@ -36,7 +36,7 @@ def product(contents=("a",), styles=("x",), presets=("draft",), **values):
 
 def test_photos_are_rows_and_paintings_columns_and_each_preset_has_a_table():
     records = product("abc", "xyz", ("draft", "fast"))
-    first, second = sheet.sheets(records)
+    first, second = contact_sheet.sheets(records)
     assert (first.title, second.title) == ("Preset draft", "Preset fast")
     assert (first.row, first.rows, first.column, first.columns) == ("Photo", ("a", "b", "c"), "Painting", tuple("xyz"))
     for table, preset in ((first, "draft"), (second, "fast")):
@@ -50,17 +50,17 @@ def test_photos_are_rows_and_paintings_columns_and_each_preset_has_a_table():
 
 def test_swept_settings_are_told_in_words_with_their_units():
     records = product(style_weight=(1.0, 10.0), stages=(1,), frame_every=(5, 7))
-    (table,) = sheet.sheets(records)
+    (table,) = contact_sheet.sheets(records)
     assert (table.row, table.rows) == ("Keep a picture every", ("5 iterations", "7 iterations"))
     assert (table.column, table.columns) == ("Style weight", ("1", "10"))
     assert table.at("7 iterations", "1") == [1] and table.title == ""
-    assert sheet.captions(records)[1] == "Keep a picture every 7 iterations, Style weight 1"
+    assert contact_sheet.captions(records)[1] == "Keep a picture every 7 iterations, Style weight 1"
 
 
 def test_a_value_that_is_the_preset_s_own_is_one_of_those_that_were_tried():
     usual = choose("draft").style_weight
     records = product(style_weight=(usual, 7.0), seed=(0, 1))
-    (table,) = sheet.sheets(records)
+    (table,) = contact_sheet.sheets(records)
     assert {table.row: table.rows, table.column: table.columns} == {
         "Seed": ("0", "1"), "Style weight": (f"{usual:g}", "7")
     }  # fmt: skip
@@ -70,15 +70,15 @@ def test_what_goes_with_the_preset_alone_makes_no_table_of_its_own():
     records = [
         record(content, preset=preset, size=size) for content in "ab" for preset, size in (("draft", 64), ("fast", 96))
     ]
-    (table,) = sheet.sheets(records)
+    (table,) = contact_sheet.sheets(records)
     assert (table.row, table.column) == ("Photo", "Preset")
-    assert sheet.captions(records)[0] == "a, Preset draft, Size 64 px"
+    assert contact_sheet.captions(records)[0] == "a, Preset draft, Size 64 px"
 
 
 def test_a_wide_table_is_turned():
-    (table,) = sheet.sheets(product("ab", "qrstuvw"))
+    (table,) = contact_sheet.sheets(product("ab", "qrstuvw"))
     assert (table.row, table.column) == ("Painting", "Photo")
-    (table,) = sheet.sheets(product("abcdefg", "qrstuvw"))
+    (table,) = contact_sheet.sheets(product("abcdefg", "qrstuvw"))
     assert (table.row, table.column) == ("Photo", "Painting")
 
 
@@ -93,21 +93,21 @@ def test_a_wide_table_is_turned():
     ],
 )
 def test_runs_with_too_little_in_common_have_no_table(records):
-    assert sheet.sheets(records) == []
-    assert len(sheet.captions(records)) == len(records)
+    assert contact_sheet.sheets(records) == []
+    assert len(contact_sheet.captions(records)) == len(records)
 
 
 def test_runs_of_one_place_share_it():
     records = product("ab", "xy")
-    (table,) = sheet.sheets([*records, records[0]])
+    (table,) = contact_sheet.sheets([*records, records[0]])
     assert table.at("a", "x") == [0, 4]
 
 
 def test_captions_fall_back_to_the_title_and_are_legible():
-    assert sheet.captions([record("a\u202eb")]) == ["a\ufffdb × waves"]
-    assert sheet.captions(product("a", ("x\u202e", "y"))) == ["x\ufffd", "y"]
+    assert contact_sheet.captions([record("a\u202eb")]) == ["a\ufffdb × waves"]
+    assert contact_sheet.captions(product("a", ("x\u202e", "y"))) == ["x\ufffd", "y"]
 
 
 def test_a_preset_that_is_none_here_is_told_by_its_name():
     records = [record().model_copy(update={"preset": preset}) for preset in ("oil", "chalk")]
-    assert sheet.captions(records) == ["Preset oil", "Preset chalk"]
+    assert contact_sheet.captions(records) == ["Preset oil", "Preset chalk"]

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import images, runs, samples, settings
+from core import presets
 from core.errors import InputError
+from core.images import codec
+from core.runs import store
+from core.samples.gallery import PHOTOS, STYLES
 from export import timelapse
 
 
 @pytest.fixture
 def run(own_home):
-    content, style = (images.read_image(sample.path()) for sample in (samples.PHOTOS[1], samples.STYLES[1]))
-    made = runs.create(content, style, settings.choose("draft", size=64), "draft", "me", "waves")
+    content, style = (codec.read_image(sample.path()) for sample in (PHOTOS[1], STYLES[1]))
+    made = store.create(content, style, presets.choose("draft", size=64), "draft", "me", "waves")
     (made.path / "frames").mkdir()
     return made
 
@@ -35,8 +38,8 @@ def levels(film):
 
 def test_the_frames_in_their_order_then_the_result_for_longer(run):
     for iteration, level in ((0, 0), (10, 80), (100, 160)):
-        (run.path / "frames" / f"{iteration:06d}.jpg").write_bytes(images.encode_jpeg(flat(level)))
-    images.write_image(run.result, flat(240))
+        (run.path / "frames" / f"{iteration:06d}.jpg").write_bytes(codec.encode_jpeg(flat(level)))
+    codec.write_image(run.result, flat(240))
     size, found = levels(timelapse.animate(run))
     assert size == (64, 48)
     assert [duration for _, duration in found] == [timelapse.FRAME_MILLISECONDS] * 3 + [timelapse.LAST_MILLISECONDS]
@@ -46,7 +49,7 @@ def test_the_frames_in_their_order_then_the_result_for_longer(run):
 
 def test_of_many_frames_some_are_left_out_evenly(run):
     for iteration in range(300):
-        picture = images.encode_jpeg(flat(40 * (iteration % 7)))
+        picture = codec.encode_jpeg(flat(40 * (iteration % 7)))
         (run.path / "frames" / f"{iteration:06d}.jpg").write_bytes(picture)
     _, found = levels(timelapse.animate(run, longest=16))
     assert len(found) <= timelapse.FRAMES

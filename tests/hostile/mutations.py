@@ -16,12 +16,16 @@ from pathlib import Path
 import numpy as np
 import seeds
 
-from bench import timings
-from core import archive, decoding, images, library, paths, runs, settings, weights
-from core.checkpoint import Checkpoint
+from bench import measurements
+from core import paths, presets, settings
 from core.errors import StudioError
+from core.images import codec, sandbox
 from core.names import as_name
-from core.runs import Run, Steering
+from core.runs import archive, library, store
+from core.runs.record import Steering, metadata
+from core.runs.run import Run
+from core.transfer.checkpoint import Checkpoint
+from core.vgg import weights
 
 HANG_SECONDS = 10.0
 TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # the direction of what follows
@@ -137,7 +141,7 @@ class Fuzzer:
         self.checkpoint = seeds.checkpoint(place / "seeds")
         self.pictures = seeds.pictures()
         self.weights = seeds.weights_files(place / "seeds")
-        self.decoder = decoding.Decoder()
+        self.decoder = sandbox.Decoder()
         self.tallies: dict[str, Tally] = {}
         paths.runs().mkdir(parents=True)
         self.canaries = [place / "canary", paths.home() / "canary"]
@@ -202,7 +206,7 @@ class Fuzzer:
             if process and process.poll() is not None:  # it broke down: the next picture has another
                 self.tallies.setdefault("picture", Tally()).broke_down += 1
                 self.decoder.__exit__(None, None, None)
-                self.decoder = decoding.Decoder()
+                self.decoder = sandbox.Decoder()
 
     def _picture(self) -> None:
         name, data = self._spoilt(self.pictures)
@@ -212,7 +216,7 @@ class Fuzzer:
         name, data = self._spoilt({name: data for name, data in self.files.items() if name.endswith(("png", "jpg"))})
         path = self.place / "seeds" / Path(name).name
         path.write_bytes(data)
-        images.shrunk(path, 100)
+        codec.shrunk(path, 100)
 
     def _zip(self) -> None:
         packed = damaged(seeds.zipped(self.files), [seeds.zipped({"run.json": self.files["run.json"]})], self.random)
@@ -274,12 +278,12 @@ class Fuzzer:
             run.request,
             lambda: library.marks(run),
             lambda: library.select(library.entries(), words="photo", order="duration"),
-            lambda: [images.shrunk(path, 200) for path in (run.content, run.result, run.live) if path.exists()],
-            lambda: [images.shrunk(path, 200) for _, path in run.frames()],
-            lambda: images.read_exact(run.path / "result.npy"),
+            lambda: [codec.shrunk(path, 200) for path in (run.content, run.result, run.live) if path.exists()],
+            lambda: [codec.shrunk(path, 200) for _, path in run.frames()],
+            lambda: codec.read_exact(run.path / "result.npy"),
             lambda: Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None,
             lambda: archive.export_run(run, io.BytesIO()),
-            lambda: runs.metadata(run.record()) if run.record().best_total is not None else None,
+            lambda: metadata(run.record()) if run.record().best_total is not None else None,
             lambda: run.record().steering and [change.options() for change in run.record().steering],
         ]
         for look in looks:
@@ -294,10 +298,10 @@ class Fuzzer:
         data = damaged_json(seeds.measurement(), self.random)
         if self.random.integers(3) == 0:
             data = damaged(data, [data], self.random)
-        found = timings.parse(data, "bench.json")
-        timings.tables({found.label: found})
+        found = measurements.parse(data, "bench.json")
+        measurements.tables({found.label: found})
         found.save(self.place / "seeds" / "measurement.json")
-        timings.read(self.place / "seeds" / "measurement.json")
+        measurements.read(self.place / "seeds" / "measurement.json")
 
     def _settings(self) -> None:
         names = [*settings.KNOBS, "unknown"]
@@ -305,7 +309,7 @@ class Fuzzer:
             names[self.random.integers(len(names))]: VALUES[self.random.integers(len(VALUES))]
             for _ in range(self.random.integers(0, 4))
         }
-        wanted = settings.choose(str(self.random.choice([*settings.PRESETS] * 5 + ["x"])), **chosen)
+        wanted = presets.choose(str(self.random.choice([*presets.PRESETS] * 5 + ["x"])), **chosen)
         name = names[self.random.integers(len(names))]
         iteration, value = VALUES[self.random.integers(len(VALUES))], VALUES[self.random.integers(len(VALUES))]
         if self.random.integers(2):
@@ -319,7 +323,7 @@ class Fuzzer:
         assert cleaned == as_name(cleaned) and len(cleaned) <= 200
         assert not {unicodedata.category(letter) for letter in cleaned} & {"Cc", "Cs", "Zl", "Zp"}
         assert not {unicodedata.bidirectional(letter) for letter in cleaned} & TURNING
-        runs.find(name)
+        store.find(name)
 
     def _weights(self) -> None:
         name, data = self._spoilt(self.weights)

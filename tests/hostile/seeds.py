@@ -10,10 +10,10 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms
 
-from core import images
-from core.checkpoint import Checkpoint
-from core.runs import METRICS
+from core.images import codec
+from core.runs.run import METRICS
 from core.settings import TransferSettings
+from core.transfer.checkpoint import Checkpoint
 
 RUN_ID = "20260101-000000-000000-photo-painting-abcd"
 SETTINGS = TransferSettings(size=64, iterations=4, style_layers=("block1_conv1", "block2_conv1"))
@@ -41,8 +41,8 @@ def pictures():
     rgb, rgba = Image.fromarray(noise()), Image.fromarray(noise(channels=4))
     grey, palette = rgb.convert("L"), rgb.convert("P")
     exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
-    exif[images.DESCRIPTION] = "a description"
+    exif[codec.ORIENTATION] = 6
+    exif[codec.DESCRIPTION] = "a description"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return {
         "rgb.png": saved(rgb, "PNG", icc_profile=profile, exif=exif),

@@ -10,14 +10,17 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as some
 
-from bench import timings
-from core import runs, settings
-from core.archive import import_run
+from bench import measurements
+from core import presets
 from core.errors import InputError, StudioError
 from core.names import LONGEST, as_name, legible
-from core.runs import Request, Run, Steering
-from core.settings import KNOBS, PRESETS
-from dashboard.wording import plain
+from core.presets import PRESETS
+from core.runs import store
+from core.runs.archive import import_run
+from core.runs.record import Request, Steering
+from core.runs.run import Run
+from core.settings import KNOBS
+from dashboard.common.text import plain
 
 INPUTS = {
     "picture": 250,
@@ -74,7 +77,7 @@ def test_whole_files_are_taken(own_home, tmp_path):
         made._imported(seeds.zipped(made.files))
     finally:
         made.close()
-    assert timings.parse(json.dumps(seeds.measurement()).encode(), "b.json").pairs
+    assert measurements.parse(json.dumps(seeds.measurement()).encode(), "b.json").pairs
 
 
 def test_the_fuzzer_finds_what_it_looks_for(fuzzer, own_home, monkeypatch):
@@ -104,7 +107,7 @@ def test_any_value_in_a_record(own_home, name, value):
     except StudioError:
         return
     assert record.title == legible(record.title)
-    assert [(each, said.id) for each, said in runs.readable_runs()] == [(run, record.id)]
+    assert [(each, said.id) for each, said in store.readable_runs()] == [(run, record.id)]
     assert run.with_progress(record).id == record.id
 
 
@@ -112,11 +115,11 @@ def test_any_value_in_a_record(own_home, name, value):
 @given(name=some.sampled_from(sorted(seeds.measurement())), value=JSON)
 def test_any_value_in_a_measurement(name, value):
     try:
-        found = timings.parse(json.dumps(seeds.measurement() | {name: value}).encode(), "b.json")
+        found = measurements.parse(json.dumps(seeds.measurement() | {name: value}).encode(), "b.json")
     except InputError as error:
         assert str(error).startswith("b.json holds no measurement")
         return
-    assert set(timings.tables({found.label: found})) == {each.title for each in found.comparisons if each.timings}
+    assert set(measurements.tables({found.label: found})) == {each.title for each in found.comparisons if each.timings}
 
 
 @QUICK
@@ -132,7 +135,7 @@ def test_any_request(own_home, value):
 @given(preset=some.sampled_from(sorted(PRESETS)), choices=some.dictionaries(some.sampled_from(sorted(KNOBS)), JSON))
 def test_any_choice_of_settings(preset, choices):
     try:
-        chosen = settings.choose(preset, **choices)
+        chosen = presets.choose(preset, **choices)
     except InputError as error:
         assert str(error).endswith(".")
         return
@@ -144,7 +147,7 @@ def test_any_choice_of_settings(preset, choices):
 @QUICK
 @given(text=some.text() | some.from_regex(r"[0-9]{1,30}:[a-z_]+=.*"))
 def test_any_words_for_steering(text):
-    wanted = settings.choose()
+    wanted = presets.choose()
     try:
         change = Steering.parse(text, wanted)
     except InputError:
@@ -159,7 +162,7 @@ def test_any_name(text):
     assert as_name(name) == name == legible(name) and len(name) <= LONGEST and "\n" not in name
     assert plain(name).replace("\\", "") == name.replace("\\", "")
     with pytest.raises(InputError):
-        runs.find(text)
+        store.find(text)
 
 
 @QUICK

@@ -22,16 +22,19 @@ import seeds
 from PIL import Image
 from seeds import noise, saved, tiff
 
-from bench import timings
-from core import archive, decoding, images, library, paths, runs, settings
-from core.archive import export_run, import_run
-from core.checkpoint import Checkpoint
+from bench import measurements
+from core import paths, presets
 from core.errors import InputError, StudioError
+from core.images import codec, sandbox
 from core.names import LONGEST, as_name, legible
-from core.runs import METRICS, Run
+from core.runs import archive, library, recovery, store
+from core.runs.archive import export_run, import_run
+from core.runs.record import Request
+from core.runs.run import METRICS, Run
 from core.settings import KNOBS
-from core.vgg import CONVOLUTIONS
-from core.weights import WeightsFile, read
+from core.transfer.checkpoint import Checkpoint
+from core.vgg.layers import CONVOLUTIONS
+from core.vgg.weights import WeightsFile, read
 
 ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs links and pipes")
 RGB = Image.fromarray(noise())
@@ -44,7 +47,7 @@ def _own_home(own_home):
 
 @pytest.fixture(scope="module")
 def decoder():
-    with decoding.Decoder() as decoder:
+    with sandbox.Decoder() as decoder:
         yield decoder
 
 
@@ -174,7 +177,7 @@ def test_pictures_with_something_else_in_them(decoder, name):
 def test_pictures_that_a_run_keeps_are_no_way_in(name, tmp_path):
     (tmp_path / "result.png").write_bytes(REFUSED[name][0])
     with pytest.raises(InputError, match=r"^result\.png .*\.$"):
-        images.shrunk(tmp_path / "result.png", 100)
+        codec.shrunk(tmp_path / "result.png", 100)
 
 
 # ZIPs
@@ -316,7 +319,7 @@ def test_files_of_100_mb_are_not_read(run):
     with bounded(10):
         with pytest.raises(StudioError, match=r"cannot be read: it has more than 1,048,576 bytes\.$"):
             run.record()
-        assert library.marks(run) == library.Marks() and run.request() == runs.Request()
+        assert library.marks(run) == library.Marks() and run.request() == Request()
     with bounded(80), pytest.raises(StudioError, match=r"^The metrics of the run .* are damaged\.$"):
         run.metrics()
 
@@ -337,7 +340,7 @@ def test_things_that_are_no_files(run, kind):
         run.record()
     with pytest.raises(StudioError, match=r"are damaged\.$"):
         run.metrics()
-    assert library.marks(run) == library.Marks() and run.request() == runs.Request()
+    assert library.marks(run) == library.Marks() and run.request() == Request()
     assert library.entries() == []
 
 
@@ -400,7 +403,7 @@ def test_results_of_no_run(run, data):
         bounded(5),
         pytest.raises(StudioError, match=r"has no result that can be used: result\.npy is none, or damaged"),
     ):
-        images.read_exact(run.path / "result.npy")
+        codec.read_exact(run.path / "result.npy")
     assert refusal(seeds.run_files() | {"result.npy": data}).endswith("is not the picture that the record tells of.")
 
 
@@ -452,7 +455,7 @@ def test_a_run_with_a_link_in_it_does_not_go_on(run, name, tmp_path):
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=rf"does not go on: {name} is a link"):
-        runs.resume(run, 5)
+        recovery.resume(run, 5)
     assert run.record().status == "done"
 
 
@@ -464,14 +467,14 @@ def test_a_measurement_of_100_mb(tmp_path):
     with file.open("wb") as opened:
         opened.truncate(100 * 2**20)
     with bounded(10), pytest.raises(InputError, match=r"has more than 4 MiB, which no measurement has\.$"):
-        timings.read(file)
+        measurements.read(file)
 
 
 @ON_POSIX
 def test_a_measurement_that_is_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "bench.json")
     with pytest.raises(InputError, match=r"bench\.json is no file\.$"):
-        timings.read(tmp_path / "bench.json")
+        measurements.read(tmp_path / "bench.json")
 
 
 @pytest.mark.parametrize(
@@ -500,13 +503,13 @@ def test_measurements_of_no_machine(place, value):
         holder = holder[part]
     holder[place[-1]] = value
     with pytest.raises(InputError, match=r"^b\.json holds no measurement of nst bench: .*\.$"):
-        timings.parse(json.dumps(said).encode(), "b.json")
+        measurements.parse(json.dumps(said).encode(), "b.json")
 
 
 @pytest.mark.parametrize("depth", [300, 100_000])
 def test_a_measurement_that_is_deep(depth):
     with pytest.raises(InputError, match=r"^b\.json holds no measurement"):
-        timings.parse(b'{"environment": ' + b'{"a": ' * depth + b"1" + b"}" * depth + b"}", "b.json")
+        measurements.parse(b'{"environment": ' + b'{"a": ' * depth + b"1" + b"}" * depth + b"}", "b.json")
 
 
 @pytest.mark.parametrize("name", KNOBS)
@@ -516,10 +519,10 @@ def test_a_measurement_that_is_deep(depth):
 def test_settings_out_of_range(name, value):
     knob = KNOBS[name]
     if knob.each_of and value in ("", []):
-        assert settings.choose(**{name: value}).style_layer_weights == ()  # none: each counts alike
+        assert presets.choose(**{name: value}).style_layer_weights == ()  # none: each counts alike
         return
     with pytest.raises(InputError, match=rf"^{name} = .*\.$") as caught:
-        settings.choose(**{name: value})
+        presets.choose(**{name: value})
     assert len(str(caught.value)) < 600
 
 
@@ -543,10 +546,10 @@ def test_names_are_made_legible(run, name):
     found = run.record().content
     assert found == as_name(NAMES[name]) == as_name(found)
     assert found.isprintable() and len(found) <= LONGEST
-    made = runs.create(RGB, RGB, seeds.SETTINGS, "draft", NAMES[name], "style").record()
+    made = store.create(RGB, RGB, seeds.SETTINGS, "draft", NAMES[name], "style").record()
     assert made.content == found
     with pytest.raises(InputError) as caught:
-        runs.create(Image.new("RGB", (4000, 40)), RGB, seeds.SETTINGS, "draft", NAMES[name], "style")
+        store.create(Image.new("RGB", (4000, 40)), RGB, seeds.SETTINGS, "draft", NAMES[name], "style")
     assert str(caught.value).isprintable()
 
 
@@ -571,7 +574,7 @@ def test_a_name_cannot_speak_to_the_terminal(tmp_path):
 def test_a_run_s_name_is_no_way_out():
     for name in ("..", "../../etc", "a\x00", "20260101-000000-" + "a" * 5000, "20260101-000000-a/..", ""):
         with pytest.raises(InputError, match="There is no run"):
-            runs.find(name)
+            store.find(name)
 
 
 # Weights
@@ -610,4 +613,4 @@ def test_nothing_of_this_lies_outside(own_home):
     home holds what it may."""
     import_run(seeds.zipped(seeds.run_files()))
     assert {path.name for path in own_home.iterdir()} <= {"runs", "processes", "imports.lock"}
-    assert isinstance(runs.all_runs()[0], Run) and not list(Path(own_home).glob("runs/.*"))
+    assert isinstance(store.all_runs()[0], Run) and not list(Path(own_home).glob("runs/.*"))

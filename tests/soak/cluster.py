@@ -23,11 +23,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ray.cluster_utils import Cluster  # noqa: E402
+from ray.cluster_utils import Cluster
 
-from core import cluster, hardware, images, runs, samples  # noqa: E402
-from core.runs import Recorder, Run  # noqa: E402
-from core.settings import TransferSettings  # noqa: E402
+from core.images import codec
+from core.jobs import ray_head
+from core.machine import hardware
+from core.runs import store
+from core.runs.recorder import Recorder, Told
+from core.runs.run import (
+    SUMS,
+    Run,
+)
+from core.samples.gallery import PHOTOS, STYLES
+from core.settings import TransferSettings
 
 MOST_COST = 0.05  # of a run's time
 CPUS = max(1, (os.cpu_count() or 2) // 2)  # of a node
@@ -35,10 +43,10 @@ IMPORT_SECONDS = 1.0  # less than that, and TensorFlow was loaded already
 
 
 def new_run(number: int, size: int, iterations: int) -> Run:
-    photo, style = (group[number % len(group)] for group in (samples.PHOTOS, samples.STYLES))
+    photo, style = (group[number % len(group)] for group in (PHOTOS, STYLES))
     settings = TransferSettings(size=size, iterations=iterations, frame_every=20, precision="float32")
-    content, painting = (images.read_image(sample.path()) for sample in (photo, style))
-    return runs.create(content, painting, settings, "reference", photo.name, style.name)
+    content, painting = (codec.read_image(sample.path()) for sample in (photo, style))
+    return store.create(content, painting, settings, "reference", photo.name, style.name)
 
 
 class Killed:
@@ -71,16 +79,16 @@ def perform(number: int, size: int, iterations: int) -> list[str]:
     killed = Killed(nodes, number // 2)
 
     class Watched(Recorder):
-        def note(self, told: runs.Told) -> None:
+        def note(self, told: Told) -> None:
             super().note(told)
             killed.look_at(self.run, told.iteration)
 
-    cluster.Recorder = Watched  # type: ignore[misc]
+    ray_head.Recorder = Watched  # type: ignore[misc]
     try:
         for _ in range(2):
             nodes.add_node(num_cpus=CPUS)
         began = time.monotonic()
-        cluster.paint_all(painted, nodes.address, killed.tell)
+        ray_head.paint_all(painted, nodes.address, killed.tell)
         wall = time.monotonic() - began
     finally:
         nodes.shutdown()
@@ -118,7 +126,7 @@ def judge(painted: list[Run], killed: Killed, wall: float) -> list[str]:
 def engine_seconds(run: Run) -> float:
     """That the node's own clock gives: phases, and steps."""
     phases = run.record().timings.items()
-    once = sum(seconds for name, seconds in phases if name not in (*runs.SUMS, "first step"))
+    once = sum(seconds for name, seconds in phases if name not in (*SUMS, "first step"))
     return once + float(run.metrics()["seconds"].iloc[-1])
 
 

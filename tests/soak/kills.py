@@ -27,12 +27,17 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import nst  # noqa: E402
-from core import hardware, images, jobs, paths, runs, samples  # noqa: E402
-from core.checkpoint import Checkpoint  # noqa: E402
-from core.jobs import EngineMaker  # noqa: E402
-from core.runs import Run  # noqa: E402
-from core.settings import TransferSettings  # noqa: E402
+from core import paths
+from core.images import codec
+from core.jobs import execution, worker
+from core.jobs.execution import EngineMaker
+from core.machine import hardware
+from core.runs import recovery, store
+from core.runs.run import Run
+from core.samples.gallery import PHOTOS, STYLES
+from core.settings import TransferSettings
+from core.transfer.checkpoint import Checkpoint
+from nst.engine import load_engine
 
 OPTIMIZERS = ("adam", "l-bfgs")
 WAIT = 240  # seconds until a process must have painted a step, on a slow and busy machine too
@@ -98,8 +103,8 @@ def ordeal(
 def paint(painted: list[Run], make_engine: EngineMaker) -> None:
     """Go on with the runs, in turns, to their ends."""
     for run in painted:
-        runs.resume(run)
-    for _ in itertools.zip_longest(*(jobs.perform(run, make_engine) for run in painted)):
+        recovery.resume(run)
+    for _ in itertools.zip_longest(*(execution.perform(run, make_engine) for run in painted)):
         pass
 
 
@@ -126,10 +131,10 @@ def check_readable(run: Run) -> None:
 
 
 def _new_run(optimizer: str, iterations: int, size: int) -> Run:
-    photo, style = (images.read_image(group[1].path()) for group in (samples.PHOTOS, samples.STYLES))
+    photo, style = (codec.read_image(group[1].path()) for group in (PHOTOS, STYLES))
     settings = TransferSettings(optimizer=optimizer, iterations=iterations, size=size, frame_every=5)
-    run = runs.create(photo, style, settings, "reference", "photo", "painting")
-    runs.change(run, writer=None)  # as if who made it had been killed at once
+    run = store.create(photo, style, settings, "reference", "photo", "painting")
+    run.change(writer=None)  # as if who made it had been killed at once
     return run
 
 
@@ -190,14 +195,14 @@ def _status(run: Run) -> str:
     return str(json.loads((run.path / "run.json").read_bytes())["status"])
 
 
-def _make_engine(report: jobs.Report, timings: jobs.Timings) -> jobs.Engine:
-    return nst._engine(None, report, timings)
+def _make_engine(report: execution.Report, timings: worker.Timings) -> worker.Engine:
+    return load_engine(None, report, timings)
 
 
 def main() -> None:
     """With runs' names: paint them. Otherwise fifty moments, in a home that is made for it."""
     if sys.argv[1:]:
-        paint([runs.find(name) for name in sys.argv[1:]], _make_engine)
+        paint([store.find(name) for name in sys.argv[1:]], _make_engine)
         return
     with tempfile.TemporaryDirectory() as home:
         os.environ["NST_HOME"] = home

@@ -25,9 +25,13 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from core import hardware, images, jobs, runs, samples  # noqa: E402
-from core.runs import Run  # noqa: E402
-from core.settings import TransferSettings  # noqa: E402
+from core.images import codec
+from core.jobs import control, schedule, workers
+from core.machine import hardware
+from core.runs import store
+from core.runs.run import Run
+from core.samples.gallery import PHOTOS, STYLES
+from core.settings import TransferSettings
 
 OPTIMIZERS = ("adam", "l-bfgs")
 PRINTED = (20, 50, 100, 200)
@@ -54,19 +58,19 @@ class Held:
 
 def new_run(number: int, size: int, iterations: int, frame_every: int) -> Run:
     """Submitted to the queue; the next `number` is of another optimizer or of other pictures."""
-    photo, style = (group[number // 2 % len(group)] for group in (samples.PHOTOS, samples.STYLES))
+    photo, style = (group[number // 2 % len(group)] for group in (PHOTOS, STYLES))
     settings = TransferSettings(
         optimizer=OPTIMIZERS[number % 2], iterations=iterations, size=size, frame_every=frame_every
     )
-    content, painting = (images.read_image(sample.path()) for sample in (photo, style))
-    run = runs.create(content, painting, settings, "reference", photo.name, style.name)
-    jobs.submit(run)
+    content, painting = (codec.read_image(sample.path()) for sample in (photo, style))
+    run = store.create(content, painting, settings, "reference", photo.name, style.name)
+    schedule.submit(run)
     return run
 
 
 def worker() -> psutil.Process | None:
     """The worker that last spoke, if it is alive."""
-    said = jobs.readiness()
+    said = workers.readiness()
     return psutil.Process(said.writer.pid) if said and said.writer.is_alive() else None
 
 
@@ -92,15 +96,15 @@ def perform(number: int) -> tuple[list[Held], list[str]]:
     for count in range(1, number + 1):
         run = new_run(count - 1, size=64, iterations=5, frame_every=2)
         deadline = time.monotonic() + WAIT
-        while run.record().unfinished or jobs.painting():
+        while run.record().unfinished or schedule.painting():
             if time.monotonic() > deadline:
                 return held, [*failures, f"run {count} was {run.record().status} after {WAIT} s"]
             time.sleep(0.05)
-        record, process = jobs.settle(run), worker()
+        record, process = control.settle(run), worker()
         if record.status != "done":
             failures.append(f"run {count} was {record.status}: {record.message}")
         if not process:
-            said = jobs.worker_log().read_text(errors="replace")[-4000:]
+            said = workers.worker_log().read_text(errors="replace")[-4000:]
             return held, [*failures, f"the worker was gone after run {count}; its log ends with\n{said}"]
         pids.add(process.pid)
         held.append(Held.by(process))

@@ -34,11 +34,13 @@ from websockets.typing import Subprotocol
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from soak.runs import WAIT, Held, home, new_run, worker  # noqa: E402
+from soak.runs import WAIT, Held, home, new_run, worker
 
-from core import hardware, jobs, paths  # noqa: E402
-from core.runs import Run  # noqa: E402
-from core.settings import KNOBS  # noqa: E402
+from core import paths
+from core.jobs import control
+from core.machine import hardware
+from core.runs.run import Run
+from core.settings import KNOBS
 
 PAGES, CLIENTS, QUEUED = 2, 18, 3
 STALE = 3.0  # seconds without a change that nobody may see
@@ -241,8 +243,8 @@ def main() -> int:
         address, server = serve()
         failures = asyncio.run(watch(address, server, run, given.minutes * 60))
         for waiting in others:
-            jobs.cancel(waiting)
-        jobs.stop(run)
+            control.cancel(waiting)
+        control.stop(run)
         deadline = time.monotonic() + WAIT
         while run.record().unfinished and time.monotonic() < deadline:
             time.sleep(0.1)

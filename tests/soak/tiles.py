@@ -28,7 +28,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from core import hardware, images, samples  # noqa: E402
+from core.images import codec, geometry, preprocessing
+from core.machine import hardware
+from core.samples.gallery import PHOTOS, STYLES
 
 PHOTO, STYLE = "coffee", "waves"
 STAGES = 4
@@ -39,8 +41,8 @@ BOUND = 2.2
 
 
 def sample(name: str) -> Image.Image:
-    (found,) = (each for each in (*samples.PHOTOS, *samples.STYLES) if each.name == name)
-    return images.read_image(found.path())
+    (found,) = (each for each in (*PHOTOS, *STYLES) if each.name == name)
+    return codec.read_image(found.path())
 
 
 def enlarged(picture: Image.Image, height: int, width: int) -> Image.Image:
@@ -71,18 +73,19 @@ def steps(size: int) -> bool:
     hardware.import_tensorflow()
     import tensorflow as tf
 
-    import nst
-    from core.settings import choose
-    from core.tiling import TiledObjective, tiles
+    from core.presets import choose
     from core.timings import Timings
-    from core.vgg import reach
+    from core.transfer.tiled_objective import TiledObjective
+    from core.transfer.tiles import tiles
+    from core.vgg.layers import reach
+    from nst.engine import load_engine
 
-    engine, settings = nst._engine(None, lambda line: print(line, file=sys.stderr), Timings()), choose("fine")
-    style = images.to_network(images.resize(sample(STYLE), 512, STYLE))
+    engine, settings = load_engine(None, lambda line: print(line, file=sys.stderr), Timings()), choose("fine")
+    style = preprocessing.to_network(geometry.resize(sample(STYLE), 512, STYLE))
     shape = size * 3 // 4, size
     seconds: dict[int | None, list[float]] = {SIDE: [], None: []}
     for side, (height, width) in {SIDE: shape, None: PIECE}.items():
-        photo = images.to_network(np.asarray(enlarged(sample(PHOTO), height, width)))
+        photo = preprocessing.to_network(np.asarray(enlarged(sample(PHOTO), height, width)))
         objective, _ = engine.objective(photo, style, settings, side=side)
         assert isinstance(objective, TiledObjective) == (side is not None)
         image = tf.constant(photo)

@@ -1,0 +1,1 @@
+"""Batches: many runs that are asked for at once."""

@@ -1,0 +1,186 @@
+"""Many photos painted alike: the pictures of a folder, or the frames of a film.
+
+Each result says of itself what it was made of, so that a series that was broken off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import paths
+from core.errors import InputError, StudioError
+from core.images import codec, sandbox
+from core.images.sandbox import Decoder
+from core.runs.record import SOFTWARE
+from core.runs.run import Run
+from core.runs.spec import Manner, made_of
+from core.settings import TransferSettings
+
+MADE_OF = "Made of"  # the entry of a result that holds its `Part.made_of`
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+RESULT_BYTES = 4 * codec.MAX_PIXELS  # a result may be larger than a file that is given
+
+
+@dataclass(frozen=True)
+class Part:
+    """A photo of a series, and where its result goes."""
+
+    photo: Path
+    output: Path
+    settings: TransferSettings
+    made_of: str  # the digest of all that the result depends on
+    before: Path | None  # of a film's frame: the last one's result, which it starts from
+    is_painted: bool  # whether the result was there already
+
+
+@dataclass(frozen=True)
+class Series:
+    """Photos, and the folder that their results go to."""
+
+    photos: Sequence[Path]
+    target: Path
+    manner: Manner
+    later: TransferSettings | None = None  # of a film: of the frames after the first; `None` where it is no film
+
+    @staticmethod
+    def of(folder: Path, target: Path, manner: Manner, later: TransferSettings | None = None) -> Series:
+        """Of the pictures in a folder, in natural order: frame2 comes before frame10.
+
+        Raises `InputError` when there is none, or when the results cannot go to `target`.
+        """
+        photos = pictures_in(folder)
+        _check_target(folder, target)
+        series = Series(photos, target, manner, later)
+        outputs: dict[Path, Path] = {}
+        for photo in photos:
+            output = series.output(photo)
+            if output in outputs:
+                raise InputError(
+                    f"{outputs[output].name} and {photo.name} would both become {output.name}: rename one."
+                )
+            outputs[output] = photo
+        paths.check_writable(next(iter(outputs)) if target.is_dir() else target)
+        return series
+
+    def output(self, photo: Path) -> Path:
+        """A result is named like its photo; the frames of a film are PNGs, since the next starts from what is kept."""
+        keeps_suffix = self.later is None and photo.suffix.lower() in codec.WRITE_FORMATS
+        return self.target / (photo.name if keeps_suffix else f"{photo.stem}.png")
+
+    def parts(self, report: Callable[[str], None] = lambda line: None) -> list[Part]:
+        """In their order. Raises `InputError` where a result would take the place of a file that this program has not
+        painted; and for a film's frame that cannot be read or has not the first one's size. Of other photos that is
+        found out when they are painted."""
+        if self.later:
+            report(f"Looking at {len(self.photos)} frames …")
+            _check_frames(self.photos)
+        manner, parts = self.manner.digest(), list[Part]()
+        for photo in self.photos:
+            before = parts[-1] if self.later and parts else None
+            settings = self.later if self.later and before else self.manner.settings
+            digest, output = (
+                made_of(manner, settings, _bytes(photo), before.made_of if before else ""),
+                self.output(photo),
+            )
+            is_painted = output.exists() and _made_of(output) == digest
+            parts.append(Part(photo, output, settings, digest, before.output if before else None, is_painted))
+        return parts
+
+    def begin(self, part: Part) -> Run:
+        """The run that paints a part, queued. Raises `InputError` for a photo that cannot be read or painted."""
+        photo = sandbox.read(part.photo)
+        manner = self.manner
+        if part.before:
+            result = codec.read_image(part.before, max_bytes=RESULT_BYTES)
+            manner = dataclasses.replace(manner, settings=part.settings, start=result, start_name=part.before.stem)
+        return manner.new_run(photo, part.photo.stem)
+
+    def keep(self, part: Part, run: Run) -> None:
+        """Write the result of a run that is done. Of a film the library keeps the first frame's run alone: it says how
+        all were painted, and the hundreds after it, hardly different, would bury the other runs.
+
+        Raises `StudioError` when it cannot be written.
+        """
+        try:
+            self.target.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StudioError(f"{self.target} cannot be made: {error.strerror or error}.") from error
+        run.write_result(part.output, {MADE_OF: part.made_of})
+        self.forget(part, run)
+
+    def forget(self, part: Part, run: Run) -> None:
+        """Remove the run of a film's later frame, which the library is not to keep."""
+        if part.before:
+            shutil.rmtree(run.path, ignore_errors=True)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder, in natural order: frame2 comes before frame10.
+
+    Raises `InputError` when there is none.
+    """
+    found = sorted(filter(_is_picture, _files(folder)), key=_natural)
+    if not found:
+        raise InputError(f"There is no picture in {folder}: none ends in {', '.join(SUFFIXES)}.")
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror or error}.") from error
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    """Numbers in a name count as numbers."""
+    words = re.split("([0-9]+)", path.name.casefold())  # every second one is a number
+    return [int(word) if number % 2 else word for number, word in enumerate(words)], path.name
+
+
+def _check_target(folder: Path, target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file: of a folder of pictures, the results go to a folder.")
+    if not target.exists() and target.suffix.lower() in SUFFIXES:
+        raise InputError(f"{target} would be a picture: of a folder of pictures, the results go to a folder.")
+    if target.exists() and target.samefile(folder):
+        raise InputError(f"{target} holds the photos themselves: give another folder for the results.")
+
+
+def _check_frames(photos: Sequence[Path]) -> None:
+    with Decoder() as decoder:
+        first = decoder.read(photos[0]).size
+        for photo in photos[1:]:
+            if (size := decoder.read(photo).size) != first:
+                raise InputError(
+                    f"{photo.name} has {size[0]} × {size[1]} pixels, and the first frame, {photos[0].name}, has "
+                    f"{first[0]} × {first[1]}: the frames of a film are of one size."
+                )
+
+
+def _bytes(photo: Path) -> bytes:
+    try:
+        return codec.bytes_of(photo, photo.name, codec.MAX_BYTES)
+    except InputError:  # told when it is to be painted
+        return b""
+
+
+def _made_of(output: Path) -> str | None:
+    """What a result says of what it was made of; nothing where it is of a single run. Raises `InputError` for another
+    program's file."""
+    try:
+        entries = codec.read_metadata(output, RESULT_BYTES)
+    except InputError:
+        entries = {}
+    if entries.get("Software") != SOFTWARE:
+        raise InputError(f"{output} is in the way, and this program has not painted it: give another folder.")
+    return entries.get(MADE_OF)

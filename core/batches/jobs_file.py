@@ -1,0 +1,262 @@
+"""Read the jobs of a batch from a CSV or YAML file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import paths
+from core.batches import plan
+from core.batches.plan import SEVERAL, Checker, Job, Report
+from core.errors import InputError
+from core.presets import DEFAULT_PRESET, PRESETS, choose
+from core.samples.gallery import given
+from core.settings import KNOBS
+
+if TYPE_CHECKING:
+    from yaml import Node
+
+
+MOST_BYTES = 2**20  # of a file of runs
+MOST_LINES_TOLD = 10
+SUFFIXES = (".csv", ".yaml", ".yml")
+COLUMNS = ("content", "style", "preset", *KNOBS)
+OTHER_NAMES = {"contents": "content", "styles": "style", "photo": "content", "painting": "style"}
+
+
+def of_file(
+    file: Path, preset: str = DEFAULT_PRESET, common: Mapping[str, Any] = {}, report: Report = lambda line: None
+) -> list[Job]:
+    """The runs of a CSV or YAML file, in their order. Rows that name no preset have that one, and the `common` settings
+    hold where a row says nothing else.
+
+    Raises `InputError`, which names the line and the column, for what cannot be read or painted.
+    """
+    choose(preset)
+    for name, value in common.items():
+        plan.as_its_type(name, value)  # how they go together depends on the row
+    rows = _rows(file)
+    report(f"Looking at the pictures of {plan.count(len(rows), 'run')} …")
+    found: dict[str, tuple[Job, str]] = {}
+    wrong: dict[str, str] = {}  # what is wrong, by the place of its row
+    with Checker() as checker:
+        for row in rows:
+            try:
+                job = row.job(checker, file.parent, preset, common)
+                if job.digest in found:
+                    raise InputError(f"{row.where}: it asks for the same run as {found[job.digest][1]}.")
+                found[job.digest] = (job, row.line)
+            except InputError as error:
+                wrong.setdefault(row.line, str(error))
+    if wrong:
+        first, *others = wrong.items()
+        lines = [line.removeprefix("line ") for line, _ in others]
+        more = f", and {len(lines) - MOST_LINES_TOLD} more" if len(lines) > MOST_LINES_TOLD else ""
+        also = f" Also wrong: line{'s'[: len(lines) > 1]} {', '.join(lines[:MOST_LINES_TOLD])}{more}." if lines else ""
+        raise InputError(first[1] + also)
+    return [job for job, _ in found.values()]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What a row says of one column: a text, or a list of them."""
+
+    words: tuple[str, ...]
+    line: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A run as a file asks for it."""
+
+    file: str
+    number: int  # its line
+    cells: Mapping[str, _Cell]
+
+    @property
+    def line(self) -> str:
+        return f"line {self.number}"
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}, {self.line}"
+
+    def job(self, checker: Checker, folder: Path, preset: str, common: Mapping[str, Any]) -> Job:
+        """Raises `InputError`, which says where."""
+        for name in ("content", "style"):
+            if name not in self.cells:
+                raise InputError(f"{self.where}: it names no {name}.")
+        content = self._told("content", lambda: given(self._one("content"), folder))
+        styles = self._told("style", lambda: tuple(given(word, folder) for word in self._styles()))
+        preset = self._one("preset") if "preset" in self.cells else preset
+        if preset not in PRESETS:
+            raise self._error("preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}.")
+        chosen = {name: ",".join(cell.words) for name, cell in self.cells.items() if name in KNOBS}
+        try:
+            wanted = choose(preset, **{**common, **chosen})
+        except InputError as error:
+            raise self._error(str(error).partition(" = ")[0], str(error)) from error
+        try:
+            return checker.job(content, styles, preset, wanted)
+        except InputError as error:
+            raise InputError(f"{self.where}: {error}") from error
+
+    def _styles(self) -> list[str]:
+        words = [part.strip() for word in self.cells["style"].words for part in word.split(SEVERAL)]
+        if "" in words:
+            raise InputError(f"between two {SEVERAL} there is no painting.")
+        return words
+
+    def _one(self, name: str) -> str:
+        words = self.cells[name].words
+        if len(words) != 1:
+            raise self._error(name, f"{len(words)} were given, and a run has one.")
+        return words[0]
+
+    def _told(self, name: str, look: Callable[[], Any]) -> Any:
+        try:
+            return look()
+        except InputError as error:
+            raise self._error(name, str(error)) from error
+
+    def _error(self, name: str, message: str) -> InputError:
+        """What is wrong with a column; with the row where it is none of this row's."""
+        if message.startswith(f"{self.file}, line"):
+            return InputError(message)
+        if name not in self.cells:
+            return InputError(f"{self.where}: {message}")
+        return InputError(f"{self.file}, line {self.cells[name].line}, column {name}: {message}")
+
+
+def _rows(file: Path) -> list[_Row]:
+    if file.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{file} is no file of runs: its name must end in {', '.join(SUFFIXES)}.")
+    try:
+        data = paths.read(file, MOST_BYTES)
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist.") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not text in UTF-8.") from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise InputError(f"{file.name}, line {line}: there is a NUL character, which no name and no number has.")
+    rows = list(_csv_rows(text, file.name) if file.suffix.lower() == ".csv" else _yaml_rows(text, file.name))
+    if not rows:
+        raise InputError(f"{file} asks for no run.")
+    plan.check_count(len(rows))
+    return rows
+
+
+def _column(name: str, where: str) -> str:
+    column = name.strip().lower().replace("-", "_").replace(" ", "_")
+    column = OTHER_NAMES.get(column, column)
+    if column not in COLUMNS:
+        raise InputError(f"{where}: there is no column {name[:80]!r}{plan.guess(column, COLUMNS)}.")
+    return column
+
+
+def _csv_rows(text: str, file: str) -> Iterator[_Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[str] = []
+    try:
+        for cells in reader:
+            line = reader.line_num
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not columns:
+                if len(cells) == 1 and (mark := re.search("[;\t]", cells[0])):
+                    marked = "semicolons" if mark[0] == ";" else "tabs"
+                    raise InputError(
+                        f"{file}, line {line}: its cells are parted by {marked}, and have to be by commas."
+                    )
+                for name in cells:
+                    columns.append(_column(name, f"{file}, line {line}"))
+                    if columns[-1] in columns[:-1]:
+                        raise InputError(f"{file}, line {line}: the column {columns[-1]} is there twice.")
+                continue
+            if len(cells) > len(columns):
+                raise InputError(
+                    f"{file}, line {line}: it has {len(cells)} cells, and there are {len(columns)} columns."
+                )
+            filled = zip(columns, map(str.strip, cells), strict=False)  # a row may end early
+            yield _Row(file, line, {name: _Cell((cell,), line) for name, cell in filled if cell})
+    except csv.Error as error:
+        raise InputError(f"{file}, line {reader.line_num}: it is not CSV ({error}).") from error
+
+
+def _yaml_rows(text: str, file: str) -> Iterator[_Row]:
+    """Every value as the text that it is written as: the settings know their types themselves."""
+    import yaml
+
+    root = _composed(text, file)
+    if root is None:
+        return
+    if not isinstance(root, yaml.SequenceNode):
+        raise InputError(f"{file}, line {_line(root)}: a list of runs is wanted, each beginning with “- content:”.")
+    for entry in root.value:
+        where = f"{file}, line {_line(entry)}"
+        _check_tag(entry, where)
+        if not isinstance(entry, yaml.MappingNode):
+            raise InputError(f"{where}: a run is wanted, such as “content: photo.jpg” and “style: waves”.")
+        cells: dict[str, _Cell] = {}
+        for key, value in entry.value:
+            where = f"{file}, line {_line(key)}"
+            name = _column(_text(key, where), where)
+            if name in cells:
+                raise InputError(f"{where}: {name} is there twice.")
+            _check_tag(value, f"{where}, column {name}")
+            items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            words = [_text(item, f"{file}, line {_line(item)}, column {name}") for item in items]
+            if words and not value.tag.endswith(":null"):
+                cells[name] = _Cell(tuple(words), _line(key))
+        yield _Row(file, _line(entry), cells)
+
+
+def _composed(text: str, file: str) -> Node | None:
+    """The nodes that a YAML text consists of, of which no object is ever made."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Node | None, index: int) -> Node | None:
+            if self.check_event(yaml.AliasEvent):  # a few of them can stand for billions of values
+                raise InputError(f"{file}, line {self.peek_event().start_mark.line + 1}: aliases (*) are not read.")
+            node: Node | None = super().compose_node(parent, index)
+            return node
+
+    try:
+        root: Node | None = Loader(text).get_single_node()
+    except RecursionError as error:
+        raise InputError(f"{file}: lists lie within lists too deep.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{file}{line}: it is not YAML ({error.problem or error.context}).") from error
+    except yaml.YAMLError as error:  # such as a character that YAML does not allow
+        raise InputError(f"{file}: it is not YAML ({' '.join(str(error).split())}).") from error
+    return root
+
+
+def _check_tag(node: Node, where: str) -> None:
+    """What YAML itself gives every value, and no other: a value says nothing of what is to be made of it."""
+    if not re.fullmatch("tag:yaml.org,2002:[a-z]+", node.tag):
+        raise InputError(f"{where}: the tag {node.tag[:80]} is not read.")
+
+
+def _line(node: Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _text(node: Node, where: str) -> str:
+    import yaml
+
+    if not isinstance(node, yaml.ScalarNode):
+        raise InputError(f"{where}: a word or a number is wanted.")
+    _check_tag(node, where)
+    return "" if node.tag.endswith(":null") else str(node.value).strip()

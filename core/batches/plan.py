@@ -1,0 +1,235 @@
+"""Many runs asked for at once: by the rows of a file, or as every combination of pictures, presets and settings.
+
+All of it is read and checked before the first run is made. Each run keeps the digest of what was asked for, so that a
+batch that is asked for again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.batches.folder import pictures_in
+from core.errors import InputError
+from core.images import codec, geometry
+from core.images.sandbox import Decoder
+from core.machine import memory
+from core.names import JOINT
+from core.presets import DEFAULT_PRESET, choose
+from core.runs.record import RunRecord
+from core.runs.spec import Manner, made_of
+from core.samples.gallery import Given, given
+from core.settings import KNOBS, MOST_STYLES, TransferSettings
+from core.transfer import inputs
+
+MOST_RUNS = 500
+SEVERAL = ";"  # between the styles of a run, and between the values of a setting that is a list itself
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is asked for."""
+
+    content: Given
+    styles: tuple[Given, ...]
+    preset: str
+    settings: TransferSettings
+    digest: str  # of all that the run depends on, and of what it is called
+
+    @property
+    def style_name(self) -> str:
+        return JOINT.join(style.name for style in self.styles)
+
+    @property
+    def title(self) -> str:
+        return f"{self.content.name} × {self.style_name}"
+
+    def is_what(self, record: RunRecord) -> bool:
+        """Whether a run still paints what was asked for: it may have been steered, or gone on with for longer."""
+        same = record.settings.shaping_result() == self.settings.shaping_result()
+        return record.job == self.digest and same and not record.steering
+
+
+def of_product(
+    contents: Sequence[str],
+    styles: Sequence[str],
+    presets: Sequence[str] = (DEFAULT_PRESET,),
+    sweeps: Mapping[str, Sequence[Any]] = {},
+    common: Mapping[str, Any] = {},
+    report: Report = lambda line: None,
+) -> list[Job]:
+    """Every photo with every painting by every preset and every combination of swept values. Photos and paintings are
+    folders, files and samples.
+
+    Raises `InputError` for what cannot be read or painted, or is asked for twice.
+    """
+    photos, paintings = _pictures(contents), _pictures(styles)
+    sizes = [len(photos), len(paintings), len(presets), *(len(values) for values in sweeps.values())]
+    check_count(math.prod(sizes))
+    named = (("photo", [each.path for each in photos]), ("painting", [each.path for each in paintings]))
+    for what, values in (*named, ("preset", presets)):
+        if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+            raise InputError(f"The {what} {twice[0]} is given twice.")
+    if both := [name for name in sweeps if name in common]:
+        raise InputError(f"{both[0]} is to be swept, and is given one value beside: leave one of the two out.")
+    chosen = [(preset, choose(preset, **common, **changes)) for preset in presets for changes in combinations(sweeps)]
+    report(f"Looking at {count(len(photos), 'photo')} and {count(len(paintings), 'painting')} …")
+    with Checker() as checker:
+        found = [
+            checker.job(photo, (painting,), preset, wanted)
+            for photo in photos
+            for painting in paintings
+            for preset, wanted in chosen
+        ]
+    told = set[str]()
+    for job in found:
+        if job.digest in told:
+            raise InputError(f"{job.title} ({job.preset}) is asked for twice: by pictures or values that are the same.")
+        told.add(job.digest)
+    return found
+
+
+def check_count(count: int) -> None:
+    """Raise `InputError` for more runs than a batch may have."""
+    if count > MOST_RUNS:
+        raise InputError(f"These are {count:,} runs; a batch has at most {MOST_RUNS:,}: ask for fewer at a time.")
+
+
+def sweeps(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """The settings and their values, from a text like "style_weight=1e4,1e5" each. Raises `InputError` as `swept` does,
+    and for a setting that comes twice."""
+    found: dict[str, list[Any]] = {}
+    for name, values in map(swept, texts):
+        if name in found:
+            raise InputError(f"{name} is to be swept twice: give all its values at once.")
+        found[name] = values
+    return found
+
+
+def swept(text: str) -> tuple[str, list[Any]]:
+    """From "style_weight=1e4,1e5" the setting and its values. Those of a setting that is a list itself are parted by
+    semicolons.
+
+    Raises `InputError` for another text, an unknown setting, and values that it cannot have or that come twice.
+    """
+    name, equals, rest = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not (equals and name):
+        raise InputError(f"{text!r} is no sweep such as style_weight=1e4,1e5.")
+    if name not in KNOBS:
+        raise InputError(f"There is no setting {name!r} to sweep{guess(name, KNOBS)}.")
+    if not KNOBS[name].shapes_result:
+        raise InputError(f"The picture is the same for every {name}: there is nothing to sweep.")
+    return name, values_of(name, rest.split(SEVERAL if KNOBS[name].type is tuple else ","))
+
+
+def values_of(name: str, texts: Sequence[str]) -> list[Any]:
+    """The values of a setting as its own type. Raises `InputError` when there is none, or one that it cannot have or
+    that comes twice."""
+    values: list[Any] = []
+    for text in map(str.strip, texts):
+        if not text:
+            raise InputError(f"{name} has an empty value among those to sweep.")
+        value = as_its_type(name, text)
+        if value in values:
+            raise InputError(f"{name} = {text[:80]} is given twice.")
+        values.append(value)
+    return values
+
+
+def combinations(sweeps: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every combination of the values, the last setting's changing first."""
+    for values in itertools.product(*sweeps.values()):
+        yield dict(zip(sweeps, values, strict=True))
+
+
+def as_its_type(name: str, value: Any) -> Any:
+    """One setting's value, as far as it can be checked without the others."""
+    if KNOBS[name].each_of:  # as many as there are layers or paintings
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    choices: dict[str, Any] = {"size": KNOBS["size"].maximum, name: value}  # so large that there is room for any stages
+    return getattr(choose(**choices), name)
+
+
+def _pictures(named: Sequence[str]) -> list[Given]:
+    found = []
+    for text in named:
+        folder = Path(text)
+        found += [*map(Given.of, pictures_in(folder))] if folder.is_dir() else [given(text)]
+    return found
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s'[: number != 1]}"
+
+
+def guess(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" (is {near[0]} meant?)" if near else "; nst stylize --help lists the settings"
+
+
+class Checker:
+    """Looks at every picture once, and keeps of it only what tells whether its runs can be painted. Used as a context,
+    at whose end the process that decodes is gone."""
+
+    def __init__(self) -> None:
+        self._photos: dict[Given, tuple[tuple[int, int], bytes] | InputError] = {}
+        self._manners: dict[tuple[Given, ...], tuple[list[tuple[int, int]], bytes] | InputError] = {}
+        self._decoder = Decoder()
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._decoder.__exit__(None, None, None)
+
+    def job(self, content: Given, styles: tuple[Given, ...], preset: str, wanted: TransferSettings) -> Job:
+        """Raises `InputError` where a picture cannot be read, or is too small at that size."""
+        (width, height), photo = _kept(self._photos, content, self._look_at_photo)
+        sizes, manner = _kept(self._manners, styles, self._look_at_styles)
+        inputs.check_side((width, height), wanted, content.name)
+        memory.check_limit(wanted, geometry.resized_shape(width, height, wanted.size))
+        inputs.check_styles(sizes, wanted, JOINT.join(style.name for style in styles))
+        named = json.dumps([content.name, preset, made_of(manner, wanted, photo)])
+        return Job(content, styles, preset, wanted, hashlib.sha256(named.encode()).hexdigest())
+
+    def _look_at_photo(self, photo: Given) -> tuple[tuple[int, int], bytes]:
+        size = self._read(photo).size
+        data = codec.bytes_of(photo.path, photo.name, codec.MAX_BYTES)
+        return size, hashlib.sha256(data).digest()
+
+    def _look_at_styles(self, styles: tuple[Given, ...]) -> tuple[list[tuple[int, int]], bytes]:
+        if len(styles) > MOST_STYLES:
+            raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
+        pictures = [self._read(style) for style in styles]
+        names = JOINT.join(style.name for style in styles)
+        return [picture.size for picture in pictures], Manner(TransferSettings(), "", pictures, names).digest()
+
+    def _read(self, picture: Given) -> Any:
+        try:
+            return picture.read(self._decoder)
+        except InputError:
+            self._decoder.__exit__(None, None, None)  # after an error it may be of no more use
+            self._decoder = Decoder()
+            raise
+
+
+def _kept(known: dict[Any, Any], key: Any, look: Callable[[Any], Any]) -> Any:
+    """What was found out of it, an error too."""
+    if key not in known:
+        try:
+            known[key] = look(key)
+        except InputError as error:
+            known[key] = error
+    if isinstance(known[key], InputError):
+        raise InputError(str(known[key]))
+    return known[key]

@@ -1,0 +1,253 @@
+"""The progress of a batch: start its runs, watch them, and stop those that no longer wait for anyone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from core.batches.plan import Job, Report
+from core.errors import InputError, StudioError
+from core.jobs import control, queue, schedule, workers
+from core.runs.record import RunRecord
+from core.runs.recovery import begins_anew, resume
+from core.runs.run import Run
+from core.runs.spec import Manner
+from core.runs.store import readable_runs
+from core.samples.gallery import Given
+from core.settings import KNOBS, TransferSettings
+from core.timings import duration
+
+TOLD_EVERY = 20  # runs that are made ready
+LOOK_SECONDS = 0.3
+WORKER_SECONDS = 10.0  # how often it is seen to that someone paints: a worker that starts is not seen at once
+ESTIMATE_SECONDS = 2.0  # how often the time left is told anew, at most: that reads the record of every run that waits
+ESTIMATE_SHARE = 0.05  # of the time
+State = Literal["painted", "under way", "broken off", "new"]
+_RANKS: tuple[State, ...] = ("painted", "under way", "broken off")
+
+
+@dataclass
+class Part:
+    """A job of a batch, the run that stands for it, and how that was when the batch was looked at."""
+
+    job: Job
+    run: Run | None = None
+    state: State = "new"
+    varied: Sequence[str] = ()  # the settings that tell it from others of the same pictures and preset
+
+    @property
+    def title(self) -> str:
+        values = (f"{name}={_plainly(getattr(self.job.settings, name))}" for name in self.varied)
+        return f"{self.job.title} ({', '.join([self.job.preset, *values])})"
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_plainly, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def parts(wanted: Sequence[Job], again: bool = False) -> list[Part]:
+    """The jobs, each with the run that was begun for it before and is still what is asked for: rather one that is
+    painted, then one that waits or is being painted. None where all is to be painted `again`. Runs of people who logged
+    in are theirs, and stand for nothing here."""
+    asked = {job.digest: job for job in wanted}
+    found: dict[str, Part] = {}
+    for run, record in readable_runs(owner="") if not again else ():
+        if (job := asked.get(record.job)) and job.is_what(record):
+            painted: State = "painted" if record.status == "done" and run.result.is_file() else "broken off"
+            part = Part(job, run, "under way" if record.unfinished else painted)
+            if job.digest not in found or _RANKS.index(part.state) < _RANKS.index(found[job.digest].state):
+                found[job.digest] = part
+    made = [found.get(job.digest) or Part(job) for job in wanted]
+    alike: dict[str, list[Part]] = {}
+    for part in made:
+        alike.setdefault(part.title, []).append(part)
+    for group in alike.values():
+        varied = [name for name in KNOBS if len({getattr(part.job.settings, name) for part in group}) > 1]
+        for part in group:
+            part.varied = varied
+    return made
+
+
+def begin(due: Sequence[Part], batch: str, report: Report = lambda line: None) -> list[Run]:
+    """Queue a run for each part, and have it stand for that: one that was broken off goes on, and where it cannot there
+    is a new one.
+
+    Raises `StudioError` when a run cannot be written, or a picture can no longer be read.
+    """
+    read = functools.lru_cache(maxsize=4)(Given.read)  # jobs that follow one another share their pictures
+    begun = []
+    for number, part in enumerate(due, 1):
+        job = part.job
+        if number % TOLD_EVERY == 1:
+            report(f"Getting the runs ready: {number} of {len(due)} …")
+        if not (part.run and _goes_on(part.run, job.settings)):
+            manner = Manner(job.settings, job.preset, [read(style) for style in job.styles], job.style_name)
+            part.run = manner.new_run(read(job.content), job.content.name, batch=batch, job=job.digest)
+        begun.append(part.run)
+    return begun
+
+
+def _goes_on(run: Run, wanted: TransferSettings) -> bool:
+    """With what is asked for now: the memory that it failed for want of may be another."""
+    try:
+        resume(run)
+        run.change(settings=wanted)
+        return True
+    except StudioError:  # such as a damaged checkpoint
+        return False
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How far a batch is."""
+
+    over: int  # runs
+    runs: int
+    iterations: int  # of all its runs together
+    under_way: str  # what is being painted, or prepared, in words
+    seconds_left: float | None
+
+    @property
+    def words(self) -> str:
+        return f"{self.over} of {self.runs} over{f', {self.under_way}' if self.under_way else ''}"
+
+    @property
+    def left(self) -> str:
+        return "" if self.seconds_left is None else f"about {duration(self.seconds_left)} left"
+
+
+@dataclass
+class Watch:
+    """Looks at the runs of a batch until all are over."""
+
+    parts: Sequence[Part]
+    over: dict[Run, RunRecord | str] = field(default_factory=dict)  # in the order in which they ended; or why not seen
+    _seconds_left: float | None = None  # as it was estimated
+    _estimated_again: float = -math.inf  # when it is next
+
+    def look(self) -> Sight:
+        """What there is to see now."""
+        waiting, iterations, under_way = set(queue.queue()), 0, []
+        for part in self.parts:
+            run = part.run
+            if not run or run in self.over or run in waiting:
+                continue
+            try:
+                if self.is_over(run):
+                    continue
+                record, steps = run.record(), run.metrics(last=1)
+            except StudioError as error:
+                self.over[run] = str(error)
+                continue
+            done = 0 if steps.empty else int(steps["iteration"].iloc[-1])
+            iterations += done
+            how = record.message if steps.empty else f"{done}/{record.settings.iterations}"
+            under_way.append(f"{part.title}: {how}")
+        if not under_way and not waiting.isdisjoint(self.unfinished()):
+            under_way.append(_why_nothing_is_painted())
+        iterations += sum(part.job.settings.iterations for part in self.parts if part.run in self.over)
+        return Sight(len(self.over), len(self.parts), iterations, "; ".join(under_way), self._estimate())
+
+    def is_over(self, run: Run) -> bool:
+        """Whether a run has ended, which is noted then. Raises `StudioError` for a record that cannot be read."""
+        if run not in self.over and not run.record().unfinished:
+            self.over[run] = control.settle(run)
+        return run in self.over
+
+    def until_over(self) -> Iterator[Sight]:
+        """What there is to see, now and then, the last time when all are over. Sees to it that someone paints."""
+        looked = time.monotonic()
+        while True:
+            yield self.look()
+            if len(self.over) == len(self.parts):
+                return
+            if time.monotonic() - looked > WORKER_SECONDS:
+                looked = time.monotonic()
+                workers.see_to_queue()
+            time.sleep(LOOK_SECONDS)
+
+    def unfinished_of_ours(self) -> list[Run]:
+        """Without the runs that another command has begun."""
+        return [part.run for part in self.parts if part.run in self.unfinished() and part.state != "under way"]
+
+    def unfinished(self) -> list[Run]:
+        return [part.run for part in self.parts if part.run and part.run not in self.over]
+
+    def painted(self) -> list[Part]:
+        return [part for part in self.parts if part.run and _ended_well(self.over.get(part.run))]
+
+    def endings(self) -> list[str]:
+        """How each run ended, in a line, in the order in which they did."""
+        titles = self.titles()
+        return [
+            f"{number} of {len(self.parts)}, {titles[run]}: {_ending(record)}"
+            for number, (run, record) in enumerate(self.over.items(), 1)
+        ]
+
+    def titles(self) -> dict[Run, str]:
+        return {part.run: part.title for part in self.parts if part.run}
+
+    def failed(self) -> dict[str, list[str]]:
+        """Of the runs that ended otherwise than well, what is told of them, each with whom it is told of."""
+        found: dict[str, list[str]] = {}
+        for part in self.parts:
+            if part.run in self.over and not _ended_well(self.over[part.run]):
+                found.setdefault(_ending(self.over[part.run]), []).append(part.title)
+        return found
+
+    def _estimate(self) -> float | None:
+        began = time.monotonic()
+        if began >= self._estimated_again:
+            self._seconds_left = schedule.seconds_until_over(self.unfinished())
+            ended = time.monotonic()
+            self._estimated_again = ended + max(ESTIMATE_SECONDS, (ended - began) / ESTIMATE_SHARE)
+        return self._seconds_left
+
+
+def _why_nothing_is_painted() -> str:
+    said = workers.readiness()
+    if said and not said.ready:
+        return said.message
+    return "another run is being painted" if schedule.painting() else "waiting for a painter"
+
+
+def _ended_well(record: RunRecord | str | None) -> bool:
+    return isinstance(record, RunRecord) and record.status == "done"
+
+
+def _ending(record: RunRecord | str) -> str:
+    if isinstance(record, str):
+        return record
+    if record.status == "done":
+        return f"loss {record.best_total:.4g}, {record.timings.get('total', 0):.1f} s"
+    return record.message or f"It was {record.status}."
+
+
+def leave_off(unfinished: Sequence[Run]) -> list[Run]:
+    """Have runs stop: those that wait leave the queue, and the library where nothing was painted yet; those that are
+    being painted are asked to stop, and given back."""
+    asked = []
+    for run in unfinished:
+        with contextlib.suppress(StudioError):  # it is gone
+            if not run.record().unfinished:  # what it came to stays
+                continue
+            with contextlib.suppress(InputError):  # it does not wait
+                control.cancel(run)
+            record = run.record()
+            of_nobody = record.status == "queued" and record.writer and record.writer.is_this_process()
+            if record.unfinished and not of_nobody:
+                control.stop(run)
+                asked.append(run)
+            elif begins_anew(run, record) and not record.timings:  # it was never begun, on an earlier day either
+                shutil.rmtree(run.path, ignore_errors=True)
+            elif of_nobody:
+                run.change(status="stopped")
+    return asked

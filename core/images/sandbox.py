@@ -1,0 +1,226 @@
+"""Foreign pictures decoded in a process of their own, which may crash, hang or run out of memory alone.
+
+A decoder is a large piece of C that was written for friendly files. `read` starts a Python without TensorFlow or a
+page, hands it the file's bytes and takes raw pixels back; `Decoder` does so for many files by one process. Pictures
+that this program wrote itself are read at once, by `images.read_image`.
+
+`python -m core.images.sandbox SECONDS BYTES` is that process. It reads, for each picture, a line of JSON (`Wanted`)
+and the file's bytes from standard input, and writes a line of JSON (`{"size": [width, height]}` or
+`{"error": sentence}`) and the pixels (RGB, 8 bits, row by row) to standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from PIL import Image
+
+from core.errors import InputError, StudioError
+from core.images import codec
+from core.images.codec import MAX_BYTES, MAX_PIXELS, READ_FORMATS
+
+SECONDS = 60.0  # of the clock, and of the processor, for one picture
+MEMORY = 4 * 2**30  # bytes of address space: what the largest pictures take in their most wasteful kinds
+ANSWER_BYTES = 64 * 2**10  # of the line of JSON
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the process; `size` bytes of a file follow."""
+
+    label: str
+    size: int
+    max_bytes: int
+    formats: tuple[str, ...]
+    max_pixels: int
+    ground: str = "white"
+
+
+def read(
+    source: Path | bytes,
+    name: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    formats: tuple[str, ...] = READ_FORMATS,
+    max_pixels: int = MAX_PIXELS,
+    ground: str = "white",
+) -> Image.Image:
+    """As `images.read_image`, in a process of its own. Raises `InputError` also for a picture over which the decoder
+    breaks down or takes longer than SECONDS or more than MEMORY, and `StudioError` when no process can be started."""
+    with Decoder() as decoder:
+        return decoder.read(source, name, max_bytes, formats, max_pixels, ground)
+
+
+def read_mask(source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES) -> Image.Image:
+    """A picture that says where something is, as grey of 8 bits: white there; black elsewhere, and where it is
+    transparent. Raises as `read` does."""
+    return read(source, name, max_bytes, ground="black").convert("L")
+
+
+class Decoder:
+    """A process that decodes one picture after another. Used as a context, at whose end it is gone; it is started by
+    the first picture."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+
+    def read(
+        self,
+        source: Path | bytes,
+        name: str | None = None,
+        max_bytes: int = MAX_BYTES,
+        formats: tuple[str, ...] = READ_FORMATS,
+        max_pixels: int = MAX_PIXELS,
+        ground: str = "white",
+    ) -> Image.Image:
+        """As the function `read`; after an error that is not the picture's size or kind, the process is of no more
+        use."""
+        label = codec.label_of(source, name)
+        data = codec.bytes_of(source, label, max_bytes)
+        process = self._started(label)
+        wanted = Wanted(label, len(data), max_bytes, formats, max_pixels, ground)
+        with _time_limit(process) as late:
+            answered = _exchange(process, wanted, data)
+        if answered is None:
+            took_too_long = late.is_set() or process.wait() == -getattr(signal, "SIGXCPU", signal.SIGTERM)
+            raise InputError(
+                f"{label} cannot be decoded: "
+                + (
+                    f"that takes longer than {SECONDS:.0f} s, so it is damaged or made to."
+                    if took_too_long
+                    else "it is damaged, and the decoder broke down over it."
+                )
+            )
+        return answered
+
+    def _started(self, label: str) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "core.images.sandbox", str(SECONDS), str(MEMORY)],
+                    cwd=Path(__file__).resolve().parents[2],  # where the code is, whatever else is moved
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    pipesize=2**20,  # where the platform can: fewer turns for the megabytes that pass
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else a stack of memory for each core
+                )
+            except OSError as error:
+                raise StudioError(
+                    f"{label} cannot be decoded: no process can be started ({error.strerror or error})."
+                ) from error
+        return self._process
+
+
+@contextlib.contextmanager
+def _time_limit(process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
+    """Kill the process if the block takes too long; the event says so."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
+def _exchange(process: subprocess.Popen[bytes], wanted: Wanted, data: bytes) -> Image.Image | None:
+    """The picture that the process makes of the bytes; nothing if it ends over them. Raises `InputError` as it says."""
+    assert process.stdin and process.stdout
+    try:
+        process.stdin.write(json.dumps(dataclasses.asdict(wanted)).encode() + b"\n" + data)
+        process.stdin.flush()
+    except OSError:  # it is gone
+        return None
+    line = process.stdout.readline(ANSWER_BYTES)
+    if not line.endswith(b"\n"):
+        return None
+    answer = json.loads(line)
+    if "error" in answer:
+        raise InputError(answer["error"])
+    width, height = answer["size"]
+    pixels = process.stdout.read(width * height * 3)
+    return Image.frombytes("RGB", (width, height), pixels) if len(pixels) == width * height * 3 else None
+
+
+def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
+    """Decode what is asked for, each picture in so many seconds of the processor, until nothing more is."""
+    while line := requests.readline():
+        wanted = Wanted(**json.loads(line))
+        _limit_seconds(seconds)
+        answer: dict[str, object]
+        pixels = b""
+        try:
+            data = requests.read(wanted.size)
+            image = codec.read_image(
+                data, wanted.label, wanted.max_bytes, tuple(wanted.formats), wanted.max_pixels, wanted.ground
+            )
+            answer, pixels = {"size": image.size}, image.tobytes()
+        except InputError as error:
+            answer = {"error": str(error)}
+        except MemoryError:
+            answer = {"error": f"{wanted.label} does not fit into memory: use a smaller picture."}
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.write(pixels)
+        answers.flush()
+
+
+def _limit_memory_and_files(memory: int) -> None:
+    """Where the platform has such limits: of memory, no file written, no core dumped; and where memory is short this
+    process is the one that the kernel ends (Linux)."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        for limit, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_AS, memory)):
+            _set(limit, most)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _limit_seconds(seconds: float) -> None:
+    """Of the processor, from now on: what ends an orphan too."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _set(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds))
+
+
+def _set(limit: int, most: int) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+if __name__ == "__main__":
+    _limit_memory_and_files(int(sys.argv[2]))
+    serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Jobs: who paints which run, when and where."""

@@ -1,0 +1,116 @@
+"""Control a job from outside: stop it, cancel it, kill its process, and find out why it ended."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+
+import psutil
+
+from core import log, paths
+from core.errors import InputError, StudioError
+from core.jobs import eta
+from core.jobs.queue import take
+from core.jobs.schedule import painted_at
+from core.jobs.slots import easels_on_clusters
+from core.jobs.workers import started_workers
+from core.machine.processes import Writer
+from core.runs import recovery
+from core.runs.record import RunRecord
+from core.runs.run import Run
+
+# Nothing heard for so many seconds, a process may be stuck; fetching and compiling take longer than any step should.
+PREPARING_SILENCE, PAINTING_SILENCE = 900.0, 180.0
+SILENT_STEPS = 20  # of the longest of the last ones
+ENDING_SECONDS = 2.0  # how long a process that is gone may take until the system says how it ended
+
+
+def stop(run: Run) -> None:
+    """Stop a run: at once when it still waits, after its current step when it is being performed."""
+    if not _withdrawn(run):
+        run.ask(stop=True)
+
+
+def silent_for(run: Run, record: RunRecord) -> float | None:
+    """For how many seconds nothing has been heard of the process that paints a run, if that is more than it may be."""
+    if record.status not in ("preparing", "running"):
+        return None
+    signs = [run.path / "run.json", run.path / "metrics.csv"]
+    heard = max((file.stat().st_mtime for file in signs if file.exists()), default=0.0)
+    silent = time.time() - heard
+    if record.status == "preparing":
+        return silent if silent > PREPARING_SILENCE else None
+    try:
+        step = run.metrics(last=eta.RECENT_STEPS + 1)["seconds"].diff().max()
+    except StudioError:
+        step = 0.0
+    return silent if silent > max(PAINTING_SILENCE, SILENT_STEPS * (step if step > 0 else 0.0)) else None
+
+
+def break_off(run: Run) -> None:
+    """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster that is
+    the painter alone: who records the run here sees to others too.
+
+    Raises `InputError` when there is none.
+    """
+    record = run.record()
+    writer = record.writer
+    if record.status == "queued" or not (writer and writer.is_alive()):
+        raise InputError(f"Nobody paints the run {run.id}.")
+    if not writer.is_seen_from_here():
+        raise InputError(f"The run {run.id} is painted in another container: end it there.")
+    if run in painted_at(easels_on_clusters()):
+        run.ask(stop=True, at_once=True)
+        return
+    psutil.Process(writer.pid).kill()
+
+
+def cancel(run: Run) -> None:
+    """Take a waiting run out of the queue. Raises `InputError` when it does not wait."""
+    if not _withdrawn(run):
+        painted = run.record().status in ("preparing", "running")
+        how = ": it is being painted. Stop it on its page, or with Ctrl-C where nst paints it" if painted else ""
+        raise InputError(f"The run {run.id} does not wait in the queue{how}.")
+
+
+def _withdrawn(run: Run) -> bool:
+    """Take it out of the queue, for good; whether it was there."""
+    if taken := take(run):
+        run.change(status="stopped")
+        log.event("run withdrawn", run=run.id)
+    return taken
+
+
+def settle(run: Run) -> RunRecord:
+    """The run's record; of a run whose process is gone it is noted first how that ended, and what it had is kept."""
+    return recovery.settle(run, _how_it_ended)
+
+
+def why_interrupted(record: RunRecord) -> str:
+    """How the process of a run that is interrupted ended: as it was noted, otherwise as far as it is known here."""
+    return _how_it_ended(record.writer) if record.writer else record.message
+
+
+def _how_it_ended(writer: Writer) -> str:
+    """What is known of a process that is gone: only who started it learns its exit status."""
+    if writer.is_of_an_earlier_boot():
+        return "The machine was restarted while it was being painted."
+    try:
+        # Its first thread is gone; of one that was killed the others may need a moment, and only then it is told how.
+        mine = writer.pid in started_workers and writer.is_seen_from_here()
+        code = started_workers[writer.pid].wait(timeout=ENDING_SECONDS) if mine else None
+    except subprocess.TimeoutExpired:
+        code = None
+    if code is None:
+        return "The process that painted it is gone."
+    if code >= 0:
+        return (
+            f"The process that painted it ended with the exit status {code}; {paths.home() / 'worker.log'} may say why."
+        )
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    if name == "SIGKILL":
+        return "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
+    if name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        return f"The process that painted it was told to end ({name})."
+    return f"The process that painted it crashed ({name}); {paths.home() / 'worker.log'} may say where."

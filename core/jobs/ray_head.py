@@ -1,0 +1,461 @@
+"""Runs painted on a Ray cluster: who computes is on a node, who records is here, and what is written is any run's.
+
+Ray tries nothing again by itself: a run whose painter is lost comes first in our own queue, and goes on from the last
+checkpoint that was recorded. Beside `core.painter`, nothing in this program knows of Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from core import paths
+from core.errors import InputError, StudioError
+from core.jobs.execution import EngineMaker, Report
+from core.jobs.ray_worker import AHEAD, CALLS, Outfit, Painter, Parcel, program
+from core.jobs.slots import MOST, Easel, easels_on_clusters, first_free
+from core.runs.record import Request
+from core.runs.recorder import PAINTED, Recorder
+from core.runs.recovery import fail
+from core.runs.run import Run
+from core.timings import Timings
+from core.transfer import preview
+from core.vgg import weights
+from core.vgg.onnx import find_model
+
+REACH_SECONDS = 5.0  # how long the cluster's head may take to answer
+ROUND_SECONDS = 0.2  # how long is waited for news at most: wishes are passed on as often
+LOOK_SECONDS = 5.0  # how often the cluster is asked how many painters it has room for
+PATIENCE_SECONDS = 15.0  # after which it is said that no painter has come yet
+FETCH_SECONDS = 120.0  # how long a step's pictures may take from a node
+LOSSES = 3  # of its painter, that a run survives
+PASSED_ON = ("NST_CHECKPOINT_SECONDS",)  # what the environment here says of the painting there
+
+
+def paint_all(
+    runs: Sequence[Run], address: str, report: Report = lambda line: None, make_engine: EngineMaker | None = None
+) -> None:
+    """Paint queued runs on the cluster at `address` ("host:port", or "auto" on one of its nodes), as many at a time as
+    it has room for, in their order. Each is recorded here: what became of it stands in its record, and `report` hears
+    a line when one begins and when it ends. `make_engine` is asked where the network was never exported on this
+    machine.
+
+    Ctrl-C has the runs that are being painted stop, each with its best picture, and raises `KeyboardInterrupt` when
+    they have; those that have not begun stay queued. A second one ends at once. Raises `StudioError` for what concerns
+    all runs: no Ray, no such cluster, no node with what a run needs, a node with another version of this program.
+    """
+    waiting = deque(runs)
+    with Studio(address, report, make_engine) as studio, _first_interrupt(studio.close_down):
+        while studio.go_round(len(waiting), lambda: waiting.popleft() if waiting else None):
+            pass
+        if studio.closing:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _first_interrupt(act: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C acts; the second one interrupts."""
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        act()
+
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclass(eq=False)
+class _Place:
+    """A painter, and the run that it paints."""
+
+    painter: Any  # ActorHandle
+    greeting: Any  # ObjectRef
+    node: str = ""  # where it is, once it has greeted
+    run: Run | None = None
+    calls: Any = None  # ObjectRefGenerator: its account of the run
+    asked: Request | None = None  # the last that it was told
+    recording: Generator[None] | None = None  # goes on by one call
+    has_painted: bool = False  # another run, since when it may have been lost unnoticed
+    is_unlike: bool = False  # of another version: it paints nothing, and keeps another from coming to that node
+
+    def is_free(self) -> bool:
+        return bool(self.node) and not self.run and not self.is_unlike
+
+
+class Studio:
+    """The painters on a cluster, and the runs that they paint. Used as a context: at its end all of them are gone."""
+
+    def __init__(self, address: str, report: Report, make_engine: EngineMaker | None = None) -> None:
+        """Raises `StudioError` where there is no such cluster, or no room for a single painter on it."""
+        self._cpus = _cpus()
+        program()  # before its files may change
+        self._address, self._report = address, report
+        self._places: list[_Place] = []
+        self._again: deque[Run] = deque()  # runs whose painter was lost
+        self._losses: Counter[Run] = Counter()
+        self._stillborn = 0  # painters on end
+        self._waits_since: float | None = None  # for a painter, by the monotonic clock
+        self._told_of_waiting = False
+        self.closing = False
+        self._ray = _join(address)
+        try:
+            self._look_for_room()
+            if not self._room:
+                raise StudioError(
+                    f"The cluster at {address} has no node with {self._of_all}, which a run needs: add one, or set "
+                    "NST_RAY_CPUS."
+                )
+            self._outfit = self._packed(make_engine)
+        except BaseException:
+            self._ray.shutdown()
+            raise
+
+    def __enter__(self) -> Studio:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            for place in list(self._places):
+                self._dismiss(place, error or KeyboardInterrupt())
+        finally:
+            self._ray.shutdown()
+
+    def close_down(self) -> None:
+        """Have no further run begin, and those that are being painted stop."""
+        self.closing = True
+
+    def go_round(self, waiting: int, take: Callable[[], Run | None]) -> bool:
+        """Look after all once: give free painters a run, of which `waiting` are to be had by `take`, pass on what is
+        wanted, and record what is told, for which it waits a moment. Whether anything is left to do."""
+        if self.closing:
+            waiting = 0
+            self._again.clear()
+        self._hire(waiting + len(self._again))
+        for place in list(self._places):
+            if place.is_free() and not self.closing:
+                if not (found := first_free(easels_on_clusters(), Easel.turn_lock)):  # others have them all
+                    break
+                if not (run := self._again.popleft() if self._again else take()):
+                    found[1].release()
+                    break
+                place.run, place.recording = run, self._recording(place, run, *found)
+                self._go_on(place)
+        self._tell_of_waiting(waiting + len(self._again))
+        self._pass_on_wishes()
+        self._listen()
+        return bool(waiting or self._again or any(place.run for place in self._places))
+
+    # The painters
+
+    def _hire(self, waiting: int) -> None:
+        """Have as many free painters as runs wait, as far as there is room for them."""
+        if waiting and time.monotonic() - self._looked > LOOK_SECONDS:
+            self._look_for_room()
+        free = sum(not place.run and not place.is_unlike for place in self._places)  # those that are to come too
+        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment = {"TF_NUM_INTRAOP_THREADS": str(self._cpus), **passed_on}  # as many as Ray counts, and no more
+        for _ in range(min(waiting - free, self._room - len(self._places))):
+            own = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"asking": 1}}
+            actor = self._ray.remote(**self._needs, **own)(Painter)
+            painter = actor.options(scheduling_strategy="SPREAD").remote(environment)
+            self._places.append(_Place(painter, painter.greet.remote()))
+
+    def _tell_of_waiting(self, waiting: int) -> None:
+        """Say once where no painter comes for a while: other work may have what the nodes have, or they are gone."""
+        if not waiting or any(place.node and not place.is_unlike for place in self._places):
+            self._waits_since, self._told_of_waiting = None, False
+            return
+        self._waits_since = self._waits_since or time.monotonic()
+        if not self._told_of_waiting and time.monotonic() - self._waits_since > PATIENCE_SECONDS:
+            self._told_of_waiting = True
+            why = "other work may have all of it" if self._room else "no node is left"
+            self._report(f"Waiting for room on the cluster at {self._address}: {why} …")
+
+    def _look_for_room(self) -> None:
+        """How many painters the cluster's nodes can hold now, and what each needs."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        self._looked = time.monotonic()
+        self._needs = {"num_cpus": self._cpus, "num_gpus": int(any(node.get("GPU", 0) >= 1 for node in nodes))}
+        wanted = {"CPU": self._cpus, "GPU": self._needs["num_gpus"]}
+        counts = [min(int(node.get(kind, 0) // count) for kind, count in wanted.items() if count) for node in nodes]
+        self._room = min(sum(counts), MOST)
+        self._of_all = f"{self._cpus} CPU{'s' if self._cpus > 1 else ''}{' and a GPU' if wanted['GPU'] else ''}"
+
+    def _packed(self, make_engine: EngineMaker | None) -> Outfit:
+        """What painters need, laid into the object store."""
+        loaded = weights.obtain(report=self._report)
+        model = find_model(loaded.sha256)
+        if not model and make_engine:
+            model = make_engine(self._report, Timings()).model
+        if not model:
+            raise StudioError("The network was never exported on this machine: run nst prepare, and then this again.")
+
+        def parcel(path: Path, name: str = "") -> Parcel:
+            content = path.read_bytes()
+            return Parcel(name or path.name, hashlib.sha256(content).hexdigest(), self._ray.put(content))
+
+        fetched = loaded.provenance == "imagenet, 8-bit"  # the others may have any name
+        name = loaded.path.name if fetched else f"vgg19-weights-{loaded.sha256[:12]}{loaded.path.suffix}"
+        return Outfit(
+            parcel(loaded.path, name),
+            loaded.provenance,
+            [parcel(model.path), parcel(model.path.with_suffix(".json"))],
+            [parcel(path) for file in preview.SHA256 if (path := paths.find_model(file))],
+        )
+
+    def _welcome(self, place: _Place) -> None:
+        from ray.exceptions import RayError
+
+        try:
+            place.node, theirs = self._ray.get(place.greeting)
+        except RayError as error:
+            self._dismiss(place)
+            self._stillborn += 1
+            if self._stillborn > LOSSES:
+                raise StudioError(f"No painter starts on the nodes of {self._address}: {_reason(error)}") from error
+            return
+        self._stillborn = 0
+        if theirs != (ours := program()):
+            place.is_unlike = True
+            said = (
+                f"The node {place.node[:8]} has another version of this program ({theirs}) than this machine ({ours}): "
+                "install the same on both."
+            )
+            if len(self._places) >= self._room and all(each.is_unlike for each in self._places):
+                raise StudioError(said)
+            self._report(said)
+
+    def _dismiss(self, place: _Place, error: BaseException | None = None) -> None:
+        """End a painter, and by that error the recording of what it paints."""
+        if place in self._places:
+            self._places.remove(place)
+        self._ray.kill(place.painter)
+        if place.recording and error:
+            with contextlib.suppress(type(error), StudioError):
+                place.recording.throw(error)
+
+    # The runs
+
+    def _recording(self, place: _Place, run: Run, easel: Easel, turn: FileLock) -> Generator[None]:
+        """Have a run painted, and record it: goes on by one call of the painter's each time, and gives its turn back in
+        the end. Raises what the run fails for, once that is recorded."""
+        from ray.exceptions import RayError, RayTaskError
+
+        with _turn(easel, turn, run), Recorder(run) as recorder:
+            self._ask(place, run, run.request())
+            paint = place.painter.paint.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
+            place.calls = paint.remote(run.id, _files(run), self._outfit)
+            self._report(f"{run.id} begins on the node {place.node[:8]}.")
+            heard = False
+            try:
+                while True:
+                    yield
+                    if (call := next(place.calls, None)) is None:
+                        break
+                    told = self._ray.get(call, timeout=FETCH_SECONDS)
+                    heard = True
+                    _take_down(recorder, told)
+            except RayTaskError as error:
+                raise StudioError(f"The node {place.node[:8]} failed: {_reason(error)}") from error
+            except RayError as error:
+                self._dismiss(place)
+                if not recorder.ended:
+                    self._losses[run] += heard or not place.has_painted  # otherwise it may have been gone before
+                    gone = f"Its painter on the node {place.node[:8]} is gone, with the node or for want of memory"
+                    if self._losses[run] > LOSSES:
+                        raise StudioError(f"{gone}, the {LOSSES + 1}th one: let it go on where they last.") from error
+                    goes_on = "goes on from its last checkpoint" if run.checkpoint.exists() else "begins anew"
+                    recorder.put_back(f"{gone}: it {goes_on}.")
+                    self._again.append(run)
+            if not recorder.ended:
+                raise StudioError("Its painter ended without saying how the run did.")
+
+    def _go_on(self, place: _Place) -> None:
+        """Record the next that a painter tells."""
+        assert place.run and place.recording
+        run = place.run
+        try:
+            next(place.recording)
+            return
+        except StopIteration:
+            place.run = place.recording = None
+            place.has_painted = True
+        except StudioError as error:
+            place.run = place.recording = None
+            self._dismiss(place)  # it may be painting yet
+            with contextlib.suppress(StudioError):
+                if run.record().status == "queued":  # it could not begin
+                    fail(run, str(error))
+        with contextlib.suppress(StudioError):
+            record = run.record()
+            self._report(f"{run.id} is {record.status}{f': {record.message}' if record.message else '.'}")
+
+    def _ask(self, place: _Place, run: Run, request: Request) -> None:
+        place.asked = request
+        place.painter.ask.options(concurrency_group="asking").remote(run.id, request)
+
+    def _pass_on_wishes(self) -> None:
+        for place in list(self._places):
+            if place.run and place.asked:
+                if self.closing and not place.asked.stop:
+                    place.run.ask(stop=True)
+                request = place.run.request()
+                if request.at_once:
+                    self._dismiss(place, KeyboardInterrupt())
+                elif request != place.asked:
+                    self._ask(place, place.run, request)
+
+    def _listen(self) -> None:
+        """Take what the painters tell, and welcome those that have come."""
+        working = {place.calls: place for place in self._places if place.run}
+        awaited = [*working, *(coming := {place.greeting: place for place in self._places if not place.node})]
+        if not awaited:
+            time.sleep(ROUND_SECONDS)
+            return
+        told, _ = self._ray.wait(awaited, num_returns=len(awaited), timeout=0)
+        if not told:
+            told, _ = self._ray.wait(awaited, num_returns=1, timeout=ROUND_SECONDS)
+        for each in told:
+            if each in working:
+                self._go_on(working[each])
+            else:
+                self._welcome(coming[each])
+
+
+@contextmanager
+def _turn(easel: Easel, lock: FileLock, run: Run) -> Iterator[None]:
+    try:
+        with easel.bearing(run):
+            yield
+    finally:
+        lock.release()
+
+
+def _take_down(recorder: Recorder, told: Any) -> None:
+    """Do what a painter has told. Raises `StudioError` for what painting does not tell: a node decides nothing else."""
+    try:
+        method, given, named = told
+        fields = set(named).union(*given[:1]) if method == "end" else set(named)
+        if method not in CALLS or not fields <= PAINTED:
+            raise ValueError(f"{method} of {', '.join(map(str, fields))}")
+        getattr(recorder, method)(*given, **named)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StudioError(f"Its painter told what no painter tells ({error}), so it was ended."[:500]) from error
+
+
+def _files(run: Run) -> dict[str, bytes]:
+    """What a run is painted from, and where it stands, by name. Whose it is concerns no node."""
+    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
+    wanted = [run.content, *run.styles, *masks, run.kept, run.start, run.checkpoint]
+    record = run.record().model_copy(update={"owner": ""})
+    try:
+        files = {path.name: path.read_bytes() for path in wanted if path.exists()}
+        return {"run.json": record.model_dump_json().encode(), **files}
+    except OSError as error:
+        raise StudioError(f"The run {run.id} cannot be read: {error.strerror or error}.") from error
+
+
+def _cpus() -> int:
+    """That a run asks for. Raises `InputError` where NST_RAY_CPUS is no number of them."""
+    asked = os.environ.get("NST_RAY_CPUS", "") or "1"
+    if not (asked.isdecimal() and 1 <= len(asked) <= 4 and int(asked)):
+        raise InputError(f"NST_RAY_CPUS is {asked[:80]!r}: it must be a whole number from 1 on, or not be set.")
+    return int(asked)
+
+
+def _join(address: str) -> Any:
+    """Ray, with this process on that cluster. Raises as `check_reach` does, and `StudioError` where the cluster does
+    not take this process."""
+    door = check_reach(address)
+    import ray
+
+    try:
+        ray.init(address=door, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of many kinds: another version, no node on this machine, no cluster
+        raise StudioError(f"This machine cannot join the Ray cluster at {address}: {_reason(error)}") from error
+    return ray
+
+
+def check_reach(address: str) -> str:
+    """Where Ray joins the cluster of that address. Raises `InputError` for what is no address, and `StudioError` where
+    there is no Ray here, or no cluster answers there: before anything is done for it."""
+    if importlib.util.find_spec("ray") is None:
+        raise StudioError(
+            f"Runs on a cluster need Ray, which is not installed here: in {paths.CHECKOUT}, "
+            ".venv/bin/python -m pip install --editable '.[ray]'."
+        )
+    if address != "auto":
+        _check_form(address)
+    door = _door(address)
+    _check_form(door)  # of what RAY_ADDRESS says, too
+    host, _, port = door.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise StudioError(
+            f"No Ray cluster answers at {address} ({error.strerror or error}): start one with ray start --head, or "
+            "give the address that it says."
+        ) from error
+    _check_is_ray(address, door)
+    return door
+
+
+def _check_form(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in address or not (port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
+        raise InputError(f"{address[:80]!r} is no address of a Ray cluster such as 10.0.0.1:6379.")
+
+
+def _door(address: str) -> str:
+    """The host and port that Ray takes an address for: for this machine's own name the one that others know it by, and
+    for "auto" what RAY_ADDRESS says, or the cluster that was started here."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output
+    from ray._private import services
+
+    try:
+        return str(services.canonicalize_bootstrap_address(address))
+    except Exception as error:  # of many kinds
+        raise StudioError(f"No Ray cluster is found by {address}: {_reason(error)}") from error
+
+
+def _check_is_ray(address: str, door: str) -> None:
+    """Ask what listens there as Ray asks a cluster's head: Ray itself would try for minutes."""
+    import grpc
+
+    no_proxy = [("grpc.enable_http_proxy", 0)]  # as Ray has it
+    with grpc.insecure_channel(door, no_proxy) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=REACH_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:  # it is one: Ray has the token
+                return
+            raise StudioError(
+                f"What answers at {address} is no Ray cluster: give the address that ray start --head says."
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of what Ray says at length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

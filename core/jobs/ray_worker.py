@@ -1,0 +1,221 @@
+"""What a node of a cluster runs: a process that paints one run after another, for `core.cluster` elsewhere.
+
+It gets a run's files, paints from a copy of them, and gives account of the run by a stream of calls, which are made
+where the run is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import queue
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+
+from core import paths
+from core.errors import StudioError
+from core.jobs import execution
+from core.jobs.execution import Report
+from core.jobs.slots import acquired
+from core.machine import hardware
+from core.runs.record import Request
+from core.runs.recorder import Account, Told
+from core.runs.run import Run
+from core.timings import Timings
+from core.transfer.checkpoint import Checkpoint
+from core.transfer.preview import find
+from core.vgg.onnx import FeatureModel, find_model
+from core.vgg.weights import Provenance, WeightsFile, read
+
+if TYPE_CHECKING:
+    from core.transfer.engine import Engine
+
+AHEAD = 8  # calls that a painter may be ahead of who records them
+
+CALLS = Account.__abstractmethods__ | {"update"}
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # of a method of `Account`
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A file that lies in the object store, for nodes that do not have it."""
+
+    name: str
+    sha256: str
+    content: Any  # ObjectRef of its bytes
+
+    def unpack(self, fetch: Callable[[Any], bytes]) -> Path:
+        """The file in this node's folder of models, fetched where it is not there. Raises `StudioError` when it comes
+        damaged or cannot be written."""
+        if (found := paths.find_model(self.name)) and self._is(found.read_bytes()):
+            return found
+        path = paths.models() / self.name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{self.name}.lock")):  # of a node's painters, one fetches
+                if not (path.is_file() and self._is(path.read_bytes())):
+                    content = fetch(self.content)
+                    if not self._is(content):
+                        raise StudioError(f"{self.name} came damaged to {platform.node()} (its hash is wrong).")
+                    with paths.replacing(path) as file:
+                        file.write(content)
+        except OSError as error:
+            raise StudioError(f"{path} cannot be written on {platform.node()}: {error.strerror or error}.") from error
+        return path
+
+    def _is(self, content: bytes) -> bool:
+        return hashlib.sha256(content).hexdigest() == self.sha256
+
+
+@dataclass(frozen=True)
+class Outfit:
+    """What an engine is made of, as it travels."""
+
+    weights: Parcel
+    provenance: Provenance
+    model: Sequence[Parcel]  # the exported network, then its manifest
+    preview: Sequence[Parcel]
+
+
+class Sender(Account):
+    """Gives account of a run to who records it elsewhere."""
+
+    def __init__(self, run: Run, send: Callable[[Call], None], wish: Callable[[], Request]) -> None:
+        super().__init__(run)
+        self._send, self._wish = send, wish
+
+    def request(self) -> Request:
+        return self._wish()
+
+    def update(self, **changes: Any) -> None:
+        if "environment" in changes:
+            changes["environment"] = {**changes["environment"], "node": platform.node()}
+        super().update(**changes)
+        self._send(("update", (), changes))
+
+    def live(self, picture: bytes) -> None:
+        self._send(("live", (picture,), {}))
+
+    def note(self, told: Told) -> None:
+        self._send(("note", (told,), {}))
+
+    def keep(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
+        self._send(("keep", (best, checkpoint), {}))
+
+    def conclude(self, **said: Any) -> None:
+        self._send(("conclude", (), said))
+
+    def end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
+        self._send(("end", (dict(ending), dict(timings), trace), {}))
+
+
+class Painter:
+    """A process on a node, as a Ray actor."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        os.environ.update(environment)
+        program()
+        self._engine: Engine | None = None
+        self._wish = "", Request()  # of which run
+
+    def greet(self) -> tuple[str, str]:
+        """On which node it is, and which program it runs."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), program()
+
+    def ask(self, run_id: str, request: Request) -> None:
+        """Say what is wanted of a run; beside the painting, in a thread of its own."""
+        self._wish = run_id, request
+
+    def paint(self, run_id: str, files: Mapping[str, bytes], outfit: Outfit) -> Iterator[Call]:
+        """Paint a run from copies of its files: yields what its recorder is to be told, as it comes."""
+        calls: queue.Queue[Call | None] = queue.Queue(AHEAD)
+        with _folder() as folder:
+            run = Run(folder / run_id)
+            run.path.mkdir()
+            for name, content in files.items():
+                (run.path / name).write_bytes(content)
+            threading.Thread(target=self._paint, args=(run, outfit, calls.put), daemon=True).start()
+            while (call := calls.get()) is not None:
+                yield call
+
+    def _paint(self, run: Run, outfit: Outfit, send: Callable[[Call | None], None]) -> None:
+        def wish() -> Request:
+            of, request = self._wish
+            return request if of == run.id else Request()
+
+        def make_engine(report: Report, timings: Timings) -> Engine:
+            self._engine = self._engine or _engine(outfit, timings)
+            return self._engine
+
+        try:
+            # It tells of errors too; they do not travel themselves, as their classes may need TensorFlow to be read.
+            with contextlib.suppress(Exception), Sender(run, send, wish) as account:
+                if not find():
+                    for parcel in outfit.preview:
+                        parcel.unpack(_fetch)
+                for _ in execution.paint(account, make_engine):
+                    pass
+        finally:
+            send(None)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for a copy of a run. Those of this node's painters that were killed go."""
+    parent = paths.home() / "painters"
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob("*.lock"):
+        if acquired(lock := FileLock(left)):
+            shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+            left.unlink(missing_ok=True)
+            lock.release()
+    path = parent / secrets.token_hex(8)
+    with FileLock(path.with_suffix(".lock")) as lock:
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _engine(outfit: Outfit, timings: Timings) -> Engine:
+    from core.transfer.engine import Engine
+
+    with timings.phase("weights"):
+        loaded = read(WeightsFile(outfit.weights.unpack(_fetch), outfit.provenance))
+    with timings.phase("model"):
+        model = find_model(loaded.sha256)
+        if not model:
+            files = [parcel.unpack(_fetch) for parcel in outfit.model]
+            model = FeatureModel.load(files[0])
+    return Engine(loaded, model, hardware.survey())
+
+
+def _fetch(content: Any) -> bytes:
+    import ray
+
+    return bytes(ray.get(content))
+
+
+@functools.cache  # as it was when it was loaded, whatever becomes of the files meanwhile
+def program() -> str:
+    """Which program this is: its version, and what its code is, since a checkout may be of any day."""
+    code = hashlib.sha256()
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        code.update(str(file.relative_to(Path(__file__).parents[1])).encode() + file.read_bytes())
+    return f"{hardware.versions().get('style-transfer-studio', 'unknown')}, code {code.hexdigest()[:8]}"

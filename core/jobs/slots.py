@@ -1,0 +1,110 @@
+"""The places that runs are painted at: one for each accelerator, or as many as NST_WORKERS says."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from core import paths
+from core.errors import InputError, StudioError
+from core.machine import hardware
+from core.runs.run import Run, writing
+
+MOST = 64  # easels here, and as many on clusters
+
+
+@dataclass(frozen=True)
+class Easel:
+    """A place where one run at a time is painted, here or by a painter on a cluster. The first one's files have no
+    number."""
+
+    number: int  # from 0
+    on_cluster: bool = False
+
+    def work_lock(self) -> FileLock:
+        """Held by the worker whose place this is, for as long as it lives."""
+        return FileLock(self._file("worker", ".lock"))
+
+    def turn_lock(self) -> FileLock:
+        """Held by who paints here, a worker or a command line."""
+        return FileLock(self._file("painting", ".lock"))
+
+    @property
+    def readiness_file(self) -> Path:
+        return self._file("worker", ".json")
+
+    @contextmanager
+    def bearing(self, run: Run) -> Iterator[None]:
+        """Say which run has the turn here. Raises `StudioError` where that cannot be written."""
+        with writing(run, paths.home()), paths.replacing(self._file("painting")) as file:
+            file.write(run.id.encode())
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # what ended the block counts more
+                self._file("painting").unlink(missing_ok=True)
+
+    def run(self) -> Run | None:
+        """The run that is being painted here by who holds the turn."""
+        try:
+            run = Run(paths.runs() / self._file("painting").read_text())
+            return run if run.record().status in ("preparing", "running") else None
+        except (OSError, StudioError):
+            return None
+
+    def choose_card(self) -> None:
+        """Have this process see one GPU alone where there are several: this easel's, of those that its user allows.
+        To no effect once TensorFlow has been loaded."""
+        found = hardware.cards()
+        if len(found) > 1 and "tensorflow" not in sys.modules:
+            if "CUDA_VISIBLE_DEVICES" not in os.environ:
+                os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML numbers them; CUDA does it by their speed
+            os.environ["CUDA_VISIBLE_DEVICES"] = found[self.number % len(found)]
+
+    def _file(self, name: str, suffix: str = "") -> Path:
+        name += "-on-cluster" if self.on_cluster else ""
+        return paths.home() / f"{name}{f'-{self.number + 1}' if self.number else ''}{suffix}"
+
+
+def easels() -> tuple[Easel, ...]:
+    """All there are. Raises `InputError` where NST_WORKERS is no number of them."""
+    asked = os.environ.get("NST_WORKERS", "")
+    count = int(asked) if asked.isdecimal() and len(asked) <= 9 else 0
+    if asked and not 1 <= count <= MOST:
+        raise InputError(f"NST_WORKERS is {asked[:80]!r}: it must be a whole number from 1 to {MOST}, or not be set.")
+    return tuple(map(Easel, range(count or _accelerators())))
+
+
+def easels_on_clusters() -> tuple[Easel, ...]:
+    """The places of all runs that painters on clusters may have at a time, whoever records them here."""
+    return tuple(Easel(number, on_cluster=True) for number in range(MOST))
+
+
+@functools.cache
+def _accelerators() -> int:
+    """Looked up before this process chooses a card, after which it would see only that one."""
+    return min(max(len(hardware.cards()), 1), MOST)
+
+
+def first_free(places: Iterable[Easel], lock_of: Callable[[Easel], FileLock]) -> tuple[Easel, FileLock] | None:
+    """The first of the easels whose lock could be acquired, and the lock."""
+    for easel in places:
+        if acquired(lock := lock_of(easel)):
+            return easel, lock
+    return None
+
+
+def acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True

@@ -1,0 +1,128 @@
+"""The worker processes: start them, find those that are alive, and read what they report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from core import log, paths
+from core.jobs.queue import number_awaiting
+from core.jobs.slots import Easel, easels
+from core.machine.processes import Writer
+from core.timings import seconds_asked
+
+IDLE_SECONDS = 300.0  # how long a worker without work keeps TensorFlow loaded; NST_WORKER_IDLE changes it
+
+
+class Readiness(BaseModel):
+    """What a worker says of the preparation that the first run needs: weights, exported model, pace."""
+
+    message: str
+    ready: bool = False
+    failed: bool = False
+    without_preview: str = ""  # why there is no instant preview
+    writer: Writer
+
+
+def readiness() -> Readiness | None:
+    """What a worker last said; `None` when none ever spoke, or when it died over the preparation."""
+    said = _last_said()
+    return said if said and (said.ready or said.failed or said.writer.is_alive()) else None
+
+
+def _last_said() -> Readiness | None:
+    """Of the workers that are alive, what the one said that is furthest; where none is, the last word of any."""
+    said = list(readiness_by_slot().values())
+    if alive := [each for each in said if each.writer.is_alive()]:
+        return max(alive, key=lambda each: (each.ready, not each.failed))
+    return said[-1] if said else None
+
+
+def readiness_by_slot() -> dict[Easel, Readiness]:
+    """What the worker of each easel last said, the last word of all at the end."""
+    found = []
+    for easel in easels():
+        try:
+            said = Readiness.model_validate_json(easel.readiness_file.read_bytes())
+            found.append((easel.readiness_file.stat().st_mtime_ns, easel, said))
+        except (OSError, ValidationError):
+            continue
+    return {easel: said for _, easel, said in sorted(found, key=lambda each: each[0])}
+
+
+def workers() -> list[Writer]:
+    """The worker processes that are alive."""
+    return [said.writer for said in readiness_by_slot().values() if said.writer.is_alive()]
+
+
+def see_to_queue() -> None:
+    """Start a worker for each run that waits, as far as easels have none that is alive, as after a reboot."""
+    without = len(easels()) - len(workers())
+    for _ in range(min(number_awaiting(), without)):
+        start_worker()
+
+
+def keep_warm() -> None:
+    """See to it that a worker is alive: a run that comes soon finds all loaded. One that failed to get ready is not
+    started again unasked: its reason stays to be read."""
+    said = _last_said()
+    if not (said and (said.failed or said.writer.is_alive())):
+        start_worker()
+
+
+def start_worker() -> None:
+    """Start a worker; one that finds another at every easel waits its turn, and leaves when nothing is left to do.
+
+    Raises `InputError` where it could not know how long to stay.
+    """
+    idle_seconds()
+    paths.home().mkdir(parents=True, exist_ok=True)
+    with log.bounded(worker_log()) as file:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "nst", "worker"],
+            cwd=paths.CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # a page's server that is stopped does not take the run with it
+        )
+    for earlier in started_workers.values():
+        earlier.poll()  # one that has ended leaves the process table, its exit status stays here
+    started_workers[started.pid] = started
+
+
+started_workers: dict[int, subprocess.Popen[bytes]] = {}  # the workers that this process started, by their number
+
+
+def cluster_address() -> str:
+    """Of the Ray cluster where queued runs are painted; nothing where that is this machine."""
+    return os.environ.get("NST_RAY_ADDRESS", "")
+
+
+def idle_seconds() -> float:
+    asked = seconds_asked("NST_WORKER_IDLE")
+    return IDLE_SECONDS if asked is None else asked
+
+
+def has_prepared() -> bool:
+    """Whether a worker got ready here once: then all is fetched and exported, and only has to be loaded."""
+    said = readiness()
+    return said is not None and said.ready
+
+
+def announce(easel: Easel, message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
+    """Say how far this process, as the worker of that easel, is with the preparation."""
+    said = Readiness(
+        message=message, ready=ready, failed=failed, without_preview=without_preview, writer=Writer.this_process()
+    )
+    with contextlib.suppress(OSError), paths.replacing(easel.readiness_file) as file:  # a run need not fail for it
+        file.write(said.model_dump_json().encode())
+
+
+def worker_log() -> Path:
+    return paths.home() / "worker.log"

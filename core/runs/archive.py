@@ -1,0 +1,238 @@
+"""A run as one ZIP file, to be kept, sent and repeated elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import re
+import secrets
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from filelock import FileLock
+from pydantic import ValidationError
+
+from core import log, paths
+from core.errors import InputError, StudioError
+from core.images import codec, sandbox
+from core.machine import processes
+from core.runs.library import Marks, trash
+from core.runs.record import RUN_ID, SCHEMA_VERSION, RunRecord
+from core.runs.run import METRICS, METRICS_BYTES, Run, write_record
+from core.settings import MOST_STYLES
+
+# what zipfile raises over a damaged file
+DAMAGED = (
+    zipfile.BadZipFile,
+    EOFError,
+    IndexError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zlib.error,
+)
+DRAFT = ".import-"  # how the name of a run's folder begins that is not whole yet
+MAX_FILES = 25_000
+MAX_BYTES = 2 * 2**30  # unpacked
+MAX_DIRECTORY = 8 * 2**20  # of the list of files, which zipfile reads whole and keeps
+STYLES = tuple(f"style-{number}.png" for number in range(1, MOST_STYLES + 1))
+MASKS = ("kept.png", *(f"mask-{number}.png" for number in range(1, MOST_STYLES + 1)))
+INPUTS = ("content.png", *STYLES, *MASKS, "start.png")
+OUTPUTS = ("result.png", "live.jpg")
+PICTURES = (*INPUTS, *OUTPUTS)
+FORMATS = {".png": "PNG", ".jpg": "JPEG"}
+LIMITS = {"run.json": 2**20, "marks.json": 2**16, "metrics.csv": METRICS_BYTES}  # the others: a picture's
+PICTURE_BYTES = 4 * codec.MAX_PIXELS
+# all that an archive may hold; the checkpoint, which may be a hundred megabytes, stays at home
+MEMBER = re.compile(r"run\.json|metrics\.csv|marks\.json|result\.npy|frames/[0-9]{6}\.jpg|" + "|".join(PICTURES))
+NEEDED = ("run.json", "content.png", "style-1.png")
+
+
+def export_run(run: Run, target: IO[bytes]) -> None:
+    """Write the run's files as a ZIP, in a folder of its name; the inputs are among them."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in sorted(run.path.rglob("*")):
+            name = path.relative_to(run.path).as_posix()
+            if MEMBER.fullmatch(name) and path.is_file() and not path.is_symlink():  # a link may lead anywhere
+                if name == "run.json":  # it may be sent to anyone: whose it was is nobody's business there
+                    record = run.record().model_copy(update={"owner": ""})
+                    archive.writestr(f"{run.id}/{name}", record.model_dump_json(indent=2), zipfile.ZIP_DEFLATED)
+                    continue
+                packed = zipfile.ZIP_STORED if path.suffix in (".png", ".jpg") else zipfile.ZIP_DEFLATED
+                archive.write(path, f"{run.id}/{name}", packed)
+    log.event("run exported", run=run.id)
+
+
+def import_run(source: Path | bytes, name: str = "the file", owner: str = "") -> Run:
+    """The run of a ZIP that `export_run` wrote, checked and put among the others; one that is here already comes
+    beside it. It belongs to `owner` and to no batch, whatever it says itself.
+
+    Raises `InputError` for anything else than such a ZIP, `StudioError` when it cannot be written.
+    """
+    try:
+        run = _brought_in(source, name, owner)
+    except StudioError as error:
+        log.refused("import refused", error)
+        raise
+    log.event("run imported", run=run.id)
+    return run
+
+
+def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
+    try:
+        with _opened(source) as file, zipfile.ZipFile(file) as archive:
+            file.largest = MAX_BYTES
+            members = _members(archive, name)
+            record = _record(b"".join(_chunks(archive, members["run.json"], LIMITS["run.json"], name)), name)
+            _clear_drafts()
+            draft = paths.runs() / f"{DRAFT}{processes.sign()}-{secrets.token_hex(8)}"
+            try:
+                draft.mkdir(parents=True)
+                _unpack(archive, members, draft, name)
+                _check(Run(draft), record, name)
+                with FileLock(paths.home() / "imports.lock"):  # of two at once, each has an id of its own
+                    run = Run(paths.runs() / _free_id(record))
+                    here = {"id": run.id, "owner": owner, "batch": "", "job": ""}  # no batch takes it for its own
+                    write_record(Run(draft), record.model_copy(update=here))
+                    paths.put_in_place(draft, run.path)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except StudioError:
+        raise
+    except DAMAGED as error:
+        raise InputError(f"{name} is not a ZIP file, or is damaged.") from error
+    except OSError as error:
+        raise StudioError(f"{name} cannot be imported: {error.strerror or error}.") from error
+    return run
+
+
+def _clear_drafts() -> None:
+    """Remove what was left by imports whose process is gone."""
+    for draft in paths.runs().glob(f"{DRAFT}*"):
+        sign = draft.name.removeprefix(DRAFT).partition("-")[0]
+        if sign and not processes.is_given(sign):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+class _Source(io.BufferedReader):
+    """A file of which no more than `largest` bytes are read at once."""
+
+    largest = MAX_DIRECTORY
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.largest:
+            raise zipfile.BadZipFile(f"{size} bytes of directory")
+        return super().read(size)
+
+
+def _opened(source: Path | bytes) -> _Source:
+    return _Source(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0))
+
+
+def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
+    """The archive's files by their names in the run, of which it must hold one."""
+    files = [info for info in archive.infolist() if not info.is_dir()]
+    if len(files) > MAX_FILES:
+        raise InputError(f"{name} holds {len(files):,} files; a run has at most {MAX_FILES:,}.")
+    if len({info.filename.partition("/")[0] for info in files}) != 1:
+        raise InputError(f"{name} is not one run as the library exports it.")
+    members = {info.filename.partition("/")[2]: info for info in files}
+    if foreign := [inner for inner in members if not MEMBER.fullmatch(inner)]:
+        raise InputError(f"{name} holds {foreign[0]!r}, which is no file of a run.")
+    if missing := [inner for inner in NEEDED if inner not in members]:
+        raise InputError(f"{name} is not a run: it holds no {missing[0]}.")
+    if len(members) < len(files):
+        raise InputError(f"{name} holds a file twice.")
+    return members
+
+
+def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, name: str) -> Iterator[bytes]:
+    """The file piece by piece; what the directory says of its size may be a lie."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # zipfile unpacks all that it has read of bzip2 or LZMA at once: a megabyte from every byte, in the worst case
+        raise InputError(f"{name}: {info.filename} is packed otherwise than in an ordinary ZIP (stored or deflated).")
+    with archive.open(info) as file:
+        left = limit
+        while chunk := file.read(2**20):
+            left -= len(chunk)
+            if left < 0:
+                raise InputError(f"{name}: {info.filename} is larger than {limit:,} bytes.")
+            yield chunk
+
+
+def _record(data: bytes, name: str) -> RunRecord:
+    try:
+        raw = json.loads(data)
+        if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(f"{name} holds a run of another version; this program reads {SCHEMA_VERSION}.")
+        record = RunRecord.model_validate(raw)
+        record = RunRecord.model_validate_json(record.model_dump_json())  # what is written is read again: no NaN
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: the record of the run is damaged.") from error
+    if not RUN_ID.fullmatch(record.id):
+        raise InputError(f"{name}: {record.id!r} is no name of a run.")
+    status = "interrupted" if record.unfinished else record.status
+    return record.model_copy(update={"status": status, "writer": None, "queued": None, "begun": None})
+
+
+def _free_id(record: RunRecord) -> str:
+    taken = any((folder / record.id).exists() for folder in (paths.runs(), trash()))  # who deleted it may restore it
+    return f"{record.id}-{secrets.token_hex(2)}" if taken else record.id
+
+
+def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folder: Path, name: str) -> None:
+    left = MAX_BYTES
+    for inner, info in members.items():
+        (folder / inner).parent.mkdir(exist_ok=True)
+        with (folder / inner).open("xb") as file:  # it is flushed with all the others
+            for chunk in _chunks(archive, info, LIMITS.get(inner, PICTURE_BYTES), name):
+                left -= len(chunk)
+                if left < 0:
+                    raise InputError(f"{name} is larger than {MAX_BYTES:,} bytes, unpacked.")
+                file.write(chunk)
+
+
+def _check(draft: Run, record: RunRecord, name: str) -> None:
+    """Everything that a page or a report opens later is what its name says."""
+    exact = draft.path / "result.npy"
+    if exact.exists() and codec.array_kind(exact) != (*record.shape, 3, np.float32):
+        raise InputError(f"{name}: result.npy is not the picture that the record tells of.")
+    try:
+        metrics = draft.metrics()
+    except StudioError as error:
+        raise InputError(f"{name}: metrics.csv is damaged.") from error
+    if not np.isfinite(metrics.to_numpy(float)).all():
+        raise InputError(f"{name}: metrics.csv is damaged.")
+    if list(metrics.columns) not in ([*METRICS], [*METRICS, *record.settings.style_layers]):
+        raise InputError(f"{name}: metrics.csv has other columns than a run's.")
+    marks = draft.path / "marks.json"
+    try:
+        if marks.exists():
+            Marks.model_validate_json(marks.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{name}: marks.json is damaged.") from error
+    _check_pictures(draft, record, name)
+
+
+def _check_pictures(draft: Run, record: RunRecord, name: str) -> None:
+    height, width = record.shape
+    with sandbox.Decoder() as decoder:
+        for picture in (*(draft.path / inner for inner in PICTURES), *(path for _, path in draft.frames())):
+            if not picture.exists():
+                continue
+            most = codec.MAX_PIXELS if picture.name in INPUTS else height * width
+            label, kind = f"{name}: {picture.name}", FORMATS[picture.suffix]
+            size = decoder.read(picture, label, PICTURE_BYTES, (kind,), most).size
+            if picture.name not in INPUTS and size != (width, height):
+                raise InputError(f"{label} has another size than the record tells of.")

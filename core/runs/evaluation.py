@@ -1,0 +1,123 @@
+"""One objective for many results: runs with different weights have incomparable losses of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ValidationError
+
+from core import paths
+from core.errors import InputError, StudioError
+from core.images import codec, color, preprocessing
+from core.machine import hardware, memory
+from core.presets import PRESETS
+from core.runs import store
+from core.runs.record import RunRecord, Steering
+from core.runs.run import Run
+from core.settings import TransferSettings
+
+if TYPE_CHECKING:
+    from core.transfer.engine import Engine
+
+LOSSES = ("style_layers", "content_layers", "style_loss", "pooling", "padding", "style_scale", "colours")
+
+
+class Reading(BaseModel):
+    """What the yardstick says of a result, at the result's own size: losses in float32, and how much of the photo is
+    still there."""
+
+    run: str
+    total: float
+    style: float
+    content: float
+    total_variation: float
+    similarity: float  # structural similarity to the photo, 1 where they are equal
+
+
+def losses_of(settings: TransferSettings, steering: Sequence[Steering] = ()) -> str:
+    """Losses compare where this is the same: what they are of, and how they are weighed, in the end and before."""
+    steered = [change.model_dump(mode="json") for change in steering]
+    return json.dumps([settings.model_dump(mode="json", include=set(LOSSES)), settings.loss_weights(), steered])
+
+
+def comparable(records: Iterable[RunRecord]) -> bool:
+    """Whether the runs' own losses compare."""
+    return len({losses_of(record.settings, record.steering) for record in records}) <= 1
+
+
+def measure(
+    engine: Engine, run: Run, record: RunRecord, by: TransferSettings, told: Callable[[str], None] = lambda line: None
+) -> Reading:
+    """Evaluate a run's result by the losses of other settings, and keep what comes out.
+
+    The structural similarity is that of Wang, Bovik, Sheikh and Simoncelli, 2004, over the three channels. Raises
+    `StudioError` for a run without a result.
+    """
+    from skimage.metrics import structural_similarity
+
+    told(f"Measuring {record.title} …")
+    result = codec.read_exact(run.path / "result.npy")
+    # nothing of it is painted here, so that all the machine's memory may be taken, and no optimizer's is
+    given = by.changed(style_blend=record.settings.style_blend, memory=0.0, optimizer="adam")
+    subject = run.pictures().at(given, record.settings.size)
+    content, styles = subject.in_colours, [preprocessing.to_network(style) for style in subject.styles]
+    if result.shape != content.shape:
+        raise StudioError(f"The result of {run.id} has another size than its photo.")
+    photo = preprocessing.to_network(subject.photo)
+    shapes = [style.shape[:2] for style in subject.styles]
+    side, style_side = memory.sides(given, content.shape[:2], shapes, bool(hardware.cards()), masks=run.masks)
+    objective, _ = engine.objective(
+        photo, styles, given, precision="float32", masks=subject.masks, side=side, style_side=style_side
+    )
+    measured = color.lightness(result) if given.colours == "luminance" else result  # which then is all that is painted
+    losses = objective.losses(preprocessing.to_network(measured))
+    reading = Reading(
+        run=run.id,
+        total=losses.total,
+        style=losses.style,
+        content=losses.content,
+        total_variation=losses.total_variation,
+        similarity=float(
+            structural_similarity(content, preprocessing.to_uint8(result), channel_axis=2, data_range=255)
+        ),
+    )
+    with paths.replacing(_file(run, by)) as file:
+        file.write(reading.model_dump_json().encode())
+    return reading
+
+
+def settings_of(by: str) -> TransferSettings:
+    """Those of a preset, or of a run by its name. Raises `InputError` when it is neither."""
+    if by in PRESETS:
+        return PRESETS[by].settings()
+    try:
+        return store.find(by).record().settings
+    except InputError as error:
+        raise InputError(f"{by!r} is neither a preset ({', '.join(PRESETS)}) nor a run.") from error
+
+
+def readings(found: Iterable[Run], by: TransferSettings) -> dict[str, Reading]:
+    """What has been measured so far, by the runs' names."""
+    kept = {run.id: _kept(run, by) for run in found}
+    return {name: reading for name, reading in kept.items() if reading}
+
+
+def _kept(run: Run, by: TransferSettings) -> Reading | None:
+    try:
+        return Reading.model_validate_json(_file(run, by).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _file(run: Run, by: TransferSettings) -> Path:
+    """A result that is painted over, or another yardstick, has another file."""
+    try:
+        painted = (run.path / "result.npy").stat().st_mtime_ns
+    except OSError:
+        painted = 0
+    key = json.dumps([run.id, painted, losses_of(by)])
+    return paths.cache() / "yardstick" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"

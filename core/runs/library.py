@@ -1,0 +1,243 @@
+"""What people make of their runs: names, notes and favourites, a search, and deleting with a way back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from core import log, paths
+from core.errors import InputError, StudioError
+from core.runs import store
+from core.runs.record import RunRecord, Status
+from core.runs.run import Run
+
+TRASH_SECONDS = 24 * 3600.0  # so long a deleted run can be had back
+GIGABYTE = 10**9
+
+Order = Literal["newest", "oldest", "name", "loss", "duration", "size"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+
+class Marks(BaseModel):
+    """What a person has said of a run; it lies beside the record, which is its writer's alone."""
+
+    name: str = Field(default="", max_length=120)
+    note: str = Field(default="", max_length=4000)
+    favourite: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run as the library lists it."""
+
+    run: Run
+    record: RunRecord
+    marks: Marks
+    size: int  # bytes
+
+    @property
+    def title(self) -> str:
+        return self.marks.name or self.record.title
+
+
+class Quota(BaseModel):
+    """How much the store may hold before the library offers runs for deletion."""
+
+    gigabytes: float = Field(default=10.0, ge=0.1, le=1e5)
+
+
+def entries(owner: str | None = None) -> list[Entry]:
+    """Every run that can be read, the newest first; of an owner's only theirs."""
+    return [Entry(run, record, marks(run), size(run)) for run, record in store.readable_runs(owner)]
+
+
+def size(run: Run) -> int:
+    """The bytes that a run takes."""
+    return sum(_bytes_in(folder) for folder in (run.path, run.path / "frames"))
+
+
+def marks(run: Run) -> Marks:
+    """What has been said of a run; nothing where that cannot be read."""
+    try:
+        return Marks.model_validate_json(paths.read(run.path / "marks.json"))
+    except (OSError, ValidationError):
+        return Marks()
+
+
+def mark(run: Run, **changes: Any) -> None:
+    """Say something of a run: `name`, `note`, `favourite`. Raises `InputError` when it is too long, or the run gone."""
+    try:
+        changed = Marks.model_validate({**marks(run).model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{first['loc'][0]}: {first['msg']}.") from error
+    if not run.path.is_dir():
+        raise InputError(f"The run {run.id} is no longer there.")
+    with paths.replacing(run.path / "marks.json") as file:
+        file.write(changed.model_dump_json().encode())
+
+
+def select(
+    found: Iterable[Entry],
+    words: str = "",
+    statuses: Sequence[Status] = (),
+    presets: Sequence[str] = (),
+    favourites: bool = False,
+    order: Order = "newest",
+) -> list[Entry]:
+    """The entries that hold all of the words and are of those kinds (none named: of any), in that order."""
+    wanted = words.casefold().split()
+    chosen = [
+        entry
+        for entry in found
+        if (not statuses or entry.record.status in statuses)
+        and (not presets or entry.record.preset in presets)
+        and (entry.marks.favourite or not favourites)
+        and all(word in _text(entry) for word in wanted)
+    ]
+    return sorted(chosen, key=_KEYS[order], reverse=order in ("newest", "size"))
+
+
+def damaged(entries: Sequence[Entry]) -> list[tuple[Run, str]]:
+    """The runs that are not among everyone's entries, since their record cannot be read; and why, in a sentence."""
+    listed, found = {entry.run for entry in entries}, []
+    for run in store.all_runs():
+        if run not in listed:
+            try:
+                run.record()
+            except StudioError as error:
+                found.append((run, str(error)))
+    return found
+
+
+def delete(run: Run) -> None:
+    """Take a run out of the library; for a day it can be had back. Raises `InputError` while it is being painted."""
+    if run.path.is_dir() and _unfinished(run):
+        raise InputError(f"The run {run.id} is not over: stop it first.")
+    trash().mkdir(parents=True, exist_ok=True)
+    empty_trash()
+    try:
+        os.utime(run.path)  # the day begins now
+        run.path.rename(trash() / run.id)
+    except OSError as error:
+        raise StudioError(f"The run {run.id} cannot be deleted: {error.strerror or error}.") from error
+    log.event("run deleted", run=run.id)
+
+
+def restore(run: Run) -> None:
+    """Bring a deleted run back."""
+    try:
+        (trash() / run.id).rename(paths.runs() / run.id)
+    except OSError as error:
+        raise StudioError(f"The run {run.id} cannot be had back: {error.strerror or error}.") from error
+    log.event("run restored", run=run.id)
+
+
+def deleted(owner: str | None = None) -> list[Run]:
+    """What can still be had back, the last deleted first, of an owner's only theirs; what was deleted long ago is
+    removed for good."""
+    empty_trash()
+    found = [Run(path) for path in sorted(_files(trash()), key=_since, reverse=True)]
+    return [run for run in found if owner is None or store.is_of(run, owner)]
+
+
+def empty_trash(older_than: float = TRASH_SECONDS) -> None:
+    """Remove for good what was deleted long ago."""
+    for path in _files(trash()):
+        if time.time() - _since(path) > older_than:
+            shutil.rmtree(path, ignore_errors=True)
+            log.event("run removed for good", run=path.name)
+
+
+def trash() -> Path:
+    return paths.home() / "trash"
+
+
+def quota() -> Quota:
+    try:
+        return Quota.model_validate_json(paths.read(_quota_file()))
+    except (OSError, ValidationError):
+        return Quota()
+
+
+def set_quota(gigabytes: float) -> None:
+    with paths.replacing(_quota_file()) as file:
+        file.write(Quota(gigabytes=gigabytes).model_dump_json().encode())
+
+
+def beyond_quota(found: Iterable[Entry], quota: Quota) -> list[Entry]:
+    """The oldest runs that nobody has named, noted or favoured, so many that without them the others fit."""
+    found = list(found)
+    excess = sum(entry.size for entry in found) - quota.gigabytes * GIGABYTE
+    offered: list[Entry] = []
+    for entry in sorted(found, key=_KEYS["oldest"]):
+        if excess <= 0:
+            break
+        if entry.marks == Marks() and not entry.record.unfinished:
+            offered.append(entry)
+            excess -= entry.size
+    return offered
+
+
+_KEYS: dict[Order, Callable[[Entry], Any]] = {
+    "newest": lambda entry: entry.record.created,
+    "oldest": lambda entry: entry.record.created,
+    "name": lambda entry: entry.title.casefold(),
+    "loss": lambda entry: (entry.record.best_total is None, entry.record.best_total),
+    "duration": lambda entry: entry.record.timings.get("total", float("inf")),
+    "size": lambda entry: entry.size,
+}
+
+
+def _text(entry: Entry) -> str:
+    record = entry.record
+    return " ".join(
+        (
+            entry.marks.name,
+            entry.marks.note,
+            record.content,
+            record.style,
+            record.preset,
+            record.status,
+            record.batch,
+            record.id,
+        )
+    ).casefold()
+
+
+def _unfinished(run: Run) -> bool:
+    try:
+        return run.record().unfinished
+    except StudioError:
+        return False  # what cannot be read can still be deleted
+
+
+def _since(path: Path) -> float:
+    """When a run was deleted; now, where another page has just brought it back."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _bytes_in(folder: Path) -> int:
+    try:
+        with os.scandir(folder) as files:
+            return sum(file.stat().st_size for file in files if file.is_file())
+    except OSError:  # there is none, or its writer has just replaced a file
+        return 0
+
+
+def _quota_file() -> Path:
+    return paths.home() / "quota.json"

@@ -1,0 +1,163 @@
+"""The record of a run, `run.json`: settings, status, provenance, timings, and the changes made while it painted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from core import paths
+from core.errors import InputError
+from core.machine.processes import Writer
+from core.names import Name
+from core.settings import KNOBS, TransferSettings
+
+SCHEMA_VERSION = 1
+SOFTWARE = "Style Transfer Studio"  # as results say what made them
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]{1,200}")
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Side = Annotated[int, Field(ge=1, le=KNOBS["size"].maximum)]  # px
+Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
+Status = Literal["queued", "preparing", "running", "stopped", "done", "failed", "interrupted"]
+UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
+
+
+class Place(BaseModel):
+    """What the queue's file of a run holds."""
+
+    order: float = 0.0  # the lower, the sooner
+    waiter: Writer | None = None  # a process that waits to perform the run itself; otherwise a worker does
+
+    @staticmethod
+    def of(run_id: str) -> Place | None:
+        """The run's place; `None` where it has none, or its own process is gone."""
+        try:
+            place = Place.model_validate_json(paths.read(paths.queue() / run_id))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            return Place()
+        return place if place.waiter is None or place.waiter.is_alive() else None
+
+
+class Steering(BaseModel):
+    """Weights that were changed while the run painted: from the step after `iteration` on they are these."""
+
+    iteration: Count
+    changes: dict[str, Any]
+
+    @field_validator("changes")
+    @classmethod
+    def _only_what_can_be_steered(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        if foreign := [name for name in changes if name not in KNOBS or not KNOBS[name].steered]:
+            steered = ", ".join(name for name, knob in KNOBS.items() if knob.steered)
+            raise ValueError(f"{foreign[0]} cannot be changed while a run paints; {steered} can")
+        return changes
+
+    @staticmethod
+    def parse(text: str, settings: TransferSettings) -> Steering:
+        """From "40:style_weight=0.1". Raises `InputError` when it is not like that, or does not fit the settings."""
+        iteration, colon, change = text.partition(":")
+        name, equals, value = change.partition("=")
+        name = name.strip().replace("-", "_")
+        if not (iteration.strip().isdecimal() and colon and equals):
+            raise InputError(f"{text!r} is no change of a weight such as 40:style_weight=0.1.")
+        return Steering.of(int(iteration), {name: value}, settings)
+
+    @staticmethod
+    def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> Steering:
+        """The changes as the settings' own types. Raises `InputError` when they do not fit, or cannot be steered."""
+        try:
+            Steering(iteration=iteration, changes=dict(changes))  # names that cannot be steered are told before values
+            changed = settings.changed(**changes)
+            return Steering(iteration=iteration, changes={name: getattr(changed, name) for name in changes})
+        except ValidationError as error:
+            raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
+
+    def options(self) -> list[str]:
+        """The texts that `parse` would make this of, one for each weight."""
+        words = {
+            name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            for name, value in self.changes.items()
+        }
+        return [f"{self.iteration}:{name}={word}" for name, word in words.items()]
+
+
+class Request(BaseModel):
+    """What someone wants of a run that is being painted."""
+
+    stop: bool = False
+    at_once: bool = False  # and not after its current step: heeded where who paints it can be ended alone
+    iterations: int | None = None  # in all
+    weights: dict[str, Any] = Field(default_factory=dict)  # as they shall be from now on
+
+
+class RunRecord(BaseModel):
+    """What `run.json` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1  # SCHEMA_VERSION, as a type
+    id: str
+    created: AwareDatetime
+    queued: AwareDatetime | None = None  # the last time; an imported run never was, here
+    begun: AwareDatetime | None = None  # when a process set about it, the last time
+    status: Status = "queued"
+    message: str = ""  # what is being prepared, or in one sentence what went wrong
+    preset: Name
+    settings: TransferSettings
+    content: Name  # names of the pictures, as the user knows them
+    style: Name
+    owner: str = ""  # who started it, where people log in; empty elsewhere
+    batch: Name = ""  # the batch or sweep that it was begun for
+    job: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")  # of `core.batch`, the digest of what was asked for there
+    shape: tuple[Side, Side]  # height and width of the result
+    weights: str = ""  # provenance
+    weights_sha256: str = ""
+    precision: str = ""  # that the network computed in; the best loss is float32's in any case
+    start: Name = ""  # the picture that painting started from
+    style_targets: str = ""  # "cache", or the ONNX Runtime provider that computed them
+    steering: list[Steering] = Field(default_factory=list, max_length=20_000)  # by iteration
+    timings: dict[str, Seconds] = Field(default_factory=dict, max_length=100)  # seconds by phase
+    environment: dict[str, Any] = Field(default_factory=dict)
+    iteration: Count | None = None  # the last one
+    evaluations: Count = 0
+    best_iteration: Count | None = None
+    best_total: float | None = None
+    writer: Writer | None = None
+
+    @field_validator("created", "queued", "begun")
+    @classmethod
+    def _in_any_time_zone(cls, when: datetime | None) -> datetime | None:
+        if when and not 2000 <= when.year <= 9000:  # the calendar's first and last day have no other zones
+            raise ValueError("a run was made in 2000 or later")
+        return when
+
+    @model_validator(mode="after")
+    def _steering_that_fits(self) -> RunRecord:
+        settings = self.settings
+        for change in self.steering:
+            settings = settings.changed(**change.changes)
+        return self
+
+    @property
+    def title(self) -> str:
+        return f"{self.content} × {self.style}"
+
+    @property
+    def unfinished(self) -> bool:
+        return self.status in UNFINISHED
+
+
+def metadata(record: RunRecord) -> dict[str, str]:
+    """What a result picture says of itself."""
+    return {
+        "Software": SOFTWARE,
+        "Title": record.title,
+        "Settings": record.settings.model_dump_json(),
+        "Weights": f"VGG19, {record.weights}",
+        "Total loss": f"{record.best_total:.6g}",
+    }

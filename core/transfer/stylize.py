@@ -1,0 +1,133 @@
+"""The style transfer: an image starts as the photo and is moved, step by step, to where the losses are small."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from core.errors import StudioError
+from core.images import preprocessing
+from core.settings import TransferSettings
+from core.transfer import optimizers
+from core.transfer.checkpoint import Checkpoint
+from core.transfer.objective import Evaluation, Losses, Objective
+
+# A loss so many times its best, for so many iterations on end, is not coming back; with a learning rate that is too
+# high, Adam overshoots by as much and recovers.
+EXPLODED = 30.0
+EXPLODED_ITERATIONS = 30
+
+
+class Diverged(StudioError):
+    """A loss became infinite, not a number or ever so large; the step before holds the best image so far."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one iteration reports: iteration 0 is the starting image, iteration i the image after i moves."""
+
+    iteration: int
+    evaluations: int  # of the objective, so far
+    seconds: float  # since the first evaluation began
+    evaluated: Evaluation
+    best: Evaluation  # of the lowest total loss so far
+    best_iteration: int
+    optimizer: optimizers.Optimizer
+    objective: Objective
+
+    @property
+    def losses(self) -> Losses:
+        """The losses of this iteration's image."""
+        return self.evaluated.losses
+
+    def image(self) -> np.ndarray:
+        """This iteration's image, `(H, W, 3)` RGB, float32 in 0 … 255; it leaves the device only when asked for."""
+        return preprocessing.from_network(self.evaluated.image.numpy())
+
+    def best_image(self) -> np.ndarray:
+        """The image of the lowest total loss so far, like `image()`; that loss is `best.losses.total`."""
+        return preprocessing.from_network(self.best.image.numpy())
+
+    def settled(self) -> "Step":
+        """This step with the mean of its images for the best, where a mean is kept and its loss is lower; to be asked
+        for at the end, since the loss has to be computed."""
+        mean = self.optimizer.average()
+        if mean is None:
+            return self
+        found = self.objective(mean)
+        lower = found.losses.total < self.best.losses.total
+        return dataclasses.replace(self, best=found, best_iteration=self.iteration) if lower else self
+
+    def enlarged(self, height: int, width: int) -> Checkpoint:
+        """To go on from here at another size, where the loss is another and the best has to be found anew."""
+        image = self.evaluated.image if self.optimizer.average() is None else self.settled().best.image
+        larger = tf.image.resize(image, (height, width), tf.image.ResizeMethod.BICUBIC).numpy()
+        state = self.optimizer.enlarged(height, width)
+        return Checkpoint(larger, larger, self.iteration, self.iteration, self.evaluations + 1, self.seconds, state)
+
+    def checkpoint(self) -> Checkpoint:
+        """To go on from here another time; to be asked for before the next step is."""
+        return Checkpoint(
+            np.asarray(self.evaluated.image),  # not copied
+            np.asarray(self.best.image),
+            self.iteration,
+            self.best_iteration,
+            self.evaluations,
+            self.seconds,
+            self.optimizer.state(),
+        )
+
+
+def stylize(
+    objective: Objective,
+    start: np.ndarray | Checkpoint,
+    settings: TransferSettings,
+    limits: optimizers.Limits | None = None,
+) -> Iterator[Step]:
+    """Paint: yields the starting image's step and then one for each iteration up to `settings.iterations`.
+
+    `start` is a preprocessed image `(1, H, W, 3)`, or the checkpoint of an earlier run, whose step comes first again.
+    Every pixel stays within its `limits`, by default those of a real one.
+    Who has seen enough just stops asking; who changes `objective.weights` between two steps steers, and from then on
+    the best image is the best by the new losses. Raises `Diverged` when a loss is no longer a finite number; what was
+    yielded before stays good.
+    """
+    if not isinstance(start, Checkpoint):
+        start = Checkpoint(start, start)
+    began = time.perf_counter() - start.seconds
+    evaluated = objective(tf.constant(start.image))
+    best = evaluated.without_gradient()
+    best_iteration, evaluations_before = start.iteration, objective.evaluations - start.evaluations
+    is_a_mean = not np.array_equal(start.best_image, start.image)  # of images up to this iteration, and none of them
+    if start.best_iteration != start.iteration or is_a_mean:
+        best, best_iteration = objective(tf.constant(start.best_image)).without_gradient(), start.best_iteration
+        evaluations_before += 1
+    optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer, limits)
+    first, exploded = start.iteration, 0  # iterations on end
+    del start  # with what the optimizer had learnt, it may be as large as all else
+    for iteration in itertools.count(first):
+        remedy = f"lower the learning rate ({settings.learning_rate:g}) or the weights."
+        if not math.isfinite(evaluated.losses.total):
+            raise Diverged(f"The loss is no longer a finite number at iteration {iteration}: {remedy}")
+        far_off = evaluated.weights == best.weights and evaluated.losses.total > EXPLODED * best.losses.total
+        exploded = exploded + 1 if far_off else 0
+        if exploded == EXPLODED_ITERATIONS:
+            raise Diverged(
+                f"The loss has been more than {EXPLODED:g} times its best (iteration {best_iteration}) for "
+                f"{exploded} iterations, up to iteration {iteration}: {remedy}"
+            )
+        seen = evaluated.without_gradient()
+        if evaluated.weights != best.weights or evaluated.losses.total < best.losses.total:
+            best, best_iteration = seen, iteration
+        evaluations, seconds = objective.evaluations - evaluations_before, time.perf_counter() - began
+        yield Step(iteration, evaluations, seconds, seen, best, best_iteration, optimizer, objective)
+        if iteration >= settings.iterations:
+            return
+        if evaluated.weights != objective.weights:  # steered
+            evaluated = objective(evaluated.image)
+        evaluated = optimizer.step(objective, evaluated)

@@ -1,0 +1,76 @@
+"""A picture of any size in bounded memory, exactly: the losses and their gradient tile by tile.
+
+The losses depend on sums over positions (Gram matrices, squared differences). A first pass adds up the sums of all
+tiles; from these follow the losses and their slopes with respect to the sums. A second pass brings each tile's part of
+the sums back to its pixels. A tile is seen with a border as wide as the network's reach, so that within the tile itself
+every activation is what it is in the whole picture: there is no seam, since it is the same gradient.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from core.transfer.objective import Evaluation, Losses, LossFunction, Objective
+from core.transfer.tiles import GRID, Tile, tiles
+from core.vgg.layers import channels, reach, stride
+
+
+class TiledObjective(Objective):
+    """The same losses and the same gradient as `Objective`'s, in the memory that one tile takes."""
+
+    side: int
+
+    def __init__(self, function: LossFunction, *arguments: Any, side: int, **named: Any) -> None:
+        """`side` is the tiles', in px; the others are `Objective`'s."""
+        self.side = max(GRID, side // GRID * GRID)
+        self._border = reach((*function.style_layers, *function.content_layers))
+        super().__init__(function, *arguments, **named)
+
+    def __call__(self, image: tf.Tensor) -> Evaluation:
+        self.evaluations += 1
+        weights = self._constants()
+        values, slopes = self._function.slopes(self._sums(image), weights, self._whole)
+        gradient = np.zeros(image.shape, np.float32)
+        for tile in self._tiles(image):
+            part = self._function.part_gradient(tile.of(image), tile.core_within(), self._part(tile), slopes)
+            top, left, bottom, right = tile.seen
+            gradient[:, top:bottom, left:right] += part.numpy()
+        return Evaluation(image, self._told(values), tf.constant(gradient), self.weights)
+
+    def losses(self, image: tf.Tensor) -> Losses:
+        weights = self._constants()
+        values, _ = self._function.slopes(self._sums(image), weights, self._whole)
+        return self._told(values)
+
+    def _sums(self, image: tf.Tensor) -> Any:
+        """In float64: the sums of many tiles are to be as good as one over the whole."""
+        total: list[Any] = []
+        for tile in self._tiles(image):
+            sums = self._function.part_sums(tile.of(image), tile.core_within(), self._part(tile))
+            flat = [value.numpy().astype(np.float64) for value in tf.nest.flatten(sums)]
+            total = [before + value for before, value in zip(total, flat, strict=True)] if total else flat
+        return tf.nest.pack_sequence_as(sums, [tf.constant(value, tf.float32) for value in total])
+
+    def _content_targets(self, content: np.ndarray) -> dict[str, Any]:
+        _, height, width, _ = content.shape
+        whole = {
+            layer: np.zeros((1, height // stride(layer), width // stride(layer), channels(layer)), np.float32)
+            for layer in self._function.content_layers
+        }
+        for tile in self._tiles(content):
+            part = self._function.part_content(tile.of(content), tile.core_within())
+            for layer, activations in part.items():
+                tile.at_layer(layer, whole[layer])[...] = activations.numpy()
+        return whole
+
+    def _tiles(self, image: Any) -> list[Tile]:
+        return tiles(image.shape[1], image.shape[2], self.side, self._border)
+
+    def _part(self, tile: Tile) -> dict[str, Any]:
+        return {
+            "content": {layer: tile.at_layer(layer, target) for layer, target in self._contents.items()},
+            "guides": {
+                layer: tuple(tile.at_layer(layer, guide) for guide in guides) for layer, guides in self._guides.items()
+            },
+        }

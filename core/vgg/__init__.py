@@ -1,0 +1,1 @@
+"""The feature network: VGG19, its layers, its weights, and its ONNX export."""

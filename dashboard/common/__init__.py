@@ -1,0 +1,1 @@
+"""What several pages share: charts, the picture viewer, texts and the state in the URL."""

@@ -1,0 +1,48 @@
+"""Pictures looked at together: side by side under one zoom, or two under a slider."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+
+from core.errors import StudioError
+from core.images import codec
+
+HERE = Path(__file__).parent
+
+_viewer = st.components.v2.component(
+    "picture_viewer", css=(HERE / "viewer.css").read_text(), js=(HERE / "viewer.js").read_text()
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture by what is written under it, and its file's bytes, JPEG."""
+
+    label: str
+    jpeg: bytes
+
+
+def together(pictures: Sequence[Shown], slider: bool = False, key: str = "viewer") -> None:
+    """Side by side at the same width under one zoom, or the first two under a slider."""
+    data = [
+        {"label": shown.label, "source": "data:image/jpeg;base64," + base64.b64encode(shown.jpeg).decode()}
+        for shown in (pictures[:2] if slider else pictures)
+    ]
+    _viewer(data={"pictures": data, "slider": slider}, key=key)
+
+
+def jpeg(path: Path, side: int) -> bytes | None:
+    """A picture that a run keeps, no larger than `side`; nothing where there is none that can be read."""
+    try:
+        return _jpeg(path, path.stat().st_mtime, side)
+    except (OSError, StudioError):
+        return None
+
+
+@st.cache_data(show_spinner=False, max_entries=512)
+def _jpeg(path: Path, changed: float, side: int) -> bytes:
+    return codec.encode_jpeg(np.asarray(codec.shrunk(path, side)), quality=88)

@@ -1,0 +1,1 @@
+"""Compose a new painting: choose pictures, masks and settings, and start it."""

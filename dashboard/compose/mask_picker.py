@@ -1,0 +1,81 @@
+"""A part of the photo: drawn on it, or uploaded as a mask, or both."""
+
+from pathlib import Path
+
+import streamlit as st
+from PIL import Image
+
+from core.errors import StudioError
+from core.images import codec, geometry, sandbox
+from dashboard.common.text import plain
+from dashboard.compose import brush, picture_picker
+from dashboard.compose.picture_picker import Picture
+
+
+def choose(place: str, label: str, meaning: str, photo: Picture | None) -> Image.Image | None:
+    """Let the user mark a part of the photo, white in what comes back; `None` where none is marked.
+
+    `place` is whose part it is.
+    """
+    if not st.toggle(label, key=f"part-{place}", help=meaning, persist_state="session"):
+        return None
+    if not photo:
+        st.caption("Choose a photo first.")
+        return None
+    sheet = st.container()  # the brush is what one reaches for; the file comes after it
+    base = _base(place)
+    with sheet:
+        drawing = brush.draw(photo, base, f"brush-{place}")
+    if base and not geometry.of_one_shape(base.size, photo.image.size):
+        st.caption("The mask has another shape than the photo: it is stretched to it.")
+    mask = drawing.mask(photo.image.size, base)
+    if mask.getbbox() is None:
+        st.caption("Nothing is marked yet, so this changes nothing.")
+        return None
+    return mask
+
+
+def keep(place: str, path: Path) -> None:
+    """Have a run's own mask be marked at first."""
+    forget(place)
+    st.session_state[f"part-{place}"] = True
+    st.session_state[f"kept-part-{place}"] = path
+
+
+def forget(place: str) -> None:
+    """Have nothing be marked at first."""
+    for key in (f"part-{place}", f"own-part-{place}", f"kept-part-{place}", f"brush-{place}-kept", f"brush-{place}"):
+        st.session_state.pop(key, None)
+
+
+def _base(place: str) -> Image.Image | None:
+    """A mask that is there already: a file's, or a run's."""
+    own = picture_picker.upload(
+        f"part-{place}",
+        "Or a mask",
+        "A picture of the photo's shape: white is in the part, black or transparent outside, grey between. It can be "
+        "drawn on.",
+    )
+    kept: Path | None = st.session_state.get(f"kept-part-{place}")
+    try:
+        if own:
+            return _mask(*own)
+        if kept:
+            st.button(
+                "Without the run's mask",
+                key=f"unkeep-part-{place}",
+                icon=":material/close:",
+                on_click=st.session_state.pop,
+                args=(f"kept-part-{place}", None),
+            )
+            return _mask(kept, "the run's mask")
+    except (StudioError, OSError) as error:
+        picture_picker.log_once(f"part-{place}", error)
+        st.error(plain(str(error)))
+    return None
+
+
+@st.cache_resource(show_spinner="Reading the mask …", max_entries=8)
+def _mask(source: bytes | Path, name: str) -> Image.Image:
+    most = 4 * codec.MAX_PIXELS if isinstance(source, Path) else codec.MAX_BYTES  # a run's is a PNG
+    return sandbox.read_mask(source, name, most)

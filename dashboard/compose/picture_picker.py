@@ -1,0 +1,229 @@
+"""Choosing a picture: from the samples, one of one's own, what the camera sees, or that of an earlier run."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import streamlit as st
+from PIL import Image, ImageOps
+from streamlit.delta_generator import DeltaGenerator
+
+from core import log
+from core.errors import StudioError
+from core.images import codec, sandbox
+from core.samples.gallery import PHOTOS, STYLES, Sample, find, thumbnail
+from dashboard.common.text import plain
+from dashboard.compose import crop
+from dashboard.compose.crop import Framing
+
+Kind = Literal["photo", "style"]
+SAMPLES: dict[Kind, tuple[Sample, ...]] = {"photo": PHOTOS, "style": STYLES}
+TILE = 104  # pixels
+PREVIEW = (640, 480)  # pixels
+FILE_TYPES = ["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture chosen for a run, RGB and upright, and the name that the user knows it by."""
+
+    name: str
+    image: Image.Image
+    preview: bytes  # a small PNG
+
+
+def heading(title: str) -> DeltaGenerator:
+    """Of a column; what is put into it stands beside the title."""
+    row = st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key=f"heading-{title}"
+    )
+    row.header(title, anchor=False, width="content")
+    return row
+
+
+def choose(place: str) -> Picture | None:
+    """Let the user choose the picture of a place: "photo", "style" for the first painting, "style-2" for the next …
+
+    `None` when what they uploaded cannot be used (they are told why).
+    """
+    shown = st.empty()
+    tools = st.container(horizontal=True)
+    own = _own(place)
+    try:
+        picture = _read(place, own)
+        if picture:
+            with tools:
+                framing = crop.choose(place, picture.name, picture.image)
+            picture = _framed(picture, framing)
+    except (StudioError, OSError) as error:
+        log_once(place, error)
+        st.error(plain(str(error)))
+        return None
+    if picture:
+        shown.image(picture.preview, width="stretch", alt=picture.name)
+    return picture
+
+
+def _kind(place: str) -> Kind:
+    return "photo" if place == "photo" else "style"
+
+
+def log_once(place: str, error: Exception) -> None:
+    """A picture that is refused is met again each time the page is drawn."""
+    if st.session_state.get(f"refused-{place}") != str(error):
+        st.session_state[f"refused-{place}"] = str(error)
+        log.refused("picture refused", error)
+
+
+def keep(place: str, path: Path, name: str) -> None:
+    """Have the next picture be a run's own, as when its settings are tried on another one."""
+    st.session_state.pop(f"own-{place}", None)
+    st.session_state[f"kept-{place}"] = (path, name)
+
+
+def forget(place: str) -> None:
+    """Have the place begin anew: with a sample."""
+    for what in ("own", "kept", "sample", "framing"):
+        st.session_state.pop(f"{what}-{place}", None)
+    st.session_state.pop(f"framing-{place}-of", None)
+
+
+def _own(place: str) -> tuple[bytes, str] | None:
+    """A picture that the user brings, and its name: a file, or what the camera sees."""
+    uploaded = upload(
+        place,
+        "Your own picture",
+        f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {codec.MAX_PIXELS // 1_000_000} megapixels.",
+    )
+    if uploaded:
+        return uploaded
+    if place == "photo" and st.toggle("Use the camera", key="camera"):
+        taken = st.camera_input("Take a photo", key="camera-photo", resolution="highest", label_visibility="collapsed")
+        return (taken.getvalue(), "camera.jpg") if taken else None
+    return None
+
+
+def upload(place: str, label: str, meaning: str) -> tuple[bytes, str] | None:
+    """A file that the user brings to a place, and its name. It outlasts a look at another page, from which the
+    uploader itself comes back empty."""
+    key = f"upload-{place}"
+    shown = st.file_uploader(
+        label,
+        FILE_TYPES,
+        key=key,
+        max_upload_size=codec.MAX_BYTES // 2**20,
+        help=meaning,
+        on_change=_note_upload,
+        args=(place,),
+    )
+    own: tuple[bytes, str] | None = st.session_state.get(f"own-{place}")
+    if own and not shown:
+        st.button(
+            f"Without {plain(own[1])}",
+            key=f"disown-{place}",
+            icon=":material/close:",
+            on_click=st.session_state.pop,
+            args=(f"own-{place}", None),
+        )
+    return own
+
+
+def _note_upload(place: str) -> None:
+    file = st.session_state[f"upload-{place}"]
+    st.session_state[f"own-{place}"] = (file.getvalue(), file.name) if file else None
+
+
+def _read(place: str, own: tuple[bytes, str] | None) -> Picture | None:
+    if own:
+        return _uploaded(*own)
+    if kept := st.session_state.get(f"kept-{place}"):
+        path, name = kept
+        st.button(
+            "Choose another",
+            key=f"unkeep-{place}",
+            icon=":material/close:",
+            on_click=st.session_state.pop,
+            args=(f"kept-{place}", None),
+            help="It is the picture of the run that you came from.",
+        )
+        return _kept(path, name)
+    return _sample(_chosen_sample(place))
+
+
+def _has_own(place: str) -> bool:
+    return any(st.session_state.get(f"{source}-{place}") for source in ("own", "kept"))
+
+
+def _chosen_sample(place: str) -> str:
+    """Each place begins with another sample."""
+    of_kind = SAMPLES[_kind(place)]
+    number = int(place.partition("-")[2] or 1)
+    return st.session_state.setdefault(f"sample-{place}", of_kind[(number - 1) % len(of_kind)].name)
+
+
+def offer_samples(place: str) -> None:
+    """The samples to choose from; at the very first start painting the styles takes a few seconds."""
+    chosen = None if _has_own(place) else _chosen_sample(place)
+    of_place = "" if place in SAMPLES else f"{place}-"
+    with st.container(horizontal=True, gap="small", key=f"samples-{place}"):
+        for sample in SAMPLES[_kind(place)]:
+            with st.container(width=TILE, gap="xxsmall"):
+                st.image(_thumbnail(sample.name), width="stretch", alt=sample.title)
+                st.button(
+                    sample.title,
+                    key=f"choose-{of_place}{sample.name}",
+                    type="primary" if sample.name == chosen else "tertiary",
+                    help=sample.credit,
+                    width="stretch",
+                    disabled=chosen is None,
+                    on_click=_choose_sample,
+                    args=(place, sample.name),
+                )
+    if chosen is None:
+        own = st.session_state.get(f"own-{place}")
+        st.caption("Remove your own picture to choose a sample." if own else "“Choose another” offers the samples.")
+
+
+def _choose_sample(place: str, name: str) -> None:
+    st.session_state[f"sample-{place}"] = name
+
+
+@st.cache_data(show_spinner="Painting the sample styles …", max_entries=32)
+def _thumbnail(name: str) -> bytes:
+    return codec.encode_jpeg(thumbnail(find(name)))
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def _sample(name: str) -> Picture:
+    sample = find(name)
+    image = codec.read_image(sample.path(), name)
+    return Picture(sample.title, image, _preview(image))
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _kept(path: Path, name: str) -> Picture:
+    image = sandbox.read(path, name, max_bytes=4 * codec.MAX_PIXELS)  # of a run that may come from elsewhere
+    return Picture(name, image, _preview(image))
+
+
+def _framed(picture: Picture, framing: Framing) -> Picture:
+    if framing == Framing():
+        return picture
+    image = framing.of(picture.image)
+    return Picture(picture.name, image, _preview(image))
+
+
+@st.cache_resource(show_spinner="Reading the picture …", max_entries=8)
+def _uploaded(data: bytes, name: str) -> Picture:
+    image = sandbox.read(data, name)
+    return Picture(name.rsplit(".", 1)[0], image, _preview(image))
+
+
+def _preview(image: Image.Image) -> bytes:
+    """Small, and with see-through margins brought to one shape for both sides, so that the page keeps its lines."""
+    small = image.copy()
+    small.thumbnail(PREVIEW, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    png = io.BytesIO()
+    ImageOps.pad(small.convert("RGBA"), PREVIEW, color=(0, 0, 0, 0)).save(png, "PNG", compress_level=1)
+    return png.getvalue()

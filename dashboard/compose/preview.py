@@ -1,0 +1,75 @@
+"""The instant preview: what the pair may look like, before anything is started."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from core.errors import StudioError
+from core.images import codec, geometry
+from core.images.masks import mask_at
+from core.jobs import workers
+from core.transfer import preview
+from core.transfer.preview import Preview
+from dashboard.common.text import plain
+from dashboard.compose.picture_picker import Picture
+from dashboard.compose.style_picker import Chosen
+
+SIZE = 512  # px
+
+
+def show(content: Picture, styles: Chosen) -> None:
+    """The preview of the photo after the paintings; where its network is not here, what to do about it."""
+    network = _network()
+    if network is None:
+        said = workers.readiness()
+        why = said and said.without_preview
+        st.caption(
+            plain(
+                f"There is no instant preview: {why}"
+                if why
+                else "There is no instant preview yet: its network comes with the preparation, or by nst preview."
+            )
+        )
+        return
+    try:
+        photo = geometry.resize(content.image, min(SIZE, max(content.image.size)), content.name)
+        side = 2 * (preview.STYLE_SIDE,)  # as the network reads it, whatever the photo's size
+        paintings = [
+            np.asarray(each.image.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0)) for each in styles.pictures
+        ]
+        masks = [mask_at(mask, photo.shape) for mask in styles.masks]
+        picture = _painted(network, photo, paintings, styles.weights, masks)
+    except StudioError as error:
+        st.caption(plain(str(error)))
+        return
+    said = "Instant preview, by another network: the painting will differ"
+    st.image(picture, caption=said, width="stretch", alt=said)
+
+
+def _network() -> Preview | None:
+    """Opened once for all sessions; one that is not here yet is looked for again."""
+    try:
+        return _opened()
+    except LookupError:
+        return None
+
+
+@st.cache_resource(show_spinner=False)
+def _opened() -> Preview:
+    network = preview.find()
+    if network is None:
+        raise LookupError
+    return network
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _painted(
+    _network: Preview,
+    content: np.ndarray,
+    styles: Sequence[np.ndarray],
+    weights: Sequence[float],
+    masks: Sequence[np.ndarray | None],
+) -> bytes:
+    return codec.encode_jpeg(_network.paint(content, *styles, weights=weights, masks=masks))

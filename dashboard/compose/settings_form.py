@@ -1,0 +1,128 @@
+"""The settings as widgets, drawn from their one definition in `core.settings`.
+
+They outlast a look at another page: of what is not drawn, Streamlit keeps what has a `persist_state`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from core import presets
+from core.errors import InputError
+from core.presets import PRESETS
+from core.settings import KNOBS, Group, Knob, TransferSettings
+from core.vgg.layers import CONVOLUTIONS, before_relu
+from dashboard.common.text import plain
+
+IN_SIGHT = ("size", "iterations")  # the others are one click away
+WITH_THE_PAINTINGS = "styles"  # what has a number for each of these stands beside them
+GROUPS: dict[Group, tuple[str, str]] = {
+    "picture": ("Picture", "What painting starts from, at which sizes, and whose colours it has."),
+    "losses": ("Losses", "What is wanted of the picture, one against the other."),
+    "layers": ("Layers", "Where in the network style and shapes are read, and how they are compared."),
+    "optimizer": ("Optimizer", "How the picture comes about, step by step."),
+}
+#: Every layer, after its ReLU and before it.
+LAYERS = (*CONVOLUTIONS, *(before_relu(layer) for layer in CONVOLUTIONS))
+MOST_OF_A_LAYER = 5.0  # that a slider goes to, unless the run that it shows has more
+
+
+def choose_preset() -> str:
+    """Let the user choose a preset."""
+    st.session_state.setdefault("preset", presets.DEFAULT_PRESET)
+    preset = st.segmented_control(
+        "Preset",
+        list(PRESETS),
+        format_func=lambda name: PRESETS[name].title,
+        required=True,
+        key="preset",
+        persist_state="session",
+    )
+    st.caption(PRESETS[preset].purpose)
+    return preset
+
+
+def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> TransferSettings | None:
+    """Let the user change the preset's settings; `None` when they do not fit (they are told why). What each painting
+    counts is chosen beside them."""
+    given: dict[str, Any] = {name: _widget(KNOBS[name], preset) for name in IN_SIGHT}
+    given["style_blend"] = style_blend
+    with st.expander("More settings", icon=":material/tune:"):
+        for (group, (_, meaning)), tab in zip(GROUPS.items(), st.tabs([title for title, _ in GROUPS.values()]),
+                                              strict=True):  # fmt: skip
+            with tab:
+                st.caption(meaning)
+                for knob in KNOBS.values():
+                    if knob.group == group and knob.name not in given:
+                        given[knob.name] = _widget(knob, preset)
+    try:
+        return presets.choose(preset, **given)
+    except InputError as error:
+        st.error(plain(str(error)))
+        return None
+
+
+def _widget(knob: Knob, preset: str) -> Any:
+    """A widget for one knob (for each layer, where it has a number for each).
+
+    Its key names the preset, so that another preset brings its own values; its value is set by the key, so that
+    `prefill` can.
+    """
+    value = getattr(PRESETS[preset].settings(), knob.name)
+    label = f"{knob.label} ({knob.unit})" if knob.unit else knob.label
+    key = f"{preset}-{knob.name}"
+    if knob.each_of:
+        return layer_weights(knob, st.session_state[f"{preset}-{knob.each_of}"], key)
+    st.session_state.setdefault(key, list(value) if knob.type is tuple else value)
+    if knob.choices:
+        return st.selectbox(label, knob.choices, help=knob.meaning, key=key, persist_state="session")
+    if knob.type is tuple:
+        return st.multiselect(label, LAYERS, format_func=_layer, help=knob.meaning, key=key, persist_state="session")
+    if knob.type is int:
+        step = 64 if knob.name == "size" else 1
+        low, high = int(knob.minimum or 0), int(knob.maximum or 2**31)
+        return st.number_input(label, low, high, step=step, help=knob.meaning, key=key, persist_state="session")
+    low, high = float(knob.minimum or 0), knob.maximum and float(knob.maximum)
+    return st.number_input(
+        label, low, high, step=_step(value), format="%g", help=knob.meaning, key=key, persist_state="session"
+    )
+
+
+def _layer(name: str) -> str:
+    return name if name in CONVOLUTIONS else f"{name}, before its ReLU"
+
+
+def _step(value: float) -> float:
+    """A tenth of the value's magnitude, for a number's − and +."""
+    return 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 0.1
+
+
+def layer_weights(knob: Knob, layers: Sequence[str], key: str) -> tuple[float, ...]:
+    """A slider for each layer; no number at all where all count alike, as the settings have it. A layer that is alone
+    needs none, unless the run that is shown has one."""
+    weights = [st.session_state.setdefault(f"{key}-{layer}", 1.0) for layer in layers]
+    if len(layers) == 1 and weights == [1.0]:
+        return ()
+    st.caption(f"{knob.label}: how much each of them counts.")
+    for layer, now in zip(layers, weights, strict=True):
+        most = max(MOST_OF_A_LAYER, now)
+        st.slider(_layer(layer), 0.0, most, step=0.05, key=f"{key}-{layer}", persist_state="session")
+    return () if set(weights) == {1.0} else tuple(weights)
+
+
+def prefill(preset: str, chosen: TransferSettings) -> None:
+    """Have the widgets show these settings; a preset that is none here, as of an imported run, gives way."""
+    preset = preset if preset in PRESETS else presets.DEFAULT_PRESET
+    st.session_state["preset"] = preset
+    for name, knob in KNOBS.items():
+        value = getattr(chosen, name)
+        if knob.each_of == WITH_THE_PAINTINGS:
+            continue
+        if knob.each_of:
+            layers = getattr(chosen, knob.each_of)
+            for layer, weight in zip(layers, value or (1.0,) * len(layers), strict=True):
+                st.session_state[f"{preset}-{name}-{layer}"] = weight
+        else:
+            st.session_state[f"{preset}-{name}"] = list(value) if knob.type is tuple else value

@@ -1,0 +1,206 @@
+"""Show the runs of a sweep side by side, with links to their comparison and report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from PIL import Image
+
+from core.batches import plan, progress
+from core.errors import StudioError
+from core.jobs import schedule
+from core.runs import evaluation, store
+from core.runs.record import RunRecord
+from core.runs.run import Run
+from dashboard import auth
+from dashboard.common import viewer
+from dashboard.common.text import STATUSES, duration, plain
+from dashboard.common.url_state import MOST_RUNS
+from dashboard.run import view
+from dashboard.run.evaluation import measure
+
+if TYPE_CHECKING:
+    from export.contact_sheet import Sheet
+
+
+SIDE = 360  # px, of a picture in the table
+REFRESH_SECONDS = 2.0
+YARDSTICK = "reference"  # whose losses the report measures by
+# The table keeps its rows and columns on a narrow screen, and is moved sideways there.
+ROW = '[data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"])'
+STYLE = f"""
+[class*="st-key-sheet-"] {{ overflow-x: auto; }}
+[class*="st-key-sheet-"] {ROW} {{ flex-wrap: nowrap; }}
+[class*="st-key-sheet-"] [data-testid="stColumn"] {{ flex: 1 1 0; min-width: 0; max-width: 20rem; }}
+[class*="st-key-sheet-"] [data-testid="stColumn"]:first-child {{ flex: 0 0 5rem; }}
+"""
+Found = list[tuple[Run, RunRecord]]
+
+
+def link_from(run: Run) -> None:
+    """From a run to the batch that it was begun for."""
+    try:
+        name = run.record().batch
+    except StudioError:
+        return
+    if name and len(_of(name, auth.sees())) > 1:
+        there = {"batch": name}
+        st.button("Whole batch", icon=":material/grid_on:", on_click=st.query_params.from_dict, args=(there,))
+
+
+def show(name: str) -> None:
+    """The runs of a batch in a table, which fills while they are painted."""
+    found = _look(name)
+    if not found:
+        st.warning(f"There is no batch {plain(name)} here; the library shows the runs that are.")
+        return
+    titles = {record.title for _, record in found}
+    st.header(plain(titles.pop() if len(titles) == 1 else name), anchor=False)
+    if any(record.unfinished for _, record in found):
+        st.fragment(_live, run_every=REFRESH_SECONDS)(name)
+    else:
+        _afterwards(found)
+        _table(found)
+
+
+@st.cache_resource(ttl=10, max_entries=16, show_spinner=False)
+def _of(name: str, owner: str | None) -> list[Run]:
+    """The runs of a batch in the order in which they were begun: found among all runs now and then."""
+    return [run for run, record in store.readable_runs(owner) if record.batch == name][::-1][: plan.MOST_RUNS]
+
+
+def _look(name: str) -> Found:
+    found = []
+    for run in _of(name, auth.sees()):
+        try:
+            found.append((run, run.record()))
+        except StudioError:  # deleted meanwhile
+            continue
+    return found
+
+
+def _live(name: str) -> None:
+    found = _look(name)
+    unfinished = [run for run, record in found if record.unfinished]
+    if not unfinished:
+        st.rerun()  # the whole page: there is more to be done with it now
+    view.see_to_queue()
+    over = len(found) - len(unfinished)
+    seconds = _seconds_left(tuple(unfinished))
+    left = f", about {duration(seconds)} left" if seconds else ""
+    st.progress(over / len(found), f"{over} of {len(found)} are painted{left}")
+    if st.button("Stop them all", icon=":material/stop:", key="stop-batch"):
+        progress.leave_off(unfinished)
+        _of.clear()
+        st.rerun()
+    _table(found)
+
+
+@st.cache_resource(ttl=2 * REFRESH_SECONDS, max_entries=16, show_spinner=False)
+def _seconds_left(unfinished: tuple[Run, ...]) -> float | None:
+    return schedule.seconds_until_over(unfinished)
+
+
+def _table(found: Found) -> None:
+    from export import contact_sheet
+
+    records = [record for _, record in found]
+    words = contact_sheet.captions(records)
+
+    def cell(number: int) -> None:
+        _cell(*found[number], words[number])
+
+    tables = contact_sheet.sheets(records)
+    st.html(f"<style>{STYLE}{''.join(map(_width, range(len(tables)), tables))}</style>")
+    if not tables:
+        with st.grid(min_column_width=200, key="sheet-grid"):
+            for number in range(len(found)):
+                with st.container(gap="xsmall"):
+                    cell(number)
+    for place, table in enumerate(tables):
+        if table.title:
+            st.subheader(plain(table.title), anchor=False)
+        with st.container(key=f"sheet-{place}"):
+            corner, *heads = st.columns(1 + len(table.columns))
+            corner.caption(f"{plain(table.row)} ↓  \n{plain(table.column)} →")
+            for head, column in zip(heads, table.columns, strict=True):
+                head.markdown(f"**{plain(column)}**")
+            for row in table.rows:
+                head, *places = st.columns(1 + len(table.columns))
+                head.markdown(f"**{plain(row)}**")
+                for here, column in zip(places, table.columns, strict=True):
+                    with here, st.container(gap="xsmall"):
+                        for number in table.at(row, column):
+                            cell(number)
+
+
+def _width(place: int, table: Sheet) -> str:
+    """The least width of a table's rows, so that their columns stay under one another."""
+    return f".st-key-sheet-{place} {ROW} {{ min-width: {6 + 9 * len(table.columns)}rem; }}"
+
+
+def _cell(run: Run, record: RunRecord, words: str) -> None:
+    path = run.live if record.unfinished and run.live.is_file() else run.result
+    picture = viewer.jpeg(path, SIDE) or viewer.jpeg(run.live, SIDE)
+    label, colour, icon = STATUSES[record.status]
+    st.image(picture or _blank(record.shape), width="stretch", alt=f"{record.title}, {words}: {label}")
+    st.caption(plain(words))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if record.status != "done":
+            st.badge(label, color=colour, icon=icon)
+        # No link: Streamlit follows one to the same page, and leaves the browser's address as it was.
+        if st.button("View", key=f"view-{run.id}", icon=":material/open_in_full:", type="tertiary"):
+            st.query_params.from_dict({"run": run.id})
+            st.rerun()
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _blank(shape: tuple[int, int]) -> bytes:
+    """In the place of a picture that is still to come, so that the table keeps its lines."""
+    height, width = (max(1, round(side * SIDE / max(shape))) for side in shape)
+    png = io.BytesIO()
+    Image.new("RGBA", (width, height), (128, 128, 128, 48)).save(png, "PNG")
+    return png.getvalue()
+
+
+def _afterwards(found: Found) -> None:
+    """The comparison and the report of what was painted."""
+    painted = [run for run, _ in found if run.result.is_file()]
+    if not painted:
+        return
+    by = evaluation.settings_of(YARDSTICK)
+    readings = evaluation.readings(painted, by)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if len(painted) > 1:
+            st.page_link(
+                "views/compare.py",
+                label="Compare them" if len(painted) <= MOST_RUNS else f"Compare the first {MOST_RUNS}",
+                icon=":material/compare:",
+                query_params={"runs": ",".join(run.id for run in painted[:MOST_RUNS])},
+            )
+        st.download_button(
+            "Report (HTML)",
+            lambda: _report(painted, readings),
+            "report.html",
+            "text/html",
+            type="primary",
+            icon=":material/description:",
+            on_click="ignore",
+        )
+        missing = [run.id for run in painted if run.id not in readings]
+        measured = bool(missing) and st.toggle(
+            "Measure them for the report",
+            key="measure-batch",
+            help="By the losses of the preset reference, in float32: runs of different weights compare by them alone.",
+        )
+    if measured:
+        measure(missing, YARDSTICK)
+
+
+def _report(painted: Sequence[Run], readings: Mapping[str, Any]) -> str:
+    from export.report import page
+
+    return str(page.html(painted, readings, yardstick=f"the preset {YARDSTICK}"))

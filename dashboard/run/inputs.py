@@ -1,0 +1,58 @@
+"""What a run was made of, as small pictures: each with its mask in the corner."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+from PIL import Image, ImageOps
+
+from core.images import codec
+from core.runs import styles
+from core.runs.record import RunRecord
+from core.runs.run import Run
+
+MASK = 3  # so many times smaller than its picture
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture that went in, with what is said of it."""
+
+    what: str  # such as "Painting 2, 67 %"
+    name: str
+    path: Path
+    mask: Path | None
+
+    def jpeg(self, side: int) -> bytes:
+        """No larger than `side`, its mask in the corner. Raises `OSError` or `StudioError` for a damaged one."""
+        return _jpeg(self, self.path.stat().st_mtime, side)
+
+    def drawn(self, side: int) -> Image.Image:
+        """Likewise, as an image."""
+        picture = codec.shrunk(self.path, side)
+        if self.mask:
+            longer = max(picture.size)
+            small = codec.shrunk(self.mask, max(1, longer // MASK))
+            framed = ImageOps.expand(small, max(1, longer // 160), "#888888")
+            picture.paste(framed, (picture.width - framed.width, picture.height - framed.height))
+        return picture
+
+
+def photo(run: Run, record: RunRecord) -> Input:
+    """The run's photo, with the part that stays as it is."""
+    kept = run.kept if run.kept.is_file() else None
+    return Input("Photo, in part left as it is" if kept else "Photo", record.content, run.content, kept)
+
+
+def paintings(run: Run, record: RunRecord) -> list[Input]:
+    """The run's paintings, with what each counts and where it is."""
+    return [
+        Input(", ".join(filter(None, (each.label, each.role))), each.name, each.path, each.mask)
+        for each in styles.of(run, record)
+    ]
+
+
+@st.cache_data(show_spinner=False, max_entries=128)
+def _jpeg(given: Input, changed: float, side: int) -> bytes:
+    return codec.encode_jpeg(np.asarray(given.drawn(side)), 88)

@@ -1,0 +1,78 @@
+"""The queue: which runs wait, when each should begin, and in which order."""
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from core.errors import StudioError
+from core.jobs import control, queue, schedule
+from core.jobs.schedule import Waiting
+from core.runs import library, store
+from core.runs.run import Run
+from dashboard import auth
+from dashboard.common.text import duration, plain
+
+REFRESH_SECONDS = 2.0
+
+
+@st.cache_resource(ttl=REFRESH_SECONDS / 2, show_spinner=False)
+def _queue() -> list[tuple[Run, Waiting]]:
+    """Looked up once for all sessions: what is expected of a run is told from many runs' records."""
+    return schedule.waiting()
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def show() -> None:
+    """The runs that wait, with what can be done about them; nothing where none does. What others wait for is not told
+    where people see their own runs alone, and nobody is passed there."""
+    found = _queue()
+    if not found:
+        return
+    owner = auth.sees()
+    mine = [owner is None or store.is_of(run, owner) for run, _ in found]
+    st.header("Waiting", anchor=False)
+    for number, (run, waiting) in enumerate(found):
+        title = f"**{plain(_title(run))}**" if mine[number] else "Someone else's run"
+        with st.container(horizontal=True, vertical_alignment="center", key=f"waiting-{waiting.place}"):
+            st.markdown(f"{waiting.place}. {title}{_begins(waiting)}", width="stretch")
+            if not mine[number]:
+                continue
+            if number and all(mine[:number]):
+                _button("First", ":material/vertical_align_top:", run, queue.move, True)
+            if number and mine[number - 1]:
+                _button("Sooner", ":material/arrow_upward:", run, queue.move)
+            _button("Cancel", ":material/close:", run, control.cancel)
+    if refused := st.session_state.pop("queue-refused", ""):
+        st.warning(plain(refused))
+
+
+def of(run: Run) -> str:
+    """How a waiting run stands, in words."""
+    waiting = dict(_queue()).get(run)
+    return f"Number {waiting.place} in the queue{_begins(waiting)}" if waiting else "Waiting for its turn …"
+
+
+def _begins(waiting: Waiting) -> str:
+    if waiting.seconds is None:
+        return ""
+    return f", begins in about {duration(waiting.seconds)}" if waiting.seconds else ", begins now"
+
+
+def _title(run: Run) -> str:
+    try:
+        return library.marks(run).name or run.record().title
+    except StudioError:
+        return run.id
+
+
+def _button(label: str, icon: str, run: Run, change: Callable[..., None], *more: Any) -> None:
+    st.button(label, icon=icon, key=f"{label}-{run.id}", on_click=_change, args=(change, run, *more))
+
+
+def _change(change: Callable[..., None], *what: Any) -> None:
+    try:
+        change(*what)
+    except (StudioError, OSError) as error:  # such as one that has begun meanwhile
+        st.session_state["queue-refused"] = str(error)
+    _queue.clear()

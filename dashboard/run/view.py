@@ -1,0 +1,339 @@
+"""A run as one watches it: while it is painted, and afterwards."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import psutil
+import streamlit as st
+
+from core import paths
+from core.errors import StudioError
+from core.images import codec
+from core.jobs import control, eta, workers
+from core.runs import library
+from core.runs.record import RunRecord
+from core.runs.run import METRICS, Run
+from dashboard.common import charts
+from dashboard.common.charts import prepared
+from dashboard.common.text import STATUSES, duration, plain
+from dashboard.run import actions, downloads, inputs, notifications, queue, steering
+from export.charts import CURVES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REFRESH_SECONDS = 0.5
+CURVES_SECONDS = 2.0  # drawing costs more than a picture, and the processor is the painter's
+INPUT_SIDE = 800  # px, of a picture that went in
+INPUT_WIDTH = 140  # px, at least, of one painting among several
+STRIP = 12  # pictures on the way that are shown
+RECENT_STEPS = 20  # the time left is told from these
+
+
+def show(run: Run) -> None:
+    """The run, refreshed by itself until it ends."""
+    try:
+        record = control.settle(run)
+    except (StudioError, OSError) as error:
+        st.error(plain(str(error)))
+        return
+    st.header(plain(library.marks(run).name or record.title), anchor=False)
+    if record.unfinished:
+        st.session_state[f"watched-{run.id}"] = True
+        _live(run)
+        if record.status == "running":
+            steering.show(run)
+        st.fragment(_curves, run_every=CURVES_SECONDS)(run, record.unfinished)
+        queue.show()
+    else:
+        if st.session_state.pop(f"watched-{run.id}", False):
+            label, _, icon = STATUSES[record.status]
+            notifications.tell(f"{record.title}: {label}", icon)
+        _finished(run, record)
+
+
+@st.cache_data(ttl=10, show_spinner=False)
+def see_to_queue() -> None:
+    """Now and then: a worker that is starting needs a moment until it is seen."""
+    workers.see_to_queue()
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """What everyone who watches a run sees of it: read once for all, as twenty sessions would otherwise read and encode
+    the same picture forty times a second."""
+
+    metrics: pd.DataFrame  # of the last steps
+    silent: float | None  # seconds, where nothing has been heard for too long
+    memory: int  # bytes that the painting process holds
+    picture: str  # within the page itself; empty where there is none yet
+
+
+_record = st.cache_resource(Run.record, ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
+
+
+@st.cache_resource(ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
+def _look(run: Run) -> _Sight:
+    """Raises `StudioError` when the record or the metrics are damaged."""
+    record = run.record()
+    metrics = run.metrics(last=RECENT_STEPS + 1)  # all would take the longer the longer it runs
+    silent, picture = None, ""
+    with contextlib.suppress(OSError):  # a file was replaced just now
+        silent = control.silent_for(run, record)
+    with contextlib.suppress(OSError):  # there is none yet
+        picture = _inline(run.live if run.live.is_file() else run.result)  # which a run that goes on has already
+    return _Sight(metrics, silent, _memory(record), picture)
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _live(run: Run) -> None:
+    try:
+        record = _record(run)
+    except StudioError:
+        st.rerun()  # the whole page, which says what is wrong
+    if not record.unfinished or record.status != st.session_state.setdefault(f"seen-{run.id}", record.status):
+        st.session_state.pop(f"seen-{run.id}", None)
+        st.rerun()  # the whole page: it has a result to show now, or can be steered
+    if record.status == "queued":
+        see_to_queue()
+    try:
+        seen = _look(run)
+    except StudioError as error:
+        st.warning(plain(str(error)))
+        return
+    _progress(record, seen)
+    if seen.silent and record.writer:
+        _say_that_it_is_stuck(run, record.writer.pid, seen.silent)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for name, label in CURVES.items():
+            value = seen.metrics[name].iloc[-1] if len(seen.metrics) else None
+            st.metric(f"{label} loss", value, format="compact", width=150)
+        if run.request().stop:
+            st.button("Stopping …", icon=":material/stop:", disabled=True)
+        else:
+            st.button("Stop", icon=":material/stop:", on_click=control.stop, args=(run,))
+        notifications.offer(run.id)
+    _pictures(run, record, seen.picture, "What painting starts from" if seen.metrics.empty else "Painted so far")
+
+
+def _say_that_it_is_stuck(run: Run, process: int, silent: float) -> None:
+    st.warning(
+        f"Nothing has been heard of the painting process (number {process}) for {duration(silent)}, "
+        "though it is alive: it may be stuck. If it is ended, the run can continue from its last checkpoint."
+    )
+    st.button("End it", icon=":material/power_off:", on_click=_break_off, args=(run,))
+
+
+def _break_off(run: Run) -> None:
+    with contextlib.suppress(StudioError, psutil.Error):  # it has gone by itself, which the page shows
+        control.break_off(run)
+
+
+@st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
+def _loss_curves(run: Run, unfinished: bool) -> tuple[dict[str, Any], dict[int, str]] | None:
+    """The chart, prepared once for all who watch, and its marks; nothing before the second step.
+
+    `unfinished` tells what a run that goes on has so far from all of it. Raises `StudioError` when the metrics are
+    damaged.
+    """
+    from export import charts  # here, so that the page for a new picture opens without it
+
+    metrics = run.metrics()
+    if len(metrics) < 2:
+        return None
+    last = metrics["iteration"].iloc[-1]
+    record = run.record()
+    steered = [change for change in record.steering if change.iteration <= last]
+    stages = charts.stage_marks(record.settings, last)
+    return prepared(charts.loss_curves(metrics, steered, stages), 230), charts.steering_marks(steered)
+
+
+@st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
+def _layer_curves(run: Run, unfinished: bool) -> dict[str, Any]:
+    from export import charts
+
+    metrics = run.metrics()
+    layers = len(metrics.columns) - len(METRICS)
+    stages = charts.stage_marks(run.record().settings, metrics["iteration"].iloc[-1])
+    return prepared(charts.layer_curves(metrics, stages), 230, layers // 2 + 1)
+
+
+def _curves(run: Run, unfinished: bool) -> None:
+    try:
+        drawn = _loss_curves(run, unfinished)
+        if not drawn:
+            return
+        chart, marks = drawn
+        charts.show(chart, f"curves-{run.id}")
+        for number, (iteration, words) in enumerate(marks.items(), 1):
+            st.caption(plain(f"{number}: after iteration {iteration}, {words}"))
+        if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
+            charts.show(_layer_curves(run, unfinished), f"layer-curves-{run.id}")
+    except StudioError as error:
+        st.warning(plain(str(error)))
+
+
+def _progress(record: RunRecord, seen: _Sight) -> None:
+    total, metrics = record.settings.iterations, seen.metrics
+    if record.status == "queued":
+        st.progress(0.0, queue.of(Run(paths.runs() / record.id)))
+    elif metrics.empty:
+        st.progress(0.0, plain(record.message) or "Preparing …")
+    else:
+        last = metrics.iloc[-1]
+        recent = metrics["seconds"]
+        step = (recent.iloc[-1] - recent.iloc[0]) / max(1, len(recent) - 1)
+        rest = eta.seconds_of_the_rest(record.settings, metrics)
+        left = f", {duration(rest)} left" if rest is not None else ""
+        rate = f"{1 / step:.1f} iterations a second" if step and step < 1 else f"{step:.1f} s an iteration"
+        text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}"
+        text += f" · {seen.memory / 1e9:.1f} GB of memory" if seen.memory else ""
+        text = text if step else "The first step …"
+        st.progress(min(1.0, last["iteration"] / total), text)
+
+
+def _memory(record: RunRecord) -> int:
+    """Bytes that the painting process holds; 0 when it is gone."""
+    try:
+        return psutil.Process(record.writer.pid).memory_info().rss if record.writer else 0
+    except psutil.Error:
+        return 0
+
+
+def _pictures(run: Run, record: RunRecord, painted: Path | str, caption: str) -> None:
+    """Photo, paintings and what is painted: its file, or a live picture as `_inline` gives it."""
+    with st.container(key="pictures"):  # a narrow screen shows the last one first: see dashboard/app.py
+        content, style, result = st.columns(3)
+    photo, paintings = inputs.photo(run, record), inputs.paintings(run, record)
+    with content:
+        _image(lambda: photo.jpeg(INPUT_SIDE), photo.what, "The photo")
+    with style:
+        several = len(paintings) > 1
+        with st.grid(min_column_width=INPUT_WIDTH, gap="small", key="paintings") if several else st.container():
+            for painting in paintings:
+                _image(lambda painting=painting: painting.jpeg(INPUT_SIDE), painting.what, painting.name)
+    with result:
+        if isinstance(painted, Path):
+            if painted.is_file():
+                _image(lambda: _whole(painted), caption, caption)
+            else:
+                st.caption("It ended before there was a picture.")
+        elif painted:
+            _image(lambda: painted, caption, caption)
+        else:
+            st.skeleton(height=240)
+            st.caption("The picture appears with the first step.")
+
+
+def _image(
+    read: Callable[[], bytes | str], caption: str, meaning: str, width: int | Literal["stretch"] = "stretch"
+) -> None:
+    try:
+        st.image(read(), caption=caption, width=width, alt=meaning)
+    except (OSError, ValueError, StudioError):
+        st.caption(f"{caption}: the file is damaged.")
+
+
+def _whole(picture: Path) -> bytes:
+    """The file, of a size that a picture here may have."""
+    return paths.read(picture, 4 * codec.MAX_PIXELS)
+
+
+def _inline(picture: Path) -> str:
+    """A live picture within the page itself: Streamlit serves a file only until the next refresh, and on a busy machine
+    the browser asks for it later than that."""
+    kind = "png" if picture.suffix == ".png" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(_whole(picture)).decode()}"
+
+
+def _finished(run: Run, record: RunRecord) -> None:
+    label, colour, icon = STATUSES[record.status]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.badge(label, color=colour, icon=icon)
+        if record.best_total is not None:
+            st.markdown(f"loss **{record.best_total:.4g}** at iteration {record.best_iteration}")
+        st.caption(_provenance(record))
+    if record.status == "failed":
+        st.error(plain(record.message))
+    elif record.status == "interrupted":
+        st.warning(plain(f"{record.message} What it had done by its last checkpoint is kept, and it can continue."))
+    with st.container(horizontal=True):
+        if run.result.is_file():
+            downloads.picture(run, record)
+        actions.actions(run, record)
+    if run.result.is_file():
+        _pictures(run, record, run.result, "Painted")
+    else:
+        _pictures(run, record, run.live, "Painted last")
+    _differences(record)
+    _curves(run, record.unfinished)
+    _frames(run)
+    _timings(record)
+
+
+def _differences(record: RunRecord) -> None:
+    """What the run was told otherwise than its preset says."""
+    from export import describe
+
+    if differing := describe.differences(record):
+        told = " · ".join(f"{label}: {value}" for label, value, _ in differing)
+        st.caption(f"Other than the preset: {plain(told)}")
+
+
+def _provenance(record: RunRecord) -> str:
+    """What a record says of itself; an imported one may say anything."""
+    parts = [f"{record.shape[1]} × {record.shape[0]}", f"preset {record.preset}"]
+    if record.precision:
+        parts.append(record.precision)
+    if record.start:
+        parts.append(f"started from: {record.start}")
+    if record.weights:
+        parts.append(f"VGG19 weights: {record.weights}")
+    if record.style_targets:
+        parts.append(f"style targets: {record.style_targets}")
+    return plain(" · ".join(parts))
+
+
+def _frames(run: Run) -> None:
+    frames = run.frames()
+    if len(frames) > 1:
+        st.header("How it came about", anchor=False)
+        with st.container(horizontal=True, key="frames"):
+            shown = np.linspace(0, len(frames) - 1, min(len(frames), STRIP)).round().astype(int)
+            for iteration, path in (frames[place] for place in shown):
+                _image(lambda path=path: _whole(path), f"{iteration}", f"After {iteration} iterations", 160)
+        downloads.film(run)
+
+
+def _timings(record: RunRecord) -> None:
+    if "total" not in record.timings:
+        return
+    import pandas as pd
+
+    from export import charts, describe
+
+    seconds = describe.phase_seconds(record.timings)
+    if not seconds:
+        return
+    st.header("Where the seconds went", anchor=False)
+    drawing, table = st.columns([3, 2])
+    with drawing:
+        st.altair_chart(charts.phases(seconds), width="stretch", key="phases")
+    with table:
+        rows = {**seconds, "total": record.timings["total"]}
+        if "median step" in record.timings:
+            rows["median step"] = record.timings["median step"]
+        frame = pd.DataFrame({"phase": list(rows), "seconds": list(rows.values())})
+        st.dataframe(
+            frame,
+            hide_index=True,
+            column_config={"seconds": st.column_config.NumberColumn(format="%.3f")},
+            height="content",
+        )

@@ -1,0 +1,103 @@
+"""Many runs as a contact sheet: tables whose rows and columns are what was different between them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from core.names import legible
+from core.runs.record import RunRecord
+from core.settings import KNOBS
+from export import settings_text
+
+PHOTO, PAINTING, PRESET = "Photo", "Painting", "Preset"
+WIDEST = 6  # columns; a table that has more rows than columns needs no more width than it must
+FILLED = 0.5  # of a table's cells, at least: runs that have too little in common are shown one after another
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of runs, by their numbers from 0."""
+
+    title: str  # what its runs have in common, beside other tables; empty for one that is alone
+    row: str  # what its rows are, such as "Photo"
+    column: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Sequence[int]]  # by row and column
+
+    def at(self, row: str, column: str) -> Sequence[int]:
+        return self.cells.get((row, column), ())
+
+    def first_of_row(self, row: str) -> int:
+        """A run of that row."""
+        return next(runs[0] for (where, _), runs in self.cells.items() if where == row)
+
+    def first_of_column(self, column: str) -> int:
+        return next(runs[0] for (_, where), runs in self.cells.items() if where == column)
+
+
+def sheets(records: Sequence[RunRecord]) -> list[Sheet]:
+    """The tables; none where less than two things were different, or few of their combinations are there."""
+    found = _telling_apart(varying(records))
+    if len(found) < 2:
+        return []
+    row, column, *others = found
+    if len(set(found[column])) > max(WIDEST, len(set(found[row]))):
+        row, column = column, row
+    tables = []
+    for common in itertools.product(*(dict.fromkeys(found[name]) for name in others)):
+        cells: dict[tuple[str, str], list[int]] = {}
+        for number in range(len(records)):
+            if all(found[name][number] == value for name, value in zip(others, common, strict=True)):
+                cells.setdefault((found[row][number], found[column][number]), []).append(number)
+        if cells:
+            title = ", ".join(_told(name, value) for name, value in zip(others, common, strict=True))
+            rows, columns = (tuple(dict.fromkeys(found[name])) for name in (row, column))
+            rows = tuple(each for each in rows if any(where == each for where, _ in cells))
+            columns = tuple(each for each in columns if any(where == each for _, where in cells))
+            tables.append(Sheet(title, row, column, rows, columns, cells))
+    places = sum(len(table.rows) * len(table.columns) for table in tables)
+    return tables if sum(len(table.cells) for table in tables) >= FILLED * places else []
+
+
+def captions(records: Sequence[RunRecord]) -> list[str]:
+    """What each run is among the others, in words: what is different, or its title where nothing is."""
+    found = varying(records)
+    return [
+        ", ".join(_told(name, values[number]) for name, values in found.items()) or legible(record.title)
+        for number, record in enumerate(records)
+    ]
+
+
+def varying(records: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """What is different between the runs, and each run's value of it: photo, painting, preset, and every setting that
+    some run was told otherwise than its preset says, and not all alike."""
+    values = {
+        PHOTO: [legible(record.content) for record in records],
+        PAINTING: [legible(record.style) for record in records],
+        PRESET: [legible(record.preset) for record in records],
+    }
+    own = {name for record in records for name in settings_text.own(record.preset, record.settings)}
+    values |= {
+        knob.label: [settings_text.setting(knob, record.settings) for record in records]
+        for name, knob in KNOBS.items()
+        if name in own
+    }
+    return {name: each for name, each in values.items() if len(set(each)) > 1}
+
+
+def _telling_apart(found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Without what goes with the others before it, as a size that only one of the presets was given."""
+    kept: dict[str, list[str]] = {}
+    for name, values in found.items():
+        more = [*kept.values(), values]
+        if len(set(zip(*more, strict=True))) > len(set(zip(*kept.values(), strict=True))):
+            kept[name] = values
+    return kept
+
+
+def _told(name: str, value: str) -> str:
+    """A photo's and a painting's name speak for themselves."""
+    return value if name in (PHOTO, PAINTING) else f"{name} {value}"

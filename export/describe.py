@@ -1,0 +1,104 @@
+"""Describe runs in words: how their settings differ, and the command that repeats one."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from core.presets import PRESETS
+from core.runs import styles
+from core.runs.record import RunRecord, Steering
+from core.runs.run import SUMS, Run
+from core.settings import KNOBS, TransferSettings
+from export import charts, settings_text
+
+
+def differences(record: RunRecord) -> list[tuple[str, str, str]]:
+    """What a run was told otherwise than its preset says: the setting's label, its value and the preset's, in words.
+    Nothing for a preset that is none here, as of an imported run."""
+    if record.preset not in PRESETS:
+        return []
+    usual = PRESETS[record.preset].settings()
+    return [
+        (
+            KNOBS[name].label,
+            settings_text.setting(KNOBS[name], record.settings),
+            settings_text.setting(KNOBS[name], usual),
+        )
+        for name in settings_text.differing(record.settings, usual)
+    ]
+
+
+def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[str]]]:
+    """In what several runs differ: what it is called, and how it is for each of them, in words."""
+    lines = [
+        (knob.label, [settings_text.setting(knob, record.settings) for _, record in found]) for knob in KNOBS.values()
+    ]
+    beside = {
+        "Photo": lambda record: record.content,
+        "Painting": lambda record: record.style,
+        "Preset": lambda record: record.preset,
+        "Started from": lambda record: record.start or "–",
+        "Changed while painting": lambda record: (
+            "; ".join(f"after {iteration}: {change}" for iteration, change in steered(record)) or "–"
+        ),
+        "Precision used": lambda record: record.precision or "–",
+        "Weights of VGG19": lambda record: record.weights or "–",
+    }
+    lines += [(name, [tell(record) for _, record in found]) for name, tell in beside.items()]
+    lines.append(("Where", [styles.whereabouts(run, record) for run, record in found]))
+    return [(name, values) for name, values in lines if len(set(values)) > 1]
+
+
+def command(run: Run, record: RunRecord, output: str = "result.png") -> str:
+    """The line for a shell, in a folder with the run's pictures, that paints the run once more: the preset, and only
+    those settings that are not the preset's."""
+    return " ".join(command_parts(run, record, output))
+
+
+def phase_seconds(timings: Mapping[str, float]) -> dict[str, float]:
+    """The seconds of each phase, and in "further steps" what is left of the total; nothing of a run that has none."""
+    if "total" not in timings:
+        return {}
+    seconds = {name: value for name, value in timings.items() if name not in SUMS}
+    if "median step" in timings:
+        seconds["further steps"] = max(0.0, timings["total"] - sum(seconds.values()))
+    return seconds
+
+
+def steered(record: RunRecord) -> list[tuple[int, str]]:
+    """The changes by iteration, in the order in which the drawing numbers them."""
+    changes: dict[int, list[str]] = {}
+    for change in record.steering:
+        changes.setdefault(change.iteration, []).append(charts.steering_words(change))
+    return [(iteration, "; ".join(told)) for iteration, told in changes.items()]
+
+
+def command_parts(run: Run, record: RunRecord, output: str = "result.png") -> list[str]:
+    """The command, each option together with its value."""
+    preset = record.preset if record.preset in PRESETS else "reference"  # whose settings are the defaults
+    parts = [["nst", "stylize", run.content.name, *(style.name for style in run.styles)], ["--preset", preset]]
+    for name in settings_text.differing(record.settings, PRESETS[preset].settings()):
+        parts.append([f"--{name.replace('_', '-')}", _option(getattr(record.settings, name))])
+    for number in range(1, len(run.styles) + 1):
+        if run.mask(number).is_file():
+            parts.append(["--mask", f"{number}:{run.mask(number).name}"])
+    if run.kept.is_file():
+        parts.append(["--keep", run.kept.name])
+    if run.start.is_file():
+        parts.append(["--start-from", run.start.name])
+    for change in record.steering:
+        parts += [["--steer", option] for option in _spelt_out(change, record.settings).options()]
+    return [shlex.join(part) for part in [*parts, ["-o", output]]]
+
+
+def _option(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _spelt_out(change: Steering, settings: TransferSettings) -> Steering:
+    """The same change without an empty list, which a command line cannot say: a 1 for each of the layers."""
+    changes = {name: value if value not in ((), []) else (1.0,) * len(getattr(settings, KNOBS[name].each_of))
+               for name, value in change.changes.items()}  # fmt: skip
+    return Steering(iteration=change.iteration, changes=changes)

@@ -1,0 +1,105 @@
+"""Write a report as a ZIP: the page, the result files, the metrics and a script that repeats the runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from core.runs.evaluation import Reading
+from core.runs.record import RUN_ID, RunRecord
+from core.runs.run import Run
+from export import describe
+from export.report import content
+from export.report.content import NO_READINGS, NO_TIMINGS, Shown, Timings
+from export.report.page import TITLE, render
+
+FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the same bytes
+
+
+def write_zip(
+    target: IO[bytes],
+    found: Sequence[Run],
+    readings: Mapping[str, Reading] = NO_READINGS,
+    title: str = TITLE,
+    yardstick: str = "",
+    frames: bool = True,
+    timings: Timings = NO_TIMINGS,
+) -> None:
+    """Write the page as report.html, tables of all runs as runs.csv and runs.json, and for each run a folder: its
+    pictures in full size, metrics.csv, run.json, and repeat.sh, which paints it again. Raises as `html` does."""
+    shown = content.shown(found, readings)
+    page = render(shown, title, yardstick, frames, timings)
+    with zipfile.ZipFile(target, "w") as archive:
+        _add(archive, "report.html", page.encode())
+        _add(archive, "runs.csv", _csv([_row(each) for each in shown]).encode())
+        _add(archive, "runs.json", _json([_summary(each) for each in shown]))
+        for each in shown:
+            folder = each.run.id if RUN_ID.fullmatch(each.run.id) else f"run-{each.number}"
+            for path in (*content.inputs(each.run), each.run.result):
+                if path.is_file():
+                    _add(archive, f"{folder}/{path.name}", content.bytes_of(path, each.run))
+            if (metrics := each.run.path / "metrics.csv").is_file():
+                _add(archive, f"{folder}/metrics.csv", content.bytes_of(metrics, each.run))
+            _add(archive, f"{folder}/run.json", _json(_recorded(each.record)))
+            _add(archive, f"{folder}/repeat.sh", _script(each).encode(), executable=True)
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes, executable: bool = False) -> None:
+    member = zipfile.ZipInfo(name, FIXED_TIME)
+    member.compress_type = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
+    member.external_attr = (0o100755 if executable else 0o100644) << 16
+    archive.writestr(member, data)
+
+
+def _script(each: Shown) -> str:
+    line = describe.command(each.run, each.record, output="repeated.png")
+    return f"""#!/bin/sh
+# Paints this run once more, beside its own result. nst is the command of Style Transfer Studio.
+cd "$(dirname "$0")" || exit 1
+exec {line}
+"""
+
+
+def _recorded(record: RunRecord) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude={"writer", "owner"})
+
+
+def _summary(each: Shown) -> dict[str, Any]:
+    """A run without what only its own folder needs."""
+    reading = each.reading.model_dump(exclude={"run"}) if each.reading else None
+    beside = {"name": each.marks.name, "note": each.marks.note, "reading": reading}
+    return _recorded(each.record) | beside | {"command": describe.command(each.run, each.record)}
+
+
+def _row(each: Shown) -> dict[str, Any]:
+    """A run as one line of a table."""
+    summary = _summary(each)
+    nested = ("settings", "timings", "reading", "environment", "steering", "shape", "schema_version")
+    row = {name: value for name, value in summary.items() if name not in nested}
+    row |= {"height": each.record.shape[0], "width": each.record.shape[1]}
+    row["steering"] = " ".join(option for change in each.record.steering for option in change.options())
+    for group, prefix in (("settings", "setting: "), ("timings", "seconds: "), ("reading", "yardstick: ")):
+        for name, value in (summary[group] or {}).items():
+            row[prefix + name] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return {name: _cell(value) for name, value in row.items()}
+
+
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula is marked as a text."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode()

@@ -1,0 +1,192 @@
+"""Collect what a report shows of its runs: pictures, metrics, frames and settings."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from core import paths
+from core.errors import InputError, StudioError
+from core.images import codec
+from core.names import legible
+from core.runs import library, styles
+from core.runs.evaluation import Reading
+from core.runs.library import Marks
+from core.runs.record import RunRecord
+from core.runs.run import METRICS, Run
+from export import describe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+PICTURE_SIDE = 1024  # px, at most
+PICTURE_QUALITY = 85
+FRAME_SIDE = 192  # px
+FRAME_QUALITY = 80
+FRAMES = 8  # on a strip
+LEGEND_CHARACTERS = 42  # so much of a name fits beside a curve
+Timings = Mapping[str, Sequence[Mapping[str, Any]]]
+NO_TIMINGS: Timings = MappingProxyType({})
+NO_READINGS: Mapping[str, Reading] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the page holds it."""
+
+    source: str  # a data URI
+    width: int
+    height: int
+    caption: str
+    alternative: str
+    kind: Literal["input", "mask", "painted"] = "input"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run as the report tells of it."""
+
+    number: int
+    run: Run
+    record: RunRecord
+    marks: Marks
+    metrics: pd.DataFrame
+    reading: Reading | None
+
+    @property
+    def title(self) -> str:
+        return legible(self.marks.name or self.record.title)
+
+    @property
+    def short(self) -> str:
+        return f"Run {self.number}"
+
+    @property
+    def label(self) -> str:
+        whole = f"{self.short} · {self.title}"
+        return whole if len(whole) <= LEGEND_CHARACTERS else whole[: LEGEND_CHARACTERS - 1] + "…"
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first picture read to the end; a run that did not end by itself says none."""
+        return self.record.timings.get("total")
+
+    @property
+    def phases(self) -> dict[str, float]:
+        return describe.phase_seconds(self.record.timings)
+
+
+def check(found: Sequence[Run]) -> None:
+    """Raise `InputError` where `html` would for what the runs say of themselves, before a long measurement."""
+    shown(found, NO_READINGS)
+
+
+def shown(found: Sequence[Run], readings: Mapping[str, Reading]) -> list[Shown]:
+    if not found:
+        raise InputError("A report needs at least one run.")
+    return [_read(number, run, readings.get(run.id)) for number, run in enumerate(found, 1)]
+
+
+def _read(number: int, run: Run, reading: Reading | None) -> Shown:
+    try:
+        record = run.record()
+        metrics = _metrics(run)
+    except InputError:
+        raise
+    except StudioError as error:
+        raise InputError(str(error)) from error
+    return Shown(number, run, run.with_progress(record), library.marks(run), metrics, reading)
+
+
+def _metrics(run: Run) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        metrics = run.metrics()
+        numeric = all(pd.api.types.is_numeric_dtype(kind) for kind in metrics.dtypes) or metrics.empty
+    except Exception as error:  # pandas raises nearly anything
+        raise InputError(f"The metrics of the run {run.id} are damaged.") from error
+    if not numeric or tuple(metrics.columns[: len(METRICS)]) != METRICS:
+        raise InputError(f"The metrics of the run {run.id} are damaged.")
+    return metrics
+
+
+def inputs(run: Run) -> list[Path]:
+    """What the run was painted from, as far as it was given."""
+    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
+    return [run.content, *run.styles, *masks, run.kept, run.start]
+
+
+def bytes_of(path: Path, run: Run) -> bytes:
+    try:
+        return paths.read(path, 4 * codec.MAX_PIXELS)
+    except OSError as error:
+        raise InputError(f"{path.name} of the run {run.id} cannot be read: {error.strerror or error}.") from error
+
+
+def picture(
+    run: Run, path: Path, caption: str, alternative: str, side: int = PICTURE_SIDE, quality: int = PICTURE_QUALITY
+) -> Picture:
+    """The picture as JPEG, its longer side at most `side` px."""
+    own_copy = codec.read_image(path, f"{path.name} of the run {run.id}", max_bytes=4 * codec.MAX_PIXELS)
+    own_copy.thumbnail((side, side), Image.Resampling.LANCZOS)
+    data = base64.b64encode(codec.encode_jpeg(np.asarray(own_copy), quality)).decode()
+    return Picture(f"data:image/jpeg;base64,{data}", *own_copy.size, legible(caption), legible(alternative))
+
+
+def pictures(each: Shown) -> list[Picture]:
+    """What went in and what came out; where nothing did, how far it had come."""
+    run, record = each.run, each.record
+    side = min(PICTURE_SIDE, max(record.shape))  # as large as the result beside them
+    pictures = [picture(run, run.content, f"Photo: {record.content}", f"The photo {record.content}", side)]
+    if run.kept.is_file():
+        pictures.append(_mask(run, run.kept, "Left as it is where white", "Where the photo is left as it is: white"))
+    for painting in styles.of(run, record):
+        caption = f"{painting.label}: {', '.join(filter(None, (painting.name, painting.role)))}"
+        pictures.append(picture(run, painting.path, caption, f"The painting {painting.name}", side))
+        if painting.mask:
+            where = f"{painting.label} is where white"
+            pictures.append(_mask(run, painting.mask, where, f"Where {painting.name} is: white"))
+    manner = f"{record.content} in the manner of {record.style}"
+    if run.result.is_file():
+        caption = f"Result: best picture, iteration {record.best_iteration}"
+        pictures.append(replace(picture(run, run.result, caption, f"The result: {manner}"), kind="painted"))
+    elif run.live.is_file():
+        caption = "Painted so far" if record.unfinished else "No result; the last picture that was seen"
+        unfinished = picture(run, run.live, caption, f"Not finished: {manner}", side)
+        pictures.append(replace(unfinished, kind="painted"))
+    return pictures
+
+
+def _mask(run: Run, path: Path, caption: str, alternative: str) -> Picture:
+    return replace(picture(run, path, caption, alternative, FRAME_SIDE), kind="mask")
+
+
+def frames(each: Shown) -> list[Picture]:
+    frames = each.run.frames()
+    if len(frames) < 2:
+        return []
+    chosen = sorted({round(place) for place in np.linspace(0, len(frames) - 1, FRAMES)})
+    return [
+        picture(each.run, path, str(iteration), f"The picture at iteration {iteration}", FRAME_SIDE, FRAME_QUALITY)
+        for iteration, path in (frames[place] for place in chosen)
+    ]
+
+
+def painted(each: Shown, side: int) -> Picture | None:
+    """What the run came to; `None` where that is nothing."""
+    record = each.record
+    for path in (each.run.result, each.run.live):
+        if path.is_file():
+            what = "" if path == each.run.result else "Not finished: "
+            alternative = f"{what}{record.content} in the manner of {record.style}"
+            return replace(picture(each.run, path, "", alternative, side), kind="painted")
+    return None

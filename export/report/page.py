@@ -1,0 +1,313 @@
+"""Runs as a report: one HTML page that needs nothing else, or a ZIP of it with pictures and numbers in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core import paths
+from core.errors import InputError
+from core.names import legible
+from core.runs.evaluation import Reading, comparable
+from core.runs.record import RunRecord
+from core.runs.run import SUMS, Run
+from core.settings import KNOBS
+from export import charts, contact_sheet, describe, settings_text
+from export.report import content
+from export.report.content import FRAME_SIDE, NO_READINGS, NO_TIMINGS, Picture, Shown, Timings
+
+SUFFIXES = (".html", ".zip")
+TITLE = "Style transfer report"
+
+FEW = 6  # runs whose pictures are shown large beside what they were made of; of more there is a contact sheet
+SHEET_SIDE = 360  # px, of a picture on it
+LARGE_SIDE = 640  # px, of the same beside all that is told of its run
+MOST_LARGE = 60  # runs that have one: with more, the page would take long to open
+MOST_CURVES = len(charts.COLOURS) * len(charts.DASHES)  # more lines nobody tells apart
+
+
+ABBREVIATIONS = {"cpu": "CPU", "cuda": "CUDA", "gpu": "GPU", "gpus": "GPUs", "onnx": "ONNX"}
+
+
+def html(
+    found: Sequence[Run],
+    readings: Mapping[str, Reading] = NO_READINGS,
+    title: str = TITLE,
+    yardstick: str = "",
+    frames: bool = True,
+    timings: Timings = NO_TIMINGS,
+) -> str:
+    """A page about the runs, without scripts or references to anything outside itself.
+
+    `readings` are by the runs' names, and `yardstick` says whose losses they are, such as "the preset reference".
+    `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.timings`, by
+    their titles. Raises `InputError` for no runs, or for one that cannot be read.
+    """
+    return render(content.shown(found, readings), title, yardstick, frames, timings)
+
+
+def check_writable(path: Path) -> None:
+    """Raise `InputError` if a report is bound to fail there: for the suffix, the folder or the permissions."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} cannot be written: the name of a report must end in {' or '.join(SUFFIXES)}.")
+    paths.check_writable(path)
+
+
+def render(shown: list[Shown], title: str, yardstick: str, frames: bool, timings: Timings) -> str:
+    from markupsafe import Markup
+
+    created = sorted(each.record.created for each in shown)
+    drawn = {name: Markup(drawing) for name, drawing in _drawings(shown).items()}
+    many = len(shown) > FEW
+    return _template().render(
+        title=title,
+        first=f"{created[0]:%Y-%m-%d}",
+        last=f"{created[-1]:%Y-%m-%d}",
+        runs=_described_briefly(shown) if many else [_described(each, frames) for each in shown],
+        sheet=_contact_sheet(shown) if many else None,
+        most_curves=MOST_CURVES,
+        measured=any(each.reading for each in shown),
+        lowest=min((each.reading.total for each in shown if each.reading), default=None),
+        yardstick=yardstick,
+        comparable=comparable(each.record for each in shown),
+        drawn=drawn,
+        staged=any(len(_stages(each)) > 1 for each in shown),
+        differences=_differences(shown),
+        timings=_timings(shown),
+        measured_here=[each for name, rows in timings.items() for each in _durations(name, rows)],
+    )
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: legible(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _described(each: Shown, frames: bool, pictures: bool = True, drawn: bool = True) -> dict[str, Any]:
+    """What the page says of one run; with its pictures, and with its own curves."""
+    from markupsafe import Markup
+
+    record = each.record
+    own = {}
+    if drawn and len(each.metrics) > 1:
+        what = f"of {each.short}, {each.title}, over {len(each.metrics)} iterations"
+        stages = _stages(each)
+        losses = charts.loss_curves(each.metrics, record.steering, stages)
+        own["losses"] = Markup(charts.svg(losses, f"The losses {what}"))
+        layers = charts.layer_curves(each.metrics, stages)
+        own["layers"] = Markup(charts.svg(layers, f"The style layers' shares {what}"))
+    return {
+        "number": each.number,
+        "short": each.short,
+        "title": each.title,
+        "id": each.run.id,
+        "note": each.marks.note,
+        "status": record.status.capitalize(),
+        "ended_well": record.status == "done",
+        "unfinished": record.unfinished,
+        "reason": _reason(record),
+        "preset": record.preset,
+        "size": f"{record.shape[1]} × {record.shape[0]}",
+        "iterations": f"{record.iteration or 0} of {record.settings.iterations}",
+        "loss": _number(record.best_total),
+        "seconds": "–" if each.seconds is None else f"{each.seconds:.1f}",
+        "reading": each.reading,
+        "pictures": content.pictures(each) if pictures else [],
+        "large": None,
+        "frames": content.frames(each) if frames else [],
+        "drawn": own,
+        "stages": record.settings.stages,
+        "steering": describe.steered(record),
+        "settings": [(knob.label, settings_text.setting(knob, record.settings)) for knob in KNOBS.values()],
+        "provenance": _provenance(record),
+        "environment": [(_fact(name), _words(value)) for name, value in record.environment.items()],
+        "command": describe.command_parts(each.run, record),
+    }
+
+
+def _stages(each: Shown) -> Mapping[int, str]:
+    from export import charts
+
+    return {} if each.metrics.empty else charts.stage_marks(each.record.settings, each.metrics["iteration"].iloc[-1])
+
+
+def _described_briefly(shown: list[Shown]) -> list[dict[str, Any]]:
+    """What the page says of each of many runs, whose pictures are on a contact sheet: there, a run is called by what it
+    has for itself."""
+    told = contact_sheet.captions([each.record for each in shown])
+    large, drawn = len(shown) <= MOST_LARGE, len(shown) <= MOST_CURVES
+    return [
+        _described(each, frames=False, pictures=False, drawn=drawn)
+        | {"title": legible(each.marks.name) or caption, "large": content.painted(each, LARGE_SIDE) if large else None}
+        for each, caption in zip(shown, told, strict=True)
+    ]
+
+
+def _contact_sheet(shown: list[Shown]) -> dict[str, Any]:
+    """The pictures of many runs in tables, or one after another where no table fits them; and what all have in
+    common."""
+    records = [each.record for each in shown]
+    pictures = [
+        {"number": each.number, "short": each.short, "words": caption, "status": each.record.status.capitalize(),
+         "picture": content.painted(each, SHEET_SIDE)}
+        for each, caption in zip(shown, contact_sheet.captions(records), strict=True)
+    ]  # fmt: skip
+    tables = [
+        {
+            "title": table.title,
+            "corner": f"{table.row} ↓  {table.column} →",
+            "columns": [
+                {"words": each, "picture": _of_heading(table.column, shown[table.first_of_column(each)])}
+                for each in table.columns
+            ],
+            "rows": [
+                {
+                    "words": row,
+                    "picture": _of_heading(table.row, shown[table.first_of_row(row)]),
+                    "cells": [[pictures[number] for number in table.at(row, column)] for column in table.columns],
+                }
+                for row in table.rows
+            ],
+        }
+        for table in contact_sheet.sheets(records)
+    ]
+    alike = [
+        name for name in (contact_sheet.PHOTO, contact_sheet.PAINTING) if name not in contact_sheet.varying(records)
+    ]
+    common = [picture for name in alike if (picture := _of_heading(name, shown[0]))]
+    return {"tables": tables, "pictures": pictures, "common": common}
+
+
+def _of_heading(what: str, each: Shown) -> Picture | None:
+    """The photo or the painting that a row or a column is about; the first of several."""
+    if what == contact_sheet.PHOTO:
+        return content.picture(each.run, each.run.content, f"Photo: {each.record.content}", "", FRAME_SIDE)
+    if what == contact_sheet.PAINTING:
+        return content.picture(each.run, each.run.style, f"Painting: {each.record.style}", "", FRAME_SIDE)
+    return None
+
+
+def _drawings(shown: list[Shown]) -> dict[str, str]:
+    """The drawings that show the runs together, as SVG."""
+    drawn: dict[str, str] = {}
+    many = len(shown) > FEW
+    if len(shown) > MOST_CURVES:
+        return drawn
+    curves = {each.short if many else each.label: each.metrics for each in shown if len(each.metrics) > 1}
+    if curves:
+        what = f"Total loss of {len(curves)} run{'s'[: len(curves) > 1]} over the"
+        stages = {each.short if many else each.label: _stages(each) for each in shown}
+        columns = 4 if many else 1  # of the legend
+        comparison = partial(charts.comparison, curves, stages=stages, columns=columns)
+        drawn["iterations"] = charts.svg(comparison(), f"{what} iterations")
+        drawn["seconds"] = charts.svg(comparison(over="seconds"), f"{what} seconds")
+    if bars := {each.short: each.phases for each in shown if any(each.phases.values())}:
+        drawn["phases"] = charts.svg(charts.phases_of_runs(bars), "Seconds of each phase; the table has the numbers")
+    return drawn
+
+
+def _durations(title: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A drawing and a table for each size that was measured."""
+    import pandas as pd
+    from markupsafe import Markup
+
+    shown = []
+    for size in dict.fromkeys(row["size"] for row in rows):
+        of_size = [row for row in rows if row["size"] == size]
+        name = f"{title}, {size} px" if size else title
+        alone = len({row["machine"] for row in of_size}) == 1
+        slowest = max(row["median"] for row in of_size)
+        drawing = charts.durations(pd.DataFrame(of_size))
+        shown.append(
+            {
+                "title": name,
+                "machine": ", ".join(dict.fromkeys(str(row["machine"]) for row in of_size)),
+                "drawn": Markup(charts.svg(drawing, f"{name}: seconds; the table has the numbers")),
+                "rows": [
+                    (
+                        row["way"] if alone else f"{row['way']} · {row['machine']}",
+                        f"{row['median']:.3g}",
+                        f"{row['low']:.3g} to {row['high']:.3g}",
+                        f"{slowest / row['median']:.3g} ×",
+                    )
+                    for row in of_size
+                ],
+            }
+        )
+    return shown
+
+
+def _reason(record: RunRecord) -> str:
+    """Why a run is not simply done, in a sentence; a run that is may have something to say too."""
+    done = f"{record.iteration or 0} of {record.settings.iterations} iterations"
+    if record.status == "stopped":
+        picture = "the best picture so far was kept" if record.best_total is not None else "there is no picture"
+        return f"It was stopped after {done}; {picture}. {record.message}".strip()
+    if record.status == "interrupted":
+        return f"The process that painted it is gone: of {done} the record tells, and there was no orderly end."
+    if record.unfinished:
+        return f"It was not over when this report was written: {done}. {record.message}".strip()
+    return record.message
+
+
+def _differences(shown: list[Shown]) -> list[tuple[str, list[str]]]:
+    """What the runs were told otherwise: a line for each such thing. One run alone is held against its preset."""
+    if len(shown) == 1:
+        return [(label, [value, usual]) for label, value, usual in describe.differences(shown[0].record)]
+    return describe.differing([(each.run, each.record) for each in shown])
+
+
+def _timings(shown: list[Shown]) -> list[tuple[str, list[str]]]:
+    """Seconds, a line for each phase and then for the sums."""
+    names = list(dict.fromkeys(name for each in shown for name in each.phases))
+    lines = [(name.capitalize(), [each.phases.get(name) for each in shown]) for name in names]
+    lines += [(name.capitalize(), [each.record.timings.get(name) for each in shown]) for name in SUMS if names]
+    return [(name, ["–" if value is None else f"{value:.2f}" for value in values]) for name, values in lines]
+
+
+def _provenance(record: RunRecord) -> list[tuple[str, str]]:
+    told = {
+        "Painted": f"{record.created:%Y-%m-%d %H:%M:%S} UTC",
+        "Weights of VGG19": record.weights,
+        "Their SHA-256": record.weights_sha256,
+        "Started from": record.start,
+        "Style targets": record.style_targets,
+        "Precision": record.precision,
+        "Evaluations": str(record.evaluations or ""),
+        "Best iteration": "" if record.best_iteration is None else str(record.best_iteration),
+    }
+    return [(name, value) for name, value in told.items() if value]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _fact(name: str) -> str:
+    """The name of a fact of the environment, as people write it."""
+    written = " ".join(ABBREVIATIONS.get(word, word) for word in name.split("_"))
+    return written[:1].upper() + written[1:]
+
+
+def _words(value: Any) -> str:
+    """A value of the environment, which may be nested."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_words, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return settings_text.plainly(value) if value not in (None, "") else "none"

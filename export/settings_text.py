@@ -1,0 +1,28 @@
+"""Settings in words, as people read them."""
+
+from core.presets import PRESETS
+from core.settings import KNOBS, Knob, TransferSettings
+
+
+def setting(knob: Knob, settings: TransferSettings) -> str:
+    """A setting's value, with its unit."""
+    value = getattr(settings, knob.name)
+    if isinstance(value, tuple):
+        return ", ".join(map(plainly, value)) or "1 each"
+    unit = knob.unit.removesuffix("s") if knob.type is int and value == 1 else knob.unit  # one of the stages
+    return f"{plainly(value)} {unit}".strip()
+
+
+def plainly(value: object) -> str:
+    """A number without the zeros that say nothing."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def own(preset: str, settings: TransferSettings) -> list[str]:
+    """The names of the settings that are not the preset's; none for a preset that is none here."""
+    return differing(settings, PRESETS[preset].settings()) if preset in PRESETS else []
+
+
+def differing(settings: TransferSettings, usual: TransferSettings) -> list[str]:
+    """The names of the settings in which the two differ."""
+    return [name for name in KNOBS if getattr(settings, name) != getattr(usual, name)]

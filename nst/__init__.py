@@ -1,0 +1,1 @@
+"""The command line: it connects the packages and holds no logic of its own."""

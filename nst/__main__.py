@@ -1,0 +1,5 @@
+"""`python -m nst`."""
+
+from nst.main import main
+
+main()

@@ -1,0 +1,144 @@
+"""What this machine has, what will be used of it, and what is missing, each with its remedy."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from core import paths
+from core.errors import StudioError
+from core.machine import hardware
+from core.transfer import preview
+from core.vgg import weights
+from core.vgg.onnx import find_model
+
+State = Literal["ok", "note", "missing"]
+DISK_BYTES = 2 * 2**30
+MEMORY_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination: "missing" keeps a transfer from working, "note" is worth knowing."""
+
+    state: State
+    what: str
+    found: str
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return {key: str(value) for key, value in asdict(self).items()}
+
+
+def examine() -> list[Finding]:
+    """Examine this machine, without loading TensorFlow."""
+    return [*_programs(), *_machine(), *_files()]
+
+
+def _programs() -> Iterator[Finding]:
+    version = platform.python_version()
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Finding("ok" if good else "missing", "Python", version, "" if good else "use Python 3.11 to 3.13")
+    found = hardware.versions()
+    for package in ("tensorflow", "keras"):
+        yield (
+            Finding("ok", package, found[package])
+            if package in found
+            else Finding("missing", package, "not installed", "make dashboard installs the locked packages")
+        )
+    runtimes = [package for package in ("onnxruntime-gpu", "onnxruntime") if package in found]
+    if len(runtimes) == 2:
+        yield Finding(
+            "missing",
+            "ONNX Runtime",
+            "onnxruntime and onnxruntime-gpu overwrite each other",
+            "pip uninstall both, then install from requirements.lock",
+        )
+    elif runtimes:
+        yield Finding("ok", runtimes[0], found[runtimes[0]])
+    else:
+        yield Finding("missing", "ONNX Runtime", "not installed", "make dashboard installs the locked packages")
+
+
+def _machine() -> Iterator[Finding]:
+    survey = hardware.survey()
+    choice = hardware.choose(survey)
+    yield Finding("ok", "processor", f"{survey.processor}, {survey.cores} cores")
+    few = survey.memory_bytes < MEMORY_BYTES
+    yield Finding(
+        "note" if few else "ok",
+        "memory",
+        f"{survey.memory_bytes / 2**30:.0f} GiB",
+        "pictures over 512 px may not fit" if few else "",
+    )
+    if survey.gpus:
+        missing = hardware.missing_cuda_libraries()
+        remedy = "make gpu installs NVIDIA's CUDA 12 libraries" if missing else ""
+        yield Finding("note" if missing else "ok", "GPU", ", ".join(survey.gpus), remedy)
+    elif survey.cuda_libraries:
+        remedy = "install NVIDIA's driver; a container also needs NVIDIA's container toolkit and --gpus all"
+        yield Finding("note", "GPU", f"CUDA's libraries are here, but {survey.without_gpu}", remedy)
+    else:
+        yield Finding("note", "GPU", survey.without_gpu, "none needed; a card makes pictures many times faster")
+    if not survey.onnx_providers:
+        remedy = "install again from requirements.lock"
+        yield Finding("missing", "ONNX Runtime", "it is installed, but cannot be loaded", remedy)
+    yield Finding("ok", "will use", f"{choice.onnx_providers[0]}: {choice.why}")
+    yield Finding("ok", "precision auto", f"{choice.precision}: {choice.why_precision}")
+
+
+def _files() -> Iterator[Finding]:
+    home = paths.home()
+    existing = next(folder for folder in (home, *home.parents) if os.access(folder, os.F_OK))
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        yield Finding("missing", "folder", f"{home} is not writable", "set NST_HOME to a folder of yours")
+    else:
+        free = shutil.disk_usage(existing).free
+        scarce = free < DISK_BYTES
+        yield Finding(
+            "note" if scarce else "ok",
+            "folder",
+            f"{home}, {free / 2**30:.0f} GiB free",
+            "make room, or set NST_HOME to another disk" if scarce else "",
+        )
+    yield from _weights_and_model()
+    yield _preview()
+
+
+def _weights_and_model() -> Iterator[Finding]:
+    loaded = None
+    for file in weights.find():
+        try:
+            loaded = weights.read(file)
+            break
+        except StudioError as error:
+            own = file.provenance == "user"  # others are passed over, and fetched anew
+            remedy = "name a good file in NST_WEIGHTS, or none" if own else "fetched anew if no other is there"
+            yield Finding("missing" if own else "note", "VGG19 weights", str(error), remedy)
+            if own:
+                return
+    if not loaded:
+        remedy = "fetched at the first run (80 MB from Keras, or 18 MB from the package index)"
+        yield Finding("note", "VGG19 weights", "not here yet", remedy)
+    else:
+        yield Finding("ok", "VGG19 weights", f"{loaded.provenance}: {loaded.path}", _float32_remedy(loaded))
+    if loaded and (model := find_model(loaded.sha256)):
+        worst = max(model.manifest.parity.values())
+        yield Finding("ok", "ONNX model", f"{model.path}, within {worst:.1e} of TensorFlow")
+    else:
+        yield Finding("note", "ONNX model", "not here yet", "made at the first run, or by nst export")
+
+
+def _preview() -> Finding:
+    if preview.find():
+        return Finding("ok", "instant preview", "its network is here")
+    return Finding("note", "instant preview", "its network is not here", "nst preview fetches it (4 MB)")
+
+
+def _float32_remedy(loaded: weights.Weights) -> str:
+    if loaded.provenance != "imagenet, 8-bit":
+        return ""
+    return f"for the float32 original, put Keras's {weights.KERAS_FILE} into {weights.keras_cache().parent}"

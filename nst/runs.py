@@ -1,0 +1,211 @@
+"""Commands about runs: runs, queue, compare, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core.errors import StudioError
+from core.presets import PRESETS
+from nst import console
+from nst.app import app
+from nst.engine import load_engine
+from nst.options import By, Json, Weights
+
+if TYPE_CHECKING:
+    from core.runs.evaluation import Reading
+    from core.runs.run import Run
+
+
+@app.command()
+def runs(as_json: Json = False) -> None:
+    """List the runs, the newest first."""
+    from core import paths
+    from core.jobs import control
+    from core.runs.store import readable_runs
+
+    records = [run.with_progress(record) for run, record in readable_runs()]
+    for record in records:
+        if record.status == "interrupted":
+            record.message = control.why_interrupted(record)
+    if as_json:
+        console.print_json([record.model_dump(mode="json", exclude={"writer"}) for record in records])
+        return
+    if not records:
+        console.tell(f"There are no runs yet in {paths.runs()}")
+        return
+    columns = ["run", "status", "preset", "size", "iterations", "best loss", "seconds"]
+    lines, longest = [], max(len(record.id) for record in records)
+    for record in records:
+        lines.append(
+            [
+                record.id,
+                record.status,
+                record.preset,
+                f"{record.shape[1]} × {record.shape[0]}",
+                f"{record.iteration or 0} of {record.settings.iterations}",
+                f"{record.best_total:.4g}" if record.best_total is not None else "–",
+                f"{record.timings['total']:.1f}" if "total" in record.timings else "–",
+            ]
+        )
+        if record.status == "interrupted":  # why, below its name; the table grows no wider
+            lines.append([console.shorten(f"  {record.message}", longest), *[""] * (len(columns) - 1)])
+    console.print_table(columns, lines)
+
+
+@app.command()
+def queue(
+    front: Annotated[str | None, typer.Option(metavar="RUN", help="Have this run come next.")] = None,
+    up: Annotated[str | None, typer.Option(metavar="RUN", help="Have this run come one place sooner.")] = None,
+    cancel: Annotated[str | None, typer.Option(metavar="RUN", help="Take this run out of the queue.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs that wait, the next one first, and when they should begin; or change their order."""
+    from core.jobs import control, schedule
+    from core.jobs.queue import move
+    from core.runs.store import find
+
+    if front:
+        move(find(front), to_front=True)
+    if up:
+        move(find(up))
+    if cancel:
+        control.cancel(find(cancel))
+    waiting = schedule.waiting()
+    under_way = schedule.painting()
+    if as_json:
+        listed = [{"run": run.id, "place": found.place, "seconds": found.seconds} for run, found in waiting]
+        painted = [run.id for run in under_way]
+        console.print_json({"painting": painted[0] if painted else None, "all_painting": painted, "waiting": listed})
+        return
+    for run in under_way:
+        console.tell(f"{run.id} is being painted.")
+    if not waiting:
+        console.tell("No run waits.")
+        return
+    lines = [
+        [str(found.place), run.id, "–" if found.seconds is None else f"{found.seconds / 60:.1f}"]
+        for run, found in waiting
+    ]
+    console.print_table(["", "run", "should begin in, minutes"], lines)
+
+
+@app.command()
+def compare(
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="Runs with a result; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
+    by: By = "reference",
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the results of runs by one yardstick: the same losses in float32, and the likeness to the photo."""
+    from core.runs.store import find
+
+    found = [find(run_id) for run_id in run_ids]
+    readings = _readings(found, by, weights)
+    if as_json:
+        console.print_json([reading.model_dump() for reading in readings])
+        return
+    console.print_table(
+        ["run", "total loss", "style", "content", "likeness to the photo"],
+        [
+            [r.run, f"{r.total:.4g}", f"{r.style:.4g}", f"{r.content:.4g}", f"{r.similarity:.3f}"]
+            for r in sorted(readings, key=lambda reading: reading.total)
+        ],
+    )
+
+
+def _readings(found: list[Run], by: str, weights: Path | None) -> list[Reading]:
+    """Of every run, measured now where that has not been done."""
+    from core.machine import hardware
+    from core.runs import evaluation
+    from core.timings import Timings
+
+    settings = evaluation.settings_of(by)
+    kept = evaluation.readings(found, settings)
+    if missing := [run for run in found if run.id not in kept]:
+        with console.working() as told:
+            records = {run.id: run.record() for run in missing}
+            told("Loading TensorFlow …")
+            hardware.import_tensorflow()
+            engine = load_engine(weights, told, Timings())
+            for run in missing:
+                kept[run.id] = evaluation.measure(engine, run, records[run.id], settings, told)
+    return [kept[run.id] for run in found]
+
+
+@app.command()
+def report(
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="What it tells of; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Where it goes: .html, or .zip with all pictures.")
+    ],
+    by: By = "reference",
+    title: Annotated[str, typer.Option(metavar="TEXT", help="Its title.")] = "",
+    measure: Annotated[
+        bool,
+        typer.Option("--measure/--no-measure", help="Measure what has not been measured yet by the yardstick."),
+    ] = True,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option("--timings", metavar="FILE", help="Add a measurement of nst bench; may be given repeatedly."),
+    ] = None,
+    weights: Weights = None,
+) -> None:
+    """Write a report of runs, one page that needs nothing else: pictures, losses, settings, times, commands."""
+    from bench.measurements import read
+    from bench.measurements import tables as tables_of
+    from core.runs import evaluation
+    from core.runs.store import find
+    from export.report.content import check
+    from export.report.page import TITLE, check_writable
+
+    check_writable(output)
+    found = [find(run_id) for run_id in dict.fromkeys(run_ids)]
+    check(found)
+    measurements = [read(path) for path in measured or ()]
+    evaluation.settings_of(by)
+    tables = tables_of({each.label: each for each in measurements})
+    write_report(found, output, by, title or TITLE, measure, weights, tables)
+
+
+def write_report(
+    found: list[Run],
+    output: Path,
+    by: str,
+    title: str,
+    measure: bool,
+    weights: Path | None = None,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = {},
+) -> None:
+    """Write the report of runs, measured first by the yardstick where that is wanted, and say where it is."""
+    from core import paths
+    from core.runs import evaluation
+    from export.report.bundle import write_zip
+    from export.report.page import html
+
+    if measure:
+        _readings([run for run in found if (run.path / "result.npy").is_file()], by, weights)
+    words = f"the {'preset' if by in PRESETS else 'run'} {by}"
+    contents = found, evaluation.readings(found, evaluation.settings_of(by)), title, words
+    try:
+        with paths.replacing(output) as file:
+            if output.suffix.lower() == ".zip":
+                write_zip(file, *contents, timings=tables)
+            else:
+                file.write(html(*contents, timings=tables).encode())
+    except OSError as error:
+        raise StudioError(f"{output} could not be written: {error.strerror or error}.") from error
+    console.tell(f"The report of {len(found)} run{'s'[: len(found) > 1]} is in {output}")

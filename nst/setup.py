@@ -1,0 +1,92 @@
+"""Commands that prepare and serve: export, prepare, doctor, dashboard, worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.text import Text
+
+from nst import console
+from nst.app import app
+from nst.engine import load_engine
+from nst.options import Json, Weights
+
+
+@app.command()
+def export(weights: Weights = None, as_json: Json = False) -> None:
+    """Convert VGG19 to ONNX and prove that both compute the same."""
+    from core.machine import hardware
+
+    hardware.import_tensorflow()
+    from core.vgg.onnx import gram_output
+    from core.vgg.weights import obtain
+    from export import onnx_model
+
+    model = onnx_model.export(obtain(weights, console.tell), console.tell)
+    parity = model.manifest.parity
+    if as_json:
+        console.print_json({"model": str(model.path), **model.manifest.model_dump(mode="json")})
+        return
+    layers = [name for name in parity if "/" not in name]
+    console.print_table(
+        ["layer", "relative error, features", "relative error, Gram matrix"],
+        [[layer, f"{parity[layer]:.1e}", f"{parity[gram_output(layer)]:.1e}"] for layer in layers],
+    )
+    console.tell(f"Compared on {', '.join(model.manifest.parity_images)}. The model is {model.path}")
+
+
+@app.command()
+def prepare(weights: Weights = None) -> None:
+    """Fetch and convert all that runs and previews need, so that they need no network from then on."""
+    from core.machine import hardware
+    from core.timings import Timings
+    from core.transfer.preview import obtain
+
+    with console.working() as told:
+        hardware.import_tensorflow()
+        load_engine(weights, told, Timings())
+        obtain(told)
+    console.tell("All that runs need is here.")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine has, what will be used, and what is missing, with its remedy."""
+    from nst.doctor import examine
+
+    findings = examine()
+    if as_json:
+        console.print_json([finding.as_json() for finding in findings])
+    else:
+        marks = {"ok": "[green]✓[/green]", "note": "[yellow]•[/yellow]", "missing": "[red]✗[/red]"}
+        console.print_table(
+            ["", "what", "found", "remedy"],
+            [[Text.from_markup(marks[f.state]), f.what, f.found, f.remedy] for f in findings],
+        )
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def dashboard(context: typer.Context) -> None:
+    """Open the page in the browser. Further options go to Streamlit (--server.port 8600 …)."""
+    from core.jobs import workers
+    from dashboard import metrics
+
+    metrics.serve_where_asked()
+    workers.see_to_queue()  # what waited when the machine went down
+    from streamlit.web import cli
+
+    page = Path(__file__).parents[1] / "dashboard" / "app.py"
+    cli.main(["run", str(page), *context.args], prog_name="streamlit")  # in this process, whose the metrics are
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """Perform queued runs, one after another: at an easel of its own. The page starts this by itself."""
+    from core import log
+    from core.jobs.worker import work
+
+    log.begin()
+    work(lambda report, timings: load_engine(None, report, timings))

@@ -1,0 +1,366 @@
+"""Commands that paint one picture or a folder: stylize, resume, preview."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core.errors import InputError, StudioError
+from core.presets import DEFAULT_PRESET, PRESETS
+from core.settings import MOST_STYLES
+from nst import console, options
+from nst.app import app
+from nst.console import PaintingProgress
+from nst.engine import load_engine, once
+from nst.options import Content, Json, Now, Output, Style, Weights
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from core.batches.folder import Series
+    from core.jobs.execution import EngineMaker
+    from core.runs.record import Steering
+    from core.runs.run import Run
+    from core.runs.spec import Manner
+    from core.settings import TransferSettings
+    from core.transfer.stylize import Step
+
+
+OF_A_FOLDER = "A folder of photos"
+
+
+@app.command()
+@options.takes_settings
+def stylize(
+    content: Annotated[
+        str,
+        typer.Argument(metavar="PHOTO", help="A file, a sample's name such as chelsea, or a folder of photos."),
+    ],
+    styles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STYLE", help=f"The painting, or up to {MOST_STYLES}: files, or samples' names such as waves."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="Where the result goes: .png .jpg .webp .tif; a folder's go to another folder."
+        ),
+    ],
+    preset: Annotated[
+        str, typer.Option(help=" ".join(f"[b]{n}[/b]: {p.purpose}" for n, p in PRESETS.items()))
+    ] = DEFAULT_PRESET,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N:PICTURE",
+            help="Where the Nth style is used: where this picture is white. May be given once for each style; those "
+            "without are blended where no mask is.",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="PICTURE", help="Where the photo stays as it is: where this picture is white.")
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option(metavar="PICTURE", help="Paint from this picture on, whatever --init says.")
+    ] = None,
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N:NAME=X", help="After iteration N, go on with another weight; may be given repeatedly."),
+    ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Paint also what has been painted already.", rich_help_panel=OF_A_FOLDER),
+    ] = False,
+    sequence: Annotated[
+        bool,
+        typer.Option(
+            "--sequence",
+            help="The photos are the frames of a film: each starts from the last one's result.",
+            rich_help_panel=OF_A_FOLDER,
+        ),
+    ] = False,
+    iterations_after_first: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=20_000,
+            help="So many iterations for each of a sequence's later frames; like the first one's otherwise.",
+            rich_help_panel=OF_A_FOLDER,
+        ),
+    ] = None,
+    weights: Weights = None,
+    now: Now = False,
+    as_json: Json = False,
+    **choices: Any,
+) -> None:
+    """Paint PHOTO in the manner of STYLE, or of several styles. Ctrl-C stops and keeps the best picture so far.
+
+    Of a folder, every photo is painted; the same command, given again, goes on where it was."""
+    from core.batches.folder import Series
+    from core.images import codec
+    from core.presets import choose
+    from core.runs.record import Steering
+
+    wanted = choose(preset, **choices)
+    steering = [Steering.parse(text, wanted) for text in steer or ()]
+    if late := [
+        text for text, change in zip(steer or (), steering, strict=True) if change.iteration >= wanted.iterations
+    ]:
+        raise InputError(f"--steer {late[0]}: the run ends after {wanted.iterations} iterations.")
+    if iterations_after_first and not sequence:
+        raise InputError("--iterations-after-first is for a --sequence.")
+    folder = Path(content)
+    if folder.is_dir():
+        later = wanted.changed(iterations=iterations_after_first or wanted.iterations) if sequence else None
+        manner = read_manner(styles, wanted, preset, mask, keep, start_from, steering)
+        _paint_series(Series.of(folder, output, manner, later), weights, now, again, as_json)
+        return
+    if sequence or again:
+        raise InputError(f"{'--sequence' if sequence else '--again'} is for a folder of photos, and {content} is none.")
+    codec.check_writable(output)
+    photo, name = read_picture(content)
+    manner = read_manner(styles, wanted, preset, mask, keep, start_from, steering)
+    run = manner.new_run(photo, name)
+    _tell_what_is_stretched(manner, photo.height, photo.width)
+    perform(run, weights, wanted.iterations, now=now)
+    _deliver(run, output, as_json)
+
+
+@app.command()
+def resume(
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run that has ended; nst runs lists them. How a name begins will do, or last."
+        ),
+    ],
+    output: Output,
+    more: Annotated[int, typer.Option(metavar="N", min=0, max=20_000, help="So many iterations on top.")] = 0,
+    weights: Weights = None,
+    now: Now = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run from where it stands: one that was stopped or broken off, or for more iterations."""
+    from core.images import codec
+    from core.runs import recovery
+    from core.runs.store import find
+
+    codec.check_writable(output)
+    run = find(run_id)
+    recovery.resume(run, more)
+    perform(run, weights, run.record().settings.iterations, now=now)
+    _deliver(run, output, as_json)
+
+
+def _deliver(run: Run, output: Path, as_json: bool) -> None:
+    """Write the picture of a run that has ended, and say how it went."""
+    record = run.record()
+    if record.best_total is None:
+        raise StudioError("Stopped before there was a picture.")
+    try:
+        run.write_result(output)
+    except StudioError as error:
+        raise StudioError(f"{error} The picture is kept as {run.result}") from error
+    if as_json:
+        summary = record.model_dump(mode="json", exclude={"writer"})
+        console.print_json(summary | {"output": str(output), "run": str(run.path)})
+    else:
+        kept = "Stopped; the best picture so far" if record.status == "stopped" else "The picture"
+        console.tell(f"{kept} (iteration {record.best_iteration}, loss {record.best_total:.4g}) is in {output}")
+
+
+@app.command()
+def preview(
+    content: Content,
+    style: Style,
+    output: Output,
+    size: Annotated[int, typer.Option(metavar="PX", min=64, max=4096, help="Length of the longer side.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Paint an instant preview of CONTENT in the manner of STYLE: by another network, in a fraction of a second."""
+    import time
+
+    from core.images import codec, geometry
+    from core.transfer.preview import obtain
+
+    codec.check_writable(output)
+    (photo_given, photo_name), (painting_given, painting_name) = read_picture(content), read_picture(style)
+    photo, painting = (
+        geometry.resize(photo_given, size, photo_name),
+        geometry.resize(painting_given, size, painting_name),
+    )
+    opened = obtain(console.tell)
+    began = time.perf_counter()
+    painted = opened.paint(photo, painting)
+    seconds = time.perf_counter() - began
+    title = f"{photo_name} × {painting_name}, preview"
+    codec.write_image(output, painted, {"Software": "Style Transfer Studio", "Title": title})
+    if as_json:
+        console.print_json({"output": str(output), "seconds": seconds, "shape": painted.shape[:2]})
+    else:
+        console.tell(f"The preview is in {output} ({seconds:.2f} s)")
+
+
+def read_manner(
+    styles: Sequence[str],
+    settings: TransferSettings,
+    preset: str,
+    masks: Sequence[str] | None = None,
+    keep: str | None = None,
+    start: str | None = None,
+    steering: Sequence[Steering] = (),
+) -> Manner:
+    """How a photo is to be painted, its pictures read. Raises `InputError` where they do not fit together."""
+    from core.names import JOINT
+    from core.runs.spec import Manner
+    from core.transfer.inputs import check_styles
+
+    where = _masks(masks or (), len(styles))
+    pictures, names = zip(*map(read_picture, styles), strict=True)
+    check_styles([picture.size for picture in pictures], settings, JOINT.join(names))
+    kept = _kept(keep) if keep else None
+    start_image, start_name = read_picture(start) if start else (None, "")
+    return Manner(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
+
+
+def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
+    """The masks as they are given, "2:mask.png", one for each of so many styles or none."""
+    from core.images import sandbox
+
+    masks: list[Image.Image | None] = [None] * styles
+    for text in given:
+        number, colon, file = text.partition(":")
+        if not (number.strip().isdecimal() and colon and file):
+            raise InputError(f"--mask {text}: give the number of a style and a picture, such as 1:mask.png.")
+        place = int(number) - 1
+        if not 0 <= place < styles:
+            there = "there is only style 1" if styles == 1 else f"the styles are 1 to {styles}"
+            raise InputError(f"--mask {text}: there is no style {int(number)}; {there}.")
+        if masks[place]:
+            raise InputError(f"--mask {text}: style {int(number)} has a mask already.")
+        masks[place] = mask = sandbox.read_mask(Path(file))
+        if not mask.getbbox():
+            raise InputError(f"--mask {text}: the picture is black everywhere, so that the style would be nowhere.")
+    return masks
+
+
+def _kept(given: str) -> Image.Image:
+    """Where the photo stays as it is; of its own picture there must be some that does, and some that does not."""
+    from core.images import sandbox
+
+    mask = sandbox.read_mask(Path(given))
+    if not mask.getbbox():
+        raise InputError(f"--keep {given}: the picture is black everywhere, so that nothing would stay as it is.")
+    if mask.getextrema() == (255, 255):
+        raise InputError(f"--keep {given}: the picture is white everywhere, so that nothing would be painted.")
+    return mask
+
+
+def _tell_what_is_stretched(manner: Manner, height: int, width: int, photo: str = "the photo") -> None:
+    """Of the masks and the picture to start from, which are brought to the shape of a photo of that size."""
+    from core.images import geometry
+
+    given = {f"--mask {number}": mask for number, mask in enumerate(manner.masks, 1)}
+    given |= {"--keep": manner.kept, "--start-from": manner.start}
+    for option, picture in given.items():
+        if picture and not geometry.of_one_shape(picture.size, (width, height)):
+            console.tell(f"{option} has another shape than {photo}: it is stretched to it.")
+
+
+def read_picture(given: str) -> tuple[Image.Image, str]:
+    """The picture of a file or of a sample, and its name."""
+    from core.samples import gallery
+
+    found = gallery.given(given)
+    return found.read(), found.name
+
+
+def _let_pass(steps: Iterator[Step]) -> None:
+    for _ in steps:  # none is kept: each holds pictures
+        pass
+
+
+def perform(
+    run: Run,
+    weights: Path | None,
+    iterations: int,
+    consume: Callable[[Iterator[Step]], None] = _let_pass,
+    now: bool = False,
+) -> None:
+    """Perform a run in this process when it is its turn, with a progress bar; `consume` takes the steps."""
+    with PaintingProgress(iterations) as progress:
+        _paint(run, progress, lambda tell, timings: load_engine(weights, tell, timings), consume, now)
+
+
+def _paint(
+    run: Run, progress: PaintingProgress, make_engine: EngineMaker, consume: Callable[[Iterator[Step]], None], now: bool
+) -> None:
+    from core.jobs import execution, schedule
+
+    with console.interrupt_stops(run), nullcontext() if now else schedule.turn(run, progress.report):
+        steps = execution.perform(run, make_engine, progress.report)
+        try:
+            consume(progress.watch(steps, run.record().settings.iterations))
+        except StudioError as error:
+            if run.result.is_file():
+                raise type(error)(f"{error} The best picture so far is {run.result}") from error
+            raise
+
+
+def _paint_series(series: Series, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
+    """Paint what has not been painted yet, with one progress bar; what could not be is told at the end."""
+    with console.working() as told:
+        parts = series.parts(told)
+        due = {number: part for number, part in enumerate(parts, 1) if again or not part.is_painted}
+    make_engine = once(lambda tell, timings: load_engine(weights, tell, timings))
+    painted: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    stopped = False
+    shapes: set[tuple[int, int]] = set()
+    with PaintingProgress(sum(part.settings.iterations for part in due.values())) as progress:
+        for number, part in due.items():
+            progress.turn_to(f"{number} of {len(parts)}, {part.photo.name}: ")
+            run = None
+            try:
+                run = series.begin(part)
+                if (shape := run.record().shape) not in shapes:  # a film's frames have one
+                    shapes.add(shape)
+                    _tell_what_is_stretched(series.manner, *shape, part.photo.name)
+                _paint(run, progress, make_engine, _let_pass, now)
+                record = run.record()
+                if record.status == "stopped":
+                    raise KeyboardInterrupt
+                series.keep(part, run)
+                summary = record.model_dump(mode="json", exclude={"writer"})
+                painted.append(summary | {"output": str(part.output)})
+            except KeyboardInterrupt:
+                stopped = True
+                if run:
+                    series.forget(part, run)
+                break
+            except StudioError as error:
+                message = str(error) if part.photo.stem in str(error) else f"{part.photo.name}: {error}"
+                of_this_photo = isinstance(error, InputError) or (run and run.result.is_file())
+                if series.later or not of_this_photo:  # the others would fare no better
+                    raise type(error)(message) from error
+                failed[part.photo.name] = message
+    there = [str(part.output) for number, part in enumerate(parts, 1) if number not in due]
+    if as_json:
+        console.print_json({"painted": painted, "there already": there, "failed": failed})
+    else:
+        before = f", {len(there)} were there already" if there else ""
+        console.tell(f"Painted {len(painted)} of {len(parts)}{before}: {series.target}")
+    for message in failed.values():
+        console.tell(message)
+    if stopped:
+        console.tell("What is done stays; the same command goes on from there.")
+        raise typer.Exit(130)
+    if failed:
+        raise StudioError(f"{len(failed)} of {len(parts)} photos could not be painted.")
