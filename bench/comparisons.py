@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from bench import baselines
-from bench.measurements import LEAST, SIZES, Comparison, Timing, in_turns
+from bench.measurements import LEAST, SIZES, Comparison, Timing, interleaved
 from core import paths
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
 from core.jobs import execution, schedule, workers
-from core.jobs.slots import Easel
+from core.jobs.slots import Slot
 from core.presets import DEFAULT_PRESET, PRESETS
 from core.runs import store
 from core.runs.run import Run
@@ -68,7 +68,7 @@ def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Co
     with own_home(engine):
         providers = engine.choice(REFERENCE).onnx_providers
         ways["cache"] = lambda: style_targets(style, layers, engine.model, providers)
-        return Comparison(title="Style Gram targets", timings=list(in_turns(ways, size, told)))
+        return Comparison(title="Style Gram targets", timings=list(interleaved(ways, size, told)))
 
 
 def step(engine: Engine, told: Report, sizes: tuple[int, ...] = SIZES) -> Comparison:
@@ -81,7 +81,7 @@ def step(engine: Engine, told: Report, sizes: tuple[int, ...] = SIZES) -> Compar
         ways: dict[str, Callable[[], object]] = {}
         for precision in precisions:
             ways |= _steps(engine, size, precision)
-        timings += in_turns(ways, size, told)
+        timings += interleaved(ways, size, told)
     return Comparison(title="One step", timings=timings)
 
 
@@ -113,7 +113,7 @@ def start(engine: Engine, told: Report) -> Comparison:
     timings: list[Timing] = []
     with contextlib.suppress(StudioError):  # without the network there is nothing to measure
         network = preview.obtain(told)
-        timings += in_turns({"preview, warm session": lambda: network.paint(photo, painting)}, REFERENCE.size, told)
+        timings += interleaved({"preview, warm session": lambda: network.paint(photo, painting)}, REFERENCE.size, told)
     for kind, begin in (("warm", _in_this_process), ("cold", _in_a_new_process)):
         found: dict[str, list[float]] = {}
         for turn in range(LEAST):
@@ -163,7 +163,7 @@ def _in_this_process(engine: Engine, run: Run) -> None:
 
 
 def _in_a_new_process(engine: Engine, run: Run) -> None:
-    workers.announce(Easel(0), "Ready.", ready=True)  # as on a machine that has painted before
+    workers.announce(Slot(0), "Ready.", ready=True)  # as on a machine that has painted before
     schedule.submit(run)
     deadline = time.monotonic() + 300
     while run.record().unfinished and time.monotonic() < deadline:

@@ -90,7 +90,7 @@ class Painted:
 
 
 @dataclass(frozen=True)
-class Painter:
+class CellPainter:
     """Paints with one engine, as `nst stylize` does."""
 
     engine: Engine
@@ -120,7 +120,7 @@ class Painter:
         for step in execution.perform(run, lambda report, timings: self.engine):
             if step.seconds >= seconds:
                 control.stop(run)
-        reading = evaluation.measure(self.engine, run, run.record(), presets.choose("reference"))
+        reading = evaluation.evaluate(self.engine, run, run.record(), presets.choose("reference"))
         return Painted(preprocessing.to_uint8(np.load(run.path / "result.npy")), step.seconds, reading.style)
 
 
@@ -151,7 +151,7 @@ def save(whole: Image.Image, path: Path) -> None:
             break
 
 
-def controls(painter: Painter, told: Report) -> Image.Image:
+def controls(painter: CellPainter, told: Report) -> Image.Image:
     """The contact sheet of all controls."""
     photo, painting = (np.asarray(codec.shrunk(painter.path(name), WIDTH)) for name in (PHOTO, PAINTING))
     pictures = [(photo, "the photo"), (painting, "the painting")]
@@ -161,7 +161,7 @@ def controls(painter: Painter, told: Report) -> Image.Image:
     return sheet(pictures)
 
 
-def fine(painter: Painter, told: Report, pairs: Sequence[tuple[str, str]] = SAMPLE_PAIRS) -> Image.Image:
+def fine(painter: CellPainter, told: Report, pairs: Sequence[tuple[str, str]] = SAMPLE_PAIRS) -> Image.Image:
     """`fine` beside `reference` at the same wall time, with the style losses of both in float32."""
     pictures = []
     for photo, painting in pairs:
@@ -176,7 +176,7 @@ def fine(painter: Painter, told: Report, pairs: Sequence[tuple[str, str]] = SAMP
     return sheet(pictures, FEW, LARGE)
 
 
-def published(painter: Painter, told: Report) -> Image.Image:
+def published(painter: CellPainter, told: Report) -> Image.Image:
     """The same of the published pair, whose pictures are not ours to publish."""
     return fine(painter, told, [PUBLISHED])
 
@@ -190,10 +190,10 @@ def paint(engine: Engine, folder: Path, sheets: Sequence[str], told: Report) -> 
     folder.mkdir(parents=True, exist_ok=True)
     with own_home(engine):
         for name in sheets:
-            save(SHEETS[name](Painter(engine, pictures), told), folder / f"{name}.jpg")
+            save(SHEETS[name](CellPainter(engine, pictures), told), folder / f"{name}.jpg")
 
 
-SHEETS: Mapping[str, Callable[[Painter, Report], Image.Image]] = {
+SHEETS: Mapping[str, Callable[[CellPainter, Report], Image.Image]] = {
     "controls": controls,
     "fine": fine,
     "published": published,

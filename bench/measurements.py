@@ -16,7 +16,7 @@ from core import paths
 from core.errors import InputError, StudioError
 from core.machine import hardware
 from core.names import as_name
-from core.settings import KNOBS
+from core.settings import SETTINGS
 
 MAX_BYTES = 4 * 2**20  # of a file that is read: a measurement is some tens of KiB
 MOST, LEAST = 10, 3  # repetitions of what is quick, of what is slow
@@ -154,7 +154,7 @@ def tables(measurements: Mapping[str, Measurement]) -> dict[str, list[dict[str, 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
     """Sizes such as "256,512". Raises `InputError`."""
-    size = KNOBS["size"]
+    size = SETTINGS["size"]
     try:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -192,7 +192,7 @@ def parse(data: bytes, name: str) -> Measurement:
         raise InputError(f"{name} holds no measurement of nst bench: {first['msg']}{where}.") from error
 
 
-def in_turns(
+def interleaved(
     ways: Mapping[str, Callable[[], object]], size: int | None = None, told: Callable[[str], None] = lambda line: None
 ) -> Iterator[Timing]:
     """Time each of `ways`: twice to warm up, then in turns, the oftener the quicker they are together."""

@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from bench.comparisons import PAIR, REFERENCE
-from bench.measurements import Comparison, Timing, in_turns
+from bench.measurements import Comparison, Timing, interleaved
 from core import paths
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
@@ -80,7 +80,7 @@ def _in_turns(interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], o
 
             try:
                 ways = {**ours} | {way: functools.partial(ask, way) for way in ask().split("\t")}
-                return list(in_turns(ways, REFERENCE.size, told))
+                return list(interleaved(ways, REFERENCE.size, told))
             finally:
                 peer.kill()
 

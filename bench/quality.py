@@ -24,7 +24,7 @@ from core.presets import PRESETS
 from core.samples.gallery import find
 from core.settings import TransferSettings
 from core.transfer.engine import Engine
-from core.transfer.initial_image import starting_picture
+from core.transfer.initial_image import create_initial_image
 from core.transfer.stylize import Step, stylize
 
 Report = Callable[[str], None]
@@ -150,7 +150,7 @@ def _course(
     clock = _Clock()
     with own_home(engine), clock:
         content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
-        start, _ = starting_picture(pictures.content, [pictures.style], settings, told)
+        start, _ = create_initial_image(pictures.content, [pictures.style], settings, told)
         objective, _ = engine.objective(content, style, settings)
     exact = objective
     if engine.choice(settings).precision != "float32":

@@ -1,4 +1,4 @@
-"""Every knob of a style transfer, once: its range, unit, default and meaning; and the presets.
+"""Every setting of a style transfer, once: its range, unit, default and meaning; and the presets.
 
 The command line's options, the page's widgets and the run record are drawn from `TransferSettings`.
 """
@@ -17,7 +17,7 @@ Group = Literal["picture", "losses", "layers", "optimizer"]
 StyleLoss = Literal["gram", "wasserstein"]
 
 
-def _knob(
+def _setting(
     default: Any,
     label: str,
     meaning: str,
@@ -73,7 +73,7 @@ class TransferSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = _knob(
+    size: int = _setting(
         512,
         "Size",
         "Length of the picture's longer side; the style picture is brought to the same, times the style scale.",
@@ -82,7 +82,7 @@ class TransferSettings(BaseModel):
         ge=64,
         le=10_000,
     )
-    iterations: int = _knob(
+    iterations: int = _setting(
         1000,
         "Iterations",
         "How many steps the optimizer takes; more come closer to the style.",
@@ -90,7 +90,7 @@ class TransferSettings(BaseModel):
         ge=1,
         le=20_000,
     )
-    frame_every: int = _knob(
+    frame_every: int = _setting(
         100,
         "Keep a picture every",
         "How often a picture on the way is kept.",
@@ -100,15 +100,17 @@ class TransferSettings(BaseModel):
         ge=1,
         le=20_000,
     )
-    init: Literal["content", "preview", "style", "noise"] = _knob(
+    init: Literal["content", "preview", "style", "noise"] = _setting(
         "content",
         "Start from",
         "The picture that painting starts from: the photo itself; the instant preview, which is nearer the goal; the "
         "painting; or grey noise, which shows what the losses alone make.",
         "picture",
     )
-    seed: int = _knob(0, "Seed", "Which noise it is, where painting starts from noise.", "picture", ge=0, le=2**31 - 1)
-    stages: int = _knob(
+    seed: int = _setting(
+        0, "Seed", "Which noise it is, where painting starts from noise.", "picture", ge=0, le=2**31 - 1
+    )
+    stages: int = _setting(
         1,
         "Coarse to fine",
         "Paint at so many sizes, each twice the one before and with half its iterations: large shapes follow the style "
@@ -118,7 +120,7 @@ class TransferSettings(BaseModel):
         ge=1,
         le=6,
     )
-    style_scale: float = _knob(
+    style_scale: float = _setting(
         1.0,
         "Style scale",
         "How large the painting is beside the photo: more makes larger strokes and motifs.",
@@ -127,7 +129,7 @@ class TransferSettings(BaseModel):
         ge=0.1,
         le=4,
     )
-    style_blend: Weights = _knob(
+    style_blend: Weights = _setting(
         (),
         "Style blend",
         "With several paintings, how much each of them counts, in their order; alike where nothing is said.",
@@ -135,14 +137,14 @@ class TransferSettings(BaseModel):
         each_of="styles",
         max_length=MOST_STYLES,
     )
-    colours: Literal["style", "luminance", "matched"] = _knob(
+    colours: Literal["style", "luminance", "matched"] = _setting(
         "style",
         "Colours",
         "The painting's own; the photo's, by painting its lightness alone (luminance); or the photo's, by recolouring "
         "the painting beforehand (matched). Gatys et al. 2016, arXiv:1606.05897.",
         "picture",
     )
-    memory: float = _knob(
+    memory: float = _setting(
         0.0,
         "Memory",
         "The most that a run may hold; a picture that needs more is computed in tiles, with the same result. 0 takes "
@@ -153,7 +155,7 @@ class TransferSettings(BaseModel):
         ge=0,
         le=10_000,
     )
-    style_weight: float = _knob(
+    style_weight: float = _setting(
         1e-2,
         "Style weight",
         "How much the painting's manner counts: strokes, textures, colours.",
@@ -162,7 +164,7 @@ class TransferSettings(BaseModel):
         ge=0,
         le=1e12,
     )
-    content_weight: float = _knob(
+    content_weight: float = _setting(
         1e3,
         "Content weight",
         "How much the photo's shapes count; more keeps it recognisable.",
@@ -171,7 +173,7 @@ class TransferSettings(BaseModel):
         ge=0,
         le=1e12,
     )
-    total_variation_weight: float = _knob(
+    total_variation_weight: float = _setting(
         0.0,
         "Smoothness",
         "Weight of the total variation: more takes fine grain out.",
@@ -180,14 +182,14 @@ class TransferSettings(BaseModel):
         ge=0,
         le=1e12,
     )
-    style_layers: Layers = _knob(
+    style_layers: Layers = _setting(
         ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1"),
         "Style layers",
         "Where in VGG19 the style is read: early layers hold grain and colour, late ones large motifs.",
         "layers",
         min_length=1,
     )
-    style_layer_weights: Weights = _knob(
+    style_layer_weights: Weights = _setting(
         (),
         "Style layer weights",
         "How much each of the style layers counts, in their order; 1 each where nothing is said.",
@@ -195,14 +197,14 @@ class TransferSettings(BaseModel):
         steered=True,
         each_of="style_layers",
     )
-    content_layers: Layers = _knob(
+    content_layers: Layers = _setting(
         ("block5_conv2",),
         "Content layers",
         "Where in VGG19 the photo's shapes are read: the later, the freer the paint.",
         "layers",
         min_length=1,
     )
-    content_layer_weights: Weights = _knob(
+    content_layer_weights: Weights = _setting(
         (),
         "Content layer weights",
         "How much each of the content layers counts, in their order; 1 each where nothing is said.",
@@ -210,37 +212,37 @@ class TransferSettings(BaseModel):
         steered=True,
         each_of="content_layers",
     )
-    style_loss: StyleLoss = _knob(
+    style_loss: StyleLoss = _setting(
         "gram",
         "Style loss",
         "What is compared of the style: Gram matrices, as published; or the activations' distribution, its mean and "
         "covariance, by the Wasserstein-2 distance.",
         "layers",
     )
-    pooling: Pooling = _knob(
+    pooling: Pooling = _setting(
         "max", "Pooling", "How the network grows coarser: by maxima, as trained; averages paint smoother.", "layers"
     )
-    padding: Padding = _knob(
+    padding: Padding = _setting(
         "zero",
         "Padding",
         "What the network sees beyond the picture's edge: black, as trained; or the edge again (replicate), against "
         "frames and blots along it.",
         "layers",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = _knob(
+    precision: Literal["auto", "float32", "bfloat16"] = _setting(
         "float32",
         "Precision",
         "The numbers that the network computes with; auto takes what this machine does best. Losses and picture are "
         "float32 in any case.",
         "optimizer",
     )
-    optimizer: Literal["adam", "l-bfgs"] = _knob(
+    optimizer: Literal["adam", "l-bfgs"] = _setting(
         "adam",
         "Optimizer",
         "Adam is the published way; L-BFGS learns the losses' curvature and needs several times fewer steps.",
         "optimizer",
     )
-    history: int = _knob(
+    history: int = _setting(
         30,
         "L-BFGS history",
         "So many steps L-BFGS remembers; each keeps two pictures in memory.",
@@ -249,7 +251,7 @@ class TransferSettings(BaseModel):
         ge=1,
         le=200,
     )
-    preconditioning: float = _knob(
+    preconditioning: float = _setting(
         0.3,
         "L-BFGS preconditioning",
         "How much farther large shapes move than fine grain while L-BFGS knows little of the curvature.",
@@ -257,18 +259,18 @@ class TransferSettings(BaseModel):
         ge=0,
         le=1,
     )
-    learning_rate: float = _knob(
+    learning_rate: float = _setting(
         5.0, "Learning rate", "Length of Adam's steps, in grey levels of 255.", "optimizer", ge=0.001, le=255
     )
-    beta_1: float = _knob(0.99, "Adam β₁", "How long Adam remembers the direction.", "optimizer", ge=0, le=0.9999)
-    beta_2: float = _knob(
+    beta_1: float = _setting(0.99, "Adam β₁", "How long Adam remembers the direction.", "optimizer", ge=0, le=0.9999)
+    beta_2: float = _setting(
         0.999, "Adam β₂", "How long Adam remembers the gradient's size.", "optimizer", ge=0, le=0.9999
     )
-    epsilon: float = _knob(
+    epsilon: float = _setting(
         0.1, "Adam ε", "Added to the root of Adam's second moment: damps small gradients.", "optimizer", ge=1e-8, le=1e6
     )
 
-    averaging: float = _knob(
+    averaging: float = _setting(
         0.0,
         "Averaging",
         "How long the picture remembers where it was: a mean over the last steps has less of Adam's noise (0.99 is one "
@@ -337,7 +339,7 @@ class TransferSettings(BaseModel):
 
     def shaping_result(self) -> str:
         """The same, as JSON, for settings that paint the same picture."""
-        return self.model_dump_json(exclude={name for name, knob in KNOBS.items() if not knob.shapes_result})
+        return self.model_dump_json(exclude={name for name, setting in SETTINGS.items() if not setting.shapes_result})
 
     def changed(self, **changes: Any) -> "TransferSettings":
         """These settings but for some. Raises `InputError` as `choose` does."""
@@ -345,7 +347,7 @@ class TransferSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class Knob:
+class Setting:
     """A setting as a person meets it: what an option's help or a widget needs to know."""
 
     name: str
@@ -354,10 +356,10 @@ class Knob:
     group: Group
     unit: str
     type: type
-    choices: tuple[str, ...]  # what a knob of words may be; empty for the others
+    choices: tuple[str, ...]  # what a setting of words may be; empty for the others
     steered: bool  # may be changed while a run paints
     shapes_result: bool  # the picture that comes out depends on it
-    each_of: str  # the knob for each of whose entries this one has a number; empty for the others
+    each_of: str  # the setting for each of whose entries this one has a number; empty for the others
     minimum: float | None
     maximum: float | None
 
@@ -366,13 +368,13 @@ def _limit(metadata: list[Any], name: str) -> float | None:
     return next((getattr(limit, name) for limit in metadata if hasattr(limit, name)), None)
 
 
-def _knobs() -> dict[str, Knob]:
-    knobs = {}
+def _read_settings() -> dict[str, Setting]:
+    settings = {}
     for name, field in TransferSettings.model_fields.items():
         extra = field.json_schema_extra
         assert isinstance(extra, dict)  # as _knob() made it
         words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        knobs[name] = Knob(
+        settings[name] = Setting(
             name=name,
             label=str(field.title),
             meaning=str(field.description),
@@ -386,10 +388,10 @@ def _knobs() -> dict[str, Knob]:
             minimum=_limit(field.metadata, "ge"),
             maximum=_limit(field.metadata, "le"),
         )
-    return knobs
+    return settings
 
 
-KNOBS: Mapping[str, Knob] = _knobs()
+SETTINGS: Mapping[str, Setting] = _read_settings()
 
 
 def validated(wanted: Mapping[str, Any]) -> TransferSettings:

@@ -20,7 +20,7 @@ st.html("""<style>
 div:has(> [data-testid="stMultiSelectTagsContainer"]) { max-height: 24rem; }
 @media (max-width: 640px) { .st-key-pictures [data-testid="stColumn"]:last-child { order: -1; } }
 </style>""")
-auth.let_in()
+auth.require_login()
 page = st.navigation(
     [
         st.Page("views/stylize.py", title="Stylize", icon=":material/brush:", default=True),
@@ -28,7 +28,7 @@ page = st.navigation(
         st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
         st.Page("views/timings.py", title="Timings", icon=":material/timer:"),
     ],
-    position="top" if (alone := not server_lock.another_serves()) else "hidden",
+    position="top" if (alone := not server_lock.another_server_runs()) else "hidden",
 )
 try:
     if alone:

@@ -20,7 +20,7 @@ from dashboard.common.text import plain
 TITLE = "Style Transfer Studio"
 
 
-def let_in() -> None:
+def require_login() -> None:
     """Let nobody further who is to log in and has not, and show who has."""
     try:
         if _login() is None:
@@ -47,7 +47,7 @@ def owner() -> str:
     return f"{issuer} {subject}"
 
 
-def sees() -> str | None:
+def may_see() -> str | None:
     """Whose runs this person sees; `None` for everyone's."""
     login = _login()
     return None if login is None or login.get("share_runs") is True else owner()

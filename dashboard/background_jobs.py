@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from core import paths
 from core.errors import StudioError
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 
 
 class Command(BaseModel):
@@ -21,7 +21,7 @@ class Command(BaseModel):
 
     name: str
     arguments: list[str]
-    process: Writer
+    process: ProcessId
 
     def is_running(self) -> bool:
         return self.process.is_alive()
@@ -48,7 +48,7 @@ class Command(BaseModel):
 
 def start(name: str, *arguments: str) -> Command:
     """Run `nst` with these arguments. Raises `StudioError` while another of the name runs."""
-    before = look(name)
+    before = status(name)
     if before and before.is_running():
         raise StudioError("One such measurement is under way already.")
     folder().mkdir(parents=True, exist_ok=True)
@@ -66,14 +66,14 @@ def start(name: str, *arguments: str) -> Command:
     command = Command(
         name=name,
         arguments=list(arguments),
-        process=Writer.of(process.pid),
+        process=ProcessId.of(process.pid),
     )
     with paths.replacing(_file(name)) as file:
         file.write(command.model_dump_json().encode())
     return command
 
 
-def look(name: str) -> Command | None:
+def status(name: str) -> Command | None:
     """The last command of that name, running or not."""
     try:
         return Command.model_validate_json(_file(name).read_bytes())

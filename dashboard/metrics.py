@@ -25,10 +25,10 @@ from prometheus_client.registry import Collector
 from core import log, paths
 from core.errors import InputError, StudioError
 from core.jobs import queue, workers
-from core.jobs.slots import easels
+from core.jobs.slots import local_slots
 from core.jobs.workers import cluster_address
 from core.machine import memory
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import store
 from core.runs.record import UNFINISHED, Status
 from core.runs.run import Run
@@ -170,7 +170,7 @@ class Store(Collector):
         )
 
     def _queue(self) -> Iterator[Metric]:
-        waiting = [self._told[run.id] for run in queue.queue() if run.id in self._told]
+        waiting = [self._told[run.id] for run in queue.queued_runs() if run.id in self._told]
         waits = (time.time() - told.queued for told in waiting if told.queued)
         yield _gauge("nst_queue_length", "Runs that wait for their turn.", len(waiting))
         yield _gauge(
@@ -227,7 +227,7 @@ def _stamp(run: Run) -> tuple[int, int, int]:
 def _workers() -> Iterator[Metric]:
     alive = workers.workers()
     if not cluster_address():  # which has as many as there is room for on the cluster
-        yield _gauge("nst_easels", "Runs that can be painted at the same time.", len(easels()))
+        yield _gauge("nst_easels", "Runs that can be painted at the same time.", len(local_slots()))
     yield _gauge("nst_workers", "Worker processes that are alive.", len(alive))
     yield _gauge(
         "nst_resident_memory_bytes",
@@ -237,7 +237,7 @@ def _workers() -> Iterator[Metric]:
     )
 
 
-def _resident(worker: Writer) -> int:
+def _resident(worker: ProcessId) -> int:
     """Bytes; 0 where the process has just gone, or is another container's."""
     try:
         return psutil.Process(worker.pid).memory_info().rss if worker.is_seen_from_here() else 0

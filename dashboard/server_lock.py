@@ -17,7 +17,7 @@ _held: dict[Path, FileLock] = {}  # by store, for as long as this process lives
 _asking = threading.Lock()  # pages are opened in several threads
 
 
-def another_serves() -> bool:
+def another_server_runs() -> bool:
     """Whether another server works on the store; if none does, this one does from now on."""
     home = paths.home()
     with _asking:
@@ -42,7 +42,7 @@ def show_runs() -> None:
         plain(f"Another server works on {paths.home()}: use its page. This one only shows the runs that are there.")
     )
     st.button("Look again", icon=":material/refresh:")
-    for entry in library.entries(auth.sees())[:SHOWN]:
+    for entry in library.entries(auth.may_see())[:SHOWN]:
         label, colour, icon = STATUSES[entry.record.status]
         with st.container(horizontal=True, vertical_alignment="center"):
             if entry.run.result.is_file():

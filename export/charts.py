@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from core.names import legible
 from core.runs.run import METRICS
-from core.settings import KNOBS, TransferSettings
+from core.settings import SETTINGS, TransferSettings
 
 if TYPE_CHECKING:
     import altair as alt
@@ -224,7 +224,7 @@ def steering_words(change: Steering) -> str:
             return ", ".join(map(word, value)) or "1 each"
         return f"{value:.12g}" if isinstance(value, float) else str(value)
 
-    return "; ".join(f"{KNOBS[name].label} {word(value)}" for name, value in change.changes.items())
+    return "; ".join(f"{SETTINGS[name].label} {word(value)}" for name, value in change.changes.items())
 
 
 def steering_marks(steering: Sequence[Steering]) -> dict[int, str]:

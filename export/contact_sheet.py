@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from core.names import legible
 from core.runs.record import RunRecord
-from core.settings import KNOBS
+from core.settings import SETTINGS
 from export import settings_text
 
 PHOTO, PAINTING, PRESET = "Photo", "Painting", "Preset"
@@ -81,8 +81,8 @@ def varying(records: Sequence[RunRecord]) -> dict[str, list[str]]:
     }
     own = {name for record in records for name in settings_text.own(record.preset, record.settings)}
     values |= {
-        knob.label: [settings_text.setting(knob, record.settings) for record in records]
-        for name, knob in KNOBS.items()
+        setting.label: [settings_text.describe_setting(setting, record.settings) for record in records]
+        for name, setting in SETTINGS.items()
         if name in own
     }
     return {name: each for name, each in values.items() if len(set(each)) > 1}

@@ -10,7 +10,7 @@ from core.presets import PRESETS
 from core.runs import styles
 from core.runs.record import RunRecord, Steering
 from core.runs.run import SUMS, Run
-from core.settings import KNOBS, TransferSettings
+from core.settings import SETTINGS, TransferSettings
 from export import charts, settings_text
 
 
@@ -22,9 +22,9 @@ def differences(record: RunRecord) -> list[tuple[str, str, str]]:
     usual = PRESETS[record.preset].settings()
     return [
         (
-            KNOBS[name].label,
-            settings_text.setting(KNOBS[name], record.settings),
-            settings_text.setting(KNOBS[name], usual),
+            SETTINGS[name].label,
+            settings_text.describe_setting(SETTINGS[name], record.settings),
+            settings_text.describe_setting(SETTINGS[name], usual),
         )
         for name in settings_text.differing(record.settings, usual)
     ]
@@ -33,7 +33,8 @@ def differences(record: RunRecord) -> list[tuple[str, str, str]]:
 def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[str]]]:
     """In what several runs differ: what it is called, and how it is for each of them, in words."""
     lines = [
-        (knob.label, [settings_text.setting(knob, record.settings) for _, record in found]) for knob in KNOBS.values()
+        (setting.label, [settings_text.describe_setting(setting, record.settings) for _, record in found])
+        for setting in SETTINGS.values()
     ]
     beside = {
         "Photo": lambda record: record.content,
@@ -99,6 +100,6 @@ def _option(value: Any) -> str:
 
 def _spelt_out(change: Steering, settings: TransferSettings) -> Steering:
     """The same change without an empty list, which a command line cannot say: a 1 for each of the layers."""
-    changes = {name: value if value not in ((), []) else (1.0,) * len(getattr(settings, KNOBS[name].each_of))
+    changes = {name: value if value not in ((), []) else (1.0,) * len(getattr(settings, SETTINGS[name].each_of))
                for name, value in change.changes.items()}  # fmt: skip
     return Steering(iteration=change.iteration, changes=changes)

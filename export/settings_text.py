@@ -1,15 +1,15 @@
 """Settings in words, as people read them."""
 
 from core.presets import PRESETS
-from core.settings import KNOBS, Knob, TransferSettings
+from core.settings import SETTINGS, Setting, TransferSettings
 
 
-def setting(knob: Knob, settings: TransferSettings) -> str:
+def describe_setting(setting: Setting, settings: TransferSettings) -> str:
     """A setting's value, with its unit."""
-    value = getattr(settings, knob.name)
+    value = getattr(settings, setting.name)
     if isinstance(value, tuple):
         return ", ".join(map(plainly, value)) or "1 each"
-    unit = knob.unit.removesuffix("s") if knob.type is int and value == 1 else knob.unit  # one of the stages
+    unit = setting.unit.removesuffix("s") if setting.type is int and value == 1 else setting.unit  # one of the stages
     return f"{plainly(value)} {unit}".strip()
 
 
@@ -25,4 +25,4 @@ def own(preset: str, settings: TransferSettings) -> list[str]:
 
 def differing(settings: TransferSettings, usual: TransferSettings) -> list[str]:
     """The names of the settings in which the two differ."""
-    return [name for name in KNOBS if getattr(settings, name) != getattr(usual, name)]
+    return [name for name in SETTINGS if getattr(settings, name) != getattr(usual, name)]

@@ -8,7 +8,7 @@ from PIL import Image
 from core.errors import InputError
 from core.images import codec
 from core.runs.run import Run
-from core.settings import KNOBS
+from core.settings import SETTINGS
 
 FRAMES = 120  # at most; of more, some are left out evenly
 FRAME_MILLISECONDS = 120
@@ -43,4 +43,4 @@ def animate(run: Run, longest: int | None = None) -> bytes:
 
 
 def _frame(path: Path, longest: int | None) -> Image.Image:
-    return codec.shrunk(path, longest or int(KNOBS["size"].maximum or 0))
+    return codec.shrunk(path, longest or int(SETTINGS["size"].maximum or 0))

@@ -91,7 +91,7 @@ def batch(
 
     All is checked before the first run begins. The same command, given again, goes on where it was."""
     from core.batches import plan
-    from core.batches.jobs_file import of_file
+    from core.batches.jobs_file import from_file
     from core.jobs import ray_head
     from core.runs import evaluation
     from export.report.page import check_writable
@@ -115,10 +115,10 @@ def batch(
     check_writable(target)
     with console.working() as told:
         if jobs_file:
-            wanted = of_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, told)
+            wanted = from_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, told)
         else:
             presets, sweeps = preset or [DEFAULT_PRESET], plan.sweeps(sweep or ())
-            wanted = plan.of_product(contents or (), styles or (), presets, sweeps, common, told)
+            wanted = plan.from_product(contents or (), styles or (), presets, sweeps, common, told)
     _paint_batch(wanted, name, target, by, measure, again, address, as_json)
 
 
@@ -134,9 +134,9 @@ def _paint_batch(
 ) -> None:
     """Have the runs painted that have not been yet, and compare all of them in a report."""
     from core.batches import progress
-    from core.batches.progress import Watch, leave_off
+    from core.batches.progress import Watch, cancel_waiting
 
-    parts = progress.parts(wanted, again)
+    parts = progress.batch_items(wanted, again)
     there = [part for part in parts if part.state == "painted"]
     said = f", {len(there)} of them painted already" if there else ""
     console.tell(f"{len(parts)} run{'s'[: len(parts) > 1]}{said}")
@@ -149,7 +149,7 @@ def _paint_batch(
         stopped = True
         _leave_off(watch)
     except StudioError:
-        leave_off(watch.unfinished_of_ours())
+        cancel_waiting(watch.unfinished_of_ours())
         raise
     painted, failed = watch.painted(), watch.failed()
     if watch.parts:
@@ -218,10 +218,10 @@ def _tell_of_cluster(watch: Watch, line: str) -> None:
 
 def _leave_off(watch: Watch) -> None:
     """Take what waits out of the queue, and have what is being painted stop."""
-    from core.batches.progress import Watch, leave_off
+    from core.batches.progress import Watch, cancel_waiting
 
     watch.look()  # on a cluster nobody has, yet
-    if asked := leave_off(watch.unfinished_of_ours()):
+    if asked := cancel_waiting(watch.unfinished_of_ours()):
         console.tell("What is being painted stops after its step, and keeps its best picture …")
         with suppress(KeyboardInterrupt):  # a second time: it ends by itself
             for _ in Watch([part for part in watch.parts if part.run in asked]).until_over():

@@ -13,7 +13,7 @@ from nst import console
 from nst.app import app
 from nst.engine import load_engine
 from nst.options import Json, Weights
-from nst.stylize import perform, read_manner, read_picture
+from nst.stylize import perform, read_picture, read_spec
 
 if TYPE_CHECKING:
     from bench.measurements import Measurement
@@ -45,7 +45,7 @@ def reference(
         console.tell("These are not the published pictures: the numbers beside yours are another pair's.")
     settings_of_run = choose("reference", iterations=max(max(wanted), 1))
     photo, name = read_picture(content)
-    run = read_manner([style], settings_of_run, "reference").new_run(photo, name)
+    run = read_spec([style], settings_of_run, "reference").new_run(photo, name)
     found: list[published.Row] = []
     perform(run, weights, settings_of_run.iterations, lambda steps: found.extend(published.rows(steps, wanted)))
     if as_json:

@@ -13,7 +13,7 @@ from core.names import legible
 from nst.app import app
 
 # Each registers its commands, in the order of the help.
-from nst import stylize, batch, runs, bench, setup  # noqa: F401  # isort: skip
+from nst import batch, bench, runs, setup  # noqa: F401  # isort: skip
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from core.presets import DEFAULT_PRESET, PRESETS
-from core.settings import KNOBS
+from core.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from core.settings import Knob
+    from core.settings import Setting
 
 
 Content = Annotated[
@@ -32,41 +32,41 @@ By = Annotated[
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every knob of `core.settings`, in place of its `**choices`."""
+    """Give a command an option for every setting of `core.settings`, in place of its `**choices`."""
     signature = inspect.signature(command, eval_str=True)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    for knob in KNOBS.values():
+    for setting in SETTINGS.values():
         option = typer.Option(
-            help=_help(knob),
-            metavar="|".join(knob.choices) or _metavar(knob),
-            rich_help_panel=f"Settings: {knob.group}",
+            help=_help(setting),
+            metavar="|".join(setting.choices) or _metavar(setting),
+            rich_help_panel=f"Settings: {setting.group}",
             show_default=False,
         )
-        value_type = str if knob.type is tuple else knob.type
+        value_type = str if setting.type is tuple else setting.type
         annotation: Any = Annotated[value_type | None, option]  # made for typer, not for mypy
         parameters.append(
-            inspect.Parameter(knob.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
 
 
-def _help(knob: Knob) -> str:
-    """What a knob means, its range, and its defaults: one for all presets, or each preset's."""
+def _help(setting: Setting) -> str:
+    """What a setting means, its range, and its defaults: one for all presets, or each preset's."""
 
     def word(value: Any) -> str:
         if isinstance(value, tuple):
             return ",".join(map(word, value))
         return f"{value:.10g}" if isinstance(value, float) else str(value)
 
-    limits = f" [{knob.minimum:.10g} … {knob.maximum:.10g}]" if knob.maximum is not None else ""
-    words = {name: word(getattr(preset.settings(), knob.name)) for name, preset in PRESETS.items()}
+    limits = f" [{setting.minimum:.10g} … {setting.maximum:.10g}]" if setting.maximum is not None else ""
+    words = {name: word(getattr(preset.settings(), setting.name)) for name, preset in PRESETS.items()}
     same = len(set(words.values())) == 1
     defaults = words[DEFAULT_PRESET] if same else ", ".join(f"{name} {value}" for name, value in words.items())
-    return f"{knob.meaning}{limits}" + (f" ({defaults})" if defaults else "")
+    return f"{setting.meaning}{limits}" + (f" ({defaults})" if defaults else "")
 
 
-def _metavar(knob: Knob) -> str:
-    if knob.type is tuple:
-        return "X,Y,…" if knob.each_of else "A,B,…"
-    return knob.unit.upper() or ("N" if knob.type is int else "X")
+def _metavar(setting: Setting) -> str:
+    if setting.type is tuple:
+        return "X,Y,…" if setting.each_of else "A,B,…"
+    return setting.unit.upper() or ("N" if setting.type is int else "X")

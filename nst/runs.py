@@ -16,7 +16,7 @@ from nst.engine import load_engine
 from nst.options import By, Json, Weights
 
 if TYPE_CHECKING:
-    from core.runs.evaluation import Reading
+    from core.runs.evaluation import Evaluation
     from core.runs.run import Run
 
 
@@ -74,8 +74,8 @@ def queue(
         move(find(up))
     if cancel:
         control.cancel(find(cancel))
-    waiting = schedule.waiting()
-    under_way = schedule.painting()
+    waiting = schedule.queue_positions()
+    under_way = schedule.running()
     if as_json:
         listed = [{"run": run.id, "place": found.place, "seconds": found.seconds} for run, found in waiting]
         painted = [run.id for run in under_way]
@@ -122,14 +122,14 @@ def compare(
     )
 
 
-def _readings(found: list[Run], by: str, weights: Path | None) -> list[Reading]:
+def _readings(found: list[Run], by: str, weights: Path | None) -> list[Evaluation]:
     """Of every run, measured now where that has not been done."""
     from core.machine import hardware
     from core.runs import evaluation
     from core.timings import Timings
 
     settings = evaluation.settings_of(by)
-    kept = evaluation.readings(found, settings)
+    kept = evaluation.evaluations(found, settings)
     if missing := [run for run in found if run.id not in kept]:
         with console.working() as told:
             records = {run.id: run.record() for run in missing}
@@ -137,7 +137,7 @@ def _readings(found: list[Run], by: str, weights: Path | None) -> list[Reading]:
             hardware.import_tensorflow()
             engine = load_engine(weights, told, Timings())
             for run in missing:
-                kept[run.id] = evaluation.measure(engine, run, records[run.id], settings, told)
+                kept[run.id] = evaluation.evaluate(engine, run, records[run.id], settings, told)
     return [kept[run.id] for run in found]
 
 
@@ -199,7 +199,7 @@ def write_report(
     if measure:
         _readings([run for run in found if (run.path / "result.npy").is_file()], by, weights)
     words = f"the {'preset' if by in PRESETS else 'run'} {by}"
-    contents = found, evaluation.readings(found, evaluation.settings_of(by)), title, words
+    contents = found, evaluation.evaluations(found, evaluation.settings_of(by)), title, words
     try:
         with paths.replacing(output) as file:
             if output.suffix.lower() == ".zip":

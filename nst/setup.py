@@ -75,7 +75,7 @@ def dashboard(context: typer.Context) -> None:
     from dashboard import metrics
 
     metrics.serve_where_asked()
-    workers.see_to_queue()  # what waited when the machine went down
+    workers.ensure_workers()  # what waited when the machine went down
     from streamlit.web import cli
 
     page = Path(__file__).parents[1] / "dashboard" / "app.py"
@@ -84,7 +84,7 @@ def dashboard(context: typer.Context) -> None:
 
 @app.command(hidden=True)
 def worker() -> None:
-    """Perform queued runs, one after another: at an easel of its own. The page starts this by itself."""
+    """Perform queued runs, one after another: at an slot of its own. The page starts this by itself."""
     from core import log
     from core.jobs.worker import work
 

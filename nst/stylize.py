@@ -21,11 +21,11 @@ from nst.options import Content, Json, Now, Output, Style, Weights
 if TYPE_CHECKING:
     from PIL import Image
 
-    from core.batches.folder import Series
+    from core.batches.folder import FolderBatch
     from core.jobs.execution import EngineMaker
     from core.runs.record import Steering
     from core.runs.run import Run
-    from core.runs.spec import Manner
+    from core.runs.spec import RunSpec
     from core.settings import TransferSettings
     from core.transfer.stylize import Step
 
@@ -103,7 +103,7 @@ def stylize(
     """Paint PHOTO in the manner of STYLE, or of several styles. Ctrl-C stops and keeps the best picture so far.
 
     Of a folder, every photo is painted; the same command, given again, goes on where it was."""
-    from core.batches.folder import Series
+    from core.batches.folder import FolderBatch
     from core.images import codec
     from core.presets import choose
     from core.runs.record import Steering
@@ -119,16 +119,16 @@ def stylize(
     folder = Path(content)
     if folder.is_dir():
         later = wanted.changed(iterations=iterations_after_first or wanted.iterations) if sequence else None
-        manner = read_manner(styles, wanted, preset, mask, keep, start_from, steering)
-        _paint_series(Series.of(folder, output, manner, later), weights, now, again, as_json)
+        spec = read_spec(styles, wanted, preset, mask, keep, start_from, steering)
+        _paint_series(FolderBatch.of(folder, output, spec, later), weights, now, again, as_json)
         return
     if sequence or again:
         raise InputError(f"{'--sequence' if sequence else '--again'} is for a folder of photos, and {content} is none.")
     codec.check_writable(output)
     photo, name = read_picture(content)
-    manner = read_manner(styles, wanted, preset, mask, keep, start_from, steering)
-    run = manner.new_run(photo, name)
-    _tell_what_is_stretched(manner, photo.height, photo.width)
+    spec = read_spec(styles, wanted, preset, mask, keep, start_from, steering)
+    run = spec.new_run(photo, name)
+    _tell_what_is_stretched(spec, photo.height, photo.width)
     perform(run, weights, wanted.iterations, now=now)
     _deliver(run, output, as_json)
 
@@ -208,7 +208,7 @@ def preview(
         console.tell(f"The preview is in {output} ({seconds:.2f} s)")
 
 
-def read_manner(
+def read_spec(
     styles: Sequence[str],
     settings: TransferSettings,
     preset: str,
@@ -216,10 +216,10 @@ def read_manner(
     keep: str | None = None,
     start: str | None = None,
     steering: Sequence[Steering] = (),
-) -> Manner:
+) -> RunSpec:
     """How a photo is to be painted, its pictures read. Raises `InputError` where they do not fit together."""
     from core.names import JOINT
-    from core.runs.spec import Manner
+    from core.runs.spec import RunSpec
     from core.transfer.inputs import check_styles
 
     where = _masks(masks or (), len(styles))
@@ -227,7 +227,7 @@ def read_manner(
     check_styles([picture.size for picture in pictures], settings, JOINT.join(names))
     kept = _kept(keep) if keep else None
     start_image, start_name = read_picture(start) if start else (None, "")
-    return Manner(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
+    return RunSpec(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
 
 
 def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
@@ -263,12 +263,12 @@ def _kept(given: str) -> Image.Image:
     return mask
 
 
-def _tell_what_is_stretched(manner: Manner, height: int, width: int, photo: str = "the photo") -> None:
+def _tell_what_is_stretched(spec: RunSpec, height: int, width: int, photo: str = "the photo") -> None:
     """Of the masks and the picture to start from, which are brought to the shape of a photo of that size."""
     from core.images import geometry
 
-    given = {f"--mask {number}": mask for number, mask in enumerate(manner.masks, 1)}
-    given |= {"--keep": manner.kept, "--start-from": manner.start}
+    given = {f"--mask {number}": mask for number, mask in enumerate(spec.masks, 1)}
+    given |= {"--keep": spec.kept, "--start-from": spec.start}
     for option, picture in given.items():
         if picture and not geometry.of_one_shape(picture.size, (width, height)):
             console.tell(f"{option} has another shape than {photo}: it is stretched to it.")
@@ -304,7 +304,7 @@ def _paint(
 ) -> None:
     from core.jobs import execution, schedule
 
-    with console.interrupt_stops(run), nullcontext() if now else schedule.turn(run, progress.report):
+    with console.interrupt_stops(run), nullcontext() if now else schedule.acquire_slot(run, progress.report):
         steps = execution.perform(run, make_engine, progress.report)
         try:
             consume(progress.watch(steps, run.record().settings.iterations))
@@ -314,7 +314,7 @@ def _paint(
             raise
 
 
-def _paint_series(series: Series, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
+def _paint_series(series: FolderBatch, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
     """Paint what has not been painted yet, with one progress bar; what could not be is told at the end."""
     with console.working() as told:
         parts = series.parts(told)
@@ -332,7 +332,7 @@ def _paint_series(series: Series, weights: Path | None, now: bool, again: bool, 
                 run = series.begin(part)
                 if (shape := run.record().shape) not in shapes:  # a film's frames have one
                     shapes.add(shape)
-                    _tell_what_is_stretched(series.manner, *shape, part.photo.name)
+                    _tell_what_is_stretched(series.spec, *shape, part.photo.name)
                 _paint(run, progress, make_engine, _let_pass, now)
                 record = run.record()
                 if record.status == "stopped":

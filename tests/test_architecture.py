@@ -18,7 +18,7 @@ WITHOUT_TENSORFLOW = (
     "core.cluster",
     "core.jobs",
     "core.painter",
-    "core.easels",
+    "core.slots",
     "core.pace",
     "core.samples",
     "core.weights",

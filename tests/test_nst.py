@@ -21,11 +21,11 @@ from core import paths
 from core.errors import StudioError
 from core.images import codec, geometry
 from core.jobs import queue
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.presets import DEFAULT_PRESET, PRESETS, choose
 from core.runs import store
 from core.samples.gallery import find
-from core.settings import KNOBS, TransferSettings
+from core.settings import SETTINGS, TransferSettings
 from core.transfer import preview
 from core.vgg.layers import Precision
 from export import describe
@@ -211,9 +211,9 @@ def test_help_names_every_setting_and_every_preset(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")  # wide enough for a choice to stay in one line
     done = nst("stylize", "--help")
     assert done.returncode == 0
-    for name, knob in KNOBS.items():
+    for name, setting in SETTINGS.items():
         assert "--" + name.replace("_", "-")[:18] in done.stdout, name  # long names may be cut or wrapped
-        assert "|".join(knob.choices) in done.stdout
+        assert "|".join(setting.choices) in done.stdout
     for name, preset in PRESETS.items():
         assert f"{name}: {preset.purpose[:30]}" in done.stdout
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
@@ -537,7 +537,7 @@ def test_runs_say_why_one_was_interrupted(files, own_home):
     seen, noted = (
         store.create(picture, picture, TransferSettings(size=64), "draft", name, "style") for name in ("seen", "noted")
     )
-    earlier = Writer.this_process().model_copy(update={"boot": "earlier"})
+    earlier = ProcessId.this_process().model_copy(update={"boot": "earlier"})
     seen.change(status="running", writer=earlier, message="Compiling the first step …")
     noted_cause = "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
     noted.change(status="interrupted", writer=None, message=noted_cause)
@@ -566,7 +566,7 @@ def test_the_queue_is_listed_and_changed(files, own_home):
     picture = codec.read_image(files / "good.png")
     a, b = (store.create(picture, picture, choose("draft"), "draft", name, "style") for name in "ab")
     for run in (a, b):
-        queue.enter(run, None)
+        queue.enqueue(run, None)
     done = nst("queue", "--up", b.id, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {

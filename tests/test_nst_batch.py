@@ -135,7 +135,7 @@ def test_bad_input_is_one_line_and_nothing_is_begun(rows, given, own_home, argum
     *_, line = done.stderr.splitlines()
     assert done.returncode == 2 and re.match(f"nst: .*{message}", line), done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
-    assert not store.all_runs() and not queue.queue()
+    assert not store.all_runs() and not queue.queued_runs()
 
 
 def test_what_is_no_cluster_is_told_before_anything_begins(given, own_home):
@@ -161,8 +161,8 @@ def test_what_a_cluster_tells_of_a_run_is_told_once_and_by_its_title(given, own_
     lines = []
     monkeypatch.setattr(ray_head, "paint_all", paint_all)
     monkeypatch.setattr("nst.console.tell", lines.append)
-    asked = plan.of_product([str(given / "photos")], ["waves"], common={"size": 64})
-    watch = progress.Watch(progress.parts(asked[:2]))
+    asked = plan.from_product([str(given / "photos")], ["waves"], common={"size": 64})
+    watch = progress.Watch(progress.batch_items(asked[:2]))
     batch_command._have_painted(watch, "it", "auto")
     assert lines[-7:] == ["Fetching the weights …"] + [
         line
@@ -201,7 +201,7 @@ def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_hom
         "nst: Stopped.",
     ]
     (run,) = store.all_runs()
-    assert run.record().status == "stopped" and run.result.is_file() and not queue.queue()
+    assert run.record().status == "stopped" and run.result.is_file() and not queue.queued_runs()
     assert not (jobs_file.parent / "jobs.csv-report.html").exists()
 
 

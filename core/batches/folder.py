@@ -18,7 +18,7 @@ from core.images import codec, sandbox
 from core.images.sandbox import Decoder
 from core.runs.record import SOFTWARE
 from core.runs.run import Run
-from core.runs.spec import Manner, made_of
+from core.runs.spec import RunSpec, made_of
 from core.settings import TransferSettings
 
 MADE_OF = "Made of"  # the entry of a result that holds its `Part.made_of`
@@ -27,7 +27,7 @@ RESULT_BYTES = 4 * codec.MAX_PIXELS  # a result may be larger than a file that i
 
 
 @dataclass(frozen=True)
-class Part:
+class FolderItem:
     """A photo of a series, and where its result goes."""
 
     photo: Path
@@ -39,23 +39,23 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Series:
+class FolderBatch:
     """Photos, and the folder that their results go to."""
 
     photos: Sequence[Path]
     target: Path
-    manner: Manner
+    spec: RunSpec
     later: TransferSettings | None = None  # of a film: of the frames after the first; `None` where it is no film
 
     @staticmethod
-    def of(folder: Path, target: Path, manner: Manner, later: TransferSettings | None = None) -> Series:
+    def of(folder: Path, target: Path, spec: RunSpec, later: TransferSettings | None = None) -> FolderBatch:
         """Of the pictures in a folder, in natural order: frame2 comes before frame10.
 
         Raises `InputError` when there is none, or when the results cannot go to `target`.
         """
         photos = pictures_in(folder)
         _check_target(folder, target)
-        series = Series(photos, target, manner, later)
+        series = FolderBatch(photos, target, spec, later)
         outputs: dict[Path, Path] = {}
         for photo in photos:
             output = series.output(photo)
@@ -72,35 +72,35 @@ class Series:
         keeps_suffix = self.later is None and photo.suffix.lower() in codec.WRITE_FORMATS
         return self.target / (photo.name if keeps_suffix else f"{photo.stem}.png")
 
-    def parts(self, report: Callable[[str], None] = lambda line: None) -> list[Part]:
+    def parts(self, report: Callable[[str], None] = lambda line: None) -> list[FolderItem]:
         """In their order. Raises `InputError` where a result would take the place of a file that this program has not
         painted; and for a film's frame that cannot be read or has not the first one's size. Of other photos that is
         found out when they are painted."""
         if self.later:
             report(f"Looking at {len(self.photos)} frames …")
             _check_frames(self.photos)
-        manner, parts = self.manner.digest(), list[Part]()
+        spec, parts = self.spec.digest(), list[FolderItem]()
         for photo in self.photos:
             before = parts[-1] if self.later and parts else None
-            settings = self.later if self.later and before else self.manner.settings
+            settings = self.later if self.later and before else self.spec.settings
             digest, output = (
-                made_of(manner, settings, _bytes(photo), before.made_of if before else ""),
+                made_of(spec, settings, _bytes(photo), before.made_of if before else ""),
                 self.output(photo),
             )
             is_painted = output.exists() and _made_of(output) == digest
-            parts.append(Part(photo, output, settings, digest, before.output if before else None, is_painted))
+            parts.append(FolderItem(photo, output, settings, digest, before.output if before else None, is_painted))
         return parts
 
-    def begin(self, part: Part) -> Run:
+    def begin(self, part: FolderItem) -> Run:
         """The run that paints a part, queued. Raises `InputError` for a photo that cannot be read or painted."""
         photo = sandbox.read(part.photo)
-        manner = self.manner
+        spec = self.spec
         if part.before:
             result = codec.read_image(part.before, max_bytes=RESULT_BYTES)
-            manner = dataclasses.replace(manner, settings=part.settings, start=result, start_name=part.before.stem)
-        return manner.new_run(photo, part.photo.stem)
+            spec = dataclasses.replace(spec, settings=part.settings, start=result, start_name=part.before.stem)
+        return spec.new_run(photo, part.photo.stem)
 
-    def keep(self, part: Part, run: Run) -> None:
+    def keep(self, part: FolderItem, run: Run) -> None:
         """Write the result of a run that is done. Of a film the library keeps the first frame's run alone: it says how
         all were painted, and the hundreds after it, hardly different, would bury the other runs.
 
@@ -113,7 +113,7 @@ class Series:
         run.write_result(part.output, {MADE_OF: part.made_of})
         self.forget(part, run)
 
-    def forget(self, part: Part, run: Run) -> None:
+    def forget(self, part: FolderItem, run: Run) -> None:
         """Remove the run of a film's later frame, which the library is not to keep."""
         if part.before:
             shutil.rmtree(run.path, ignore_errors=True)

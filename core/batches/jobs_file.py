@@ -16,7 +16,7 @@ from core.batches.plan import SEVERAL, Checker, Job, Report
 from core.errors import InputError
 from core.presets import DEFAULT_PRESET, PRESETS, choose
 from core.samples.gallery import given
-from core.settings import KNOBS
+from core.settings import SETTINGS
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**20  # of a file of runs
 MOST_LINES_TOLD = 10
 SUFFIXES = (".csv", ".yaml", ".yml")
-COLUMNS = ("content", "style", "preset", *KNOBS)
+COLUMNS = ("content", "style", "preset", *SETTINGS)
 OTHER_NAMES = {"contents": "content", "styles": "style", "photo": "content", "painting": "style"}
 
 
-def of_file(
+def from_file(
     file: Path, preset: str = DEFAULT_PRESET, common: Mapping[str, Any] = {}, report: Report = lambda line: None
 ) -> list[Job]:
     """The runs of a CSV or YAML file, in their order. Rows that name no preset have that one, and the `common` settings
@@ -96,7 +96,7 @@ class _Row:
         preset = self._one("preset") if "preset" in self.cells else preset
         if preset not in PRESETS:
             raise self._error("preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}.")
-        chosen = {name: ",".join(cell.words) for name, cell in self.cells.items() if name in KNOBS}
+        chosen = {name: ",".join(cell.words) for name, cell in self.cells.items() if name in SETTINGS}
         try:
             wanted = choose(preset, **{**common, **chosen})
         except InputError as error:

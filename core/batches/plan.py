@@ -24,9 +24,9 @@ from core.machine import memory
 from core.names import JOINT
 from core.presets import DEFAULT_PRESET, choose
 from core.runs.record import RunRecord
-from core.runs.spec import Manner, made_of
+from core.runs.spec import RunSpec, made_of
 from core.samples.gallery import Given, given
-from core.settings import KNOBS, MOST_STYLES, TransferSettings
+from core.settings import MOST_STYLES, SETTINGS, TransferSettings
 from core.transfer import inputs
 
 MOST_RUNS = 500
@@ -59,7 +59,7 @@ class Job:
         return record.job == self.digest and same and not record.steering
 
 
-def of_product(
+def from_product(
     contents: Sequence[str],
     styles: Sequence[str],
     presets: Sequence[str] = (DEFAULT_PRESET,),
@@ -125,11 +125,11 @@ def swept(text: str) -> tuple[str, list[Any]]:
     name = name.strip().replace("-", "_")
     if not (equals and name):
         raise InputError(f"{text!r} is no sweep such as style_weight=1e4,1e5.")
-    if name not in KNOBS:
-        raise InputError(f"There is no setting {name!r} to sweep{guess(name, KNOBS)}.")
-    if not KNOBS[name].shapes_result:
+    if name not in SETTINGS:
+        raise InputError(f"There is no setting {name!r} to sweep{guess(name, SETTINGS)}.")
+    if not SETTINGS[name].shapes_result:
         raise InputError(f"The picture is the same for every {name}: there is nothing to sweep.")
-    return name, values_of(name, rest.split(SEVERAL if KNOBS[name].type is tuple else ","))
+    return name, values_of(name, rest.split(SEVERAL if SETTINGS[name].type is tuple else ","))
 
 
 def values_of(name: str, texts: Sequence[str]) -> list[Any]:
@@ -154,9 +154,12 @@ def combinations(sweeps: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
 
 def as_its_type(name: str, value: Any) -> Any:
     """One setting's value, as far as it can be checked without the others."""
-    if KNOBS[name].each_of:  # as many as there are layers or paintings
+    if SETTINGS[name].each_of:  # as many as there are layers or paintings
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-    choices: dict[str, Any] = {"size": KNOBS["size"].maximum, name: value}  # so large that there is room for any stages
+    choices: dict[str, Any] = {
+        "size": SETTINGS["size"].maximum,
+        name: value,
+    }  # so large that there is room for any stages
     return getattr(choose(**choices), name)
 
 
@@ -195,11 +198,11 @@ class Checker:
     def job(self, content: Given, styles: tuple[Given, ...], preset: str, wanted: TransferSettings) -> Job:
         """Raises `InputError` where a picture cannot be read, or is too small at that size."""
         (width, height), photo = _kept(self._photos, content, self._look_at_photo)
-        sizes, manner = _kept(self._manners, styles, self._look_at_styles)
+        sizes, spec = _kept(self._manners, styles, self._look_at_styles)
         inputs.check_side((width, height), wanted, content.name)
         memory.check_limit(wanted, geometry.resized_shape(width, height, wanted.size))
         inputs.check_styles(sizes, wanted, JOINT.join(style.name for style in styles))
-        named = json.dumps([content.name, preset, made_of(manner, wanted, photo)])
+        named = json.dumps([content.name, preset, made_of(spec, wanted, photo)])
         return Job(content, styles, preset, wanted, hashlib.sha256(named.encode()).hexdigest())
 
     def _look_at_photo(self, photo: Given) -> tuple[tuple[int, int], bytes]:
@@ -212,7 +215,7 @@ class Checker:
             raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
         pictures = [self._read(style) for style in styles]
         names = JOINT.join(style.name for style in styles)
-        return [picture.size for picture in pictures], Manner(TransferSettings(), "", pictures, names).digest()
+        return [picture.size for picture in pictures], RunSpec(TransferSettings(), "", pictures, names).digest()
 
     def _read(self, picture: Given) -> Any:
         try:

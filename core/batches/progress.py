@@ -15,12 +15,12 @@ from core.batches.plan import Job, Report
 from core.errors import InputError, StudioError
 from core.jobs import control, queue, schedule, workers
 from core.runs.record import RunRecord
-from core.runs.recovery import begins_anew, resume
+from core.runs.recovery import resume, starts_over
 from core.runs.run import Run
-from core.runs.spec import Manner
+from core.runs.spec import RunSpec
 from core.runs.store import readable_runs
 from core.samples.gallery import Given
-from core.settings import KNOBS, TransferSettings
+from core.settings import SETTINGS, TransferSettings
 from core.timings import duration
 
 TOLD_EVERY = 20  # runs that are made ready
@@ -33,7 +33,7 @@ _RANKS: tuple[State, ...] = ("painted", "under way", "broken off")
 
 
 @dataclass
-class Part:
+class BatchItem:
     """A job of a batch, the run that stands for it, and how that was when the batch was looked at."""
 
     job: Job
@@ -53,30 +53,30 @@ def _plainly(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def parts(wanted: Sequence[Job], again: bool = False) -> list[Part]:
+def batch_items(wanted: Sequence[Job], again: bool = False) -> list[BatchItem]:
     """The jobs, each with the run that was begun for it before and is still what is asked for: rather one that is
     painted, then one that waits or is being painted. None where all is to be painted `again`. Runs of people who logged
     in are theirs, and stand for nothing here."""
     asked = {job.digest: job for job in wanted}
-    found: dict[str, Part] = {}
+    found: dict[str, BatchItem] = {}
     for run, record in readable_runs(owner="") if not again else ():
         if (job := asked.get(record.job)) and job.is_what(record):
             painted: State = "painted" if record.status == "done" and run.result.is_file() else "broken off"
-            part = Part(job, run, "under way" if record.unfinished else painted)
+            part = BatchItem(job, run, "under way" if record.unfinished else painted)
             if job.digest not in found or _RANKS.index(part.state) < _RANKS.index(found[job.digest].state):
                 found[job.digest] = part
-    made = [found.get(job.digest) or Part(job) for job in wanted]
-    alike: dict[str, list[Part]] = {}
+    made = [found.get(job.digest) or BatchItem(job) for job in wanted]
+    alike: dict[str, list[BatchItem]] = {}
     for part in made:
         alike.setdefault(part.title, []).append(part)
     for group in alike.values():
-        varied = [name for name in KNOBS if len({getattr(part.job.settings, name) for part in group}) > 1]
+        varied = [name for name in SETTINGS if len({getattr(part.job.settings, name) for part in group}) > 1]
         for part in group:
             part.varied = varied
     return made
 
 
-def begin(due: Sequence[Part], batch: str, report: Report = lambda line: None) -> list[Run]:
+def begin(due: Sequence[BatchItem], batch: str, report: Report = lambda line: None) -> list[Run]:
     """Queue a run for each part, and have it stand for that: one that was broken off goes on, and where it cannot there
     is a new one.
 
@@ -89,8 +89,8 @@ def begin(due: Sequence[Part], batch: str, report: Report = lambda line: None) -
         if number % TOLD_EVERY == 1:
             report(f"Getting the runs ready: {number} of {len(due)} …")
         if not (part.run and _goes_on(part.run, job.settings)):
-            manner = Manner(job.settings, job.preset, [read(style) for style in job.styles], job.style_name)
-            part.run = manner.new_run(read(job.content), job.content.name, batch=batch, job=job.digest)
+            spec = RunSpec(job.settings, job.preset, [read(style) for style in job.styles], job.style_name)
+            part.run = spec.new_run(read(job.content), job.content.name, batch=batch, job=job.digest)
         begun.append(part.run)
     return begun
 
@@ -106,7 +106,7 @@ def _goes_on(run: Run, wanted: TransferSettings) -> bool:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Snapshot:
     """How far a batch is."""
 
     over: int  # runs
@@ -128,14 +128,14 @@ class Sight:
 class Watch:
     """Looks at the runs of a batch until all are over."""
 
-    parts: Sequence[Part]
+    parts: Sequence[BatchItem]
     over: dict[Run, RunRecord | str] = field(default_factory=dict)  # in the order in which they ended; or why not seen
     _seconds_left: float | None = None  # as it was estimated
     _estimated_again: float = -math.inf  # when it is next
 
-    def look(self) -> Sight:
+    def look(self) -> Snapshot:
         """What there is to see now."""
-        waiting, iterations, under_way = set(queue.queue()), 0, []
+        waiting, iterations, under_way = set(queue.queued_runs()), 0, []
         for part in self.parts:
             run = part.run
             if not run or run in self.over or run in waiting:
@@ -154,7 +154,7 @@ class Watch:
         if not under_way and not waiting.isdisjoint(self.unfinished()):
             under_way.append(_why_nothing_is_painted())
         iterations += sum(part.job.settings.iterations for part in self.parts if part.run in self.over)
-        return Sight(len(self.over), len(self.parts), iterations, "; ".join(under_way), self._estimate())
+        return Snapshot(len(self.over), len(self.parts), iterations, "; ".join(under_way), self._estimate())
 
     def is_over(self, run: Run) -> bool:
         """Whether a run has ended, which is noted then. Raises `StudioError` for a record that cannot be read."""
@@ -162,7 +162,7 @@ class Watch:
             self.over[run] = control.settle(run)
         return run in self.over
 
-    def until_over(self) -> Iterator[Sight]:
+    def until_over(self) -> Iterator[Snapshot]:
         """What there is to see, now and then, the last time when all are over. Sees to it that someone paints."""
         looked = time.monotonic()
         while True:
@@ -171,7 +171,7 @@ class Watch:
                 return
             if time.monotonic() - looked > WORKER_SECONDS:
                 looked = time.monotonic()
-                workers.see_to_queue()
+                workers.ensure_workers()
             time.sleep(LOOK_SECONDS)
 
     def unfinished_of_ours(self) -> list[Run]:
@@ -181,7 +181,7 @@ class Watch:
     def unfinished(self) -> list[Run]:
         return [part.run for part in self.parts if part.run and part.run not in self.over]
 
-    def painted(self) -> list[Part]:
+    def painted(self) -> list[BatchItem]:
         return [part for part in self.parts if part.run and _ended_well(self.over.get(part.run))]
 
     def endings(self) -> list[str]:
@@ -216,7 +216,7 @@ def _why_nothing_is_painted() -> str:
     said = workers.readiness()
     if said and not said.ready:
         return said.message
-    return "another run is being painted" if schedule.painting() else "waiting for a painter"
+    return "another run is being painted" if schedule.running() else "waiting for a painter"
 
 
 def _ended_well(record: RunRecord | str | None) -> bool:
@@ -231,7 +231,7 @@ def _ending(record: RunRecord | str) -> str:
     return record.message or f"It was {record.status}."
 
 
-def leave_off(unfinished: Sequence[Run]) -> list[Run]:
+def cancel_waiting(unfinished: Sequence[Run]) -> list[Run]:
     """Have runs stop: those that wait leave the queue, and the library where nothing was painted yet; those that are
     being painted are asked to stop, and given back."""
     asked = []
@@ -246,7 +246,7 @@ def leave_off(unfinished: Sequence[Run]) -> list[Run]:
             if record.unfinished and not of_nobody:
                 control.stop(run)
                 asked.append(run)
-            elif begins_anew(run, record) and not record.timings:  # it was never begun, on an earlier day either
+            elif starts_over(run, record) and not record.timings:  # it was never begun, on an earlier day either
                 shutil.rmtree(run.path, ignore_errors=True)
             elif of_nobody:
                 run.change(status="stopped")

@@ -36,9 +36,9 @@ def shape_at(
     does; `at` says what makes it this size, where that is not the size alone."""
     height, width = resized_shape(*given, size)
     if min(height, width) < MIN_SIDE:
-        from core.settings import KNOBS  # here, so that a picture is decoded without them
+        from core.settings import SETTINGS  # here, so that a picture is decoded without them
 
-        helps = min(resized_shape(*given, int(KNOBS["size"].maximum or size))) >= MIN_SIDE
+        helps = min(resized_shape(*given, int(SETTINGS["size"].maximum or size))) >= MIN_SIDE
         raise InputError(
             f"{name} would be only {width} × {height} pixels at {at or f'size {size}'}, and the shorter side must have "
             f"at least {MIN_SIDE}: {remedy if helps else 'no size helps, so cut it to a less narrow part'}."

@@ -11,11 +11,11 @@ import psutil
 from core import log, paths
 from core.errors import InputError, StudioError
 from core.jobs import eta
-from core.jobs.queue import take
-from core.jobs.schedule import painted_at
-from core.jobs.slots import easels_on_clusters
+from core.jobs.queue import dequeue
+from core.jobs.schedule import running_in
+from core.jobs.slots import cluster_slots
 from core.jobs.workers import started_workers
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import recovery
 from core.runs.record import RunRecord
 from core.runs.run import Run
@@ -28,7 +28,7 @@ ENDING_SECONDS = 2.0  # how long a process that is gone may take until the syste
 
 def stop(run: Run) -> None:
     """Stop a run: at once when it still waits, after its current step when it is being performed."""
-    if not _withdrawn(run):
+    if not _remove_from_queue(run):
         run.ask(stop=True)
 
 
@@ -48,7 +48,7 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
     return silent if silent > max(PAINTING_SILENCE, SILENT_STEPS * (step if step > 0 else 0.0)) else None
 
 
-def break_off(run: Run) -> None:
+def kill(run: Run) -> None:
     """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster that is
     the painter alone: who records the run here sees to others too.
 
@@ -60,7 +60,7 @@ def break_off(run: Run) -> None:
         raise InputError(f"Nobody paints the run {run.id}.")
     if not writer.is_seen_from_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
-    if run in painted_at(easels_on_clusters()):
+    if run in running_in(cluster_slots()):
         run.ask(stop=True, at_once=True)
         return
     psutil.Process(writer.pid).kill()
@@ -68,15 +68,15 @@ def break_off(run: Run) -> None:
 
 def cancel(run: Run) -> None:
     """Take a waiting run out of the queue. Raises `InputError` when it does not wait."""
-    if not _withdrawn(run):
+    if not _remove_from_queue(run):
         painted = run.record().status in ("preparing", "running")
         how = ": it is being painted. Stop it on its page, or with Ctrl-C where nst paints it" if painted else ""
         raise InputError(f"The run {run.id} does not wait in the queue{how}.")
 
 
-def _withdrawn(run: Run) -> bool:
+def _remove_from_queue(run: Run) -> bool:
     """Take it out of the queue, for good; whether it was there."""
-    if taken := take(run):
+    if taken := dequeue(run):
         run.change(status="stopped")
         log.event("run withdrawn", run=run.id)
     return taken
@@ -84,15 +84,15 @@ def _withdrawn(run: Run) -> bool:
 
 def settle(run: Run) -> RunRecord:
     """The run's record; of a run whose process is gone it is noted first how that ended, and what it had is kept."""
-    return recovery.settle(run, _how_it_ended)
+    return recovery.settle(run, _describe_exit)
 
 
 def why_interrupted(record: RunRecord) -> str:
     """How the process of a run that is interrupted ended: as it was noted, otherwise as far as it is known here."""
-    return _how_it_ended(record.writer) if record.writer else record.message
+    return _describe_exit(record.writer) if record.writer else record.message
 
 
-def _how_it_ended(writer: Writer) -> str:
+def _describe_exit(writer: ProcessId) -> str:
     """What is known of a process that is gone: only who started it learns its exit status."""
     if writer.is_of_an_earlier_boot():
         return "The machine was restarted while it was being painted."

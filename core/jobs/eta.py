@@ -114,7 +114,7 @@ def seconds_left(run: Run, known: Known | None = None) -> float | None:
     return expected_seconds(record.settings, record.shape, done or 0, known)
 
 
-def try_out(engine: "Engine") -> None:
+def measure_pace(engine: "Engine") -> None:
     """Measure a few small steps, for an estimate before there is any run. Once for a machine."""
     from core.transfer.stylize import stylize
 

@@ -12,20 +12,20 @@ from PIL import Image
 
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
-from core.jobs.slots import easels
+from core.jobs.slots import local_slots
 from core.machine import hardware, memory
 from core.runs.record import RunRecord
-from core.runs.recorder import Account, Recorder
+from core.runs.recorder import ProgressSink, Recorder
 from core.runs.run import Run
-from core.settings import KNOBS
+from core.settings import SETTINGS
 from core.timings import Timings, seconds_asked
 from core.transfer.checkpoint import Checkpoint
-from core.transfer.initial_image import starting_picture
-from core.transfer.inputs import Pictures, Subject
+from core.transfer.initial_image import create_initial_image
+from core.transfer.inputs import Inputs, ResizedInputs
 
 if TYPE_CHECKING:
     from core.transfer.engine import Engine
-    from core.transfer.objective import Evaluation, Losses, Objective
+    from core.transfer.objective import EvaluatedImage, Losses, Objective
     from core.transfer.style_targets import StyleTargets
     from core.transfer.stylize import Step
 
@@ -44,7 +44,7 @@ def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: No
         yield from paint(recorder, make_engine, report)
 
 
-def paint(account: Account, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
+def paint(account: ProgressSink, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
     """Compute a run's steps, giving account of them; yields each when that is done. It ends when a stop is requested
     in the run's directory; what makes the run fail is raised."""
     run = account.run
@@ -55,7 +55,7 @@ def paint(account: Account, make_engine: EngineMaker, report: Report = lambda li
 
     wanted = account.record.settings
     seconds_asked("NST_CHECKPOINT_SECONDS")  # before much is done
-    memory.check(wanted, account.record.shape, bool(hardware.cards()), _still_to_be_taken(run), run.masks)
+    memory.check(wanted, account.record.shape, bool(hardware.cards()), _memory_of_other_runs(run), run.masks)
     tell("Reading the pictures …")
     with account.timings.phase("pictures"):
         pictures = run.pictures()
@@ -64,7 +64,7 @@ def paint(account: Account, make_engine: EngineMaker, report: Report = lambda li
         subject = pictures.at(wanted, stages[0][0])
     if not begun:
         with account.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
-            picture = _starting_picture(account, subject, tell)
+            picture = _initial_image(account, subject, tell)
             account.show(preprocessing.to_uint8(subject.finished(picture)))
     tell("Loading TensorFlow …")
     with account.timings.phase("imports"):
@@ -101,7 +101,12 @@ def paint(account: Account, make_engine: EngineMaker, report: Report = lambda li
 
 
 def _stage(
-    account: Account, engine: Engine, subject: Subject, start: np.ndarray | Checkpoint, tell: Report, again: bool
+    account: ProgressSink,
+    engine: Engine,
+    subject: ResizedInputs,
+    start: np.ndarray | Checkpoint,
+    tell: Report,
+    again: bool,
 ) -> Iterator[Step]:
     """Paint at one size, recording it, for as long as one asks. Where `again`, the step that is started from has been
     recorded already, at the size before."""
@@ -111,10 +116,10 @@ def _stage(
     wanted, precision = account.record.settings, engine.choice(account.record.settings).precision
     if not again:
         tell("Measuring the style …")
-    on_gpu, beside = bool(hardware.cards()), _still_to_be_taken(account.run)
+    on_gpu, beside = bool(hardware.cards()), _memory_of_other_runs(account.run)
     shapes = [(style.shape[0], style.shape[1]) for style in subject.styles]
     # In tiles as small as those of the last stage: what TensorFlow has once taken for larger ones, it keeps.
-    side, style_side = memory.sides(wanted, account.record.shape, shapes, on_gpu, beside, account.run.masks)
+    side, style_side = memory.tile_sides(wanted, account.record.shape, shapes, on_gpu, beside, account.run.masks)
 
     def objective(**other: Any) -> tuple[Objective, StyleTargets]:
         content, styles = preprocessing.to_network(subject.photo), map(preprocessing.to_network, subject.styles)
@@ -122,7 +127,7 @@ def _stage(
 
     made, targets = objective(timings=account.timings)
 
-    def in_float32(best: Evaluation) -> Losses:
+    def in_float32(best: EvaluatedImage) -> Losses:
         exact, _ = objective(precision="float32")
         exact.weights = best.weights
         return exact.losses(best.image)
@@ -137,7 +142,7 @@ def _stage(
     limits = subject.limits()
     if isinstance(start, Checkpoint) and again and limits:
         start = dataclasses.replace(start, image=(within := np.clip(start.image, *limits)), best_image=within)
-    endless = wanted.changed(iterations=KNOBS["iterations"].maximum)
+    endless = wanted.changed(iterations=SETTINGS["iterations"].maximum)
     steps = stylize(made, start, endless, limits and Limits(*limits))
     del start
     for step in steps:
@@ -147,21 +152,21 @@ def _stage(
         yield step
 
 
-def _still_to_be_taken(beside: Run) -> float:
+def _memory_of_other_runs(beside: Run) -> float:
     """Bytes of memory that the other runs which are being painted here will take yet, by the estimate."""
     bytes_ = 0.0
-    for run in filter(None, (easel.run() for easel in easels())):
+    for run in filter(None, (slot.run() for slot in local_slots())):
         try:
             record = run.record()
             if run != beside and record.writer and record.writer.is_seen_from_here():
                 held = psutil.Process(record.writer.pid).memory_info().rss
-                bytes_ += max(memory.memory(record.settings, record.shape) - held, 0.0)
+                bytes_ += max(memory.estimate(record.settings, record.shape) - held, 0.0)
         except (StudioError, psutil.Error):  # it has just ended
             continue
     return bytes_
 
 
-def _stages_left(record: RunRecord, pictures: Pictures, begun: Checkpoint | None) -> list[tuple[int, int]]:
+def _stages_left(record: RunRecord, pictures: Inputs, begun: Checkpoint | None) -> list[tuple[int, int]]:
     """The stages that are still to be painted, of `TransferSettings.schedule`: the one that was begun comes first."""
     schedule = record.settings.schedule()
     if begun is None:
@@ -173,7 +178,7 @@ def _stages_left(record: RunRecord, pictures: Pictures, begun: Checkpoint | None
     return schedule[shapes.index(begun.image.shape) :]
 
 
-def _starting_picture(account: Account, subject: Subject, tell: Report) -> np.ndarray:
+def _initial_image(account: ProgressSink, subject: ResizedInputs, tell: Report) -> np.ndarray:
     """The picture that was given to start from, otherwise the settings' own."""
     run, wanted = account.run, account.record.settings
     height, width = subject.photo.shape[:2]
@@ -181,6 +186,6 @@ def _starting_picture(account: Account, subject: Subject, tell: Report) -> np.nd
         given = codec.read_image(run.start, max_bytes=4 * codec.MAX_PIXELS)
         return np.asarray(given.resize((width, height), Image.Resampling.LANCZOS))
     styles = [preprocessing.to_uint8(style) for style in subject.styles]
-    picture, start_is = starting_picture(subject.in_colours, styles, wanted, tell, subject.masks)
+    picture, start_is = create_initial_image(subject.in_colours, styles, wanted, tell, subject.masks)
     account.update(start=start_is)
     return picture

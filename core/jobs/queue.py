@@ -8,20 +8,20 @@ from filelock import FileLock
 
 from core import paths
 from core.errors import InputError
-from core.machine.processes import Writer
-from core.runs.record import Place
+from core.machine.processes import ProcessId
+from core.runs.record import QueueEntry
 from core.runs.run import Run, writing
 
 
-def queue() -> list[Run]:
+def queued_runs() -> list[Run]:
     """The runs that wait, the next one first."""
-    return [run for run, _ in _places()]
+    return [run for run, _ in _entries()]
 
 
 def move(run: Run, to_front: bool = False) -> None:
     """Have a waiting run come before the one that is before it, or first. Raises `InputError` when it does not wait."""
     with _queue_lock():
-        places = _places()
+        places = _entries()
         found = {each.id: number for number, (each, _) in enumerate(places)}
         if run.id not in found:
             raise InputError(f"The run {run.id} does not wait in the queue.")
@@ -29,33 +29,33 @@ def move(run: Run, to_front: bool = False) -> None:
         places.insert(0 if to_front else max(found[run.id] - 1, 0), moved)
         for order, (each, place) in enumerate(places, 1):
             if place.order != order:
-                _write_place(each, place.model_copy(update={"order": float(order)}))
+                _write_entry(each, place.model_copy(update={"order": float(order)}))
 
 
-def enter(run: Run, waiter: Writer | None) -> None:
-    enter_all([run], waiter)
+def enqueue(run: Run, waiter: ProcessId | None) -> None:
+    enqueue_all([run], waiter)
 
 
-def enter_all(entering: Sequence[Run], waiter: Writer | None) -> None:
+def enqueue_all(entering: Sequence[Run], waiter: ProcessId | None) -> None:
     paths.queue().mkdir(parents=True, exist_ok=True)
     with _queue_lock():
         for file in paths.queue().iterdir():
-            if not (file.name.startswith(".") or Place.of(file.name)):  # of one whose process is gone
+            if not (file.name.startswith(".") or QueueEntry.of(file.name)):  # of one whose process is gone
                 file.unlink(missing_ok=True)
-        last = max((place.order for _, place in _places()), default=0.0)
+        last = max((place.order for _, place in _entries()), default=0.0)
         for number, run in enumerate(entering, 1):
-            _write_place(run, Place(order=last + number, waiter=waiter))
+            _write_entry(run, QueueEntry(order=last + number, waiter=waiter))
 
 
-def _places() -> list[tuple[Run, Place]]:
+def _entries() -> list[tuple[Run, QueueEntry]]:
     """The queue; a run whose own process is gone waits no longer."""
     files = paths.queue().iterdir() if paths.queue().is_dir() else ()
-    places = ((file.name, Place.of(file.name)) for file in files if not file.name.startswith("."))
+    places = ((file.name, QueueEntry.of(file.name)) for file in files if not file.name.startswith("."))
     found = [(Run(paths.runs() / name), place) for name, place in places if place]
     return sorted(found, key=lambda each: (each[1].order, each[0].id))
 
 
-def _write_place(run: Run, place: Place) -> None:
+def _write_entry(run: Run, place: QueueEntry) -> None:
     with paths.replacing(paths.queue() / run.id) as file:
         file.write(place.model_dump_json().encode())
 
@@ -67,25 +67,25 @@ def _queue_lock() -> FileLock:
 
 def next_queued() -> Run | None:
     """The run that a worker is to perform next; `None` also when it is the turn of one that performs itself."""
-    first = first_to_go()
+    first = first_in_queue()
     return first[0] if first and not first[1] else None
 
 
-def first_to_go() -> tuple[Run, bool] | None:
+def first_in_queue() -> tuple[Run, bool] | None:
     """The run whose turn is next, and whether its own process performs it. One whose process was suspended keeps its
     place, and lets the others pass meanwhile."""
-    for run, place in _places():
+    for run, place in _entries():
         if not (place.waiter and place.waiter.is_suspended()):
             return run, place.waiter is not None
     return None
 
 
-def number_awaiting() -> int:
+def count_for_workers() -> int:
     """How many runs wait for a worker."""
-    return sum(not place.waiter for _, place in _places())
+    return sum(not place.waiter for _, place in _entries())
 
 
-def take(run: Run, writer: Writer | None = None) -> bool:
+def dequeue(run: Run, writer: ProcessId | None = None) -> bool:
     """Take a run out of the queue, for that process where one is given; only one can."""
     if not paths.queue().is_dir():
         return False

@@ -1,7 +1,7 @@
 """Runs painted on a Ray cluster: who computes is on a node, who records is here, and what is written is any run's.
 
-Ray tries nothing again by itself: a run whose painter is lost comes first in our own queue, and goes on from the last
-checkpoint that was recorded. Beside `core.painter`, nothing in this program knows of Ray.
+Ray tries nothing again by itself: a run whose worker is lost comes first in our own queue, and goes on from the last
+checkpoint that was recorded. Beside `core.worker`, nothing in this program knows of Ray.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from filelock import FileLock
 from core import paths
 from core.errors import InputError, StudioError
 from core.jobs.execution import EngineMaker, Report
-from core.jobs.ray_worker import AHEAD, CALLS, Outfit, Painter, Parcel, program
-from core.jobs.slots import MOST, Easel, easels_on_clusters, first_free
+from core.jobs.ray_worker import AHEAD, CALLS, EngineAssets, FileBlob, RayWorker, program_version
+from core.jobs.slots import MOST, Slot, cluster_slots, first_free
 from core.runs.record import Request
 from core.runs.recorder import PAINTED, Recorder
 from core.runs.recovery import fail
@@ -40,10 +40,10 @@ from core.vgg.onnx import find_model
 
 REACH_SECONDS = 5.0  # how long the cluster's head may take to answer
 ROUND_SECONDS = 0.2  # how long is waited for news at most: wishes are passed on as often
-LOOK_SECONDS = 5.0  # how often the cluster is asked how many painters it has room for
-PATIENCE_SECONDS = 15.0  # after which it is said that no painter has come yet
+LOOK_SECONDS = 5.0  # how often the cluster is asked how many workers it has room for
+PATIENCE_SECONDS = 15.0  # after which it is said that no worker has come yet
 FETCH_SECONDS = 120.0  # how long a step's pictures may take from a node
-LOSSES = 3  # of its painter, that a run survives
+LOSSES = 3  # of its worker, that a run survives
 PASSED_ON = ("NST_CHECKPOINT_SECONDS",)  # what the environment here says of the painting there
 
 
@@ -60,7 +60,7 @@ def paint_all(
     all runs: no Ray, no such cluster, no node with what a run needs, a node with another version of this program.
     """
     waiting = deque(runs)
-    with Studio(address, report, make_engine) as studio, _first_interrupt(studio.close_down):
+    with RayScheduler(address, report, make_engine) as studio, _first_interrupt(studio.close_down):
         while studio.go_round(len(waiting), lambda: waiting.popleft() if waiting else None):
             pass
         if studio.closing:
@@ -86,10 +86,10 @@ def _first_interrupt(act: Callable[[], None]) -> Iterator[None]:
 
 
 @dataclass(eq=False)
-class _Place:
-    """A painter, and the run that it paints."""
+class _ClusterSlot:
+    """A worker, and the run that it paints."""
 
-    painter: Any  # ActorHandle
+    worker: Any  # ActorHandle
     greeting: Any  # ObjectRef
     node: str = ""  # where it is, once it has greeted
     run: Run | None = None
@@ -103,19 +103,19 @@ class _Place:
         return bool(self.node) and not self.run and not self.is_unlike
 
 
-class Studio:
-    """The painters on a cluster, and the runs that they paint. Used as a context: at its end all of them are gone."""
+class RayScheduler:
+    """The workers on a cluster, and the runs that they paint. Used as a context: at its end all of them are gone."""
 
     def __init__(self, address: str, report: Report, make_engine: EngineMaker | None = None) -> None:
-        """Raises `StudioError` where there is no such cluster, or no room for a single painter on it."""
+        """Raises `StudioError` where there is no such cluster, or no room for a single worker on it."""
         self._cpus = _cpus()
-        program()  # before its files may change
+        program_version()  # before its files may change
         self._address, self._report = address, report
-        self._places: list[_Place] = []
-        self._again: deque[Run] = deque()  # runs whose painter was lost
+        self._places: list[_ClusterSlot] = []
+        self._again: deque[Run] = deque()  # runs whose worker was lost
         self._losses: Counter[Run] = Counter()
-        self._stillborn = 0  # painters on end
-        self._waits_since: float | None = None  # for a painter, by the monotonic clock
+        self._stillborn = 0  # workers on end
+        self._waits_since: float | None = None  # for a worker, by the monotonic clock
         self._told_of_waiting = False
         self.closing = False
         self._ray = _join(address)
@@ -131,7 +131,7 @@ class Studio:
             self._ray.shutdown()
             raise
 
-    def __enter__(self) -> Studio:
+    def __enter__(self) -> RayScheduler:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -146,7 +146,7 @@ class Studio:
         self.closing = True
 
     def go_round(self, waiting: int, take: Callable[[], Run | None]) -> bool:
-        """Look after all once: give free painters a run, of which `waiting` are to be had by `take`, pass on what is
+        """Look after all once: give free workers a run, of which `waiting` are to be had by `take`, pass on what is
         wanted, and record what is told, for which it waits a moment. Whether anything is left to do."""
         if self.closing:
             waiting = 0
@@ -154,7 +154,7 @@ class Studio:
         self._hire(waiting + len(self._again))
         for place in list(self._places):
             if place.is_free() and not self.closing:
-                if not (found := first_free(easels_on_clusters(), Easel.turn_lock)):  # others have them all
+                if not (found := first_free(cluster_slots(), Slot.turn_lock)):  # others have them all
                     break
                 if not (run := self._again.popleft() if self._again else take()):
                     found[1].release()
@@ -166,10 +166,10 @@ class Studio:
         self._listen()
         return bool(waiting or self._again or any(place.run for place in self._places))
 
-    # The painters
+    # The workers
 
     def _hire(self, waiting: int) -> None:
-        """Have as many free painters as runs wait, as far as there is room for them."""
+        """Have as many free workers as runs wait, as far as there is room for them."""
         if waiting and time.monotonic() - self._looked > LOOK_SECONDS:
             self._look_for_room()
         free = sum(not place.run and not place.is_unlike for place in self._places)  # those that are to come too
@@ -177,12 +177,12 @@ class Studio:
         environment = {"TF_NUM_INTRAOP_THREADS": str(self._cpus), **passed_on}  # as many as Ray counts, and no more
         for _ in range(min(waiting - free, self._room - len(self._places))):
             own = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"asking": 1}}
-            actor = self._ray.remote(**self._needs, **own)(Painter)
-            painter = actor.options(scheduling_strategy="SPREAD").remote(environment)
-            self._places.append(_Place(painter, painter.greet.remote()))
+            actor = self._ray.remote(**self._needs, **own)(RayWorker)
+            worker = actor.options(scheduling_strategy="SPREAD").remote(environment)
+            self._places.append(_ClusterSlot(worker, worker.greet.remote()))
 
     def _tell_of_waiting(self, waiting: int) -> None:
-        """Say once where no painter comes for a while: other work may have what the nodes have, or they are gone."""
+        """Say once where no worker comes for a while: other work may have what the nodes have, or they are gone."""
         if not waiting or any(place.node and not place.is_unlike for place in self._places):
             self._waits_since, self._told_of_waiting = None, False
             return
@@ -193,7 +193,7 @@ class Studio:
             self._report(f"Waiting for room on the cluster at {self._address}: {why} …")
 
     def _look_for_room(self) -> None:
-        """How many painters the cluster's nodes can hold now, and what each needs."""
+        """How many workers the cluster's nodes can hold now, and what each needs."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self._looked = time.monotonic()
         self._needs = {"num_cpus": self._cpus, "num_gpus": int(any(node.get("GPU", 0) >= 1 for node in nodes))}
@@ -202,8 +202,8 @@ class Studio:
         self._room = min(sum(counts), MOST)
         self._of_all = f"{self._cpus} CPU{'s' if self._cpus > 1 else ''}{' and a GPU' if wanted['GPU'] else ''}"
 
-    def _packed(self, make_engine: EngineMaker | None) -> Outfit:
-        """What painters need, laid into the object store."""
+    def _packed(self, make_engine: EngineMaker | None) -> EngineAssets:
+        """What workers need, laid into the object store."""
         loaded = weights.obtain(report=self._report)
         model = find_model(loaded.sha256)
         if not model and make_engine:
@@ -211,20 +211,20 @@ class Studio:
         if not model:
             raise StudioError("The network was never exported on this machine: run nst prepare, and then this again.")
 
-        def parcel(path: Path, name: str = "") -> Parcel:
+        def parcel(path: Path, name: str = "") -> FileBlob:
             content = path.read_bytes()
-            return Parcel(name or path.name, hashlib.sha256(content).hexdigest(), self._ray.put(content))
+            return FileBlob(name or path.name, hashlib.sha256(content).hexdigest(), self._ray.put(content))
 
         fetched = loaded.provenance == "imagenet, 8-bit"  # the others may have any name
         name = loaded.path.name if fetched else f"vgg19-weights-{loaded.sha256[:12]}{loaded.path.suffix}"
-        return Outfit(
+        return EngineAssets(
             parcel(loaded.path, name),
             loaded.provenance,
             [parcel(model.path), parcel(model.path.with_suffix(".json"))],
             [parcel(path) for file in preview.SHA256 if (path := paths.find_model(file))],
         )
 
-    def _welcome(self, place: _Place) -> None:
+    def _welcome(self, place: _ClusterSlot) -> None:
         from ray.exceptions import RayError
 
         try:
@@ -233,10 +233,10 @@ class Studio:
             self._dismiss(place)
             self._stillborn += 1
             if self._stillborn > LOSSES:
-                raise StudioError(f"No painter starts on the nodes of {self._address}: {_reason(error)}") from error
+                raise StudioError(f"No worker starts on the nodes of {self._address}: {_reason(error)}") from error
             return
         self._stillborn = 0
-        if theirs != (ours := program()):
+        if theirs != (ours := program_version()):
             place.is_unlike = True
             said = (
                 f"The node {place.node[:8]} has another version of this program ({theirs}) than this machine ({ours}): "
@@ -246,25 +246,25 @@ class Studio:
                 raise StudioError(said)
             self._report(said)
 
-    def _dismiss(self, place: _Place, error: BaseException | None = None) -> None:
-        """End a painter, and by that error the recording of what it paints."""
+    def _dismiss(self, place: _ClusterSlot, error: BaseException | None = None) -> None:
+        """End a worker, and by that error the recording of what it paints."""
         if place in self._places:
             self._places.remove(place)
-        self._ray.kill(place.painter)
+        self._ray.kill(place.worker)
         if place.recording and error:
             with contextlib.suppress(type(error), StudioError):
                 place.recording.throw(error)
 
     # The runs
 
-    def _recording(self, place: _Place, run: Run, easel: Easel, turn: FileLock) -> Generator[None]:
-        """Have a run painted, and record it: goes on by one call of the painter's each time, and gives its turn back in
+    def _recording(self, place: _ClusterSlot, run: Run, slot: Slot, turn: FileLock) -> Generator[None]:
+        """Have a run painted, and record it: goes on by one call of the worker's each time, and gives its turn back in
         the end. Raises what the run fails for, once that is recorded."""
         from ray.exceptions import RayError, RayTaskError
 
-        with _turn(easel, turn, run), Recorder(run) as recorder:
+        with _hold_slot(slot, turn, run), Recorder(run) as recorder:
             self._ask(place, run, run.request())
-            paint = place.painter.paint.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
+            paint = place.worker.paint.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
             place.calls = paint.remote(run.id, _files(run), self._outfit)
             self._report(f"{run.id} begins on the node {place.node[:8]}.")
             heard = False
@@ -275,24 +275,24 @@ class Studio:
                         break
                     told = self._ray.get(call, timeout=FETCH_SECONDS)
                     heard = True
-                    _take_down(recorder, told)
+                    _record(recorder, told)
             except RayTaskError as error:
                 raise StudioError(f"The node {place.node[:8]} failed: {_reason(error)}") from error
             except RayError as error:
                 self._dismiss(place)
                 if not recorder.ended:
                     self._losses[run] += heard or not place.has_painted  # otherwise it may have been gone before
-                    gone = f"Its painter on the node {place.node[:8]} is gone, with the node or for want of memory"
+                    gone = f"Its worker on the node {place.node[:8]} is gone, with the node or for want of memory"
                     if self._losses[run] > LOSSES:
                         raise StudioError(f"{gone}, the {LOSSES + 1}th one: let it go on where they last.") from error
                     goes_on = "goes on from its last checkpoint" if run.checkpoint.exists() else "begins anew"
                     recorder.put_back(f"{gone}: it {goes_on}.")
                     self._again.append(run)
             if not recorder.ended:
-                raise StudioError("Its painter ended without saying how the run did.")
+                raise StudioError("Its worker ended without saying how the run did.")
 
-    def _go_on(self, place: _Place) -> None:
-        """Record the next that a painter tells."""
+    def _go_on(self, place: _ClusterSlot) -> None:
+        """Record the next that a worker tells."""
         assert place.run and place.recording
         run = place.run
         try:
@@ -311,9 +311,9 @@ class Studio:
             record = run.record()
             self._report(f"{run.id} is {record.status}{f': {record.message}' if record.message else '.'}")
 
-    def _ask(self, place: _Place, run: Run, request: Request) -> None:
+    def _ask(self, place: _ClusterSlot, run: Run, request: Request) -> None:
         place.asked = request
-        place.painter.ask.options(concurrency_group="asking").remote(run.id, request)
+        place.worker.ask.options(concurrency_group="asking").remote(run.id, request)
 
     def _pass_on_wishes(self) -> None:
         for place in list(self._places):
@@ -327,7 +327,7 @@ class Studio:
                     self._ask(place, place.run, request)
 
     def _listen(self) -> None:
-        """Take what the painters tell, and welcome those that have come."""
+        """Take what the workers tell, and welcome those that have come."""
         working = {place.calls: place for place in self._places if place.run}
         awaited = [*working, *(coming := {place.greeting: place for place in self._places if not place.node})]
         if not awaited:
@@ -344,16 +344,16 @@ class Studio:
 
 
 @contextmanager
-def _turn(easel: Easel, lock: FileLock, run: Run) -> Iterator[None]:
+def _hold_slot(slot: Slot, lock: FileLock, run: Run) -> Iterator[None]:
     try:
-        with easel.bearing(run):
+        with slot.bearing(run):
             yield
     finally:
         lock.release()
 
 
-def _take_down(recorder: Recorder, told: Any) -> None:
-    """Do what a painter has told. Raises `StudioError` for what painting does not tell: a node decides nothing else."""
+def _record(recorder: Recorder, told: Any) -> None:
+    """Do what a worker has told. Raises `StudioError` for what painting does not tell: a node decides nothing else."""
     try:
         method, given, named = told
         fields = set(named).union(*given[:1]) if method == "end" else set(named)
@@ -361,7 +361,7 @@ def _take_down(recorder: Recorder, told: Any) -> None:
             raise ValueError(f"{method} of {', '.join(map(str, fields))}")
         getattr(recorder, method)(*given, **named)
     except (TypeError, ValueError, AttributeError) as error:
-        raise StudioError(f"Its painter told what no painter tells ({error}), so it was ended."[:500]) from error
+        raise StudioError(f"Its worker told what no worker tells ({error}), so it was ended."[:500]) from error
 
 
 def _files(run: Run) -> dict[str, bytes]:
@@ -407,7 +407,7 @@ def check_reach(address: str) -> str:
         )
     if address != "auto":
         _check_form(address)
-    door = _door(address)
+    door = _resolve_address(address)
     _check_form(door)  # of what RAY_ADDRESS says, too
     host, _, port = door.rpartition(":")
     try:
@@ -427,7 +427,7 @@ def _check_form(address: str) -> None:
         raise InputError(f"{address[:80]!r} is no address of a Ray cluster such as 10.0.0.1:6379.")
 
 
-def _door(address: str) -> str:
+def _resolve_address(address: str) -> str:
     """The host and port that Ray takes an address for: for this machine's own name the one that others know it by, and
     for "auto" what RAY_ADDRESS says, or the cluster that was started here."""
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output

@@ -28,10 +28,10 @@ from core import paths
 from core.errors import StudioError
 from core.jobs import execution
 from core.jobs.execution import Report
-from core.jobs.slots import acquired
+from core.jobs.slots import try_acquire
 from core.machine import hardware
 from core.runs.record import Request
-from core.runs.recorder import Account, Told
+from core.runs.recorder import ProgressSink, StepUpdate
 from core.runs.run import Run
 from core.timings import Timings
 from core.transfer.checkpoint import Checkpoint
@@ -42,14 +42,14 @@ from core.vgg.weights import Provenance, WeightsFile, read
 if TYPE_CHECKING:
     from core.transfer.engine import Engine
 
-AHEAD = 8  # calls that a painter may be ahead of who records them
+AHEAD = 8  # calls that a worker may be ahead of who records them
 
-CALLS = Account.__abstractmethods__ | {"update"}
+CALLS = ProgressSink.__abstractmethods__ | {"update"}
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # of a method of `Account`
 
 
 @dataclass(frozen=True)
-class Parcel:
+class FileBlob:
     """A file that lies in the object store, for nodes that do not have it."""
 
     name: str
@@ -64,7 +64,7 @@ class Parcel:
         path = paths.models() / self.name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{self.name}.lock")):  # of a node's painters, one fetches
+            with FileLock(path.with_name(f".{self.name}.lock")):  # of a node's workers, one fetches
                 if not (path.is_file() and self._is(path.read_bytes())):
                     content = fetch(self.content)
                     if not self._is(content):
@@ -80,16 +80,16 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class Outfit:
+class EngineAssets:
     """What an engine is made of, as it travels."""
 
-    weights: Parcel
+    weights: FileBlob
     provenance: Provenance
-    model: Sequence[Parcel]  # the exported network, then its manifest
-    preview: Sequence[Parcel]
+    model: Sequence[FileBlob]  # the exported network, then its manifest
+    preview: Sequence[FileBlob]
 
 
-class Sender(Account):
+class RemoteSink(ProgressSink):
     """Gives account of a run to who records it elsewhere."""
 
     def __init__(self, run: Run, send: Callable[[Call], None], wish: Callable[[], Request]) -> None:
@@ -108,7 +108,7 @@ class Sender(Account):
     def live(self, picture: bytes) -> None:
         self._send(("live", (picture,), {}))
 
-    def note(self, told: Told) -> None:
+    def note(self, told: StepUpdate) -> None:
         self._send(("note", (told,), {}))
 
     def keep(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
@@ -121,12 +121,12 @@ class Sender(Account):
         self._send(("end", (dict(ending), dict(timings), trace), {}))
 
 
-class Painter:
+class RayWorker:
     """A process on a node, as a Ray actor."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         os.environ.update(environment)
-        program()
+        program_version()
         self._engine: Engine | None = None
         self._wish = "", Request()  # of which run
 
@@ -134,13 +134,13 @@ class Painter:
         """On which node it is, and which program it runs."""
         import ray
 
-        return ray.get_runtime_context().get_node_id(), program()
+        return ray.get_runtime_context().get_node_id(), program_version()
 
     def ask(self, run_id: str, request: Request) -> None:
         """Say what is wanted of a run; beside the painting, in a thread of its own."""
         self._wish = run_id, request
 
-    def paint(self, run_id: str, files: Mapping[str, bytes], outfit: Outfit) -> Iterator[Call]:
+    def paint(self, run_id: str, files: Mapping[str, bytes], outfit: EngineAssets) -> Iterator[Call]:
         """Paint a run from copies of its files: yields what its recorder is to be told, as it comes."""
         calls: queue.Queue[Call | None] = queue.Queue(AHEAD)
         with _folder() as folder:
@@ -152,18 +152,18 @@ class Painter:
             while (call := calls.get()) is not None:
                 yield call
 
-    def _paint(self, run: Run, outfit: Outfit, send: Callable[[Call | None], None]) -> None:
+    def _paint(self, run: Run, outfit: EngineAssets, send: Callable[[Call | None], None]) -> None:
         def wish() -> Request:
             of, request = self._wish
             return request if of == run.id else Request()
 
         def make_engine(report: Report, timings: Timings) -> Engine:
-            self._engine = self._engine or _engine(outfit, timings)
+            self._engine = self._engine or _make_engine(outfit, timings)
             return self._engine
 
         try:
             # It tells of errors too; they do not travel themselves, as their classes may need TensorFlow to be read.
-            with contextlib.suppress(Exception), Sender(run, send, wish) as account:
+            with contextlib.suppress(Exception), RemoteSink(run, send, wish) as account:
                 if not find():
                     for parcel in outfit.preview:
                         parcel.unpack(_fetch)
@@ -175,11 +175,11 @@ class Painter:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for a copy of a run. Those of this node's painters that were killed go."""
-    parent = paths.home() / "painters"
+    """A folder for a copy of a run. Those of this node's workers that were killed go."""
+    parent = paths.home() / "ray-workers"
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob("*.lock"):
-        if acquired(lock := FileLock(left)):
+        if try_acquire(lock := FileLock(left)):
             shutil.rmtree(left.with_suffix(""), ignore_errors=True)
             left.unlink(missing_ok=True)
             lock.release()
@@ -193,7 +193,7 @@ def _folder() -> Iterator[Path]:
             Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _engine(outfit: Outfit, timings: Timings) -> Engine:
+def _make_engine(outfit: EngineAssets, timings: Timings) -> Engine:
     from core.transfer.engine import Engine
 
     with timings.phase("weights"):
@@ -213,7 +213,7 @@ def _fetch(content: Any) -> bytes:
 
 
 @functools.cache  # as it was when it was loaded, whatever becomes of the files meanwhile
-def program() -> str:
+def program_version() -> str:
     """Which program this is: its version, and what its code is, since a checkout may be of any day."""
     code = hashlib.sha256()
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):

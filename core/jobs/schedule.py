@@ -14,37 +14,37 @@ from core import log
 from core.errors import StudioError
 from core.jobs import eta
 from core.jobs.execution import Report
-from core.jobs.queue import enter, enter_all, first_to_go, queue, take
-from core.jobs.slots import MOST, Easel, easels, easels_on_clusters, first_free
-from core.jobs.workers import cluster_address, see_to_queue, start_worker
-from core.machine.processes import Writer
+from core.jobs.queue import dequeue, enqueue, enqueue_all, first_in_queue, queued_runs
+from core.jobs.slots import MOST, Slot, cluster_slots, first_free, local_slots
+from core.jobs.workers import cluster_address, ensure_workers, start_worker
+from core.machine.processes import ProcessId
 from core.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Waiting:
+class QueuePosition:
     """Where a run stands in the queue."""
 
     place: int  # 1 is the next
     seconds: float | None  # until it should begin; `None` where that cannot be told
 
 
-def waiting() -> list[tuple[Run, Waiting]]:
-    """The queue, and when each run of it should begin: at the easel that is free first."""
+def queue_positions() -> list[tuple[Run, QueuePosition]]:
+    """The queue, and when each run of it should begin: at the slot that is free first."""
     return [
-        (run, Waiting(place, begins if begins < math.inf else None))
-        for place, (run, begins, _) in enumerate(_course(), 1)
+        (run, QueuePosition(place, begins if begins < math.inf else None))
+        for place, (run, begins, _) in enumerate(_expected_times(), 1)
     ]
 
 
 def seconds_until_over(wanted: Collection[Run]) -> float | None:
     """Until the last of these runs should be over, those that wait before it included; `None` where that cannot be
     told. Runs that are over already count nothing."""
-    ends = max((ends for run, _, ends in _course(with_painting=True) if run in wanted), default=0.0)
+    ends = max((ends for run, _, ends in _expected_times(with_painting=True) if run in wanted), default=0.0)
     return ends if ends < math.inf else None
 
 
-def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
+def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float]]:
     """The queue, each run with the seconds until it should begin and until it should be over; infinitely many where
     that cannot be told: this machine has not been measured, or NST_RAY_ADDRESS has a cluster paint them. Where asked
     for, the runs that are being painted come before it."""
@@ -54,76 +54,76 @@ def _course(with_painting: bool = False) -> list[tuple[Run, float, float]]:
         seconds = eta.seconds_left(run, known)
         return math.inf if seconds is None else seconds
 
-    under_way = [(run, 0.0, left(run)) for run in painting()]
-    there = painted_at(easels_on_clusters())
+    under_way = [(run, 0.0, left(run)) for run in running()]
+    there = running_in(cluster_slots())
     here = [ends for run, _, ends in under_way if run not in there]
-    free = [*here, *[0.0] * (len(easels()) - len(here))]  # of each easel
+    free = [*here, *[0.0] * (len(local_slots()) - len(here))]  # of each slot
     if cluster_address():
         free = [math.inf]
     heapq.heapify(free)
     found = under_way if with_painting else []
-    for run in queue():
+    for run in queued_runs():
         begins = free[0]
         found.append((run, begins, begins + left(run)))
         heapq.heapreplace(free, found[-1][2])
     return found
 
 
-def painting() -> list[Run]:
+def running() -> list[Run]:
     """The runs that are being painted by who holds a turn, here or on a cluster."""
-    return [*painted_at(map(Easel, range(MOST))), *painted_at(easels_on_clusters())]
+    return [*running_in(map(Slot, range(MOST))), *running_in(cluster_slots())]
 
 
-def painted_at(places: Iterable[Easel]) -> list[Run]:
-    return [run for easel in places if (run := easel.run())]
+def running_in(places: Iterable[Slot]) -> list[Run]:
+    return [run for slot in places if (run := slot.run())]
 
 
 def submit(*submitted: Run) -> None:
     """Put runs at the queue's end, in this order, and see to it that workers take from it."""
-    enter_all(submitted, None)
+    enqueue_all(submitted, None)
     for run in submitted:
         log.event("run queued", run=run.id)
-    for _ in range(min(len(submitted), len(easels()))):
+    for _ in range(min(len(submitted), len(local_slots()))):
         start_worker()
 
 
 @contextmanager
-def turn(run: Run, report: Report) -> Iterator[None]:
-    """Wait in the queue until it is this run's turn at one of the easels, saying so, and hold it: nobody else paints
+def acquire_slot(run: Run, report: Report) -> Iterator[None]:
+    """Wait in the queue until it is this run's turn at one of the slots, saying so, and hold it: nobody else paints
     there meanwhile.
 
     Raises `StudioError` when the run is taken out of the queue by someone.
     """
-    enter(run, Writer.this_process())
+    enqueue(run, ProcessId.this_process())
     try:
-        told, places = 0, easels()[::-1]  # workers take the first ones
-        while not (first_to_go() == (run, True) and (found := first_free(places, Easel.turn_lock))):
-            ahead = queue()
+        told, places = 0, local_slots()[::-1]  # workers take the first ones
+        while not (first_in_queue() == (run, True) and (found := first_free(places, Slot.turn_lock))):
+            ahead = queued_runs()
             if run not in ahead:
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
             if (place := ahead.index(run) + 1) != told:
                 told = place
-                if now := dict(waiting()).get(run):  # it may have been taken out just then
-                    report(_say(now))
-                see_to_queue()  # those before it need someone to paint them
+                if now := dict(queue_positions()).get(run):  # it may have been taken out just then
+                    report(_describe_position(now))
+                ensure_workers()  # those before it need someone to paint them
             time.sleep(0.2)
-        easel, lock = found
+        slot, lock = found
         try:
-            if not take(run):
+            if not dequeue(run):
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
-            easel.choose_card()
-            with easel.bearing(run):
+            slot.choose_card()
+            with slot.bearing(run):
                 yield
         finally:
             lock.release()
     except BaseException:
         with contextlib.suppress(OSError):  # what ended the block counts more
-            if take(run):  # given up while it waited
+            if dequeue(run):  # given up while it waited
                 run.change(status="stopped")
         raise
 
 
-def _say(now: Waiting) -> str:
+def _describe_position(now: QueuePosition) -> str:
     before = f"{now.place - 1} in the queue before it" if now.place > 1 else "another run is being painted"
     expected = f", about {max(1, round(now.seconds / 60))} min" if now.seconds is not None else ""
     return f"Waiting for its turn: {before}{expected} (--now paints at once) …"

@@ -18,11 +18,11 @@ from core.errors import InputError, StudioError
 from core.machine import hardware
 from core.runs.run import Run, writing
 
-MOST = 64  # easels here, and as many on clusters
+MOST = 64  # slots here, and as many on clusters
 
 
 @dataclass(frozen=True)
-class Easel:
+class Slot:
     """A place where one run at a time is painted, here or by a painter on a cluster. The first one's files have no
     number."""
 
@@ -61,7 +61,7 @@ class Easel:
             return None
 
     def choose_card(self) -> None:
-        """Have this process see one GPU alone where there are several: this easel's, of those that its user allows.
+        """Have this process see one GPU alone where there are several: this slot's, of those that its user allows.
         To no effect once TensorFlow has been loaded."""
         found = hardware.cards()
         if len(found) > 1 and "tensorflow" not in sys.modules:
@@ -74,18 +74,18 @@ class Easel:
         return paths.home() / f"{name}{f'-{self.number + 1}' if self.number else ''}{suffix}"
 
 
-def easels() -> tuple[Easel, ...]:
+def local_slots() -> tuple[Slot, ...]:
     """All there are. Raises `InputError` where NST_WORKERS is no number of them."""
     asked = os.environ.get("NST_WORKERS", "")
     count = int(asked) if asked.isdecimal() and len(asked) <= 9 else 0
     if asked and not 1 <= count <= MOST:
         raise InputError(f"NST_WORKERS is {asked[:80]!r}: it must be a whole number from 1 to {MOST}, or not be set.")
-    return tuple(map(Easel, range(count or _accelerators())))
+    return tuple(map(Slot, range(count or _accelerators())))
 
 
-def easels_on_clusters() -> tuple[Easel, ...]:
+def cluster_slots() -> tuple[Slot, ...]:
     """The places of all runs that painters on clusters may have at a time, whoever records them here."""
-    return tuple(Easel(number, on_cluster=True) for number in range(MOST))
+    return tuple(Slot(number, on_cluster=True) for number in range(MOST))
 
 
 @functools.cache
@@ -94,15 +94,15 @@ def _accelerators() -> int:
     return min(max(len(hardware.cards()), 1), MOST)
 
 
-def first_free(places: Iterable[Easel], lock_of: Callable[[Easel], FileLock]) -> tuple[Easel, FileLock] | None:
-    """The first of the easels whose lock could be acquired, and the lock."""
-    for easel in places:
-        if acquired(lock := lock_of(easel)):
-            return easel, lock
+def first_free(places: Iterable[Slot], lock_of: Callable[[Slot], FileLock]) -> tuple[Slot, FileLock] | None:
+    """The first of the slots whose lock could be acquired, and the lock."""
+    for slot in places:
+        if try_acquire(lock := lock_of(slot)):
+            return slot, lock
     return None
 
 
-def acquired(lock: FileLock) -> bool:
+def try_acquire(lock: FileLock) -> bool:
     try:
         lock.acquire(timeout=0)
     except Timeout:

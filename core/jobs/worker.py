@@ -1,5 +1,5 @@
 """Runs performed: in this process, or one after another by a worker process that outlives the page that started it.
-Each easel has a worker of its own."""
+Each slot has a worker of its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from core import log, paths, presets
 from core.errors import StudioError
 from core.jobs import eta, execution
 from core.jobs.execution import EngineMaker, Report
-from core.jobs.queue import next_queued, number_awaiting, queue, take
-from core.jobs.slots import Easel, acquired, easels, first_free
+from core.jobs.queue import count_for_workers, dequeue, next_queued, queued_runs
+from core.jobs.slots import Slot, first_free, local_slots, try_acquire
 from core.jobs.workers import announce, cluster_address, has_prepared, idle_seconds, readiness_by_slot, worker_log
 from core.machine import hardware
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import recovery
 from core.runs.run import Run
 from core.timings import Timings
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 def work(make_engine: EngineMaker) -> None:
     """What a worker process does: prepare, then perform queued runs in their order, until none came for a while."""
     idle_seconds()
-    if not (found := _work_place()):
+    if not (found := _claim_slot()):
         return
-    easel, lock = found
+    slot, lock = found
     if address := cluster_address():
         try:
-            _work_on_cluster(address, easel, make_engine)
+            _work_on_cluster(address, slot, make_engine)
         finally:
             lock.release()
         return
-    easel.choose_card()
+    slot.choose_card()
     engine: Engine | None = None
-    turn_lock = easel.turn_lock()
+    turn_lock = slot.turn_lock()
 
     def make_once(report: Report, timings: Timings) -> Engine:
         nonlocal engine
@@ -55,28 +55,28 @@ def work(make_engine: EngineMaker) -> None:
     log.event("worker started", pid=os.getpid())
     try:
         was_ready, tried = has_prepared(), False
-        announce(easel, "Ready." if was_ready else "Starting …", ready=was_ready)
+        announce(slot, "Ready." if was_ready else "Starting …", ready=was_ready)
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < idle_seconds():
             run = next_queued()
             if not engine and not (run and was_ready):
                 if not tried:  # a run whose turn comes tries once more by itself
                     tried = True
-                    _prepare(easel, make_once)
+                    _prepare(slot, make_once)
                 if not engine and not next_queued():
                     return  # whoever mends it starts another worker, which prepares anew
-            if next_queued() and acquired(turn_lock):
+            if next_queued() and try_acquire(turn_lock):
                 try:
                     if run := next_queued():  # it may be another by now
-                        _perform_to_its_end(run, make_once, easel)
+                        _perform(run, make_once, slot)
                         log.keep_bounded(worker_log())
                 finally:
                     turn_lock.release()
                 if engine:  # whatever the preparation came to
-                    announce(easel, "Ready.", ready=True)
+                    announce(slot, "Ready.", ready=True)
                 idle_since = time.monotonic()
             else:
-                if queue():
+                if queued_runs():
                     idle_since = time.monotonic()
                 time.sleep(0.1)
     finally:
@@ -84,78 +84,78 @@ def work(make_engine: EngineMaker) -> None:
         lock.release()
 
 
-def _work_on_cluster(address: str, easel: Easel, make_engine: EngineMaker) -> None:
+def _work_on_cluster(address: str, slot: Slot, make_engine: EngineMaker) -> None:
     """Have queued runs painted on the cluster, as many at a time as it has room for, until none came for a while."""
     from core.jobs import ray_head
 
     def tell(message: str) -> None:
-        announce(easel, message, ready=has_prepared())
+        announce(slot, message, ready=has_prepared())
 
     def take_next() -> Run | None:
         if not (run := next_queued()):
             return None
         try:
-            return run if take(run, Writer.this_process()) else None
+            return run if dequeue(run, ProcessId.this_process()) else None
         except StudioError as error:  # it is no run, or is damaged: the others are painted all the same
             log.failed("run failed", error, run=run.id)
-            take(run)
+            dequeue(run)
             return None
 
     log.event("worker started", pid=os.getpid(), cluster=address)
     try:
         tell(f"Joining the cluster at {address} …")
-        with ray_head.Studio(address, tell, make_engine) as studio:
-            announce(easel, "Ready.", ready=True)
+        with ray_head.RayScheduler(address, tell, make_engine) as studio:
+            announce(slot, "Ready.", ready=True)
             idle_since = time.monotonic()
             while time.monotonic() - idle_since < idle_seconds():
-                if studio.go_round(number_awaiting(), take_next):
+                if studio.go_round(count_for_workers(), take_next):
                     idle_since = time.monotonic()
                 log.keep_bounded(worker_log())
     except Exception as error:  # whatever it is, the page must not wait for ever
         log.failed("worker not ready", error, pid=os.getpid())
         said = str(error) if isinstance(error, StudioError) else f"The work on the cluster failed: {error!r}"
-        announce(easel, said, ready=False, failed=True)  # runs wait until it can: the next worker tries again
+        announce(slot, said, ready=False, failed=True)  # runs wait until it can: the next worker tries again
     finally:
         log.event("worker left", pid=os.getpid())
 
 
-def _work_place() -> tuple[Easel, FileLock] | None:
-    """An easel without a worker, and the lock that makes it this one's; where all have one, waited for while there is
+def _claim_slot() -> tuple[Slot, FileLock] | None:
+    """An slot without a worker, and the lock that makes it this one's; where all have one, waited for while there is
     work. `None` when other workers see to it all."""
-    places = easels()
-    found = first_free(places, Easel.work_lock) or _place_waited_for(places)
-    if not found or number_awaiting():
+    places = local_slots()
+    found = first_free(places, Slot.work_lock) or _wait_for_slot(places)
+    if not found or count_for_workers():
         return found
-    easel, lock = found
-    if any(said.writer.is_alive() for other, said in readiness_by_slot().items() if other != easel):
+    slot, lock = found
+    if any(said.writer.is_alive() for other, said in readiness_by_slot().items() if other != slot):
         lock.release()  # one that is warm is enough
         return None
     return found
 
 
-def _place_waited_for(places: Sequence[Easel]) -> tuple[Easel, FileLock] | None:
-    """An easel whose worker leaves, waited for while there is work."""
+def _wait_for_slot(places: Sequence[Slot]) -> tuple[Slot, FileLock] | None:
+    """An slot whose worker leaves, waited for while there is work."""
     queueing = FileLock(paths.home() / "worker-next.lock")
-    if not acquired(queueing):  # one waiting is enough
+    if not try_acquire(queueing):  # one waiting is enough
         return None
     try:
         while True:
             for _ in range(10):
-                if found := first_free(places, Easel.work_lock):
+                if found := first_free(places, Slot.work_lock):
                     return found
                 time.sleep(0.1)
-            if not number_awaiting():
+            if not count_for_workers():
                 return None
     finally:
         queueing.release()
 
 
-def _prepare(easel: Easel, make_engine: EngineMaker) -> bool:
+def _prepare(slot: Slot, make_engine: EngineMaker) -> bool:
     """Load what runs need, saying how far that is; whether it went well."""
     was_ready = has_prepared()
 
     def tell(message: str) -> None:
-        announce(easel, message, ready=was_ready)
+        announce(slot, message, ready=was_ready)
 
     try:
         tell("Loading TensorFlow …")
@@ -165,13 +165,13 @@ def _prepare(easel: Easel, make_engine: EngineMaker) -> bool:
             tell("Compiling the losses …")
             engine.warm_up(presets.PRESETS[presets.DEFAULT_PRESET].settings())
             tell("Measuring this machine's pace …")
-            eta.try_out(engine)
-        announce(easel, "Ready.", ready=True, without_preview=_without_preview(tell))
+            eta.measure_pace(engine)
+        announce(slot, "Ready.", ready=True, without_preview=_without_preview(tell))
         log.event("worker ready", pid=os.getpid())
     except Exception as error:  # whatever it is, the page must not wait for ever
         log.failed("worker not ready", error, pid=os.getpid())
         known = isinstance(error, StudioError)
-        announce(easel, str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
+        announce(slot, str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
         return False
     return True
 
@@ -186,11 +186,11 @@ def _without_preview(tell: Report) -> str:
     return ""
 
 
-def _perform_to_its_end(run: Run, make_engine: EngineMaker, easel: Easel | None = None) -> None:
+def _perform(run: Run, make_engine: EngineMaker, slot: Slot | None = None) -> None:
     taken = False
     try:
-        with easel.bearing(run) if easel else nullcontext():
-            taken = take(run, Writer.this_process())
+        with slot.bearing(run) if slot else nullcontext():
+            taken = dequeue(run, ProcessId.this_process())
             for _ in (
                 execution.perform(run, make_engine) if taken else ()
             ):  # another worker may have been faster, or its user
@@ -198,13 +198,13 @@ def _perform_to_its_end(run: Run, make_engine: EngineMaker, easel: Easel | None 
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
         log.failed("run failed", error, run=run.id)
         if taken or next_queued() == run:
-            _note_that_it_did_not_begin(run, error)
-        take(run)
+            _note_not_started(run, error)
+        dequeue(run)
         if _says_that_it_is_painted(run):  # how it ended could not be written: with this process gone it is interrupted
             raise
 
 
-def _note_that_it_did_not_begin(run: Run, error: Exception) -> None:
+def _note_not_started(run: Run, error: Exception) -> None:
     """Raises `StudioError` where that cannot be written, and leaves the run where it is."""
     try:
         if run.record().status != "queued":  # its recorder has noted it

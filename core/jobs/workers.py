@@ -11,9 +11,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from core import log, paths
-from core.jobs.queue import number_awaiting
-from core.jobs.slots import Easel, easels
-from core.machine.processes import Writer
+from core.jobs.queue import count_for_workers
+from core.jobs.slots import Slot, local_slots
+from core.machine.processes import ProcessId
 from core.timings import seconds_asked
 
 IDLE_SECONDS = 300.0  # how long a worker without work keeps TensorFlow loaded; NST_WORKER_IDLE changes it
@@ -26,16 +26,16 @@ class Readiness(BaseModel):
     ready: bool = False
     failed: bool = False
     without_preview: str = ""  # why there is no instant preview
-    writer: Writer
+    writer: ProcessId
 
 
 def readiness() -> Readiness | None:
     """What a worker last said; `None` when none ever spoke, or when it died over the preparation."""
-    said = _last_said()
+    said = _latest_readiness()
     return said if said and (said.ready or said.failed or said.writer.is_alive()) else None
 
 
-def _last_said() -> Readiness | None:
+def _latest_readiness() -> Readiness | None:
     """Of the workers that are alive, what the one said that is furthest; where none is, the last word of any."""
     said = list(readiness_by_slot().values())
     if alive := [each for each in said if each.writer.is_alive()]:
@@ -43,40 +43,40 @@ def _last_said() -> Readiness | None:
     return said[-1] if said else None
 
 
-def readiness_by_slot() -> dict[Easel, Readiness]:
-    """What the worker of each easel last said, the last word of all at the end."""
+def readiness_by_slot() -> dict[Slot, Readiness]:
+    """What the worker of each slot last said, the last word of all at the end."""
     found = []
-    for easel in easels():
+    for slot in local_slots():
         try:
-            said = Readiness.model_validate_json(easel.readiness_file.read_bytes())
-            found.append((easel.readiness_file.stat().st_mtime_ns, easel, said))
+            said = Readiness.model_validate_json(slot.readiness_file.read_bytes())
+            found.append((slot.readiness_file.stat().st_mtime_ns, slot, said))
         except (OSError, ValidationError):
             continue
-    return {easel: said for _, easel, said in sorted(found, key=lambda each: each[0])}
+    return {slot: said for _, slot, said in sorted(found, key=lambda each: each[0])}
 
 
-def workers() -> list[Writer]:
+def workers() -> list[ProcessId]:
     """The worker processes that are alive."""
     return [said.writer for said in readiness_by_slot().values() if said.writer.is_alive()]
 
 
-def see_to_queue() -> None:
-    """Start a worker for each run that waits, as far as easels have none that is alive, as after a reboot."""
-    without = len(easels()) - len(workers())
-    for _ in range(min(number_awaiting(), without)):
+def ensure_workers() -> None:
+    """Start a worker for each run that waits, as far as slots have none that is alive, as after a reboot."""
+    without = len(local_slots()) - len(workers())
+    for _ in range(min(count_for_workers(), without)):
         start_worker()
 
 
-def keep_warm() -> None:
+def ensure_warm_worker() -> None:
     """See to it that a worker is alive: a run that comes soon finds all loaded. One that failed to get ready is not
     started again unasked: its reason stays to be read."""
-    said = _last_said()
+    said = _latest_readiness()
     if not (said and (said.failed or said.writer.is_alive())):
         start_worker()
 
 
 def start_worker() -> None:
-    """Start a worker; one that finds another at every easel waits its turn, and leaves when nothing is left to do.
+    """Start a worker; one that finds another at every slot waits its turn, and leaves when nothing is left to do.
 
     Raises `InputError` where it could not know how long to stay.
     """
@@ -115,12 +115,12 @@ def has_prepared() -> bool:
     return said is not None and said.ready
 
 
-def announce(easel: Easel, message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
-    """Say how far this process, as the worker of that easel, is with the preparation."""
+def announce(slot: Slot, message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
+    """Say how far this process, as the worker of that slot, is with the preparation."""
     said = Readiness(
-        message=message, ready=ready, failed=failed, without_preview=without_preview, writer=Writer.this_process()
+        message=message, ready=ready, failed=failed, without_preview=without_preview, writer=ProcessId.this_process()
     )
-    with contextlib.suppress(OSError), paths.replacing(easel.readiness_file) as file:  # a run need not fail for it
+    with contextlib.suppress(OSError), paths.replacing(slot.readiness_file) as file:  # a run need not fail for it
         file.write(said.model_dump_json().encode())
 
 

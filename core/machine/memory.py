@@ -11,7 +11,7 @@ from core import paths
 from core.errors import InputError
 from core.images.geometry import resized_shape
 from core.machine import hardware
-from core.settings import KNOBS, TransferSettings
+from core.settings import SETTINGS, TransferSettings
 from core.vgg.layers import channels, reach, stride
 
 # What a process that paints holds on a processor, at its peak, measured at 256, 512 and 1024 px in both precisions
@@ -72,12 +72,12 @@ def check(
         )
 
 
-def memory(settings: TransferSettings, shape: tuple[int, int]) -> float:
+def estimate(settings: TransferSettings, shape: tuple[int, int]) -> float:
     """Bytes that a process holds at most that paints such a run."""
     return min(_needed(settings, shape, max(shape)), settings.memory * 1e9 or math.inf)
 
 
-def sides(
+def tile_sides(
     settings: TransferSettings,
     shape: tuple[int, int],
     paintings: Sequence[tuple[int, int]],
@@ -176,7 +176,7 @@ def _refusal(
 ) -> str:
     """The sentence, where `there` bytes are less than a picture of `shape` needs."""
     height, width = shape
-    sizes = range(max(shape) // 16 * 16, int(KNOBS["size"].minimum or 1) - 1, -16)
+    sizes = range(max(shape) // 16 * 16, int(SETTINGS["size"].minimum or 1) - 1, -16)
     fits = next((size for size in sizes if needed(resized_shape(width, height, size)) <= there), None)
     smaller = f"choose {fits} px or less, or " if fits else ""
     return (

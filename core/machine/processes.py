@@ -75,7 +75,7 @@ def _folder(home: Path) -> Path:
     return home / "processes"
 
 
-class Writer(BaseModel):
+class ProcessId(BaseModel):
     """The process that writes a run; its start time tells it from a later one of the same number."""
 
     pid: int = Field(ge=0, lt=2**31)
@@ -85,15 +85,15 @@ class Writer(BaseModel):
     sign: str = Field(default="", pattern=r"^[0-9a-f]{0,32}$")  # of `presence`, for who cannot see the process
 
     @staticmethod
-    def of(pid: int) -> Writer:
+    def of(pid: int) -> ProcessId:
         """Raises `psutil.Error` when there is no such process."""
         since = psutil.boot_time() if sys.platform == "linux" else 0.0  # what psutil adds there
         started = psutil.Process(pid).create_time() - since
-        return Writer(pid=pid, started=started, boot=_boot(), namespace=namespace())
+        return ProcessId(pid=pid, started=started, boot=_boot(), namespace=namespace())
 
     @staticmethod
-    def this_process() -> Writer:
-        return Writer.of(os.getpid()).model_copy(update={"sign": sign()})
+    def this_process() -> ProcessId:
+        return ProcessId.of(os.getpid()).model_copy(update={"sign": sign()})
 
     def is_seen_from_here(self) -> bool:
         """Whether its number means the same process here."""
@@ -103,7 +103,7 @@ class Writer(BaseModel):
         if not self.is_seen_from_here():
             return self.boot == _boot() and is_given(self.sign)
         try:
-            now = Writer.of(self.pid)
+            now = ProcessId.of(self.pid)
             same = abs(now.started - self.started) < 0.1 and now.boot == self.boot
             return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:

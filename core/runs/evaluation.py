@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOSSES = ("style_layers", "content_layers", "style_loss", "pooling", "padding", "style_scale", "colours")
 
 
-class Reading(BaseModel):
+class Evaluation(BaseModel):
     """What the yardstick says of a result, at the result's own size: losses in float32, and how much of the photo is
     still there."""
 
@@ -49,9 +49,9 @@ def comparable(records: Iterable[RunRecord]) -> bool:
     return len({losses_of(record.settings, record.steering) for record in records}) <= 1
 
 
-def measure(
+def evaluate(
     engine: Engine, run: Run, record: RunRecord, by: TransferSettings, told: Callable[[str], None] = lambda line: None
-) -> Reading:
+) -> Evaluation:
     """Evaluate a run's result by the losses of other settings, and keep what comes out.
 
     The structural similarity is that of Wang, Bovik, Sheikh and Simoncelli, 2004, over the three channels. Raises
@@ -69,13 +69,13 @@ def measure(
         raise StudioError(f"The result of {run.id} has another size than its photo.")
     photo = preprocessing.to_network(subject.photo)
     shapes = [style.shape[:2] for style in subject.styles]
-    side, style_side = memory.sides(given, content.shape[:2], shapes, bool(hardware.cards()), masks=run.masks)
+    side, style_side = memory.tile_sides(given, content.shape[:2], shapes, bool(hardware.cards()), masks=run.masks)
     objective, _ = engine.objective(
         photo, styles, given, precision="float32", masks=subject.masks, side=side, style_side=style_side
     )
     measured = color.lightness(result) if given.colours == "luminance" else result  # which then is all that is painted
     losses = objective.losses(preprocessing.to_network(measured))
-    reading = Reading(
+    reading = Evaluation(
         run=run.id,
         total=losses.total,
         style=losses.style,
@@ -100,15 +100,15 @@ def settings_of(by: str) -> TransferSettings:
         raise InputError(f"{by!r} is neither a preset ({', '.join(PRESETS)}) nor a run.") from error
 
 
-def readings(found: Iterable[Run], by: TransferSettings) -> dict[str, Reading]:
+def evaluations(found: Iterable[Run], by: TransferSettings) -> dict[str, Evaluation]:
     """What has been measured so far, by the runs' names."""
     kept = {run.id: _kept(run, by) for run in found}
     return {name: reading for name, reading in kept.items() if reading}
 
 
-def _kept(run: Run, by: TransferSettings) -> Reading | None:
+def _kept(run: Run, by: TransferSettings) -> Evaluation | None:
     try:
-        return Reading.model_validate_json(_file(run, by).read_bytes())
+        return Evaluation.model_validate_json(_file(run, by).read_bytes())
     except (OSError, ValidationError):
         return None
 

@@ -11,35 +11,35 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from core import paths
 from core.errors import InputError
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.names import Name
-from core.settings import KNOBS, TransferSettings
+from core.settings import SETTINGS, TransferSettings
 
 SCHEMA_VERSION = 1
 SOFTWARE = "Style Transfer Studio"  # as results say what made them
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]{1,200}")
 Count = Annotated[int, Field(ge=0, le=10**9)]
-Side = Annotated[int, Field(ge=1, le=KNOBS["size"].maximum)]  # px
+Side = Annotated[int, Field(ge=1, le=SETTINGS["size"].maximum)]  # px
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 Status = Literal["queued", "preparing", "running", "stopped", "done", "failed", "interrupted"]
 UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
 
 
-class Place(BaseModel):
+class QueueEntry(BaseModel):
     """What the queue's file of a run holds."""
 
     order: float = 0.0  # the lower, the sooner
-    waiter: Writer | None = None  # a process that waits to perform the run itself; otherwise a worker does
+    waiter: ProcessId | None = None  # a process that waits to perform the run itself; otherwise a worker does
 
     @staticmethod
-    def of(run_id: str) -> Place | None:
+    def of(run_id: str) -> QueueEntry | None:
         """The run's place; `None` where it has none, or its own process is gone."""
         try:
-            place = Place.model_validate_json(paths.read(paths.queue() / run_id))
+            place = QueueEntry.model_validate_json(paths.read(paths.queue() / run_id))
         except FileNotFoundError:
             return None
         except (OSError, ValidationError):
-            return Place()
+            return QueueEntry()
         return place if place.waiter is None or place.waiter.is_alive() else None
 
 
@@ -52,8 +52,8 @@ class Steering(BaseModel):
     @field_validator("changes")
     @classmethod
     def _only_what_can_be_steered(cls, changes: dict[str, Any]) -> dict[str, Any]:
-        if foreign := [name for name in changes if name not in KNOBS or not KNOBS[name].steered]:
-            steered = ", ".join(name for name, knob in KNOBS.items() if knob.steered)
+        if foreign := [name for name in changes if name not in SETTINGS or not SETTINGS[name].steered]:
+            steered = ", ".join(name for name, setting in SETTINGS.items() if setting.steered)
             raise ValueError(f"{foreign[0]} cannot be changed while a run paints; {steered} can")
         return changes
 
@@ -127,7 +127,7 @@ class RunRecord(BaseModel):
     evaluations: Count = 0
     best_iteration: Count | None = None
     best_total: float | None = None
-    writer: Writer | None = None
+    writer: ProcessId | None = None
 
     @field_validator("created", "queued", "begun")
     @classmethod

@@ -21,7 +21,7 @@ from PIL import Image
 from core import log, paths
 from core.errors import InputError, StudioError
 from core.images import codec, preprocessing
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import recovery
 from core.runs.record import Request, Steering, metadata
 from core.runs.run import METRICS, SUMS, Run, gone, lines_before, write_array, write_record, writing
@@ -30,7 +30,7 @@ from core.timings import Timings, seconds_asked
 from core.transfer.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from core.transfer.objective import Evaluation, Losses
+    from core.transfer.objective import EvaluatedImage, Losses
     from core.transfer.stylize import Step
 
 
@@ -43,7 +43,7 @@ RESERVE_BYTES = 2**18  # set aside, so that a run that fills the disk can still 
 
 
 @dataclass(frozen=True)
-class Told:
+class StepUpdate:
     """What is told of a step. It can be read where there is no TensorFlow."""
 
     iteration: int
@@ -61,7 +61,7 @@ PAINTED = frozenset(
 )
 
 
-class Account(ABC):
+class ProgressSink(ABC):
     """What is told of a run while it is painted; who writes it down, a `Recorder` or someone far away, says what
     becomes of it. Used as a context: how the block ends decides the run's status.
 
@@ -79,7 +79,9 @@ class Account(ABC):
         self._answered = Request()  # the last that was taken up
         self._stopped = False
         self.ended = False
-        self.final_losses: Callable[[Evaluation], Losses] = lambda best: best.losses  # in float32, of the best image
+        self.final_losses: Callable[[EvaluatedImage], Losses] = lambda best: (
+            best.losses
+        )  # in float32, of the best image
         self.finished: Callable[[np.ndarray], np.ndarray] = lambda rgb: rgb  # in the colours that it is to have
 
     def __enter__(self) -> Self:
@@ -94,7 +96,7 @@ class Account(ABC):
         """Take the picture of this moment, a JPEG."""
 
     @abstractmethod
-    def note(self, told: Told) -> None:
+    def note(self, told: StepUpdate) -> None:
         """Take down a step."""
 
     @abstractmethod
@@ -125,7 +127,7 @@ class Account(ABC):
         began = time.perf_counter()
         due = began - self._checkpoint_written >= _checkpoint_interval(self._checkpoint_cost)
         checkpoint = step.checkpoint() if due else None
-        self.note(Told(step.iteration, step.evaluations, step.seconds, values, picture, checkpoint))
+        self.note(StepUpdate(step.iteration, step.evaluations, step.seconds, values, picture, checkpoint))
         if due:
             self._checkpoint_written = time.perf_counter()
             self._checkpoint_cost = self._checkpoint_written - began
@@ -224,7 +226,7 @@ class Account(ABC):
         self.conclude(**said, best_total=best_total, message=message)
 
 
-class Recorder(Account):
+class Recorder(ProgressSink):
     """Writes a run while it happens: what it is told, by who paints in this process or elsewhere, is on disk when the
     method returns.
 
@@ -242,7 +244,7 @@ class Recorder(Account):
         if self.record.status != "queued":
             raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
         paths.remove_drafts(self.run.path)
-        self.update(status="preparing", begun=datetime.now(UTC), writer=Writer.this_process())
+        self.update(status="preparing", begun=datetime.now(UTC), writer=ProcessId.this_process())
         with writing(self.run):
             self._reserve.write_bytes(bytes(RESERVE_BYTES))
         log.event("run started", run=self.run.id)
@@ -258,7 +260,7 @@ class Recorder(Account):
         with writing(self.run):
             self._write_picture(self.run.live, picture)
 
-    def note(self, told: Told) -> None:
+    def note(self, told: StepUpdate) -> None:
         with writing(self.run):
             if self._noted is None:
                 if told.iteration == 0:
@@ -317,12 +319,12 @@ class Recorder(Account):
         """Have the run wait once more, as who painted it elsewhere is gone: it goes on from its last checkpoint, whose
         picture is its result if it does not."""
         self._keep_what_was_told()
-        waits = {"queued": datetime.now(UTC), "begun": None, "writer": Writer.this_process()}
+        waits = {"queued": datetime.now(UTC), "begun": None, "writer": ProcessId.this_process()}
         self.end({"status": "queued", "message": why, **waits}, {})
 
     def _keep_what_was_told(self) -> None:
         if self._noted is not None and not self._last:  # who painted it was elsewhere, and is gone
-            self.record = recovery.with_the_best_of_its_checkpoint(self.run, self.record)
+            self.record = recovery.with_checkpoint_result(self.run, self.record)
 
     @property
     def _reserve(self) -> Path:
@@ -334,7 +336,7 @@ class Recorder(Account):
             os.fsync(file.fileno())
         checkpoint.save(self.run.checkpoint)
 
-    def _begin_metrics(self, told: Told) -> None:
+    def _begin_metrics(self, told: StepUpdate) -> None:
         """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
         kept = [",".join([*METRICS[:3], *told.losses])]
         if told.iteration:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from core import log, paths
 from core.errors import InputError, StudioError
 from core.images import codec, geometry, preprocessing
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs.record import RunRecord, metadata
 from core.runs.run import METRICS, Run, lines_before, write_array, write_record, writing
 from core.transfer.checkpoint import Checkpoint
@@ -51,7 +51,7 @@ def resume(run: Run, more: int = 0) -> None:
         if pipes := [path.name for path in inside if not (path.is_file() or path.is_dir())]:
             raise InputError(f"The run {run.id} does not go on: {pipes[0]} is not a file.")
         iterations = record.settings.iterations + more
-        if not begins_anew(run, record):
+        if not starts_over(run, record):
             done = Checkpoint.load(run.checkpoint).iteration
             if done >= iterations and record.status != "interrupted":  # that one has its result still to write
                 raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
@@ -63,16 +63,16 @@ def resume(run: Run, more: int = 0) -> None:
             begun=None,
             message="",
             settings=settings,
-            writer=Writer.this_process(),
+            writer=ProcessId.this_process(),
         )
 
 
-def begins_anew(run: Run, record: RunRecord) -> bool:
+def starts_over(run: Run, record: RunRecord) -> bool:
     """Whether a run that goes on does so from its beginning: no part of it was ever kept."""
     return record.iteration is None and not run.checkpoint.exists()
 
 
-def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
+def settle(run: Run, cause: Callable[[ProcessId], str]) -> RunRecord:
     """Note of a run whose writer is gone that it is interrupted, and why, by what `cause` says of the writer; and make
     the best picture of its last checkpoint its result. Other runs stay as they are. Gives the record as it is then.
 
@@ -87,7 +87,7 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
             return record
         paths.remove_drafts(run.path)
         record = record.model_copy(update={"message": cause(record.writer), "writer": None})
-        record = with_the_best_of_its_checkpoint(run, record)
+        record = with_checkpoint_result(run, record)
         try:
             write_record(run, record)
         except OSError:  # it is told all the same, and noted another time
@@ -96,7 +96,7 @@ def settle(run: Run, cause: Callable[[Writer], str]) -> RunRecord:
     return record
 
 
-def with_the_best_of_its_checkpoint(run: Run, record: RunRecord) -> RunRecord:
+def with_checkpoint_result(run: Run, record: RunRecord) -> RunRecord:
     """Make the best picture of its last checkpoint the run's result, where there is one and room for it; the record
     then says so."""
     try:

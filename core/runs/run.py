@@ -31,9 +31,9 @@ from pydantic import ValidationError
 from core import paths
 from core.errors import StudioError
 from core.images import codec, preprocessing
-from core.runs.record import SCHEMA_VERSION, Place, Request, RunRecord, Steering, metadata
+from core.runs.record import SCHEMA_VERSION, QueueEntry, Request, RunRecord, Steering, metadata
 from core.settings import MOST_STYLES
-from core.transfer.inputs import Pictures
+from core.transfer.inputs import Inputs
 from core.vgg.layers import is_layer
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Run:
     def start(self) -> Path:
         return self.path / "start.png"
 
-    def pictures(self) -> Pictures:
+    def pictures(self) -> Inputs:
         """The run's own copies of its pictures: as PNGs they are larger than the JPEGs that they were."""
 
         def read(path: Path) -> Image.Image:
@@ -94,7 +94,7 @@ class Run:
 
         styles = self.styles
         masks = [self.mask(number) for number in range(1, len(styles) + 1)]
-        return Pictures(
+        return Inputs(
             read(self.content),
             [read(path) for path in styles],
             [read(path) if path.exists() else None for path in masks],
@@ -127,7 +127,7 @@ class Run:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
         except (ValueError, RecursionError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
-        waits = record.status == "queued" and Place.of(self.id) is not None
+        waits = record.status == "queued" and QueueEntry.of(self.id) is not None
         if record.unfinished and not waits and not (record.writer and record.writer.is_alive()):
             record.status = "interrupted"
         return record

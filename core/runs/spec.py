@@ -15,7 +15,7 @@ from core.settings import TransferSettings
 
 
 @dataclass(frozen=True)
-class Manner:
+class RunSpec:
     """How photos are painted: all of a run but its photo. The pictures are as `runs.create` takes them."""
 
     settings: TransferSettings
@@ -58,10 +58,10 @@ class Manner:
         return digest.digest()
 
 
-def made_of(manner: bytes, settings: TransferSettings, photo: bytes, before: str = "") -> str:
+def made_of(spec: bytes, settings: TransferSettings, photo: bytes, before: str = "") -> str:
     """The digest of all that a result depends on: `Manner.digest`, the settings, the photo as a file has it, and of a
     film's frame what the frame before it was made of."""
-    digest = hashlib.sha256(manner + settings.shaping_result().encode())
+    digest = hashlib.sha256(spec + settings.shaping_result().encode())
     digest.update(before.encode())
     digest.update(photo)
     return digest.hexdigest()

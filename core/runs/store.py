@@ -14,7 +14,7 @@ from core import paths
 from core.errors import InputError, StudioError
 from core.images import geometry
 from core.machine import memory
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.names import as_name
 from core.runs.record import RunRecord, Steering
 from core.runs.run import Run, write_record
@@ -72,7 +72,7 @@ def create(
         shape=shape,
         start=start_name,
         steering=steering,
-        writer=Writer.this_process(),  # until it is performed, or handed to the queue
+        writer=ProcessId.this_process(),  # until it is performed, or handed to the queue
     )
     draft = Run(run.path.with_name(f".{run.id}"))  # a reader never meets a run without its inputs
     try:

@@ -13,7 +13,7 @@ from core.transfer import preview
 GREY, CONTRAST = 127.5, 40.0  # of noise: its mean and standard deviation, of 255
 
 
-def starting_picture(
+def create_initial_image(
     content: np.ndarray,
     styles: Sequence[np.ndarray],
     settings: TransferSettings,

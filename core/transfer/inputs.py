@@ -16,7 +16,7 @@ from core.settings import MOST_STYLES, TransferSettings
 
 
 @dataclass(frozen=True)
-class Subject:
+class ResizedInputs:
     """The pictures at one size: RGB, `(H, W, 3)` in 0 … 255, in the colours that they are painted in."""
 
     photo: np.ndarray
@@ -46,7 +46,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Inputs:
     """The pictures as they were given."""
 
     photo: Image.Image
@@ -54,7 +54,7 @@ class Pictures:
     masks: Sequence[Image.Image | None] = ()  # where each style is: white there, black elsewhere
     kept: Image.Image | None = None  # white where the photo is left as it is
 
-    def at(self, settings: TransferSettings, size: int) -> Subject:
+    def at(self, settings: TransferSettings, size: int) -> ResizedInputs:
         """Raises `InputError` when a picture has too little in it at this size."""
         photo = geometry.resize(self.photo, size, "the photo")
         styles = [geometry.resize(style, style_size(settings, size), "the style") for style in self.styles]
@@ -64,7 +64,7 @@ class Pictures:
         elif settings.colours == "luminance":
             painted, styles = color.lightness(photo), [color.lightness(style) for style in styles]
         masks = [mask_at(mask, photo.shape) for mask in self.masks]
-        return Subject(painted, photo, styles, masks, mask_at(self.kept, photo.shape), settings)
+        return ResizedInputs(painted, photo, styles, masks, mask_at(self.kept, photo.shape), settings)
 
 
 def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, names: str) -> None:

@@ -33,7 +33,7 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluatedImage:
     """An image `(1, H, W, 3)` with the losses that it really has and their gradient with respect to it."""
 
     image: tf.Tensor = field(repr=False)
@@ -41,7 +41,7 @@ class Evaluation:
     gradient: tf.Tensor = field(repr=False)
     weights: LossWeights = field(repr=False)  # those it was evaluated with
 
-    def without_gradient(self) -> "Evaluation":
+    def without_gradient(self) -> "EvaluatedImage":
         """To be kept: of a large picture, each copy counts."""
         return replace(self, gradient=None)
 
@@ -228,11 +228,11 @@ class Objective:
         }
         self._contents = self._content_targets(content)
 
-    def __call__(self, image: tf.Tensor) -> Evaluation:
+    def __call__(self, image: tf.Tensor) -> EvaluatedImage:
         """Evaluate an image `(1, H, W, 3)`, float32."""
         self.evaluations += 1
         values, gradient = self._function.with_gradient(image, self._constants(), self._targets)
-        return Evaluation(image, self._told(values), gradient, self.weights)
+        return EvaluatedImage(image, self._told(values), gradient, self.weights)
 
     def losses(self, image: tf.Tensor) -> Losses:
         """The losses alone, computed without tracing: for a picture now and then."""

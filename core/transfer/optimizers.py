@@ -13,13 +13,13 @@ import tensorflow as tf
 from core.errors import StudioError
 from core.images import preprocessing
 from core.settings import LossWeights, TransferSettings
-from core.transfer.objective import Evaluation, Objective
+from core.transfer.objective import EvaluatedImage, Objective
 
 
 class Optimizer(Protocol):
     """Moves the image by iterations."""
 
-    def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+    def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
         """One iteration: from an evaluated image to the next one, evaluated."""
 
     def state(self) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ class Adam:
         self._adam.build([self._image])
         self._move = tf.function(self._descend)
 
-    def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+    def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
         self._move(evaluation.gradient)
         return objective(self._image.read_value())
 
@@ -121,7 +121,7 @@ class Averaged:
         self._moved, self._decay = moved, decay
         self._sum, self._steps = tf.zeros_like(image), 0
 
-    def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+    def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
         found = self._moved.step(objective, evaluation)
         self._sum = self._decay * self._sum + (1 - self._decay) * found.image
         self._steps += 1
@@ -196,7 +196,7 @@ class LBFGS:
             parts = (state[f"{name}-{number}"] for name in _Pair._fields)
             self._pairs.append(_Pair(*map(_of_shape, shapes, parts)))
 
-    def step(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+    def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
         if self._weights not in (None, evaluation.weights):  # what is known of the old losses misleads
             self._pairs.clear()
         self._weights = evaluation.weights
@@ -205,7 +205,7 @@ class LBFGS:
         self._pairs.clear()
         return self._steepest_descent(objective, evaluation)
 
-    def _steepest_descent(self, objective: Objective, evaluation: Evaluation) -> Evaluation:
+    def _steepest_descent(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
         """A step without history. Where no step lessens the loss, the image stays: it is as good as rounding lets it
         be, or the next step tries less far."""
         free = self._free(evaluation)
@@ -217,7 +217,7 @@ class LBFGS:
         self._move = self.FIRST_MOVE if found else max(self._move / 10, self.SHORTEST_MOVE)
         return found or evaluation
 
-    def _quasi_newton(self, evaluation: Evaluation) -> tuple[tf.Tensor, float]:
+    def _quasi_newton(self, evaluation: EvaluatedImage) -> tuple[tf.Tensor, float]:
         """The direction that the history gives, and the step length to try first."""
         free = self._free(evaluation)
         direction = evaluation.gradient * free
@@ -232,8 +232,8 @@ class LBFGS:
         return -free * direction, 1.0
 
     def _search(
-        self, objective: Objective, evaluation: Evaluation, direction: tf.Tensor, length: float
-    ) -> Evaluation | None:
+        self, objective: Objective, evaluation: EvaluatedImage, direction: tf.Tensor, length: float
+    ) -> EvaluatedImage | None:
         """Backtrack from `length` until the loss falls enough; `None` if it does not within `TRIALS`."""
         slope = float(_dot(evaluation.gradient, direction))
         if not slope < 0:
@@ -258,7 +258,7 @@ class LBFGS:
         if s_y > 1e-8 * tf.norm(s) * tf.norm(y):
             self._pairs.append(_Pair(s, y, s_y))
 
-    def _free(self, evaluation: Evaluation) -> tf.Tensor:
+    def _free(self, evaluation: EvaluatedImage) -> tf.Tensor:
         """1 where a pixel may follow the gradient downhill, 0 where it stands at the end of its range already."""
         image, gradient = evaluation.image, evaluation.gradient
         low = (image <= self._limits.least) & (gradient > 0)

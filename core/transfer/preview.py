@@ -72,12 +72,12 @@ class Preview:
         """The numbers that the style is to the network, `(1, 1, 1, 100)`."""
         return np.asarray(self._read_style.run(None, {"style_image": _fractions(style, STYLE_SIDE, STYLE_SIDE)})[0])
 
-    def _painted(self, content: np.ndarray, manner: np.ndarray) -> np.ndarray:
+    def _painted(self, content: np.ndarray, spec: np.ndarray) -> np.ndarray:
         height, width = content.shape[:2]
         shrink = min(1.0, LARGEST / max(height, width))
         inner = (round(side * shrink / MULTIPLE + 0.49) * MULTIPLE for side in (height, width))
         image, vector = (node.name for node in self._paint.get_inputs())
-        painted = self._paint.run(None, {image: _fractions(content, *inner), vector: manner})[0][0]
+        painted = self._paint.run(None, {image: _fractions(content, *inner), vector: spec})[0][0]
         return _resized(preprocessing.to_uint8(255 * painted), height, width)
 
 

@@ -15,7 +15,7 @@ from core.images import preprocessing
 from core.settings import TransferSettings
 from core.transfer import optimizers
 from core.transfer.checkpoint import Checkpoint
-from core.transfer.objective import Evaluation, Losses, Objective
+from core.transfer.objective import EvaluatedImage, Losses, Objective
 
 # A loss so many times its best, for so many iterations on end, is not coming back; with a learning rate that is too
 # high, Adam overshoots by as much and recovers.
@@ -34,8 +34,8 @@ class Step:
     iteration: int
     evaluations: int  # of the objective, so far
     seconds: float  # since the first evaluation began
-    evaluated: Evaluation
-    best: Evaluation  # of the lowest total loss so far
+    evaluated: EvaluatedImage
+    best: EvaluatedImage  # of the lowest total loss so far
     best_iteration: int
     optimizer: optimizers.Optimizer
     objective: Objective

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from core.transfer.objective import Evaluation, Losses, LossFunction, Objective
+from core.transfer.objective import EvaluatedImage, Losses, LossFunction, Objective
 from core.transfer.tiles import GRID, Tile, tiles
 from core.vgg.layers import channels, reach, stride
 
@@ -27,7 +27,7 @@ class TiledObjective(Objective):
         self._border = reach((*function.style_layers, *function.content_layers))
         super().__init__(function, *arguments, **named)
 
-    def __call__(self, image: tf.Tensor) -> Evaluation:
+    def __call__(self, image: tf.Tensor) -> EvaluatedImage:
         self.evaluations += 1
         weights = self._constants()
         values, slopes = self._function.slopes(self._sums(image), weights, self._whole)
@@ -36,7 +36,7 @@ class TiledObjective(Objective):
             part = self._function.part_gradient(tile.of(image), tile.core_within(), self._part(tile), slopes)
             top, left, bottom, right = tile.seen
             gradient[:, top:bottom, left:right] += part.numpy()
-        return Evaluation(image, self._told(values), tf.constant(gradient), self.weights)
+        return EvaluatedImage(image, self._told(values), tf.constant(gradient), self.weights)
 
     def losses(self, image: tf.Tensor) -> Losses:
         weights = self._constants()

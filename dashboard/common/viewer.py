@@ -19,14 +19,14 @@ _viewer = st.components.v2.component(
 
 
 @dataclass(frozen=True)
-class Shown:
+class ViewerImage:
     """A picture by what is written under it, and its file's bytes, JPEG."""
 
     label: str
     jpeg: bytes
 
 
-def together(pictures: Sequence[Shown], slider: bool = False, key: str = "viewer") -> None:
+def together(pictures: Sequence[ViewerImage], slider: bool = False, key: str = "viewer") -> None:
     """Side by side at the same width under one zoom, or the first two under a slider."""
     data = [
         {"label": shown.label, "source": "data:image/jpeg;base64," + base64.b64encode(shown.jpeg).decode()}

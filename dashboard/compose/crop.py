@@ -9,7 +9,7 @@ from core.images import codec
 
 
 @dataclass(frozen=True)
-class Framing:
+class Crop:
     """What is done to a picture: quarter turns to the right, then the part of width and height that stays."""
 
     turns: int = 0
@@ -25,31 +25,31 @@ class Framing:
         return turned if whole else turned.crop((left, top, right, bottom))
 
 
-def choose(kind: str, picture: str, image: Image.Image) -> Framing:
+def choose(kind: str, picture: str, image: Image.Image) -> Crop:
     """Let the user frame the picture of that name; another picture begins unframed."""
     key = f"framing-{kind}"
     if st.session_state.get(f"{key}-of") != picture:
         st.session_state[f"{key}-of"] = picture
-        _set(key, Framing())
-    now: Framing = st.session_state[key]
+        _set(key, Crop())
+    now: Crop = st.session_state[key]
     with st.expander("Crop and rotate", icon=":material/crop_rotate:", key=f"{key}-panel"):
         with st.container(horizontal=True):
             for label, icon, turns in (("Turn left", "rotate_left", 3), ("Turn right", "rotate_right", 1)):
                 turned = replace(now, turns=(now.turns + turns) % 4)
                 st.button(label, key=f"{key}-{label}", icon=f":material/{icon}:", on_click=_set, args=(key, turned))
-            st.button("Whole picture", key=f"{key}-whole", on_click=_set, args=(key, Framing()))
+            st.button("Whole picture", key=f"{key}-whole", on_click=_set, args=(key, Crop()))
         version = st.session_state.get(f"{key}-version", 0)  # a slider takes a new value only under a new key
         across = st.slider("From left to right", 0, 100, now.across, format="%d %%", key=f"{key}-across-{version}")
         down = st.slider("From top to bottom", 0, 100, now.down, format="%d %%", key=f"{key}-down-{version}")
     return _kept(now, across, down, image)
 
 
-def _set(key: str, framing: Framing) -> None:
+def _set(key: str, framing: Crop) -> None:
     st.session_state[key] = framing
     st.session_state[f"{key}-version"] = st.session_state.get(f"{key}-version", 0) + 1
 
 
-def _kept(now: Framing, across: tuple[int, int], down: tuple[int, int], image: Image.Image) -> Framing:
+def _kept(now: Crop, across: tuple[int, int], down: tuple[int, int], image: Image.Image) -> Crop:
     """The framing with these cuts, unless too little would be left to paint."""
     framing = replace(now, across=across, down=down)
     width, height = image.size if framing.turns % 2 == 0 else image.size[::-1]

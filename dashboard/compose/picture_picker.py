@@ -15,7 +15,7 @@ from core.images import codec, sandbox
 from core.samples.gallery import PHOTOS, STYLES, Sample, find, thumbnail
 from dashboard.common.text import plain
 from dashboard.compose import crop
-from dashboard.compose.crop import Framing
+from dashboard.compose.crop import Crop
 
 Kind = Literal["photo", "style"]
 SAMPLES: dict[Kind, tuple[Sample, ...]] = {"photo": PHOTOS, "style": STYLES}
@@ -207,8 +207,8 @@ def _kept(path: Path, name: str) -> Picture:
     return Picture(name, image, _preview(image))
 
 
-def _framed(picture: Picture, framing: Framing) -> Picture:
-    if framing == Framing():
+def _framed(picture: Picture, framing: Crop) -> Picture:
+    if framing == Crop():
         return picture
     image = framing.of(picture.image)
     return Picture(picture.name, image, _preview(image))

@@ -14,12 +14,12 @@ from core.transfer import preview
 from core.transfer.preview import Preview
 from dashboard.common.text import plain
 from dashboard.compose.picture_picker import Picture
-from dashboard.compose.style_picker import Chosen
+from dashboard.compose.style_picker import ChosenStyle
 
 SIZE = 512  # px
 
 
-def show(content: Picture, styles: Chosen) -> None:
+def show(content: Picture, styles: ChosenStyle) -> None:
     """The preview of the photo after the paintings; where its network is not here, what to do about it."""
     network = _network()
     if network is None:

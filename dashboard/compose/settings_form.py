@@ -12,7 +12,7 @@ import streamlit as st
 from core import presets
 from core.errors import InputError
 from core.presets import PRESETS
-from core.settings import KNOBS, Group, Knob, TransferSettings
+from core.settings import SETTINGS, Group, Setting, TransferSettings
 from core.vgg.layers import CONVOLUTIONS, before_relu
 from dashboard.common.text import plain
 
@@ -47,16 +47,16 @@ def choose_preset() -> str:
 def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> TransferSettings | None:
     """Let the user change the preset's settings; `None` when they do not fit (they are told why). What each painting
     counts is chosen beside them."""
-    given: dict[str, Any] = {name: _widget(KNOBS[name], preset) for name in IN_SIGHT}
+    given: dict[str, Any] = {name: _widget(SETTINGS[name], preset) for name in IN_SIGHT}
     given["style_blend"] = style_blend
     with st.expander("More settings", icon=":material/tune:"):
         for (group, (_, meaning)), tab in zip(GROUPS.items(), st.tabs([title for title, _ in GROUPS.values()]),
                                               strict=True):  # fmt: skip
             with tab:
                 st.caption(meaning)
-                for knob in KNOBS.values():
-                    if knob.group == group and knob.name not in given:
-                        given[knob.name] = _widget(knob, preset)
+                for setting in SETTINGS.values():
+                    if setting.group == group and setting.name not in given:
+                        given[setting.name] = _widget(setting, preset)
     try:
         return presets.choose(preset, **given)
     except InputError as error:
@@ -64,29 +64,29 @@ def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> Transfe
         return None
 
 
-def _widget(knob: Knob, preset: str) -> Any:
-    """A widget for one knob (for each layer, where it has a number for each).
+def _widget(setting: Setting, preset: str) -> Any:
+    """A widget for one setting (for each layer, where it has a number for each).
 
     Its key names the preset, so that another preset brings its own values; its value is set by the key, so that
     `prefill` can.
     """
-    value = getattr(PRESETS[preset].settings(), knob.name)
-    label = f"{knob.label} ({knob.unit})" if knob.unit else knob.label
-    key = f"{preset}-{knob.name}"
-    if knob.each_of:
-        return layer_weights(knob, st.session_state[f"{preset}-{knob.each_of}"], key)
-    st.session_state.setdefault(key, list(value) if knob.type is tuple else value)
-    if knob.choices:
-        return st.selectbox(label, knob.choices, help=knob.meaning, key=key, persist_state="session")
-    if knob.type is tuple:
-        return st.multiselect(label, LAYERS, format_func=_layer, help=knob.meaning, key=key, persist_state="session")
-    if knob.type is int:
-        step = 64 if knob.name == "size" else 1
-        low, high = int(knob.minimum or 0), int(knob.maximum or 2**31)
-        return st.number_input(label, low, high, step=step, help=knob.meaning, key=key, persist_state="session")
-    low, high = float(knob.minimum or 0), knob.maximum and float(knob.maximum)
+    value = getattr(PRESETS[preset].settings(), setting.name)
+    label = f"{setting.label} ({setting.unit})" if setting.unit else setting.label
+    key = f"{preset}-{setting.name}"
+    if setting.each_of:
+        return layer_weights(setting, st.session_state[f"{preset}-{setting.each_of}"], key)
+    st.session_state.setdefault(key, list(value) if setting.type is tuple else value)
+    if setting.choices:
+        return st.selectbox(label, setting.choices, help=setting.meaning, key=key, persist_state="session")
+    if setting.type is tuple:
+        return st.multiselect(label, LAYERS, format_func=_layer, help=setting.meaning, key=key, persist_state="session")
+    if setting.type is int:
+        step = 64 if setting.name == "size" else 1
+        low, high = int(setting.minimum or 0), int(setting.maximum or 2**31)
+        return st.number_input(label, low, high, step=step, help=setting.meaning, key=key, persist_state="session")
+    low, high = float(setting.minimum or 0), setting.maximum and float(setting.maximum)
     return st.number_input(
-        label, low, high, step=_step(value), format="%g", help=knob.meaning, key=key, persist_state="session"
+        label, low, high, step=_step(value), format="%g", help=setting.meaning, key=key, persist_state="session"
     )
 
 
@@ -99,13 +99,13 @@ def _step(value: float) -> float:
     return 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 0.1
 
 
-def layer_weights(knob: Knob, layers: Sequence[str], key: str) -> tuple[float, ...]:
+def layer_weights(setting: Setting, layers: Sequence[str], key: str) -> tuple[float, ...]:
     """A slider for each layer; no number at all where all count alike, as the settings have it. A layer that is alone
     needs none, unless the run that is shown has one."""
     weights = [st.session_state.setdefault(f"{key}-{layer}", 1.0) for layer in layers]
     if len(layers) == 1 and weights == [1.0]:
         return ()
-    st.caption(f"{knob.label}: how much each of them counts.")
+    st.caption(f"{setting.label}: how much each of them counts.")
     for layer, now in zip(layers, weights, strict=True):
         most = max(MOST_OF_A_LAYER, now)
         st.slider(_layer(layer), 0.0, most, step=0.05, key=f"{key}-{layer}", persist_state="session")
@@ -116,13 +116,13 @@ def prefill(preset: str, chosen: TransferSettings) -> None:
     """Have the widgets show these settings; a preset that is none here, as of an imported run, gives way."""
     preset = preset if preset in PRESETS else presets.DEFAULT_PRESET
     st.session_state["preset"] = preset
-    for name, knob in KNOBS.items():
+    for name, setting in SETTINGS.items():
         value = getattr(chosen, name)
-        if knob.each_of == WITH_THE_PAINTINGS:
+        if setting.each_of == WITH_THE_PAINTINGS:
             continue
-        if knob.each_of:
-            layers = getattr(chosen, knob.each_of)
+        if setting.each_of:
+            layers = getattr(chosen, setting.each_of)
             for layer, weight in zip(layers, value or (1.0,) * len(layers), strict=True):
                 st.session_state[f"{preset}-{name}-{layer}"] = weight
         else:
-            st.session_state[f"{preset}-{name}"] = list(value) if knob.type is tuple else value
+            st.session_state[f"{preset}-{name}"] = list(value) if setting.type is tuple else value

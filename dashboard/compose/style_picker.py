@@ -22,7 +22,7 @@ THUMBNAIL = 56  # px
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenStyle:
     """Paintings that a run can be made of."""
 
     pictures: Sequence[Picture]
@@ -34,7 +34,7 @@ class Chosen:
         return JOINT.join(picture.name for picture in self.pictures)
 
 
-def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, DeltaGenerator]]:
+def choose(photo: Picture | None) -> tuple[ChosenStyle | None, dict[str, DeltaGenerator]]:
     """Let the user choose them; `None` when one of them cannot be used. Beside them, where each place's samples go."""
     places = _places()
     several = len(places) > 1
@@ -43,7 +43,7 @@ def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, DeltaGenerat
             st.button("Add a painting", icon=":material/add:", type="tertiary", on_click=_add, args=(places,))
     if not several:
         picture, mask, room = _one(places[0], photo)
-        return (Chosen([picture], [mask], ()) if picture else None), {places[0]: room}
+        return (ChosenStyle([picture], [mask], ()) if picture else None), {places[0]: room}
     rows = st.container(gap="small", key="weights")
     found = []
     labels = [f"Painting {number}" for number in range(1, len(places) + 1)]
@@ -56,7 +56,7 @@ def choose(photo: Picture | None) -> tuple[Chosen | None, dict[str, DeltaGenerat
     with rows:
         weights = _weights(places, pictures, masks)
     usable = [picture for picture in pictures if picture]
-    chosen = Chosen(usable, masks, weights) if len(usable) == len(places) else None
+    chosen = ChosenStyle(usable, masks, weights) if len(usable) == len(places) else None
     return chosen, dict(zip(places, rooms, strict=True))
 
 

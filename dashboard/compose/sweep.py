@@ -16,32 +16,32 @@ from core.errors import InputError, StudioError
 from core.images import geometry
 from core.jobs import eta, schedule, worker, workers
 from core.runs.run import Run
-from core.runs.spec import Manner
-from core.settings import KNOBS, Knob, TransferSettings
+from core.runs.spec import RunSpec
+from core.settings import SETTINGS, Setting, TransferSettings
 from core.transfer import inputs
 from dashboard import auth
 from dashboard.common.text import duration, plain
 from dashboard.compose.picture_picker import Picture
-from dashboard.compose.style_picker import Chosen
+from dashboard.compose.style_picker import ChosenStyle
 
 MOST_VALUES = 6  # of a setting: more make a table that no screen shows
-SETTINGS = ("Setting", "And another")
+CHOICES = ("Setting", "And another")
 FIRST = "style_weight"  # what is offered at first
-OFFERED = [name for name, knob in KNOBS.items() if knob.type is not tuple and knob.shapes_result]
+OFFERED = [name for name, setting in SETTINGS.items() if setting.type is not tuple and setting.shapes_result]
 
 
-def offer(photo: Picture, styles: Chosen, settings: TransferSettings, manner: Callable[[], Manner]) -> str | None:
+def offer(photo: Picture, styles: ChosenStyle, settings: TransferSettings, spec: Callable[[], RunSpec]) -> str | None:
     """Let the user try several values; the name of the batch once its runs wait in the queue.
 
-    `manner` makes what all its runs have in common but for the settings.
+    `spec` makes what all its runs have in common but for the settings.
     """
     with st.expander("Try several values", icon=":material/grid_on:"):
         st.caption("The same pictures with each combination of the values, side by side in a table.")
         wanted: dict[str, list[Any]] = {}
         try:
-            for place, label in enumerate(SETTINGS):
+            for place, label in enumerate(CHOICES):
                 if name := _choose_setting(place, label, [*wanted]):
-                    wanted[name] = _choose_values(place, KNOBS[name], getattr(settings, name))
+                    wanted[name] = _choose_values(place, SETTINGS[name], getattr(settings, name))
             chosen = [settings.changed(**changes) for changes in plan.combinations(wanted)] if wanted else []
             for each in chosen:
                 inputs.check_side(photo.image.size, each, photo.name)
@@ -55,7 +55,7 @@ def offer(photo: Picture, styles: Chosen, settings: TransferSettings, manner: Ca
         asked = st.button(
             f"Paint {how_many}", icon=":material/grid_on:", width="stretch", disabled=len(chosen) < 2, key="sweep"
         )
-        return _enter(photo, chosen, manner) if asked else None
+        return _enter(photo, chosen, spec) if asked else None
 
 
 def _choose_setting(place: int, label: str, taken: Sequence[str]) -> str | None:
@@ -64,35 +64,37 @@ def _choose_setting(place: int, label: str, taken: Sequence[str]) -> str | None:
         label,
         [name for name in OFFERED if name not in taken],
         first,
-        format_func=lambda name: KNOBS[name].label,
+        format_func=lambda name: SETTINGS[name].label,
         placeholder="None",
         key=f"sweep-setting-{place}",
     )
 
 
-def _choose_values(place: int, knob: Knob, now: Any) -> list[Any]:
+def _choose_values(place: int, setting: Setting, now: Any) -> list[Any]:
     """Raises `InputError` where they cannot be."""
-    label = f"Values of {knob.label}" + (f" ({knob.unit})" if knob.unit else "")
-    key = f"sweep-values-{place}-{knob.name}"
-    if knob.choices:
-        return list(st.multiselect(label, knob.choices, knob.choices, key=key, help=knob.meaning))
-    text = st.text_input(label, around(knob, now), key=key, help=f"{knob.meaning} Up to {MOST_VALUES}, with commas.")
-    values = plan.values_of(knob.name, (text or "").split(","))
+    label = f"Values of {setting.label}" + (f" ({setting.unit})" if setting.unit else "")
+    key = f"sweep-values-{place}-{setting.name}"
+    if setting.choices:
+        return list(st.multiselect(label, setting.choices, setting.choices, key=key, help=setting.meaning))
+    text = st.text_input(
+        label, around(setting, now), key=key, help=f"{setting.meaning} Up to {MOST_VALUES}, with commas."
+    )
+    values = plan.values_of(setting.name, (text or "").split(","))
     if len(values) > MOST_VALUES:
         raise InputError(
-            f"{knob.label} has {len(values)} values: give {MOST_VALUES} at most here; nst batch takes more."
+            f"{setting.label} has {len(values)} values: give {MOST_VALUES} at most here; nst batch takes more."
         )
     return values
 
 
-def around(knob: Knob, now: float) -> str:
+def around(setting: Setting, now: float) -> str:
     """Values to begin with: what is set, and less and more of it as far as there is."""
-    low, high = knob.minimum or 0, knob.maximum or float("inf")
-    step = 2 if knob.type is int or high <= 10 else 10
+    low, high = setting.minimum or 0, setting.maximum or float("inf")
+    step = 2 if setting.type is int or high <= 10 else 10
     tried = [now / step, now, now * step] if now else [0, 1]
     if high <= 1:
         tried = [now / 2, now, (1 + now) / 2]
-    values = [knob.type(value) for value in tried if low <= value <= high]
+    values = [setting.type(value) for value in tried if low <= value <= high]
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in dict.fromkeys(values))
 
 
@@ -104,22 +106,22 @@ def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
     seconds = [eta.expected_seconds(each, shape, known=known) for each, shape in zip(chosen, shapes, strict=True)]
     if any(each is None for each in seconds):
         return "their time is known once this machine is measured"
-    return f"about {duration(sum(filter(None, seconds)) / len(worker.easels()))}"
+    return f"about {duration(sum(filter(None, seconds)) / len(worker.slots()))}"
 
 
-def _enter(photo: Picture, chosen: Sequence[TransferSettings], manner: Callable[[], Manner]) -> str | None:
+def _enter(photo: Picture, chosen: Sequence[TransferSettings], spec: Callable[[], RunSpec]) -> str | None:
     """Queue a run of each; `None` where that fails (they are told why)."""
     name = f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     made: list[Run] = []
     try:
         with st.spinner("Getting the runs ready …"):
-            common = manner()
+            common = spec()
             for each in chosen:
                 of_each = dataclasses.replace(common, settings=each)
                 made.append(of_each.new_run(photo.image, photo.name, auth.owner(), name))
             schedule.submit(*made)
     except (StudioError, OSError) as error:
-        progress.leave_off(made)
+        progress.cancel_waiting(made)
         log.refused("sweep refused", error)
         st.error(plain(str(error)))
         return None

@@ -22,7 +22,7 @@ def actions(run: Run, record: RunRecord) -> None:
         on_click=_mark,
         args=(run, not marked.favourite),
     )
-    if run.checkpoint.is_file() or recovery.begins_anew(run, record):
+    if run.checkpoint.is_file() or recovery.starts_over(run, record):
         with st.popover("Continue", icon=":material/play_arrow:"):
             left = record.settings.iterations - (run.with_progress(record).iteration or 0)
             as_it_is = left > 0 or record.status == "interrupted"  # that one has at least its result still to write

@@ -46,7 +46,7 @@ def link_from(run: Run) -> None:
         name = run.record().batch
     except StudioError:
         return
-    if name and len(_of(name, auth.sees())) > 1:
+    if name and len(_of(name, auth.may_see())) > 1:
         there = {"batch": name}
         st.button("Whole batch", icon=":material/grid_on:", on_click=st.query_params.from_dict, args=(there,))
 
@@ -74,7 +74,7 @@ def _of(name: str, owner: str | None) -> list[Run]:
 
 def _look(name: str) -> Found:
     found = []
-    for run in _of(name, auth.sees()):
+    for run in _of(name, auth.may_see()):
         try:
             found.append((run, run.record()))
         except StudioError:  # deleted meanwhile
@@ -87,13 +87,13 @@ def _live(name: str) -> None:
     unfinished = [run for run, record in found if record.unfinished]
     if not unfinished:
         st.rerun()  # the whole page: there is more to be done with it now
-    view.see_to_queue()
+    view.ensure_workers()
     over = len(found) - len(unfinished)
     seconds = _seconds_left(tuple(unfinished))
     left = f", about {duration(seconds)} left" if seconds else ""
     st.progress(over / len(found), f"{over} of {len(found)} are painted{left}")
     if st.button("Stop them all", icon=":material/stop:", key="stop-batch"):
-        progress.leave_off(unfinished)
+        progress.cancel_waiting(unfinished)
         _of.clear()
         st.rerun()
     _table(found)
@@ -172,7 +172,7 @@ def _afterwards(found: Found) -> None:
     if not painted:
         return
     by = evaluation.settings_of(YARDSTICK)
-    readings = evaluation.readings(painted, by)
+    readings = evaluation.evaluations(painted, by)
     with st.container(horizontal=True, vertical_alignment="center"):
         if len(painted) > 1:
             st.page_link(

@@ -14,9 +14,9 @@ POLL_SECONDS = 1.0
 def measure(missing: Sequence[str], by: str) -> None:
     """Have these runs measured by the losses of that preset or run, and show how far that is."""
     wanted = ["compare", *missing, "--by", by]
-    command = background_jobs.look("yardstick")
+    command = background_jobs.status("yardstick")
     if command and command.is_running():
-        _wait(command.arguments == wanted or auth.sees() is None)
+        _wait(command.arguments == wanted or auth.may_see() is None)
     elif command and command.arguments == wanted:
         st.error(plain(command.said()))
         st.button("Try again", icon=":material/refresh:", on_click=background_jobs.start, args=("yardstick", *wanted))
@@ -32,7 +32,7 @@ def measure(missing: Sequence[str], by: str) -> None:
 @st.fragment(run_every=POLL_SECONDS)
 def _wait(these: bool) -> None:
     """Until the measuring is over, of these runs or of others, whose names may not be for everyone."""
-    command = background_jobs.look("yardstick")
+    command = background_jobs.status("yardstick")
     if not command or not command.is_running():
         st.rerun()
     said = plain(command.said() or "starting …") if these else "other runs are measured first"

@@ -7,7 +7,7 @@ import streamlit as st
 
 from core.errors import StudioError
 from core.jobs import control, queue, schedule
-from core.jobs.schedule import Waiting
+from core.jobs.schedule import QueuePosition
 from core.runs import library, store
 from core.runs.run import Run
 from dashboard import auth
@@ -17,9 +17,9 @@ REFRESH_SECONDS = 2.0
 
 
 @st.cache_resource(ttl=REFRESH_SECONDS / 2, show_spinner=False)
-def _queue() -> list[tuple[Run, Waiting]]:
+def _queue() -> list[tuple[Run, QueuePosition]]:
     """Looked up once for all sessions: what is expected of a run is told from many runs' records."""
-    return schedule.waiting()
+    return schedule.queue_positions()
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -29,7 +29,7 @@ def show() -> None:
     found = _queue()
     if not found:
         return
-    owner = auth.sees()
+    owner = auth.may_see()
     mine = [owner is None or store.is_of(run, owner) for run, _ in found]
     st.header("Waiting", anchor=False)
     for number, (run, waiting) in enumerate(found):
@@ -53,7 +53,7 @@ def of(run: Run) -> str:
     return f"Number {waiting.place} in the queue{_begins(waiting)}" if waiting else "Waiting for its turn …"
 
 
-def _begins(waiting: Waiting) -> str:
+def _begins(waiting: QueuePosition) -> str:
     if waiting.seconds is None:
         return ""
     return f", begins in about {duration(waiting.seconds)}" if waiting.seconds else ", begins now"

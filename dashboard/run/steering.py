@@ -8,7 +8,7 @@ import streamlit as st
 from core.errors import InputError, StudioError
 from core.runs.record import RunRecord
 from core.runs.run import Run
-from core.settings import KNOBS, TransferSettings
+from core.settings import SETTINGS, TransferSettings
 from dashboard.common.text import plain
 from dashboard.compose.settings_form import MOST_OF_A_LAYER
 
@@ -51,11 +51,11 @@ def _sliders(run: Run) -> None:
     losses, layers = st.columns(2, gap="large")
     with losses:
         for name in BY_FACTOR:
-            knob, nothing = KNOBS[name], getattr(began, name) == 0
+            setting, nothing = SETTINGS[name], getattr(began, name) == 0
             st.select_slider(
-                knob.label, FACTORS, format_func=_times, help=knob.meaning, disabled=nothing, **given(name)
+                setting.label, FACTORS, format_func=_times, help=setting.meaning, disabled=nothing, **given(name)
             )
-        smoothness = KNOBS["total_variation_weight"]
+        smoothness = SETTINGS["total_variation_weight"]
         choices = sorted({*SMOOTHNESS, began.total_variation_weight, sliders[smoothness.name].value})
         st.select_slider(
             smoothness.label, choices, format_func="{:g}".format, help=smoothness.meaning, **given(smoothness.name)
@@ -155,9 +155,9 @@ def _ask(run: Run, name: str) -> None:
         for kind, prefix in LAYERS.items():
             names = [prefix + layer for layer in _layers(began, kind)]
             if name in names:
-                knob = f"{kind}_layer_weights"
-                layers = run.request().weights.get(knob) or _weights(now, kind)
-                weights = {knob: list({**dict(zip(names, layers, strict=True)), name: moved}.values())}
+                setting = f"{kind}_layer_weights"
+                layers = run.request().weights.get(setting) or _weights(now, kind)
+                weights = {setting: list({**dict(zip(names, layers, strict=True)), name: moved}.values())}
         run.ask(weights=weights)
         st.session_state[f"sliders-{run.id}"][name].asked = moved
     except (StudioError, OSError) as error:

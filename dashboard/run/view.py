@@ -60,13 +60,13 @@ def show(run: Run) -> None:
 
 
 @st.cache_data(ttl=10, show_spinner=False)
-def see_to_queue() -> None:
+def ensure_workers() -> None:
     """Now and then: a worker that is starting needs a moment until it is seen."""
-    workers.see_to_queue()
+    workers.ensure_workers()
 
 
 @dataclass(frozen=True)
-class _Sight:
+class _Snapshot:
     """What everyone who watches a run sees of it: read once for all, as twenty sessions would otherwise read and encode
     the same picture forty times a second."""
 
@@ -80,7 +80,7 @@ _record = st.cache_resource(Run.record, ttl=REFRESH_SECONDS / 2, max_entries=16,
 
 
 @st.cache_resource(ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
-def _look(run: Run) -> _Sight:
+def _look(run: Run) -> _Snapshot:
     """Raises `StudioError` when the record or the metrics are damaged."""
     record = run.record()
     metrics = run.metrics(last=RECENT_STEPS + 1)  # all would take the longer the longer it runs
@@ -89,7 +89,7 @@ def _look(run: Run) -> _Sight:
         silent = control.silent_for(run, record)
     with contextlib.suppress(OSError):  # there is none yet
         picture = _inline(run.live if run.live.is_file() else run.result)  # which a run that goes on has already
-    return _Sight(metrics, silent, _memory(record), picture)
+    return _Snapshot(metrics, silent, _memory(record), picture)
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -102,7 +102,7 @@ def _live(run: Run) -> None:
         st.session_state.pop(f"seen-{run.id}", None)
         st.rerun()  # the whole page: it has a result to show now, or can be steered
     if record.status == "queued":
-        see_to_queue()
+        ensure_workers()
     try:
         seen = _look(run)
     except StudioError as error:
@@ -128,12 +128,12 @@ def _say_that_it_is_stuck(run: Run, process: int, silent: float) -> None:
         f"Nothing has been heard of the painting process (number {process}) for {duration(silent)}, "
         "though it is alive: it may be stuck. If it is ended, the run can continue from its last checkpoint."
     )
-    st.button("End it", icon=":material/power_off:", on_click=_break_off, args=(run,))
+    st.button("End it", icon=":material/power_off:", on_click=_kill, args=(run,))
 
 
-def _break_off(run: Run) -> None:
+def _kill(run: Run) -> None:
     with contextlib.suppress(StudioError, psutil.Error):  # it has gone by itself, which the page shows
-        control.break_off(run)
+        control.kill(run)
 
 
 @st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
@@ -180,7 +180,7 @@ def _curves(run: Run, unfinished: bool) -> None:
         st.warning(plain(str(error)))
 
 
-def _progress(record: RunRecord, seen: _Sight) -> None:
+def _progress(record: RunRecord, seen: _Snapshot) -> None:
     total, metrics = record.settings.iterations, seen.metrics
     if record.status == "queued":
         st.progress(0.0, queue.of(Run(paths.runs() / record.id)))

@@ -13,7 +13,7 @@ from bench import measurements, reference
 from core.errors import StudioError
 from core.presets import PRESETS
 from core.runs import evaluation, library
-from core.runs.evaluation import Reading
+from core.runs.evaluation import Evaluation
 from core.runs.record import RunRecord
 from core.runs.run import Run
 from dashboard import auth
@@ -47,7 +47,7 @@ def page() -> None:
 
 def _choose() -> Chosen:
     """Finished runs; which ones stands in the address."""
-    listed = {entry.run.id: entry for entry in library.entries(auth.sees()) if entry.run.result.is_file()}
+    listed = {entry.run.id: entry for entry in library.entries(auth.may_see()) if entry.run.result.is_file()}
 
     def label(name: str) -> str:
         entry = listed[name]
@@ -74,7 +74,7 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
     found = [(titles[run.id], viewer.jpeg(run.result, SIDE)) for run, _ in chosen]
     for title, _ in (each for each in found if not each[1]):
         st.warning(f"The picture of {plain(title)} is damaged.")
-    shown = [viewer.Shown(title, jpeg) for title, jpeg in found if jpeg]
+    shown = [viewer.ViewerImage(title, jpeg) for title, jpeg in found if jpeg]
     viewer.together(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
     with st.expander("The photos and paintings", icon=":material/image:"):
         for run, record in chosen:
@@ -85,7 +85,7 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
                         st.image(given.jpeg(320), plain(f"{given.name} ({given.what})"), "stretch", alt=given.name)
 
 
-def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Reading], str]:
+def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Evaluation], str]:
     """The readings that there are so far, and in words whose losses they are."""
 
     def words(name: str) -> str:
@@ -105,7 +105,7 @@ def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Rea
         width=360,
     )
     settings = evaluation.settings_of(by)
-    readings = evaluation.readings([run for run, _ in chosen], settings)
+    readings = evaluation.evaluations([run for run, _ in chosen], settings)
     _table(chosen, titles, readings)
     missing = [run.id for run, _ in chosen if run.id not in readings]
     if missing:
@@ -113,7 +113,7 @@ def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Rea
     return readings, words(by)
 
 
-def _table(chosen: Chosen, titles: Mapping[str, str], readings: Mapping[str, Reading]) -> None:
+def _table(chosen: Chosen, titles: Mapping[str, str], readings: Mapping[str, Evaluation]) -> None:
     import pandas as pd
 
     rows = []
@@ -199,7 +199,7 @@ def _phases(chosen: Chosen) -> None:
         draw(charts.phases_of_runs(seconds), "compare-phases", 48 * len(seconds), 4)
 
 
-def _report(chosen: Chosen, readings: Mapping[str, Reading], by: str) -> None:
+def _report(chosen: Chosen, readings: Mapping[str, Evaluation], by: str) -> None:
     from export.report import bundle, content
     from export.report.page import html
 

@@ -18,7 +18,7 @@ from core.runs import archive, library, styles
 from core.runs.library import GIGABYTE, ORDERS, Entry, Marks
 from core.runs.record import RunRecord, Status
 from core.runs.run import Run
-from core.settings import KNOBS
+from core.settings import SETTINGS
 from dashboard import auth
 from dashboard.common.text import STATUSES, duration, plain, size
 from dashboard.common.url_state import MOST_RUNS
@@ -45,7 +45,7 @@ def page() -> None:
         with st.container(horizontal=True, width="content"):
             _import()
     _undo()
-    entries = library.entries(auth.sees())
+    entries = library.entries(auth.may_see())
     _damaged(entries)
     if not entries:
         st.info("There are no runs yet. What you paint on the page Stylize, or with nst stylize, comes here.")
@@ -126,7 +126,7 @@ def _told(run: Run, record: RunRecord) -> str:
     photo are meant."""
     from export import describe
 
-    left_out = {KNOBS[name].label for name in ("size", "frame_every", "memory")}
+    left_out = {SETTINGS[name].label for name in ("size", "frame_every", "memory")}
     differing = [(label, value) for label, value, _ in describe.differences(record) if label not in left_out]
     told = [f"{label} {value}" for label, value in differing[:MOST_TOLD]]
     more = [f"and {len(differing) - MOST_TOLD} more"] if len(differing) > MOST_TOLD else []
@@ -187,7 +187,7 @@ def _undo() -> None:
 
 def _damaged(entries: Sequence[Entry]) -> None:
     """The runs whose record cannot be read, to be deleted: nobody's, so shown to who sees everyone's."""
-    if auth.sees() is not None:
+    if auth.may_see() is not None:
         return
     for run, why in library.damaged(entries):
         with st.container(horizontal=True, vertical_alignment="center", key=f"damaged-{run.id}"):
@@ -205,7 +205,7 @@ def _delete(run: Run) -> None:
 
 def _deleted() -> None:
     """What can be had back, long after the page that deleted it is gone."""
-    if not (found := library.deleted(auth.sees())):
+    if not (found := library.deleted(auth.may_see())):
         return
     with st.expander(f"Deleted within a day: {len(found)}", icon=":material/delete_history:"):
         for run in found:

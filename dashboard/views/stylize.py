@@ -11,13 +11,13 @@ from core.images import codec, geometry, sandbox
 from core.jobs import eta, schedule, workers
 from core.runs import store
 from core.runs.run import Run
-from core.runs.spec import Manner
+from core.runs.spec import RunSpec
 from core.settings import TransferSettings
 from dashboard import auth
 from dashboard.common.text import duration, plain
 from dashboard.compose import mask_picker, picture_picker, preview, readiness, settings_form, style_picker, sweep
 from dashboard.compose.picture_picker import Picture
-from dashboard.compose.style_picker import Chosen
+from dashboard.compose.style_picker import ChosenStyle
 from dashboard.run import queue, view
 from dashboard.run.batch import link_from, show
 
@@ -46,7 +46,7 @@ def _run_to_show() -> Run | None:
     finds it again."""
     if run_id := st.query_params.get("run"):
         try:
-            return store.find(run_id, auth.sees())
+            return store.find(run_id, auth.may_see())
         except StudioError:
             st.warning(f"There is no run {plain(run_id)} here; the library shows those that are.")
             return None
@@ -102,7 +102,7 @@ def _new_picture() -> None:
 @st.cache_data(ttl=30, show_spinner=False)
 def _keep_warm() -> None:
     """Who looks at this page will start soon: the worker loads meanwhile. Now and then, since one takes its time."""
-    workers.keep_warm()
+    workers.ensure_warm_worker()
 
 
 def _given_start() -> tuple[Path, str] | None:
@@ -122,7 +122,7 @@ def _given_start() -> tuple[Path, str] | None:
 
 def _start(
     content: Picture | None,
-    styles: Chosen | None,
+    styles: ChosenStyle | None,
     kept: Image.Image | None,
     preset: str,
     settings: TransferSettings | None,
@@ -137,15 +137,15 @@ def _start(
     time_needed = f"about {duration(expected)}" if expected else "its time is known once this machine is measured"
     st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {time_needed}")
 
-    def manner() -> Manner:
+    def spec() -> RunSpec:
         """Raises `StudioError` where the picture to paint on from cannot be read."""
         picture, name = (sandbox.read(start[0], max_bytes=4 * codec.MAX_PIXELS), start[1]) if start else (None, "")
         paintings_given = [painting.image for painting in styles.pictures]
-        return Manner(settings, preset, paintings_given, styles.name, styles.masks, kept, picture, name)
+        return RunSpec(settings, preset, paintings_given, styles.name, styles.masks, kept, picture, name)
 
     if started:
         try:
-            run = manner().new_run(content.image, content.name, auth.owner())
+            run = spec().new_run(content.image, content.name, auth.owner())
             schedule.submit(run)
         except (StudioError, OSError) as error:
             log.refused("run refused", error)
@@ -154,7 +154,7 @@ def _start(
         st.session_state.composing = False
         _watch(run.id)
         st.rerun()
-    if batch := sweep.offer(content, styles, settings, manner):
+    if batch := sweep.offer(content, styles, settings, spec):
         st.session_state.composing = False
         st.query_params["batch"] = batch
         st.rerun()

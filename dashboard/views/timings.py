@@ -35,7 +35,7 @@ def page() -> None:
         st.title("Timings", anchor=False, width="content")
         with st.popover("Import a measurement", icon=":material/upload:"):
             _import()
-    command = background_jobs.look("bench")
+    command = background_jobs.status("bench")
     if command and command.is_running():
         _progress()
     else:
@@ -67,7 +67,7 @@ def _sizes(text: str) -> tuple[str, str]:
 
 @st.fragment(run_every=POLL_SECONDS)
 def _progress() -> None:
-    command = background_jobs.look("bench")
+    command = background_jobs.status("bench")
     if not command or not command.is_running():
         st.rerun()
     since = duration(datetime.now(UTC).timestamp() - command.process.started)

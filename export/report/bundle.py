@@ -9,12 +9,12 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from core.runs.evaluation import Reading
+from core.runs.evaluation import Evaluation
 from core.runs.record import RUN_ID, RunRecord
 from core.runs.run import Run
 from export import describe
 from export.report import content
-from export.report.content import NO_READINGS, NO_TIMINGS, Shown, Timings
+from export.report.content import NO_READINGS, NO_TIMINGS, ReportRun, Timings
 from export.report.page import TITLE, render
 
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the same bytes
@@ -23,7 +23,7 @@ FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the
 def write_zip(
     target: IO[bytes],
     found: Sequence[Run],
-    readings: Mapping[str, Reading] = NO_READINGS,
+    readings: Mapping[str, Evaluation] = NO_READINGS,
     title: str = TITLE,
     yardstick: str = "",
     frames: bool = True,
@@ -31,7 +31,7 @@ def write_zip(
 ) -> None:
     """Write the page as report.html, tables of all runs as runs.csv and runs.json, and for each run a folder: its
     pictures in full size, metrics.csv, run.json, and repeat.sh, which paints it again. Raises as `html` does."""
-    shown = content.shown(found, readings)
+    shown = content.read_run(found, readings)
     page = render(shown, title, yardstick, frames, timings)
     with zipfile.ZipFile(target, "w") as archive:
         _add(archive, "report.html", page.encode())
@@ -55,7 +55,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, executable: bool = Fa
     archive.writestr(member, data)
 
 
-def _script(each: Shown) -> str:
+def _script(each: ReportRun) -> str:
     line = describe.command(each.run, each.record, output="repeated.png")
     return f"""#!/bin/sh
 # Paints this run once more, beside its own result. nst is the command of Style Transfer Studio.
@@ -68,14 +68,14 @@ def _recorded(record: RunRecord) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude={"writer", "owner"})
 
 
-def _summary(each: Shown) -> dict[str, Any]:
+def _summary(each: ReportRun) -> dict[str, Any]:
     """A run without what only its own folder needs."""
     reading = each.reading.model_dump(exclude={"run"}) if each.reading else None
     beside = {"name": each.marks.name, "note": each.marks.note, "reading": reading}
     return _recorded(each.record) | beside | {"command": describe.command(each.run, each.record)}
 
 
-def _row(each: Shown) -> dict[str, Any]:
+def _row(each: ReportRun) -> dict[str, Any]:
     """A run as one line of a table."""
     summary = _summary(each)
     nested = ("settings", "timings", "reading", "environment", "steering", "shape", "schema_version")

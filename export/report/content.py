@@ -17,7 +17,7 @@ from core.errors import InputError, StudioError
 from core.images import codec
 from core.names import legible
 from core.runs import library, styles
-from core.runs.evaluation import Reading
+from core.runs.evaluation import Evaluation
 from core.runs.library import Marks
 from core.runs.record import RunRecord
 from core.runs.run import METRICS, Run
@@ -35,7 +35,7 @@ FRAMES = 8  # on a strip
 LEGEND_CHARACTERS = 42  # so much of a name fits beside a curve
 Timings = Mapping[str, Sequence[Mapping[str, Any]]]
 NO_TIMINGS: Timings = MappingProxyType({})
-NO_READINGS: Mapping[str, Reading] = MappingProxyType({})
+NO_READINGS: Mapping[str, Evaluation] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportRun:
     """A run as the report tells of it."""
 
     number: int
@@ -59,7 +59,7 @@ class Shown:
     record: RunRecord
     marks: Marks
     metrics: pd.DataFrame
-    reading: Reading | None
+    reading: Evaluation | None
 
     @property
     def title(self) -> str:
@@ -86,16 +86,16 @@ class Shown:
 
 def check(found: Sequence[Run]) -> None:
     """Raise `InputError` where `html` would for what the runs say of themselves, before a long measurement."""
-    shown(found, NO_READINGS)
+    read_run(found, NO_READINGS)
 
 
-def shown(found: Sequence[Run], readings: Mapping[str, Reading]) -> list[Shown]:
+def read_run(found: Sequence[Run], readings: Mapping[str, Evaluation]) -> list[ReportRun]:
     if not found:
         raise InputError("A report needs at least one run.")
     return [_read(number, run, readings.get(run.id)) for number, run in enumerate(found, 1)]
 
 
-def _read(number: int, run: Run, reading: Reading | None) -> Shown:
+def _read(number: int, run: Run, reading: Evaluation | None) -> ReportRun:
     try:
         record = run.record()
         metrics = _metrics(run)
@@ -103,7 +103,7 @@ def _read(number: int, run: Run, reading: Reading | None) -> Shown:
         raise
     except StudioError as error:
         raise InputError(str(error)) from error
-    return Shown(number, run, run.with_progress(record), library.marks(run), metrics, reading)
+    return ReportRun(number, run, run.with_progress(record), library.marks(run), metrics, reading)
 
 
 def _metrics(run: Run) -> pd.DataFrame:
@@ -142,7 +142,7 @@ def picture(
     return Picture(f"data:image/jpeg;base64,{data}", *own_copy.size, legible(caption), legible(alternative))
 
 
-def pictures(each: Shown) -> list[Picture]:
+def pictures(each: ReportRun) -> list[Picture]:
     """What went in and what came out; where nothing did, how far it had come."""
     run, record = each.run, each.record
     side = min(PICTURE_SIDE, max(record.shape))  # as large as the result beside them
@@ -155,13 +155,13 @@ def pictures(each: Shown) -> list[Picture]:
         if painting.mask:
             where = f"{painting.label} is where white"
             pictures.append(_mask(run, painting.mask, where, f"Where {painting.name} is: white"))
-    manner = f"{record.content} in the manner of {record.style}"
+    title = f"{record.content} in the manner of {record.style}"
     if run.result.is_file():
         caption = f"Result: best picture, iteration {record.best_iteration}"
-        pictures.append(replace(picture(run, run.result, caption, f"The result: {manner}"), kind="painted"))
+        pictures.append(replace(picture(run, run.result, caption, f"The result: {title}"), kind="painted"))
     elif run.live.is_file():
         caption = "Painted so far" if record.unfinished else "No result; the last picture that was seen"
-        unfinished = picture(run, run.live, caption, f"Not finished: {manner}", side)
+        unfinished = picture(run, run.live, caption, f"Not finished: {title}", side)
         pictures.append(replace(unfinished, kind="painted"))
     return pictures
 
@@ -170,7 +170,7 @@ def _mask(run: Run, path: Path, caption: str, alternative: str) -> Picture:
     return replace(picture(run, path, caption, alternative, FRAME_SIDE), kind="mask")
 
 
-def frames(each: Shown) -> list[Picture]:
+def frames(each: ReportRun) -> list[Picture]:
     frames = each.run.frames()
     if len(frames) < 2:
         return []
@@ -181,7 +181,7 @@ def frames(each: Shown) -> list[Picture]:
     ]
 
 
-def painted(each: Shown, side: int) -> Picture | None:
+def painted(each: ReportRun, side: int) -> Picture | None:
     """What the run came to; `None` where that is nothing."""
     record = each.record
     for path in (each.run.result, each.run.live):

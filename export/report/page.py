@@ -10,13 +10,13 @@ from typing import Any
 from core import paths
 from core.errors import InputError
 from core.names import legible
-from core.runs.evaluation import Reading, comparable
+from core.runs.evaluation import Evaluation, comparable
 from core.runs.record import RunRecord
 from core.runs.run import SUMS, Run
-from core.settings import KNOBS
+from core.settings import SETTINGS
 from export import charts, contact_sheet, describe, settings_text
 from export.report import content
-from export.report.content import FRAME_SIDE, NO_READINGS, NO_TIMINGS, Picture, Shown, Timings
+from export.report.content import FRAME_SIDE, NO_READINGS, NO_TIMINGS, Picture, ReportRun, Timings
 
 SUFFIXES = (".html", ".zip")
 TITLE = "Style transfer report"
@@ -33,7 +33,7 @@ ABBREVIATIONS = {"cpu": "CPU", "cuda": "CUDA", "gpu": "GPU", "gpus": "GPUs", "on
 
 def html(
     found: Sequence[Run],
-    readings: Mapping[str, Reading] = NO_READINGS,
+    readings: Mapping[str, Evaluation] = NO_READINGS,
     title: str = TITLE,
     yardstick: str = "",
     frames: bool = True,
@@ -45,7 +45,7 @@ def html(
     `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.timings`, by
     their titles. Raises `InputError` for no runs, or for one that cannot be read.
     """
-    return render(content.shown(found, readings), title, yardstick, frames, timings)
+    return render(content.read_run(found, readings), title, yardstick, frames, timings)
 
 
 def check_writable(path: Path) -> None:
@@ -55,7 +55,7 @@ def check_writable(path: Path) -> None:
     paths.check_writable(path)
 
 
-def render(shown: list[Shown], title: str, yardstick: str, frames: bool, timings: Timings) -> str:
+def render(shown: list[ReportRun], title: str, yardstick: str, frames: bool, timings: Timings) -> str:
     from markupsafe import Markup
 
     created = sorted(each.record.created for each in shown)
@@ -94,7 +94,7 @@ def _template() -> Any:
     return environment.get_template("report.html.j2")
 
 
-def _described(each: Shown, frames: bool, pictures: bool = True, drawn: bool = True) -> dict[str, Any]:
+def _described(each: ReportRun, frames: bool, pictures: bool = True, drawn: bool = True) -> dict[str, Any]:
     """What the page says of one run; with its pictures, and with its own curves."""
     from markupsafe import Markup
 
@@ -129,20 +129,22 @@ def _described(each: Shown, frames: bool, pictures: bool = True, drawn: bool = T
         "drawn": own,
         "stages": record.settings.stages,
         "steering": describe.steered(record),
-        "settings": [(knob.label, settings_text.setting(knob, record.settings)) for knob in KNOBS.values()],
+        "settings": [
+            (setting.label, settings_text.describe_setting(setting, record.settings)) for setting in SETTINGS.values()
+        ],
         "provenance": _provenance(record),
         "environment": [(_fact(name), _words(value)) for name, value in record.environment.items()],
         "command": describe.command_parts(each.run, record),
     }
 
 
-def _stages(each: Shown) -> Mapping[int, str]:
+def _stages(each: ReportRun) -> Mapping[int, str]:
     from export import charts
 
     return {} if each.metrics.empty else charts.stage_marks(each.record.settings, each.metrics["iteration"].iloc[-1])
 
 
-def _described_briefly(shown: list[Shown]) -> list[dict[str, Any]]:
+def _described_briefly(shown: list[ReportRun]) -> list[dict[str, Any]]:
     """What the page says of each of many runs, whose pictures are on a contact sheet: there, a run is called by what it
     has for itself."""
     told = contact_sheet.captions([each.record for each in shown])
@@ -154,7 +156,7 @@ def _described_briefly(shown: list[Shown]) -> list[dict[str, Any]]:
     ]
 
 
-def _contact_sheet(shown: list[Shown]) -> dict[str, Any]:
+def _contact_sheet(shown: list[ReportRun]) -> dict[str, Any]:
     """The pictures of many runs in tables, or one after another where no table fits them; and what all have in
     common."""
     records = [each.record for each in shown]
@@ -189,7 +191,7 @@ def _contact_sheet(shown: list[Shown]) -> dict[str, Any]:
     return {"tables": tables, "pictures": pictures, "common": common}
 
 
-def _of_heading(what: str, each: Shown) -> Picture | None:
+def _of_heading(what: str, each: ReportRun) -> Picture | None:
     """The photo or the painting that a row or a column is about; the first of several."""
     if what == contact_sheet.PHOTO:
         return content.picture(each.run, each.run.content, f"Photo: {each.record.content}", "", FRAME_SIDE)
@@ -198,7 +200,7 @@ def _of_heading(what: str, each: Shown) -> Picture | None:
     return None
 
 
-def _drawings(shown: list[Shown]) -> dict[str, str]:
+def _drawings(shown: list[ReportRun]) -> dict[str, str]:
     """The drawings that show the runs together, as SVG."""
     drawn: dict[str, str] = {}
     many = len(shown) > FEW
@@ -261,14 +263,14 @@ def _reason(record: RunRecord) -> str:
     return record.message
 
 
-def _differences(shown: list[Shown]) -> list[tuple[str, list[str]]]:
+def _differences(shown: list[ReportRun]) -> list[tuple[str, list[str]]]:
     """What the runs were told otherwise: a line for each such thing. One run alone is held against its preset."""
     if len(shown) == 1:
         return [(label, [value, usual]) for label, value, usual in describe.differences(shown[0].record)]
     return describe.differing([(each.run, each.record) for each in shown])
 
 
-def _timings(shown: list[Shown]) -> list[tuple[str, list[str]]]:
+def _timings(shown: list[ReportRun]) -> list[tuple[str, list[str]]]:
     """Seconds, a line for each phase and then for the sums."""
     names = list(dict.fromkeys(name for each in shown for name in each.phases))
     lines = [(name.capitalize(), [each.phases.get(name) for each in shown]) for name in names]

@@ -20,7 +20,7 @@ def a_measurement() -> Measurement:
 def test_ways_warm_up_and_then_take_turns():
     calls = []
     found = list(
-        measurements.in_turns({"one": lambda: calls.append("one"), "two": lambda: calls.append("two")}, size=64)
+        measurements.interleaved({"one": lambda: calls.append("one"), "two": lambda: calls.append("two")}, size=64)
     )
     assert calls == (2 + measurements.MOST) * ["one", "two"]
     assert [(timing.way, timing.size, len(timing.seconds)) for timing in found] == [
@@ -33,7 +33,7 @@ def test_ways_warm_up_and_then_take_turns():
 def test_a_slow_way_is_repeated_less_often(monkeypatch):
     clock = iter(range(0, 10_000, 10))  # every call takes ten seconds
     monkeypatch.setattr(measurements.time, "perf_counter", lambda: next(clock))
-    (found,) = measurements.in_turns({"slow": lambda: None})
+    (found,) = measurements.interleaved({"slow": lambda: None})
     assert found.seconds == measurements.LEAST * [10.0]
 
 

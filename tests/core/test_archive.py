@@ -196,7 +196,7 @@ def test_a_run_that_was_deleted_can_still_be_had_back_and_the_imported_one_delet
 
 @pytest.mark.parametrize("status", UNFINISHED)
 def test_an_unfinished_run_comes_as_interrupted(run, status):
-    run.change(status=status, writer=processes.Writer.this_process())
+    run.change(status=status, writer=processes.ProcessId.this_process())
     found = import_run(exported(run))
     said = json.loads((found.path / "run.json").read_text())
     assert (said["status"], said["writer"]) == ("interrupted", None)

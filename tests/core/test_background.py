@@ -13,7 +13,7 @@ from dashboard import background_jobs
 @pytest.fixture(autouse=True)
 def home_of_its_own(own_home):
     yield
-    if command := background_jobs.look("test"):
+    if command := background_jobs.status("test"):
         command.stop()
 
 
@@ -25,9 +25,9 @@ def wait_until(true, seconds=60):
 
 
 def test_a_command_is_known_by_its_last_words():
-    assert background_jobs.look("test") is None
+    assert background_jobs.status("test") is None
     command = background_jobs.start("test", "bench", "nonsense")
-    assert background_jobs.look("test") == command and command.arguments == ["bench", "nonsense"]
+    assert background_jobs.status("test") == command and command.arguments == ["bench", "nonsense"]
     wait_until(lambda: not command.is_running())
     assert command.said().startswith("nst: There is no part 'nonsense'")
 
@@ -56,4 +56,4 @@ def test_one_of_a_name_at_a_time_and_ended_with_its_children(monkeypatch):
 def test_a_damaged_note_is_no_command():
     background_jobs.folder().mkdir(parents=True)
     (background_jobs.folder() / "test.json").write_text("{")
-    assert background_jobs.look("test") is None
+    assert background_jobs.status("test") is None

@@ -14,7 +14,7 @@ from core.errors import InputError
 from core.images import codec
 from core.jobs import control, queue, schedule, workers
 from core.machine import processes
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.presets import PRESETS, choose
 from core.runs import store
 from core.runs.record import Steering
@@ -50,14 +50,14 @@ def read(folder):
 
     def of_text(text, name="jobs.csv", **more):
         (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
-        return jobs_file.of_file(folder / name, **more)
+        return jobs_file.from_file(folder / name, **more)
 
     return of_text
 
 
 def product(folder, **changes):
     asked = {"contents": [str(folder / "photos")], "styles": [str(folder / "art")], "common": SMALL, **changes}
-    return plan.of_product(**asked)
+    return plan.from_product(**asked)
 
 
 def ended(run, status="done", **changes):
@@ -147,7 +147,7 @@ def test_what_the_command_line_says_for_all_has_to_fit_each_row_alone(read):
 def test_a_csv_file_that_cannot_be(read, text, message):
     with pytest.raises(InputError, match=message):
         read(text)
-    assert not store.all_runs() and not queue.queue()
+    assert not store.all_runs() and not queue.queued_runs()
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -201,34 +201,34 @@ def test_every_bad_row_is_named_at_once(read):
 
 def test_another_kind_of_file_is_none(folder):
     with pytest.raises(InputError, match=r"jobs\.txt is no file of runs: its name must end in \.csv, \.yaml, \.yml\."):
-        jobs_file.of_file(folder / "jobs.txt")
+        jobs_file.from_file(folder / "jobs.txt")
     with pytest.raises(InputError, match=r"jobs\.csv does not exist\."):
-        jobs_file.of_file(folder / "jobs.csv")
+        jobs_file.from_file(folder / "jobs.csv")
     (folder / "jobs.csv").mkdir()
     with pytest.raises(InputError, match=r"jobs\.csv cannot be read: "):
-        jobs_file.of_file(folder / "jobs.csv")
+        jobs_file.from_file(folder / "jobs.csv")
 
 
 def test_a_huge_file_is_not_read(folder):
     with (folder / "jobs.yaml").open("wb") as file:
         file.truncate(100 * 2**20)
     with pytest.raises(InputError, match=r"cannot be read: it has more than 1,048,576 bytes"):
-        jobs_file.of_file(folder / "jobs.yaml")
+        jobs_file.from_file(folder / "jobs.yaml")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes with a name are POSIX's")
 def test_a_pipe_is_not_waited_for(folder):
     os.mkfifo(folder / "jobs.csv")
     with pytest.raises(InputError, match=r"cannot be read: it is not a file"):
-        jobs_file.of_file(folder / "jobs.csv")
+        jobs_file.from_file(folder / "jobs.csv")
 
 
 def test_names_that_turn_the_text_around_are_kept_as_legible_ones(read, folder):
     (folder / "photos" / "a.png").rename(folder / "photos" / "a\u202eb.png")
     (job,) = read("content,style,size\nphotos/a\u202eb.png,art/x.png,64\n")
-    (run,) = progress.begin(progress.parts([job]), "jobs\u202e.csv")
+    (run,) = progress.begin(progress.batch_items([job]), "jobs\u202e.csv")
     assert (run.record().content, run.record().batch) == ("a\ufffdb", "jobs\ufffd.csv")
-    assert progress.parts([job])[0].run == run
+    assert progress.batch_items([job])[0].run == run
 
 
 # --- products
@@ -323,7 +323,7 @@ def test_a_sweep_that_cannot_be(text, message):
 
 def test_a_run_keeps_what_it_is_of_and_an_older_record_says_nothing(folder):
     (job, *_) = product(folder)
-    (run,) = progress.begin(progress.parts([job]), "photos × art")
+    (run,) = progress.begin(progress.batch_items([job]), "photos × art")
     record = run.record()
     assert (record.batch, record.job, record.status) == ("photos × art", job.digest, "queued")
     said = json.loads((run.path / "run.json").read_text())
@@ -335,18 +335,18 @@ def test_a_run_keeps_what_it_is_of_and_an_older_record_says_nothing(folder):
 
 def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(folder):
     wanted = product(folder)
-    first, second, third, fourth = progress.begin(progress.parts(wanted), "it")
+    first, second, third, fourth = progress.begin(progress.batch_items(wanted), "it")
     schedule.submit(first, second, third)
     for run in (first, second):
         control.cancel(run)
     ended(first)
-    found = progress.parts(wanted)
+    found = progress.batch_items(wanted)
     assert [part.run for part in found] == [first, second, third, fourth]
     assert [part.state for part in found] == ["painted", "broken off", "under way", "under way"]
-    fourth.change(writer=Writer(pid=2**22 + 1, started=0.0))
-    assert progress.parts(wanted)[3].state == "broken off"
+    fourth.change(writer=ProcessId(pid=2**22 + 1, started=0.0))
+    assert progress.batch_items(wanted)[3].state == "broken off"
     assert progress.begin(found[1:2], "it") == [second] and second.record().status == "queued"
-    assert [part.state for part in progress.parts(wanted, again=True)] == ["new"] * 4
+    assert [part.state for part in progress.batch_items(wanted, again=True)] == ["new"] * 4
 
 
 @pytest.mark.parametrize(
@@ -362,31 +362,31 @@ def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(fold
 )
 def test_what_is_no_longer_what_was_asked_for_stands_for_nothing(folder, change):
     (job, *_) = product(folder)
-    (run,) = progress.begin(progress.parts([job]), "it")
+    (run,) = progress.begin(progress.batch_items([job]), "it")
     ended(run, **{"status": "done", **{name: value for name, value in change.items() if name == "status"}})
-    assert progress.parts([job])[0].state == ("broken off" if "status" in change else "painted")
+    assert progress.batch_items([job])[0].state == ("broken off" if "status" in change else "painted")
     run.change(**change)
-    assert progress.parts([job])[0].state == ("broken off" if "status" in change else "new")
+    assert progress.batch_items([job])[0].state == ("broken off" if "status" in change else "new")
 
 
 def test_of_several_runs_the_painted_one_stands_for_a_job(folder):
     (job, *_) = product(folder)
-    (older,) = progress.begin(progress.parts([job]), "it")
-    (newer,) = progress.begin(progress.parts([job], again=True), "it")
+    (older,) = progress.begin(progress.batch_items([job]), "it")
+    (newer,) = progress.begin(progress.batch_items([job], again=True), "it")
     ended(older)
-    assert progress.parts([job])[0].run == older
+    assert progress.batch_items([job])[0].run == older
     ended(newer)
     newer.result.unlink()
-    assert progress.parts([job])[0].run == older
+    assert progress.batch_items([job])[0].run == older
 
 
 def test_what_does_not_change_the_picture_makes_no_other_job(folder):
     before = product(folder, common={**SMALL, "memory": 20, "frame_every": 1})[:2]
     after = product(folder, common={**SMALL, "memory": 30, "frame_every": 2})[:2]
-    painted, failed = progress.begin(progress.parts(before), "it")
+    painted, failed = progress.begin(progress.batch_items(before), "it")
     ended(painted)
     ended(failed, "failed")
-    found = progress.parts(after)
+    found = progress.batch_items(after)
     assert [(part.run, part.state) for part in found] == [(painted, "painted"), (failed, "broken off")]
     assert progress.begin(found[1:], "it") == [failed]
     assert failed.record().settings == after[1].settings and failed.record().status == "queued"
@@ -406,34 +406,34 @@ def test_another_picture_is_another_job(folder, what):
 
 def test_a_run_that_cannot_go_on_gives_way_to_a_new_one(folder):
     (job, *_) = product(folder)
-    (run,) = progress.begin(progress.parts([job]), "it")
+    (run,) = progress.begin(progress.batch_items([job]), "it")
     ended(run, "interrupted", iteration=2)
     run.checkpoint.write_bytes(b"no checkpoint")
-    (other,) = progress.begin(progress.parts([job]), "it")
+    (other,) = progress.begin(progress.batch_items([job]), "it")
     assert other != run and other.record().status == "queued"
 
 
 def test_submitting_many_starts_one_worker_a_place(folder, started, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "3")
-    schedule.submit(*progress.begin(progress.parts(product(folder)), "it"))
-    assert len(queue.queue()) == 4 and len(started) == 3
+    schedule.submit(*progress.begin(progress.batch_items(product(folder)), "it"))
+    assert len(queue.queued_runs()) == 4 and len(started) == 3
     schedule.submit()
     assert len(started) == 3
 
 
 def test_many_enter_the_queue_in_their_order_with_one_look_at_it(folder, monkeypatch):
-    looks, places = [], queue._places
-    monkeypatch.setattr(queue, "_places", lambda: looks.append(1) or places())
-    first, *others = progress.begin(progress.parts(product(folder)), "it")
+    looks, places = [], queue._entries
+    monkeypatch.setattr(queue, "_entries", lambda: looks.append(1) or places())
+    first, *others = progress.begin(progress.batch_items(product(folder)), "it")
     schedule.submit(first)
     looks.clear()
     schedule.submit(*others)
-    assert len(looks) == 1 and queue.queue() == [first, *others]
+    assert len(looks) == 1 and queue.queued_runs() == [first, *others]
 
 
 def test_the_runs_of_a_sweep_are_told_apart(folder):
     sweeps = {"style_weight": [0.5, 2.0], "style_layers": ["relu1_1", "relu1_1,relu2_1"]}
-    found = progress.parts(product(folder, contents=["chelsea"], sweeps=sweeps))
+    found = progress.batch_items(product(folder, contents=["chelsea"], sweeps=sweeps))
     assert [part.title for part in found[:2]] == [
         "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1)",
         "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1,block2_conv1)",
@@ -442,7 +442,7 @@ def test_the_runs_of_a_sweep_are_told_apart(folder):
 
 
 def test_a_batch_is_watched_until_all_is_over(folder):
-    found = progress.parts(product(folder))
+    found = progress.batch_items(product(folder))
     first, second, third, fourth = progress.begin(found, "it")
     schedule.submit(first, second, third, fourth)
     watch = Watch(found)
@@ -450,10 +450,10 @@ def test_a_batch_is_watched_until_all_is_over(folder):
     assert (sight.over, sight.runs, sight.iterations, sight.seconds_left) == (0, 4, 0, None)
     assert sight.words == "0 of 4 over, waiting for a painter"
     for run in (first, second, third):
-        queue.take(run)
+        queue.dequeue(run)
     ended(first, timings={"total": 2.0})
     ended(second, "failed", message="Memory ran out.")
-    third.change(status="running", writer=Writer.this_process())
+    third.change(status="running", writer=ProcessId.this_process())
     (third.path / "metrics.csv").write_text(
         "iteration,evaluations,seconds,total,style,content,total_variation\n1,1,0.1,1,1,1,1\n2,2,0.2,1,1,1,1\n"
     )
@@ -465,44 +465,44 @@ def test_a_batch_is_watched_until_all_is_over(folder):
     assert [part.run for part in watch.painted()] == [first] and watch.unfinished() == [third, fourth]
     ended(third)
     (fourth.path / "run.json").unlink()
-    queue.take(fourth)
+    queue.dequeue(fourth)
     assert [sight.over for sight in watch.until_over()] == [4]
 
 
 def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
-    found = progress.parts(product(folder))
+    found = progress.batch_items(product(folder))
     first, second, third, fourth = progress.begin(found, "it")
     schedule.submit(first, second, third)
-    queue.take(first)
-    other = Writer.of(os.getppid())
+    queue.dequeue(first)
+    other = ProcessId.of(os.getppid())
     first.change(status="running", writer=other)
     third.change(iteration=2)
-    assert progress.leave_off([first, second, third, fourth]) == [first]
-    assert first.request().stop and not queue.queue()
+    assert progress.cancel_waiting([first, second, third, fourth]) == [first]
+    assert first.request().stop and not queue.queued_runs()
     assert [run.path.is_dir() for run in (second, third, fourth)] == [False, True, False]
     assert third.record().status == "stopped"
 
 
 @pytest.mark.skipif(not processes.namespace(), reason="there are no namespaces of processes here")
 def test_what_a_process_of_the_same_number_elsewhere_has_begun_is_not_removed(folder):
-    (run,) = progress.begin(progress.parts(product(folder)[:1]), "it")
-    elsewhere = Writer.this_process().model_copy(update={"namespace": "pid:[1]"})
+    (run,) = progress.begin(progress.batch_items(product(folder)[:1]), "it")
+    elsewhere = ProcessId.this_process().model_copy(update={"namespace": "pid:[1]"})
     run.change(writer=elsewhere)
-    assert progress.leave_off([run]) == [run]
+    assert progress.cancel_waiting([run]) == [run]
     assert run.request().stop and run.record().writer == elsewhere
 
 
 def test_a_run_of_an_earlier_day_is_not_removed_though_nothing_was_kept_of_it(folder):
     """What its user has noted of it lies in its folder."""
-    (run,) = progress.begin(progress.parts(product(folder)[:1]), "it")
+    (run,) = progress.begin(progress.batch_items(product(folder)[:1]), "it")
     run.change(status="failed", timings={"total": 3.0}, writer=None)
-    assert progress.begin(progress.parts(product(folder)[:1]), "it") == [run]
-    assert progress.leave_off([run]) == []
+    assert progress.begin(progress.batch_items(product(folder)[:1]), "it") == [run]
+    assert progress.cancel_waiting([run]) == []
     assert run.record().status == "stopped"
 
 
 def test_when_the_last_of_some_runs_should_be_over(folder):
-    first, second, third, _ = progress.begin(progress.parts(product(folder)), "it")
+    first, second, third, _ = progress.begin(progress.batch_items(product(folder)), "it")
     schedule.submit(first, second, third)
     assert schedule.seconds_until_over([first]) is None
     from core.machine import hardware
@@ -517,7 +517,7 @@ def test_an_imported_run_is_of_no_batch(folder, tmp_path):
     from core.runs import archive
 
     (job, *_) = product(folder)
-    (run,) = progress.begin(progress.parts([job]), "it")
+    (run,) = progress.begin(progress.batch_items([job]), "it")
     ended(run)
     with (tmp_path / "run.zip").open("wb") as file:
         archive.export_run(run, file)
@@ -536,5 +536,5 @@ def test_a_file_s_name_may_be_no_text(folder):
         (folder / path).rename(folder / os.fsdecode(path.encode().replace(b".png", b"\xff.png")))
     job = product(folder)[0]
     assert job.title == "a\ufffd × x\ufffd"
-    (run,) = progress.begin(progress.parts([job]), "it")
-    assert run.record().content == "a\ufffd" and progress.parts([job])[0].run == run
+    (run,) = progress.begin(progress.batch_items([job]), "it")
+    assert run.record().content == "a\ufffd" and progress.batch_items([job])[0].run == run

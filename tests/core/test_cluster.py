@@ -138,7 +138,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
         assert record.environment["versions"] == other.environment["versions"] and record.environment["node"]
         assert {"imports", "pictures", "network", "first step", "median step", "total"} <= set(record.timings)
         assert run.checkpoint.exists() and run.live.exists()
-    assert schedule.painting() == [] and not list((paths.home() / "runs").rglob(f"{paths.DRAFT}*"))
+    assert schedule.running() == [] and not list((paths.home() / "runs").rglob(f"{paths.DRAFT}*"))
 
 
 PAINT = (
@@ -154,12 +154,12 @@ def until(condition, seconds=WAIT):
     return bool(met)
 
 
-def painters():
-    """The processes of painters on this test's nodes."""
+def worker_processes():
+    """The processes of workers on this test's nodes."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "Painter" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+            if "RayWorker" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
     return found
 
@@ -173,7 +173,7 @@ def test_a_run_is_steered_and_ctrl_c_stops_what_is_painted(nodes):
     try:
         both = (steered, endless)
         assert until(lambda: starter.poll() is not None or all(len(run.metrics()) > 5 for run in both))
-        assert set(schedule.painting()) == set(both) and painters()
+        assert set(schedule.running()) == set(both) and worker_processes()
         steered.ask(weights={"style_weight": 0.1})
         assert until(lambda: steered.record().steering)
         (change,) = steered.record().steering
@@ -193,7 +193,7 @@ def test_a_run_is_steered_and_ctrl_c_stops_what_is_painted(nodes):
     style = steered.metrics()["style"]
     assert style[change.iteration + 1] > 5 * style[change.iteration]  # it was 0.01
     assert waits.record().status in ("queued", "interrupted")  # it never began
-    assert until(lambda: not painters(), 60)
+    assert until(lambda: not worker_processes(), 60)
 
 
 @pytest.mark.timeout(600)
@@ -210,7 +210,7 @@ def test_a_worker_whose_environment_names_a_cluster_paints_the_queue_there(nodes
     )
     try:
         assert until(lambda: all(len(run.metrics()) > 2 for run in both)), workers.worker_log().read_text()
-        assert set(schedule.painting()) == set(both) and queue.queue() == []
+        assert set(schedule.running()) == set(both) and queue.queued_runs() == []
         assert {run.record().writer.pid for run in both} == {worker.pid}
         assert workers.readiness().ready
         for run in both:
@@ -221,7 +221,7 @@ def test_a_worker_whose_environment_names_a_cluster_paints_the_queue_there(nodes
         worker.wait()
         log.close()
     assert [run.record().status for run in both] == ["stopped"] * 2
-    assert schedule.painting() == [] and slots.acquired(slots.easels_on_clusters()[0].turn_lock())
+    assert schedule.running() == [] and slots.try_acquire(slots.cluster_slots()[0].turn_lock())
 
 
 def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
@@ -231,17 +231,17 @@ def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
     work(lambda report, timings: pytest.fail("nothing is painted here"))
     said = workers.readiness()
     assert said.failed and said.message.startswith("No Ray cluster answers at 127.0.0.1:1 (")
-    assert run.record().status == "queued" and queue.queue() == [run]  # the next worker tries again
+    assert run.record().status == "queued" and queue.queued_runs() == [run]  # the next worker tries again
 
 
 @pytest.mark.timeout(600)
 def test_a_run_whose_painters_all_die_as_they_begin_fails(nodes, monkeypatch):
-    class Doomed(ray_worker.Painter):
+    class Doomed(ray_worker.RayWorker):
         def paint(self, *given):
             os._exit(1)
             yield
 
-    monkeypatch.setattr(ray_head, "Painter", Doomed)
+    monkeypatch.setattr(ray_head, "RayWorker", Doomed)
     run, lines = new_run(), []
     ray_head.paint_all([run], nodes.address, lines.append)
     record = run.record()
@@ -290,9 +290,9 @@ def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
 def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
     """All are taken by others; how many are painted here has nothing to do with it."""
     monkeypatch.setenv("NST_WORKERS", str(slots.MOST))
-    held = [easel.turn_lock() for easel in slots.easels_on_clusters()]
-    assert all(map(slots.acquired, held))
-    with ray_head.Studio(nodes.address, lambda line: None) as studio:
+    held = [slot.turn_lock() for slot in slots.cluster_slots()]
+    assert all(map(slots.try_acquire, held))
+    with ray_head.RayScheduler(nodes.address, lambda line: None) as studio:
         run, rounds = new_run(iterations=2), []
 
         def take():
@@ -392,12 +392,12 @@ def test_a_cluster_without_room_for_a_run(nodes, monkeypatch):
 def test_a_node_with_another_version_beside_a_good_one_paints_nothing(nodes, monkeypatch):
     odd = nodes.nodes[0].node_id
 
-    class OfAnotherDay(ray_worker.Painter):
+    class OfAnotherDay(ray_worker.RayWorker):
         def greet(self):
             node, program = super().greet()
             return node, f"{program} of another day" if node == odd else program
 
-    monkeypatch.setattr(ray_head, "Painter", OfAnotherDay)
+    monkeypatch.setattr(ray_head, "RayWorker", OfAnotherDay)
     wanted, lines = [new_run(seed) for seed in range(2)], []
     ray_head.paint_all(wanted, nodes.address, lines.append)
     assert [run.record().status for run in wanted] == ["done", "done"]
@@ -407,7 +407,7 @@ def test_a_node_with_another_version_beside_a_good_one_paints_nothing(nodes, mon
 
 @pytest.mark.timeout(600)
 def test_a_node_with_another_version_of_this_program(nodes, monkeypatch):
-    monkeypatch.setattr(ray_head, "program", lambda: "9.9.9, code 00000000")
+    monkeypatch.setattr(ray_head, "program_version", lambda: "9.9.9, code 00000000")
     run = new_run()
     with pytest.raises(
         StudioError, match=r"^The node \w+ has another version of this program \(.*\) than this machine"

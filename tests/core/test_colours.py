@@ -9,14 +9,14 @@ from core.images import codec, color, geometry, preprocessing
 from core.images.color import RGB, YCBCR, lightness, matched, with_colours_of
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
-from core.transfer.inputs import Pictures
+from core.transfer.inputs import Inputs
 from core.transfer.stylize import stylize
 
 SHALLOW = {"style_layers": ("relu1_1", "relu2_1"), "content_layers": ("relu2_2",), "content_weight": 1.0, "size": 96}
 
 
 def pictures():
-    return Pictures(*(codec.read_image(sample.path()) for sample in (PHOTOS[1],)), [
+    return Inputs(*(codec.read_image(sample.path()) for sample in (PHOTOS[1],)), [
         codec.read_image(STYLES[1].path())
     ])  # fmt: skip
 
@@ -161,6 +161,6 @@ def test_the_subject_is_in_the_colours_that_it_is_painted_in():
 def test_the_style_has_its_scale(scale, longer):
     given = pictures()
     square = Image.fromarray(random_picture()).resize((200, 200))
-    subject = Pictures(given.photo, [square]).at(TransferSettings(style_scale=scale), 96)
+    subject = Inputs(given.photo, [square]).at(TransferSettings(style_scale=scale), 96)
     assert subject.styles[0].shape == (longer, longer, 3)
     assert max(subject.photo.shape) == 96

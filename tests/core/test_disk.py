@@ -140,7 +140,7 @@ def test_a_worker_that_cannot_write_how_a_run_ended_leaves(disk, engine, monkeyp
 
     monkeypatch.setattr(execution, "perform", close_midway)
     with pytest.raises(StudioError, match="Read-only file system"):
-        worker._perform_to_its_end(run, lambda *_: engine)
+        worker._perform(run, lambda *_: engine)
 
 
 @pytest.mark.parametrize("full", ["home_disk", "disk"])
@@ -151,7 +151,7 @@ def test_a_run_that_a_worker_cannot_begin_for_want_of_room_says_so(full, request
     schedule.submit(run)
     fill(disk)
     worker.work(lambda *_: engine)
-    assert queue.queue() == []
+    assert queue.queued_runs() == []
     record = run.record()
     assert record.status == "failed" and record.writer is None
     assert re.match(rf"The disk of {disk} is full: make room, then let the run {run.id} go on\.$", record.message)

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import InputError
 from core.jobs import slots
-from core.jobs.slots import Easel, acquired, easels, first_free
+from core.jobs.slots import Slot, first_free, local_slots, try_acquire
 from core.machine import hardware
 
 
@@ -32,20 +32,20 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(("gpus", "count"), [(0, 1), (1, 1), (4, 4), (100, 64)])
 def test_one_for_each_accelerator(machine, gpus, count):
     machine(gpus)
-    assert easels() == tuple(Easel(number) for number in range(count))
+    assert local_slots() == tuple(Slot(number) for number in range(count))
 
 
 @pytest.mark.parametrize(("allowed", "count"), [("2", 1), ("0,3", 2), ("", 1), ("-1", 1)])
 def test_cards_that_the_user_does_not_allow_do_not_count(machine, allowed, count):
     machine(4, allowed)
-    assert len(easels()) == count
+    assert len(local_slots()) == count
 
 
 @pytest.mark.parametrize(("asked", "count"), [("", 4), ("1", 1), ("02", 2), ("64", 64)])
 def test_as_many_as_asked_for(machine, monkeypatch, asked, count):
     machine(4)
     monkeypatch.setenv("NST_WORKERS", asked)
-    assert len(easels()) == count
+    assert len(local_slots()) == count
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "1.5", "two", " ", "²", "65", "9" * 5000])
@@ -54,67 +54,67 @@ def test_what_is_no_number_of_workers_is_refused(machine, monkeypatch, asked):
     monkeypatch.setenv("NST_WORKERS", asked)
     said = r"^NST_WORKERS is '.{1,80}': it must be a whole number from 1 to 64, or not be set\.$"
     with pytest.raises(InputError, match=said):
-        easels()
+        local_slots()
 
 
 def test_the_first_one_s_files_have_no_number(own_home):
-    assert [Easel(number).readiness_file.name for number in range(3)] == [
+    assert [Slot(number).readiness_file.name for number in range(3)] == [
         "worker.json",
         "worker-2.json",
         "worker-3.json",
     ]
-    assert Easel(0).turn_lock().lock_file == str(own_home / "painting.lock")
-    assert Easel(1).work_lock().lock_file == str(own_home / "worker-2.lock")
-    assert Easel(1, on_cluster=True).turn_lock().lock_file == str(own_home / "painting-on-cluster-2.lock")
+    assert Slot(0).turn_lock().lock_file == str(own_home / "painting.lock")
+    assert Slot(1).work_lock().lock_file == str(own_home / "worker-2.lock")
+    assert Slot(1, on_cluster=True).turn_lock().lock_file == str(own_home / "painting-on-cluster-2.lock")
 
 
-def test_each_sees_a_card_of_its_own_and_the_number_of_easels_stays(machine, monkeypatch):
+def test_each_sees_a_card_of_its_own_and_the_number_of_slots_stays(machine, monkeypatch):
     machine(2)
-    found = easels()
-    for easel, card in zip(found, "01", strict=True):
+    found = local_slots()
+    for slot, card in zip(found, "01", strict=True):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        easel.choose_card()
+        slot.choose_card()
         assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]) == (card, "PCI_BUS_ID")
         assert hardware.cards() == (card,)
-        assert easels() == found
+        assert local_slots() == found
 
 
 @pytest.mark.parametrize(("allowed", "seen"), [("2", "2"), ("", ""), ("3,1", "1")])
 def test_no_other_card_is_seen_than_the_user_allows(machine, allowed, seen):
     """Nor are the cards numbered in another way than they meant."""
     machine(4, allowed)
-    Easel(1).choose_card()
+    Slot(1).choose_card()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
     assert "CUDA_DEVICE_ORDER" not in os.environ
 
 
-def test_more_easels_than_cards_share_them(machine):
+def test_more_slots_than_cards_share_them(machine):
     machine(2)
-    Easel(3).choose_card()
+    Slot(3).choose_card()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_where_there_is_no_choice_nothing_is_chosen(machine, gpus):
     machine(gpus)
-    Easel(0).choose_card()
+    Slot(0).choose_card()
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_once_tensorflow_is_loaded_nothing_is_chosen(machine, monkeypatch):
     machine(2)
     monkeypatch.setitem(sys.modules, "tensorflow", os)
-    Easel(1).choose_card()
+    Slot(1).choose_card()
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_the_first_that_is_free(own_home):
     own_home.mkdir()
-    places = [Easel(0), Easel(1)]
-    with Easel(0).turn_lock():
-        easel, lock = first_free(places, Easel.turn_lock)
-        assert easel == Easel(1) and not acquired(Easel(1).turn_lock())
-        assert first_free(places, Easel.turn_lock) is None
-        assert first_free(places, Easel.work_lock)[0] == Easel(0)
+    places = [Slot(0), Slot(1)]
+    with Slot(0).turn_lock():
+        slot, lock = first_free(places, Slot.turn_lock)
+        assert slot == Slot(1) and not try_acquire(Slot(1).turn_lock())
+        assert first_free(places, Slot.turn_lock) is None
+        assert first_free(places, Slot.work_lock)[0] == Slot(0)
         lock.release()
-        assert acquired(Easel(1).turn_lock())
+        assert try_acquire(Slot(1).turn_lock())

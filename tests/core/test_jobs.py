@@ -22,9 +22,9 @@ from core import paths
 from core.errors import InputError, StudioError
 from core.images import codec, geometry, preprocessing
 from core.jobs import control, execution, queue, schedule, worker, workers
-from core.jobs.slots import Easel, acquired
+from core.jobs.slots import Slot, try_acquire
 from core.machine import hardware
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.presets import DEFAULT_PRESET, PRESETS
 from core.runs import recovery, store
 from core.runs.record import Steering
@@ -35,7 +35,7 @@ from core.transfer.checkpoint import Checkpoint
 from core.transfer.engine import Engine
 from core.transfer.stylize import stylize as real_stylize
 
-FIRST = Easel(0)
+FIRST = Slot(0)
 WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
 
 
@@ -378,7 +378,7 @@ def test_readiness_of_nobody(own_home):
     assert workers.readiness() is None
     own_home.mkdir()
     file = own_home / "worker.json"
-    said = {"message": "Loading …", "writer": Writer.this_process().model_dump()}
+    said = {"message": "Loading …", "writer": ProcessId.this_process().model_dump()}
     for damaged in ("", "{", "[]", '{"message": "Ready."}'):
         file.write_text(damaged)
         assert workers.readiness() is None
@@ -404,7 +404,7 @@ def test_only_one_takes_a_run(queue_only):
     run = new_run()
     schedule.submit(run)
     assert queue.next_queued() == run
-    assert [queue.take(run), queue.take(run)] == [True, False]
+    assert [queue.dequeue(run), queue.dequeue(run)] == [True, False]
     assert queue.next_queued() is None
 
 
@@ -415,7 +415,7 @@ def test_first_come_first_served(queue_only):
         schedule.submit(run)
     for run in submitted:
         assert queue.next_queued() == run
-        queue.take(run)
+        queue.dequeue(run)
 
 
 def submitted(*names):
@@ -428,20 +428,20 @@ def submitted(*names):
 def test_a_waiting_run_is_brought_forward(queue_only):
     a, b, c, d = submitted("a", "b", "c", "d")
     queue.move(c)
-    assert queue.queue() == [a, c, b, d]
+    assert queue.queued_runs() == [a, c, b, d]
     queue.move(d, to_front=True)
-    assert queue.queue() == [d, a, c, b]
+    assert queue.queued_runs() == [d, a, c, b]
     for _ in range(4):  # the first has nothing before it
         queue.move(b)
-    assert queue.queue() == [b, d, a, c]
+    assert queue.queued_runs() == [b, d, a, c]
     schedule.submit(e := new_run("e"))
-    assert queue.queue() == [b, d, a, c, e]
+    assert queue.queued_runs() == [b, d, a, c, e]
     control.cancel(d)
-    assert queue.queue() == [b, a, c, e] and d.record().status == "stopped"
+    assert queue.queued_runs() == [b, a, c, e] and d.record().status == "stopped"
     for change in (queue.move, control.cancel):
         with pytest.raises(InputError, match=rf"^The run {d.id} does not wait in the queue\.$"):
             change(d)
-    assert queue.queue() == [b, a, c, e]
+    assert queue.queued_runs() == [b, a, c, e]
 
 
 def test_the_order_is_that_of_submitting_whatever_the_clock_says(queue_only):
@@ -449,7 +449,7 @@ def test_the_order_is_that_of_submitting_whatever_the_clock_says(queue_only):
     late, early = new_run("a"), new_run("b")
     for run in (early, late):
         schedule.submit(run)
-    assert queue.queue() == [early, late]
+    assert queue.queued_runs() == [early, late]
 
 
 def test_a_queue_from_before_places_were_kept_is_read(queue_only):
@@ -458,18 +458,22 @@ def test_a_queue_from_before_places_were_kept_is_read(queue_only):
     for run in old:
         (paths.queue() / run.id).touch()
     (new,) = submitted("c")
-    assert queue.queue() == [*old, new]
+    assert queue.queued_runs() == [*old, new]
 
 
 def test_when_a_waiting_run_should_begin(queue_only):
     runs_ = submitted("a", "b", "c")
-    assert [found.seconds for _, found in schedule.waiting()] == [0.0, None, None]  # this machine has not been measured
+    assert [found.seconds for _, found in schedule.queue_positions()] == [
+        0.0,
+        None,
+        None,
+    ]  # this machine has not been measured
     pace_ = {"processor": hardware.processor(), "step_per_pixel": 1e-3, "start": 1.0}
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
     one = 1.0 + 3 * 1e-3 * 51 * 64
-    assert [run for run, _ in schedule.waiting()] == runs_
-    assert [found.place for _, found in schedule.waiting()] == [1, 2, 3]
-    assert [found.seconds for _, found in schedule.waiting()] == pytest.approx([0.0, one, 2 * one])
+    assert [run for run, _ in schedule.queue_positions()] == runs_
+    assert [found.place for _, found in schedule.queue_positions()] == [1, 2, 3]
+    assert [found.seconds for _, found in schedule.queue_positions()] == pytest.approx([0.0, one, 2 * one])
 
 
 def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only, monkeypatch):
@@ -477,17 +481,17 @@ def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only,
     found = [new_run("run", iterations=count) for count in (10, 100, 20, 30, 5, 1)]
     for run in found:
         schedule.submit(run)
-    assert [each.seconds for _, each in schedule.waiting()] == [0.0, 0.0, None, None, None, None]
+    assert [each.seconds for _, each in schedule.queue_positions()] == [0.0, 0.0, None, None, None, None]
     pace_ = {"processor": hardware.processor(), "step_per_pixel": 1 / (51 * 64), "start": 0.0}
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
-    assert [run for run, _ in schedule.waiting()] == found
+    assert [run for run, _ in schedule.queue_positions()] == found
     # The first place is free after 10, 30, 60 and 65 seconds, the second after 100.
-    assert [each.seconds for _, each in schedule.waiting()] == pytest.approx([0, 0, 10, 30, 60, 65])
-    with Easel(1).bearing(found[0]):
-        queue.take(found[0])
+    assert [each.seconds for _, each in schedule.queue_positions()] == pytest.approx([0, 0, 10, 30, 60, 65])
+    with Slot(1).bearing(found[0]):
+        queue.dequeue(found[0])
         found[0].change(status="preparing")
-        assert schedule.painting() == [found[0]]
-        assert [each.seconds for _, each in schedule.waiting()] == pytest.approx([0, 10, 30, 60, 65])
+        assert schedule.running() == [found[0]]
+        assert [each.seconds for _, each in schedule.queue_positions()] == pytest.approx([0, 10, 30, 60, 65])
 
 
 def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only, monkeypatch):
@@ -496,10 +500,10 @@ def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
     (there := new_run("there")).change(status="preparing")
     submitted("a")
-    with Easel(0, on_cluster=True).bearing(there):
-        assert [each.seconds for _, each in schedule.waiting()] == [0.0]
+    with Slot(0, on_cluster=True).bearing(there):
+        assert [each.seconds for _, each in schedule.queue_positions()] == [0.0]
         monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
-        assert [each.seconds for _, each in schedule.waiting()] == [None]
+        assert [each.seconds for _, each in schedule.queue_positions()] == [None]
 
 
 def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
@@ -509,31 +513,31 @@ def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
         for step in execution.perform(run, make_engine):
             if step.iteration == 5:
                 (waits,) = submitted("b")
-                ((_, found),) = schedule.waiting()
+                ((_, found),) = schedule.queue_positions()
                 seconds = run.metrics()["seconds"].diff().median()
-                assert schedule.painting() == [run]
+                assert schedule.running() == [run]
                 assert found.seconds == pytest.approx(seconds * 995)
                 run.ask(stop=True)
-    assert schedule.painting() == []
-    assert [found.seconds for _, found in schedule.waiting()] == [0.0] and queue.queue() == [waits]
+    assert schedule.running() == []
+    assert [found.seconds for _, found in schedule.queue_positions()] == [0.0] and queue.queued_runs() == [waits]
 
 
 def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
     """And nobody else takes the run meanwhile."""
     (first,), run, lines = submitted("a"), new_run("b"), []
-    waits = schedule.turn(run, lines.append)
+    waits = schedule.acquire_slot(run, lines.append)
 
     def others():
         until(lambda: lines, 20)
-        seen.append((queue.queue(), queue.next_queued(), run.record().status))
+        seen.append((queue.queued_runs(), queue.next_queued(), run.record().status))
         control.cancel(first)
 
     seen = []
     thread = threading.Thread(target=others)
     thread.start()
     with waits:
-        assert (queue.queue(), schedule.painting(), queue.next_queued()) == ([], [], None)
-        assert not acquired(FIRST.turn_lock())
+        assert (queue.queued_runs(), schedule.running(), queue.next_queued()) == ([], [], None)
+        assert not try_acquire(FIRST.turn_lock())
     thread.join()
     assert seen == [([first, run], first, "queued")]
     assert lines[0] == "Waiting for its turn: 1 in the queue before it (--now paints at once) …"
@@ -544,22 +548,22 @@ def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
 def test_with_two_places_two_have_their_turn_at_once_and_a_third_waits(queue_only, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "2")
     (first, second, third), lines = (new_run(name) for name in "abc"), []
-    with schedule.turn(first, lines.append):
+    with schedule.acquire_slot(first, lines.append):
         first.change(status="preparing")
-        with schedule.turn(second, lines.append):
+        with schedule.acquire_slot(second, lines.append):
             second.change(status="preparing")
-            assert (queue.queue(), lines) == ([], [])
-            assert schedule.painting() == [second, first]  # workers take the first place, so this has the last
+            assert (queue.queued_runs(), lines) == ([], [])
+            assert schedule.running() == [second, first]  # workers take the first place, so this has the last
             with (
                 pytest.raises(StudioError),
-                schedule.turn(third, lambda line: (lines.append(line), control.cancel(third))),
+                schedule.acquire_slot(third, lambda line: (lines.append(line), control.cancel(third))),
             ):
                 raise AssertionError("it had its turn")
-        with schedule.turn(fourth := new_run("d"), lines.append):
+        with schedule.acquire_slot(fourth := new_run("d"), lines.append):
             fourth.change(status="preparing")
-            assert schedule.painting() == [fourth, first]
+            assert schedule.running() == [fourth, first]
     assert lines == ["Waiting for its turn: another run is being painted (--now paints at once) …"]
-    assert schedule.painting() == []
+    assert schedule.running() == []
 
 
 def test_who_is_taken_out_of_the_queue_is_told(queue_only):
@@ -567,7 +571,7 @@ def test_who_is_taken_out_of_the_queue_is_told(queue_only):
     run = new_run("b")
     with (
         pytest.raises(StudioError, match="was taken out of the queue"),
-        schedule.turn(run, lambda line: control.cancel(run)),
+        schedule.acquire_slot(run, lambda line: control.cancel(run)),
     ):
         raise AssertionError("it had its turn")
     assert run.record().status == "stopped"
@@ -579,15 +583,15 @@ def test_who_gives_up_waiting_leaves_the_queue(queue_only):
     def give_up(line):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), schedule.turn(run, give_up):
+    with pytest.raises(KeyboardInterrupt), schedule.acquire_slot(run, give_up):
         pass
-    assert queue.queue() == [first] and run.record().status == "stopped"
+    assert queue.queued_runs() == [first] and run.record().status == "stopped"
 
 
 def test_who_is_killed_while_it_waits_does_not_hold_up_the_others(queue_only):
     run = new_run("a")
-    queue.enter(run, Writer.this_process().model_copy(update={"started": 1.0}))
-    run.change(writer=Writer.this_process().model_copy(update={"started": 1.0}))
+    queue.enqueue(run, ProcessId.this_process().model_copy(update={"started": 1.0}))
+    run.change(writer=ProcessId.this_process().model_copy(update={"started": 1.0}))
     (second,) = submitted("b")
     assert queue.next_queued() == second
     assert run.record().status == "interrupted"
@@ -605,11 +609,11 @@ def test_waiting_run_is_stopped_without_a_worker(queue_only):
 
 def test_a_run_that_another_worker_has_taken_stays_as_that_one_has_it(queue_only):
     (run,) = submitted("a")
-    assert queue.take(run, other := Writer.of(os.getppid()))
+    assert queue.dequeue(run, other := ProcessId.of(os.getppid()))
     assert run.record().writer == other
     run.change(status="preparing")
     before = (run.path / "run.json").read_bytes()
-    worker._perform_to_its_end(run, Maker(None, failures=99))
+    worker._perform(run, Maker(None, failures=99))
     assert (run.path / "run.json").read_bytes() == before
 
 
@@ -619,7 +623,7 @@ def test_of_many_workers_that_want_a_run_one_has_it(queue_only):
 
     def take():
         begin.wait()
-        taken.append(queue.take(run, Writer.this_process()))
+        taken.append(queue.dequeue(run, ProcessId.this_process()))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
@@ -634,17 +638,17 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     run = new_run()
     schedule.submit(run)
     said = json.loads((run.path / "run.json").read_text())
-    said["writer"] = Writer.this_process().model_copy(update={"started": 1.0}).model_dump()
+    said["writer"] = ProcessId.this_process().model_copy(update={"started": 1.0}).model_dump()
     (run.path / "run.json").write_text(json.dumps(said))
     assert run.record().status == "queued"
-    worker._perform_to_its_end(run, make_engine)
+    worker._perform(run, make_engine)
     assert run.record().status == "done"
 
 
 def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, told):
     paths.queue().mkdir(parents=True)
     (paths.queue() / "20260101-000000-000000-gone-ffff").touch()
-    worker._perform_to_its_end(queue.next_queued(), make_engine)
+    worker._perform(queue.next_queued(), make_engine)
     assert queue.next_queued() is None
     (line,) = told.lines()
     assert "error run failed run=20260101-000000-000000-gone-ffff" in line
@@ -795,59 +799,59 @@ def started(own_home, monkeypatch):
     return calls
 
 
-def say(ready, failed=False, easel=FIRST, **writer):
+def say(ready, failed=False, slot=FIRST, **writer):
     paths.home().mkdir(parents=True, exist_ok=True)
-    writer = Writer.this_process().model_copy(update=writer)
+    writer = ProcessId.this_process().model_copy(update=writer)
     said = workers.Readiness(message="…", ready=ready, failed=failed, writer=writer)
-    easel.readiness_file.write_text(said.model_dump_json())
+    slot.readiness_file.write_text(said.model_dump_json())
 
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
-    workers.keep_warm()
+    workers.ensure_warm_worker()
     assert len(started) == 1  # none ever was
     say(ready)
-    workers.keep_warm()
+    workers.ensure_warm_worker()
     assert len(started) == 1  # one is alive
     say(ready, started=1.0)  # it is gone, and another process has its number
-    workers.keep_warm()
+    workers.ensure_warm_worker()
     assert len(started) == 2
     (paths.home() / "worker.json").write_text("{")
-    workers.keep_warm()
+    workers.ensure_warm_worker()
     assert len(started) == 3
 
 
 def test_a_worker_that_failed_to_get_ready_is_not_started_again_for_a_page_but_for_a_run(started, tmp_path):
     say(ready=False, failed=True, started=1.0)
-    workers.keep_warm()
+    workers.ensure_warm_worker()
     assert started == []
     assert workers.readiness().failed  # and why stays to be read
     paths.queue().mkdir(parents=True)
     (paths.queue() / "waits").touch()
-    workers.see_to_queue()
+    workers.ensure_workers()
     assert len(started) == 1
 
 
 def test_a_queue_is_seen_to_only_where_runs_wait(started):
-    workers.see_to_queue()
+    workers.ensure_workers()
     assert started == []
     paths.queue().mkdir(parents=True)
     (paths.queue() / new_run().id).touch()
-    workers.see_to_queue()
+    workers.ensure_workers()
     assert len(started) == 1
     say(ready=True)
-    workers.see_to_queue()
+    workers.ensure_workers()
     assert len(started) == 1
 
 
 def test_one_worker_is_kept_warm_however_many_places_there_are(started, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "3")
     say(ready=True, started=1.0)
-    say(ready=False, easel=Easel(2))
-    workers.keep_warm()
+    say(ready=False, slot=Slot(2))
+    workers.ensure_warm_worker()
     assert started == []
-    say(ready=False, easel=Easel(2), started=1.0)
-    workers.keep_warm()
+    say(ready=False, slot=Slot(2), started=1.0)
+    workers.ensure_warm_worker()
     assert len(started) == 1
 
 
@@ -855,12 +859,12 @@ def test_one_worker_is_kept_warm_however_many_places_there_are(started, monkeypa
 def test_as_many_workers_are_started_as_runs_wait_and_places_have_none(started, monkeypatch, alive, waiting, expected):
     monkeypatch.setenv("NST_WORKERS", "3")
     for number in range(alive):
-        say(ready=True, easel=Easel(number))
+        say(ready=True, slot=Slot(number))
     paths.queue().mkdir(parents=True)
     for number in range(waiting):
-        queue.enter(Run(paths.runs() / str(number)), None)
-    queue.enter(Run(paths.runs() / "command-line"), Writer.this_process())  # it needs no worker
-    workers.see_to_queue()
+        queue.enqueue(Run(paths.runs() / str(number)), None)
+    queue.enqueue(Run(paths.runs() / "command-line"), ProcessId.this_process())  # it needs no worker
+    workers.ensure_workers()
     assert len(started) == expected
 
 
@@ -869,8 +873,8 @@ def test_of_several_workers_the_one_that_is_furthest_speaks_and_a_dead_one_for_w
     now = time.time_ns()
 
     def speaks(number, after, **said):
-        say(easel=Easel(number), **said)
-        os.utime(Easel(number).readiness_file, ns=(now, now + after * 10**9))
+        say(slot=Slot(number), **said)
+        os.utime(Slot(number).readiness_file, ns=(now, now + after * 10**9))
 
     speaks(0, 1, ready=True, started=1.0)
     speaks(1, 2, ready=False, failed=True, started=1.0)
@@ -893,11 +897,11 @@ def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(
     make = Maker(engine)
     with FIRST.work_lock():
         worker.work(make)
-        assert make.calls == 0 and not Easel(1).readiness_file.exists()
+        assert make.calls == 0 and not Slot(1).readiness_file.exists()
         run = new_run(iterations=1)
         schedule.submit(run)
         worker.work(make)
-    assert run.record().status == "done" and Easel(1).readiness_file.exists()
+    assert run.record().status == "done" and Slot(1).readiness_file.exists()
 
 
 # How a worker ended
@@ -906,7 +910,7 @@ def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(
 def ended(code, *arguments):
     """A process that a worker's starter has seen to its end."""
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    writer = Writer.of(process.pid)
+    writer = ProcessId.of(process.pid)
     workers.started_workers[process.pid] = process
     process.communicate(b"\n")
     return writer
@@ -939,23 +943,23 @@ def test_nobody_knows_how_another_s_worker_ended(own_home):
 
 def test_a_restart_of_the_machine_is_told(own_home):
     run = new_run()
-    run.change(status="running", writer=Writer.this_process().model_copy(update={"boot": "earlier"}))
+    run.change(status="running", writer=ProcessId.this_process().model_copy(update={"boot": "earlier"}))
     assert "was restarted" in control.settle(run).message
 
 
 def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
     """Whatever else the process does that records it, which may be nothing yet."""
     run = new_run("a")
-    run.change(status="running", writer=Writer.this_process())
-    with Easel(0, on_cluster=True).bearing(run):
-        assert schedule.painting() == [run]
-        control.break_off(run)  # this process goes on
+    run.change(status="running", writer=ProcessId.this_process())
+    with Slot(0, on_cluster=True).bearing(run):
+        assert schedule.running() == [run]
+        control.kill(run)  # this process goes on
     assert (run.request().stop, run.request().at_once) == (True, True)
 
 
 def test_a_run_that_waits_for_another_painter_has_none_to_end(own_home):
     with pytest.raises(InputError, match="Nobody paints"):
-        control.break_off(new_run())  # this process, which records it, goes on
+        control.kill(new_run())  # this process, which records it, goes on
 
 
 # In worker processes
@@ -1115,7 +1119,7 @@ def pair(tmp_path_factory, weights, model):
         for run in (*seen.long, *seen.short):
             schedule.submit(run)
         seen.both = until(lambda: all(len(run.metrics()) >= 3 for run in seen.long))
-        seen.painting, seen.queue = schedule.painting(), queue.queue()
+        seen.painting, seen.queue = schedule.running(), queue.queued_runs()
         seen.pids = {run.record().writer.pid for run in seen.long}
         seen.waiting = [run.record().status for run in seen.short]
         control.stop(seen.long[1])
@@ -1181,13 +1185,13 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
         process.kill()
     server.communicate()
     assert until(lambda: active.record().status == "interrupted", 10)
-    assert queue.queue() == waiting
+    assert queue.queued_runs() == waiting
     assert [run.record().status for run in waiting] == ["queued"] * 5
     assert control.settle(active).best_total and codec.read_image(active.result).size == (64, 51)
 
-    workers.see_to_queue()
+    workers.ensure_workers()
     assert until(lambda: first.record().status == "running")
-    assert queue.queue() == waiting[1:] and schedule.painting() == [first]
+    assert queue.queued_runs() == waiting[1:] and schedule.running() == [first]
     mine = subprocess.Popen(
         [sys.executable, "-m", "nst", "resume", active.id, "-o", str(own_home / "out.png"), "--json"],
         cwd=paths.CHECKOUT,
@@ -1195,7 +1199,7 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert until(lambda: queue.queue() == [*waiting[1:], active])
+    assert until(lambda: queue.queued_runs() == [*waiting[1:], active])
     active.ask(iterations=Checkpoint.load(active.checkpoint).iteration + 2)
     assert "Waiting for its turn: 4 in the queue before it" in mine.stderr.readline()
     control.stop(first)
@@ -1203,5 +1207,5 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
     assert mine.returncode == 0 and json.loads(said)["status"] == "done"
     assert [run.record().status for run in waiting] == ["stopped"] + ["done"] * 4
     ended = [run.result.stat().st_mtime_ns for run in (*waiting, active)]
-    assert ended == sorted(ended) and queue.queue() == []
+    assert ended == sorted(ended) and queue.queued_runs() == []
     assert until(lambda: not worker_processes(), 60)

@@ -16,7 +16,7 @@ from core.jobs import execution
 from core.runs import recovery, store
 from core.settings import LossWeights, TransferSettings
 from core.transfer.checkpoint import Checkpoint
-from core.transfer.objective import Evaluation, Losses
+from core.transfer.objective import EvaluatedImage, Losses
 from core.transfer.optimizers import LBFGS, REAL_PIXELS, Adam, Averaged, Limits, optimizer, spectral_scale
 from core.transfer.stylize import stylize
 
@@ -56,7 +56,7 @@ class Quadratic:
         total = self.lie(self.evaluations, total)
         gradient = gradient if math.isfinite(total) else np.full_like(gradient, math.nan)
         gradient = tf.constant(gradient.reshape(SHAPE), tf.float32)
-        return Evaluation(image, Losses(total, total, 0.0, 0.0, {}), gradient, self.weights)
+        return EvaluatedImage(image, Losses(total, total, 0.0, 0.0, {}), gradient, self.weights)
 
 
 def run(objective, start, iterations, **changes):

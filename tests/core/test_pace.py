@@ -111,7 +111,7 @@ def test_another_processor_s_trial_or_a_damaged_one_is_none(own_home, damage):
 
 
 def test_trying_out_measures_once(own_home, engine):
-    eta.try_out(engine)
+    eta.measure_pace(engine)
     file = paths.home() / "pace.json"
     measured = eta.Pace.model_validate_json(file.read_bytes())
     assert measured.processor == HERE
@@ -119,7 +119,7 @@ def test_trying_out_measures_once(own_home, engine):
     assert measured.start > 0
     assert expected(100) == pytest.approx(measured.start + measured.step_per_pixel * PIXELS * 100)
     before = file.stat().st_mtime_ns
-    eta.try_out(engine)
+    eta.measure_pace(engine)
     assert file.stat().st_mtime_ns == before
 
 

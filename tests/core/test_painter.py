@@ -34,9 +34,9 @@ def new_run(**changes):
 
 @pytest.fixture
 def paint(engine, monkeypatch):
-    """Gives what a painter with an engine tells of a run, as it arrives elsewhere."""
+    """Gives what a worker with an engine tells of a run, as it arrives elsewhere."""
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0")
-    there = ray_worker.Painter({})
+    there = ray_worker.RayWorker({})
     there._engine = engine
 
     def calls(run, wish=None):
@@ -50,7 +50,7 @@ def paint(engine, monkeypatch):
 def record(run, calls):
     with Recorder(run) as recorder:
         for call in calls:
-            ray_head._take_down(recorder, call)
+            ray_head._record(recorder, call)
     return run.record()
 
 
@@ -76,7 +76,7 @@ def test_what_is_told_is_recorded_as_if_it_had_been_painted_here(own_home, engin
 
 
 def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
-    """Its first painter is lost in the middle; of what that one told, nothing is there twice."""
+    """Its first worker is lost in the middle; of what that one told, nothing is there twice."""
     run = new_run()
     recorder = Recorder(run)
     with recorder:
@@ -101,9 +101,9 @@ def test_a_run_whose_painters_are_lost_keeps_the_best_of_its_last_checkpoint(own
         for method, given, named in paint(run):
             getattr(recorder, method)(*given, **named)
             if method == "note" and given[0].iteration == 2:
-                raise StudioError("Its painter is gone.")
+                raise StudioError("Its worker is gone.")
     told = run.record()
-    assert (told.status, told.message, told.best_iteration) == ("failed", "Its painter is gone.", 2)
+    assert (told.status, told.message, told.best_iteration) == ("failed", "Its worker is gone.", 2)
     assert run.result.is_file() and told.best_total == pytest.approx(run.metrics()["total"].min())
 
 
@@ -200,14 +200,14 @@ def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
 def test_what_no_painter_tells_ends_the_run_and_changes_nothing_else(own_home, call):
     run = new_run()
     before = run.record()
-    with pytest.raises(StudioError, match=r"^Its painter told what no painter tells \(") as caught:
+    with pytest.raises(StudioError, match=r"^Its worker told what no worker tells \(") as caught:
         record(run, [call])
     told = run.record()
     assert (told.status, told.message, told.owner, told.job) == ("failed", str(caught.value), before.owner, before.job)
 
 
 def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
-    code = "from core import painter\nwith painter._folder() as folder: print(folder, flush=True); input()"
+    code = "from core import worker\nwith worker._folder() as folder: print(folder, flush=True); input()"
     painting, killed = (
         subprocess.Popen(
             [sys.executable, "-c", code],
@@ -230,7 +230,7 @@ def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
         for process in (painting, killed):
             process.kill()
             process.communicate()
-    assert list((own_home / "painters").iterdir()) == []
+    assert list((own_home / "workers").iterdir()) == []
 
 
 # What a node is sent
@@ -249,7 +249,7 @@ def parcel(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
     monkeypatch.setenv("NST_HOME", str(tmp_path / "node"))
     content = b"weights"
-    return ray_worker.Parcel("weights.bin", hashlib.sha256(content).hexdigest(), content)
+    return ray_worker.FileBlob("weights.bin", hashlib.sha256(content).hexdigest(), content)
 
 
 def test_a_file_travels_once_to_a_node(parcel, tmp_path):

@@ -88,9 +88,9 @@ def test_as_published_at_the_networks_own_size(network, originals, waves):
     )
     assert [node.shape for node in transform.get_inputs()] == [[1, 384, 384, 3], [1, 1, 1, 100]]
     read = resized(waves, 256, 256)[np.newaxis].astype(np.float32) / 255
-    (manner,) = predict.run(None, {"style_image": read})
+    (spec,) = predict.run(None, {"style_image": read})
     image, vector = (node.name for node in transform.get_inputs())
-    (published,) = transform.run(None, {image: content[np.newaxis].astype(np.float32) / 255, vector: manner})
+    (published,) = transform.run(None, {image: content[np.newaxis].astype(np.float32) / 255, vector: spec})
     assert 0 <= published.min() < published.max() <= 1
     np.testing.assert_array_equal(network.paint(content, waves), np.rint(255 * published[0]).astype(np.uint8))
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.errors import InputError, StudioError
 from core.jobs import control, execution, queue, schedule, worker, workers
-from core.jobs.slots import Easel
+from core.jobs.slots import Slot
 from core.machine import processes
 from core.runs import recovery, store
 from core.runs.recorder import Recorder
@@ -25,7 +25,7 @@ WAIT = 60  # seconds, on a slow and busy machine too
 WAITER = """
 import sys, time
 from core import jobs, presence, runs
-from core.easels import Easel
+from core.slots import Slot
 from core.errors import InputError, StudioError
 run = runs.find(sys.argv[1])
 run.change(writer=runs.Writer.this_process())
@@ -49,7 +49,7 @@ def waiter():
         command = [*before, sys.executable, "-c", WAITER, run.id]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         started.append(process)
-        until(lambda: run in queue.queue())
+        until(lambda: run in queue.queued_runs())
         return process
 
     yield start
@@ -80,9 +80,9 @@ def test_who_is_suspended_while_it_waits_lets_the_others_pass(waiter):
     os.kill(process.pid, signal.SIGSTOP)
     control.cancel(blocking)
     until(lambda: queue.next_queued() == other)
-    assert queue.queue() == [own, other] and own.record().status == "queued"
-    with schedule.turn(third := new_run("third"), lambda line: control.cancel(other)):
-        assert queue.queue() == [own] and third.record().status == "queued"
+    assert queue.queued_runs() == [own, other] and own.record().status == "queued"
+    with schedule.acquire_slot(third := new_run("third"), lambda line: control.cancel(other)):
+        assert queue.queued_runs() == [own] and third.record().status == "queued"
     os.kill(process.pid, signal.SIGCONT)
     assert process.communicate(timeout=WAIT)[0].endswith("its turn\n")
 
@@ -98,7 +98,7 @@ def test_a_run_whose_waiting_process_was_killed_is_interrupted_at_once_and_goes_
     assert own.record().status == "interrupted"
     recovery.resume(own)
     schedule.submit(own)
-    assert own.record().status == "queued" and own in queue.queue()
+    assert own.record().status == "queued" and own in queue.queued_runs()
 
 
 @pytest.fixture
@@ -115,11 +115,11 @@ def test_a_waiter_in_another_container_keeps_its_place_until_it_is_gone(waiter, 
     own = new_run("own")
     process = waiter(own, *elsewhere)
     writer = own.record().writer
-    assert own.record().status == "queued" and own in queue.queue()
+    assert own.record().status == "queued" and own in queue.queued_runs()
     assert not writer.is_seen_from_here() and writer.is_alive() and not writer.is_suspended()
     process.kill()
     until(lambda: own.record().status == "interrupted")
-    assert own not in queue.queue()
+    assert own not in queue.queued_runs()
 
 
 PAINTER = """
@@ -141,7 +141,7 @@ def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_
         draft.touch()
         assert control.settle(run).status == "preparing" and draft.exists()
         with pytest.raises(InputError, match="is painted in another container: end it there"):
-            control.break_off(run)
+            control.kill(run)
         process.kill()
         until(lambda: run.record().status == "interrupted")
         assert control.settle(run).message == "The process that painted it is gone." and not draft.exists()
@@ -200,11 +200,11 @@ def test_the_order_can_be_changed_any_number_of_times():
         schedule.submit(run)
     for _ in range(40):
         queue.move(third)
-        assert queue.queue() == [first, third, second]
+        assert queue.queued_runs() == [first, third, second]
         queue.move(second)
-        assert queue.queue() == [first, second, third]
+        assert queue.queued_runs() == [first, second, third]
     queue.move(third, to_front=True)
-    assert queue.queue() == [third, first, second]
+    assert queue.queued_runs() == [third, first, second]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="there are no such signals")
@@ -215,7 +215,7 @@ def test_a_signal_without_a_name_is_told_by_its_number(monkeypatch):
     )
     monkeypatch.setitem(workers.started_workers, process.pid, process)
     run = new_run("run")
-    writer = processes.Writer.this_process().model_copy(update={"pid": process.pid, "started": 1.0})
+    writer = processes.ProcessId.this_process().model_copy(update={"pid": process.pid, "started": 1.0})
     run.change(status="running", writer=writer)
     process.wait()
     assert f"crashed (signal {number:d})" in control.settle(run).message
@@ -230,7 +230,7 @@ def test_a_worker_that_cannot_prepare_does_not_try_again_and_again_while_another
         tries.append(1)
         raise StudioError("There are no weights.")
 
-    held = Easel(0).turn_lock()
+    held = Slot(0).turn_lock()
     held.acquire()
     timer = threading.Timer(1.5, lambda: control.cancel(run))
     timer.start()

@@ -13,7 +13,7 @@ from core.jobs import execution
 from core.runs import store
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
-from core.transfer.inputs import Pictures
+from core.transfer.inputs import Inputs
 from core.transfer.losses import gram_matrix
 from core.transfer.optimizers import Limits
 from core.transfer.stylize import stylize
@@ -31,7 +31,7 @@ SIZE = 96
 def given(home):
     """A photo and two paintings that are unlike each other."""
     photo, *styles = (codec.read_image(s.path()) for s in (PHOTOS[1], STYLES[0], STYLES[2]))
-    return Pictures(photo, styles)
+    return Inputs(photo, styles)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from core.errors import InputError
 from core.images.geometry import resized_shape
 from core.jobs import execution
-from core.jobs.slots import Easel
-from core.machine import hardware, memory
+from core.jobs.slots import Slot
+from core.machine import hardware
 from core.machine.memory import (
     BASE_BYTES,
     BYTES_PER_PIXEL,
@@ -21,10 +21,12 @@ from core.machine.memory import (
     _needed,
     available_memory,
     check,
+    estimate,
     shutil,
     tile_side,
+    tile_sides,
 )
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.presets import choose
 from core.runs import recovery, store
 from core.settings import TransferSettings
@@ -84,7 +86,7 @@ def test_the_size_that_would_fit_fits_and_the_next_one_does_not(machine, optimiz
 def test_what_the_runs_beside_it_will_take_yet_is_not_there(machine):
     machine(memory=5e9)
     settings, shape = choose("draft", size=1024), (768, 1024)
-    assert 3e9 < memory.memory(settings, shape) < 4e9
+    assert 3e9 < estimate(settings, shape) < 4e9
     check(settings, shape, still_to_be_taken=1e9)
     assert tile_side(settings, shape, still_to_be_taken=1e9) is None
     assert tile_side(settings, shape, still_to_be_taken=2e9) is not None
@@ -98,18 +100,18 @@ def test_what_they_will_take_yet_is_what_they_need_less_what_they_hold(own_home,
     for run, shape in ((asks, (3072, 4096)), (small, (48, 64)), (large, (3072, 4096))):
         run.change(status="running", shape=shape)
     held = psutil.Process().memory_info().rss
-    with Easel(0).bearing(asks):
-        assert execution._still_to_be_taken(asks) == 0
-    with Easel(0).bearing(large):
+    with Slot(0).bearing(asks):
+        assert execution._memory_of_other_runs(asks) == 0
+    with Slot(0).bearing(large):
         record = large.record()
-        expected = memory.memory(record.settings, record.shape) - held
-        assert execution._still_to_be_taken(asks) == pytest.approx(expected, abs=1e8)
+        expected = estimate(record.settings, record.shape) - held
+        assert execution._memory_of_other_runs(asks) == pytest.approx(expected, abs=1e8)
     gone = subprocess.Popen([sys.executable, "-c", ""])
-    writer = Writer.of(gone.pid)
+    writer = ProcessId.of(gone.pid)
     gone.wait()
     small.change(writer=writer)
-    with Easel(0).bearing(small):
-        assert execution._still_to_be_taken(asks) == 0
+    with Slot(0).bearing(small):
+        assert execution._memory_of_other_runs(asks) == 0
 
 
 def test_tiles_are_as_large_as_the_memory_admits(machine):
@@ -161,9 +163,9 @@ def test_the_painting_needs_no_optimizer_s_history(machine):
     shape = (1536, 2048)
     machine(memory=BASE_BYTES + 1.1 * BYTES_PER_PIXEL * math.prod(shape))
     settings = TransferSettings(size=2048, optimizer="l-bfgs", history=50)
-    side, of_paintings = memory.sides(settings, shape, [(64, 64), shape])
+    side, of_paintings = tile_sides(settings, shape, [(64, 64), shape])
     assert side is not None and of_paintings is None
-    side, of_paintings = memory.sides(settings, shape, [shape, (3072, 4096)])
+    side, of_paintings = tile_sides(settings, shape, [shape, (3072, 4096)])
     assert side is not None and of_paintings is not None
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from core import paths
 from core.errors import InputError, StudioError
 from core.images import codec, preprocessing
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.presets import PRESETS
 from core.runs import recovery, store
 from core.runs.record import Request, RunRecord, Steering, metadata
@@ -75,7 +75,7 @@ def gone_writer():
     """A process that was, and is no more."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
-    writer = Writer.of(process.pid)
+    writer = ProcessId.of(process.pid)
     assert writer.is_alive()
     process.kill()
     process.communicate()
@@ -306,7 +306,7 @@ def test_run_whose_writer_is_gone_is_interrupted(gone_writer, status):
     assert not run.record().unfinished
     rewrite(run, writer=None)
     assert run.record().status == "interrupted"
-    rewrite(run, writer=Writer.this_process().model_dump())
+    rewrite(run, writer=ProcessId.this_process().model_dump())
     assert run.record().status == status
 
 
@@ -332,23 +332,23 @@ def test_run_is_recorded_once(steps):
 
 
 def test_another_process_of_the_same_number_is_not_the_writer():
-    writer = Writer.this_process()
+    writer = ProcessId.this_process()
     assert writer.is_alive()
-    assert not Writer(pid=writer.pid, started=writer.started - 60).is_alive()
+    assert not ProcessId(pid=writer.pid, started=writer.started - 60).is_alive()
 
 
 def test_a_clock_that_is_set_leaves_a_writer_alive(monkeypatch):
     """The system tells when a process began by the clock as it stands now."""
     import psutil
 
-    writer, boot = Writer.this_process(), psutil.boot_time()
+    writer, boot = ProcessId.this_process(), psutil.boot_time()
     for module in (psutil, psutil._psplatform):
         monkeypatch.setattr(module, "boot_time", lambda: boot - 86_400)
     assert writer.is_alive()
 
 
 def test_a_writer_before_the_machine_s_restart_is_gone():
-    writer = Writer.this_process()
+    writer = ProcessId.this_process()
     assert not writer.is_of_an_earlier_boot()
     if not writer.boot:
         pytest.skip("this system does not tell one start from another")
@@ -786,7 +786,7 @@ def recorded(steps, ending=None):
     else:
         with recorder:
             assert run.record().status == "preparing"
-            assert run.record().writer == Writer.this_process()
+            assert run.record().writer == ProcessId.this_process()
             for step in steps:
                 recorder.write(step)
                 assert run.record().status == "running"
@@ -1004,7 +1004,7 @@ def test_going_on_queues_the_run_once_more(steps):
     recovery.resume(run)
     record = run.record()
     assert (record.status, record.message, record.settings) == ("queued", "", SETTINGS)
-    assert record.writer == Writer.this_process()
+    assert record.writer == ProcessId.this_process()
     assert run.request() == Request()  # or it would stop at once
     assert (record.iteration, record.best_total) == (2, steps[2].best.losses.total)
 
@@ -1064,7 +1064,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(steps, gone_wr
         broken = recorder.record.model_dump(mode="json")
     run.checkpoint.unlink()
     broken_off(run, gone_writer, iteration=None, timings=broken["timings"])
-    assert recovery.begins_anew(run, run.record())
+    assert recovery.starts_over(run, run.record())
     recovery.resume(run)
     assert run.record().status == "queued"
     with Recorder(run) as recorder:

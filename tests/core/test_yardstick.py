@@ -35,7 +35,7 @@ def painted(engine, **changes):
 
 
 def test_the_losses_are_those_of_the_yardsticks_settings(run, engine):
-    reading = evaluation.measure(engine, run, run.record(), BY)
+    reading = evaluation.evaluate(engine, run, run.record(), BY)
     content, style = (
         preprocessing.to_network(geometry.resize(codec.read_image(path), SIZE)) for path in (run.content, run.style)
     )
@@ -50,28 +50,32 @@ def test_the_losses_are_those_of_the_yardsticks_settings(run, engine):
 def test_the_likeness_of_the_photo_itself_is_1_and_of_noise_near_0(run, engine):
     photo = geometry.resize(codec.read_image(run.content), SIZE)
     np.save(run.path / "result.npy", photo.astype(np.float32))
-    assert evaluation.measure(engine, run, run.record(), BY).similarity == pytest.approx(1)
+    assert evaluation.evaluate(engine, run, run.record(), BY).similarity == pytest.approx(1)
     noise = np.random.default_rng(0).uniform(0, 255, photo.shape).astype(np.float32)
     np.save(run.path / "result.npy", noise)
-    assert evaluation.measure(engine, run, run.record(), BY).similarity < 0.2
+    assert evaluation.evaluate(engine, run, run.record(), BY).similarity < 0.2
 
 
 def test_a_reading_is_kept_for_its_result_and_yardstick_alone(run, engine):
-    assert evaluation.readings([run], BY) == {}
-    reading = evaluation.measure(engine, run, run.record(), BY)
-    assert evaluation.readings([run], BY) == {run.id: reading}
-    assert evaluation.readings([run], BY.changed(iterations=7, learning_rate=1)) == {run.id: reading}  # it weighs alike
-    assert evaluation.readings([run], BY.changed(style_layer_weights=[1] * 5)) == {run.id: reading}  # as where none is
+    assert evaluation.evaluations([run], BY) == {}
+    reading = evaluation.evaluate(engine, run, run.record(), BY)
+    assert evaluation.evaluations([run], BY) == {run.id: reading}
+    assert evaluation.evaluations([run], BY.changed(iterations=7, learning_rate=1)) == {
+        run.id: reading
+    }  # it weighs alike
+    assert evaluation.evaluations([run], BY.changed(style_layer_weights=[1] * 5)) == {
+        run.id: reading
+    }  # as where none is
     for other in ({"content_weight": 1}, {"style_scale": 1.5}, {"colours": "luminance"}, {"padding": "replicate"}):
-        assert evaluation.readings([run], BY.changed(**other)) == {}
+        assert evaluation.evaluations([run], BY.changed(**other)) == {}
     np.save(run.path / "result.npy", np.load(run.path / "result.npy"))  # painted anew
-    assert evaluation.readings([run], BY) == {}
+    assert evaluation.evaluations([run], BY) == {}
 
 
 @pytest.mark.parametrize("colours", ["style", "luminance", "matched"])
 def test_by_its_own_settings_a_run_has_its_own_loss(own_home, engine, colours):
     run = painted(engine, colours=colours, style_scale=1.5)
-    reading = evaluation.measure(engine, run, run.record(), run.record().settings)
+    reading = evaluation.evaluate(engine, run, run.record(), run.record().settings)
     assert reading.total == pytest.approx(run.record().best_total, rel=1e-3)
 
 
@@ -108,7 +112,7 @@ def new_record():
 
 def test_where_memory_is_short_it_measures_in_tiles(own_home, engine, monkeypatch):
     run = painted(engine, size=320, iterations=1)
-    whole = evaluation.measure(engine, run, run.record(), BY)
+    whole = evaluation.evaluate(engine, run, run.record(), BY)
     monkeypatch.setattr(memory, "available_memory", lambda: 0.0)
     monkeypatch.setattr(memory, "TILES", (128,))
     objectives, made = [], engine.objective
@@ -118,17 +122,17 @@ def test_where_memory_is_short_it_measures_in_tiles(own_home, engine, monkeypatc
         return objectives[-1]
 
     monkeypatch.setattr(engine, "objective", noted)
-    assert evaluation.measure(engine, run, run.record(), BY).total == pytest.approx(whole.total, rel=1e-4)
+    assert evaluation.evaluate(engine, run, run.record(), BY).total == pytest.approx(whole.total, rel=1e-4)
     assert objectives[0][0].side == 128
 
 
 def test_a_run_without_a_result_cannot_be_measured(run, engine):
     (run.path / "result.npy").unlink()
     with pytest.raises(StudioError, match="no result"):
-        evaluation.measure(engine, run, run.record(), BY)
+        evaluation.evaluate(engine, run, run.record(), BY)
     np.save(run.path / "result.npy", np.zeros((8, 8, 3), np.float32))
     with pytest.raises(StudioError, match="another size"):
-        evaluation.measure(engine, run, run.record(), BY)
+        evaluation.evaluate(engine, run, run.record(), BY)
 
 
 def test_a_yardstick_is_a_preset_or_a_run(run):

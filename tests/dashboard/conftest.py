@@ -22,7 +22,7 @@ from streamlit.util import calc_hash
 from core import paths
 from core.errors import StudioError
 from core.jobs import execution, workers
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.presets import choose
 from core.runs import store
 from core.runs.record import Steering
@@ -56,7 +56,7 @@ def ready(own_home, home, started):
     (own_home / "cache").mkdir(parents=True)
     (home / "cache" / "samples").mkdir(parents=True, exist_ok=True)
     (own_home / "cache" / "samples").symlink_to(home / "cache" / "samples")
-    said = workers.Readiness(writer=Writer.this_process(), message="Ready.", ready=True)
+    said = workers.Readiness(writer=ProcessId.this_process(), message="Ready.", ready=True)
     with paths.replacing(own_home / "worker.json") as file:
         file.write(said.model_dump_json().encode())
     st.cache_data.clear()  # what a page remembers of another test's home

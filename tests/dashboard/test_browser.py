@@ -23,7 +23,7 @@ from bench.measurements import Comparison, Measurement, Timing
 from core import paths, settings
 from core.images import codec, geometry
 from core.jobs.workers import Readiness
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.samples.gallery import PHOTOS, STYLES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -338,7 +338,7 @@ def getting_ready(served):
     """A page that refreshes itself twice a second, as at the very first start."""
     said = served[1] / "worker.json"
     before = said.read_bytes() if said.is_file() else b""
-    loading = Readiness(writer=Writer.this_process(), message="Loading TensorFlow …")
+    loading = Readiness(writer=ProcessId.this_process(), message="Loading TensorFlow …")
     with paths.replacing(said) as file:
         file.write(loading.model_dump_json().encode())
     yield

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import evaluation, library
 from core.runs.run import Run
 from dashboard import background_jobs
@@ -28,7 +28,7 @@ def commands(monkeypatch):
 def measured(engine, kept):
     """The runs with their readings by the preset `reference`, which the page opens with."""
     by = evaluation.settings_of("reference")
-    return {run.id: evaluation.measure(engine, run, run.record(), by) for run in vars(kept).values()}
+    return {run.id: evaluation.evaluate(engine, run, run.record(), by) for run in vars(kept).values()}
 
 
 def texts(page):
@@ -128,7 +128,7 @@ def test_another_yardstick_measures_anew(visit, kept, measured, commands):
 def command(ended, arguments, *said):
     """The last measurement, as `background` keeps it; running, it is this process."""
     background_jobs.folder().mkdir(parents=True, exist_ok=True)
-    process = Writer(pid=2**22 + 1, started=0.0) if ended else Writer.this_process()
+    process = ProcessId(pid=2**22 + 1, started=0.0) if ended else ProcessId.this_process()
     known = background_jobs.Command(name="yardstick", arguments=list(arguments), process=process)
     (background_jobs.folder() / "yardstick.json").write_text(known.model_dump_json())
     (background_jobs.folder() / "yardstick.log").write_text("\n".join(said))

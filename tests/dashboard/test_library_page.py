@@ -8,11 +8,11 @@ import pytest
 
 from core import paths
 from core.errors import StudioError
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import archive, library
 from core.runs.recorder import Recorder
 from core.runs.run import Run
-from core.settings import KNOBS
+from core.settings import SETTINGS
 from dashboard.common.text import plain
 
 
@@ -157,7 +157,7 @@ def test_a_run_that_began_while_the_dialog_stood_open_stays(visit, kept):
     original = library.delete
 
     def begun_meanwhile(run):
-        run.change(status="running", writer=Writer.this_process())
+        run.change(status="running", writer=ProcessId.this_process())
         original(run)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -286,7 +286,7 @@ def test_a_run_that_failed_before_a_picture_has_a_card(visit, new_run):
     with pytest.raises(StudioError), Recorder(run):
         raise StudioError("The paint ran out.")
     page = visit("library")
-    assert cards(page) == [run.id] and "size" in KNOBS
+    assert cards(page) == [run.id] and "size" in SETTINGS
     assert page.checkbox[0].disabled
 
 

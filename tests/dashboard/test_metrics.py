@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from core import paths
 from core.errors import InputError
 from core.jobs import control, execution, queue, workers
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import archive, library, recovery
 from core.runs.recorder import Recorder
 from core.runs.run import Run
@@ -104,7 +104,7 @@ def test_a_server_tells_sums_of_what_happens(own_home, engine, new_run, serve, f
         assert {before["nst_runs_ended_total", state] for state in ("done", "stopped", "failed", "interrupted")} == {0}
         assert before["nst_easels"] == 1
 
-        told = Writer.this_process()  # as a worker does
+        told = ProcessId.this_process()  # as a worker does
         said = workers.Readiness(writer=told, message="Ready.", ready=True)
         (own_home / "worker.json").write_text(said.model_dump_json())
         perform(new_run("coffee", "glass"))
@@ -112,7 +112,7 @@ def test_a_server_tells_sums_of_what_happens(own_home, engine, new_run, serve, f
         perform(missed := new_run("coffee", "glass"))
         missed.change(owner=OWNER)
         (waits := new_run("chelsea", "waves")).change(owner=OWNER)
-        queue.enter(waits, None)
+        queue.enqueue(waits, None)
 
         text = scraped_when(place, lambda now: now["nst_queue_length"] and now["nst_runs_ended_total", "done"] == 2)
         now = parsed(text)
@@ -228,12 +228,12 @@ def test_an_imported_run_was_not_painted_here(store, new_run, tmp_path):
 def test_a_run_waits_from_when_it_was_queued_until_it_is_begun(store, new_run):
     run, now = new_run(), datetime.now(UTC)
     run.change(queued=now - timedelta(seconds=20))
-    queue.enter(run, None)
+    queue.enqueue(run, None)
     found = look(store)
     assert 20 <= found["nst_queue_longest_wait_seconds"] < 3600
     assert (found["nst_queue_length"], found["nst_run_wait_seconds_count"]) == (1, 0)
-    queue.take(run)
-    run.change(status="running", begun=now, writer=Writer.this_process())
+    queue.dequeue(run)
+    run.change(status="running", begun=now, writer=ProcessId.this_process())
     found = look(store)
     assert (found["nst_queue_length"], found["nst_queue_longest_wait_seconds"]) == (0, 0)
     assert found["nst_runs", "running"] == 1
@@ -257,7 +257,7 @@ def test_a_run_that_is_put_back_waits_anew(store, new_run):
 def test_a_run_that_was_withdrawn_adds_nothing_to_the_steps(store, new_run):
     run = ended(new_run(), precision="float32", style_targets="cache", timings={"median step": 0.3})
     recovery.resume(run)
-    queue.enter(run, None)
+    queue.enqueue(run, None)
     control.cancel(run)
     found = look(store)
     assert found["nst_runs_ended_total", "stopped"] == 1
@@ -286,7 +286,7 @@ def test_steps_are_told_apart_by_precision_and_size_and_nothing_else(store, new_
 
 def test_a_run_whose_process_died_is_told_without_a_change_of_its_record(store, new_run):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    new_run().change(status="running", writer=Writer.of(process.pid))
+    new_run().change(status="running", writer=ProcessId.of(process.pid))
     assert look(store)["nst_runs", "running"] == 1
     process.kill()
     process.communicate()
@@ -408,7 +408,7 @@ def test_numbers_that_mean_harm_stay_out(store, new_run):
     """A record that was written by hand, or on another machine."""
     far = datetime(8999, 1, 1, tzinfo=UTC)
     new_run().change(status="done", writer=None, queued=far, begun=far)
-    new_run().change(status="running", writer=Writer.this_process(), begun=datetime(2001, 1, 1, tzinfo=UTC))
+    new_run().change(status="running", writer=ProcessId.this_process(), begun=datetime(2001, 1, 1, tzinfo=UTC))
     found = look(store)
     assert found["nst_run_wait_seconds_count"] == found["nst_run_wait_seconds_sum"] == 0
 

@@ -12,7 +12,7 @@ from core import paths, presets, settings
 from core.errors import StudioError
 from core.images import codec, geometry
 from core.jobs import queue, workers
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import store
 from core.runs.recorder import Recorder
 from core.samples.gallery import PHOTOS, STYLES
@@ -43,12 +43,12 @@ def ready(own_home, home):
 
 def says(writer=None, **readiness):
     """What the page reads of a worker; by default this process is it."""
-    said = workers.Readiness(writer=writer or Writer.this_process(), **readiness)
+    said = workers.Readiness(writer=writer or ProcessId.this_process(), **readiness)
     with paths.replacing(paths.home() / "worker.json") as file:
         file.write(said.model_dump_json().encode())
 
 
-NOBODY = Writer(pid=2**22 + 1, started=0.0)
+NOBODY = ProcessId(pid=2**22 + 1, started=0.0)
 
 
 def open_page(**query):
@@ -89,7 +89,7 @@ def widgets(page):
 
 def keys_of(name, preset):
     """The keys of a setting's widgets: one, or one for each of several layers. Paintings have theirs elsewhere."""
-    each_of = settings.KNOBS[name].each_of
+    each_of = settings.SETTINGS[name].each_of
     if each_of == "styles":
         return []
     if each_of:
@@ -105,7 +105,7 @@ def test_a_preset_brings_its_settings(ready, preset):
         page.button_group(key="preset").set_value(preset).run()
     shown = widgets(page)
     for name, value in presets.PRESETS[preset].settings().model_dump().items():
-        if settings.KNOBS[name].each_of:
+        if settings.SETTINGS[name].each_of:
             assert value == () and {shown[key].value for key in keys_of(name, preset)} <= {1.0}
             continue
         shown_value = shown[f"{preset}-{name}"].value
@@ -125,7 +125,7 @@ def test_a_changed_setting_stays_with_its_preset(ready):
 
 def test_every_setting_has_a_widget(ready):
     page = open_page()
-    assert set(widgets(page)) >= {key for name in settings.KNOBS for key in keys_of(name, DEFAULT)}
+    assert set(widgets(page)) >= {key for name in settings.SETTINGS for key in keys_of(name, DEFAULT)}
 
 
 def test_what_is_still_being_got_ready_is_not_shown_as_done(ready):
@@ -136,12 +136,12 @@ def test_what_is_still_being_got_ready_is_not_shown_as_done(ready):
 
 def test_a_setting_of_words_is_chosen_from_a_list(ready):
     page = open_page()
-    words = {name: knob for name, knob in settings.KNOBS.items() if knob.choices}
+    words = {name: setting for name, setting in settings.SETTINGS.items() if setting.choices}
     boxes = [box for box in page.selectbox if not box.key.startswith("sweep-")]
     assert {box.key: tuple(box.options) for box in boxes} == {
-        f"{DEFAULT}-{name}": knob.choices for name, knob in words.items()
+        f"{DEFAULT}-{name}": setting.choices for name, setting in words.items()
     }
-    assert {box.label for box in boxes} == {knob.label for knob in words.values()}
+    assert {box.label for box in boxes} == {setting.label for setting in words.values()}
 
 
 def test_what_is_chosen_is_what_the_run_is_asked_for(ready, started):

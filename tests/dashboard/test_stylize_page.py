@@ -16,12 +16,12 @@ from core import paths
 from core.images import codec
 from core.jobs import control, queue, schedule
 from core.machine import hardware
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import library, recovery, store
 from core.runs.record import Steering
 from core.runs.recorder import Recorder
 from core.samples.gallery import PHOTOS
-from dashboard.compose.crop import Framing
+from dashboard.compose.crop import Crop
 
 
 def button(page, label):
@@ -180,7 +180,7 @@ def test_a_picture_is_turned_and_cut_before_it_is_painted(visit):
     button(page, "Start").click().run()
     (run,) = store.all_runs()
     photo = codec.read_image(PHOTOS[0].path())
-    expected = Framing(turns=1, across=(25, 75)).of(photo)
+    expected = Crop(turns=1, across=(25, 75)).of(photo)
     assert expected.size == (photo.height // 2, photo.width)
     with Image.open(run.content) as content:
         assert content.tobytes() == expected.tobytes()
@@ -189,12 +189,12 @@ def test_a_picture_is_turned_and_cut_before_it_is_painted(visit):
 def test_framing():
     image = Image.new("RGB", (40, 20))
     image.putpixel((0, 0), (255, 0, 0))  # the upper left corner
-    assert Framing().of(image) is image
-    right = Framing(turns=1).of(image)
+    assert Crop().of(image) is image
+    right = Crop(turns=1).of(image)
     assert right.size == (20, 40) and right.getpixel((19, 0)) == (255, 0, 0)  # turned clockwise: upper right now
-    left = Framing(turns=3).of(image)
+    left = Crop(turns=3).of(image)
     assert left.size == (20, 40) and left.getpixel((0, 39)) == (255, 0, 0)
-    assert Framing(across=(50, 100), down=(0, 50)).of(image).size == (20, 10)
+    assert Crop(across=(50, 100), down=(0, 50)).of(image).size == (20, 10)
 
 
 def test_so_little_of_a_picture_that_it_cannot_be_painted_is_refused(visit):
@@ -239,11 +239,11 @@ def test_the_queue_is_shown_and_its_order_changed(visit, new_run):
     ]
     assert "Number 3 in the queue" in page.get("progress")[0].proto.text
     page.button(key=f"First-{found[2].id}").click().run()
-    assert queue.queue() == [found[2], found[0], found[1]]
+    assert queue.queued_runs() == [found[2], found[0], found[1]]
     page.button(key=f"Sooner-{found[1].id}").click().run()
-    assert queue.queue() == [found[2], found[1], found[0]]
+    assert queue.queued_runs() == [found[2], found[1], found[0]]
     page.button(key=f"Cancel-{found[1].id}").click().run()
-    assert queue.queue() == [found[2], found[0]] and found[1].record().status == "stopped"
+    assert queue.queued_runs() == [found[2], found[0]] and found[1].record().status == "stopped"
     assert [title.split("**")[1] for title in waiting_titles(page)] == ["cat × painting", "ant × painting"]
     assert not page.exception
 
@@ -253,7 +253,7 @@ def test_a_run_that_began_meanwhile_is_not_moved(visit, new_run):
     for run in found:
         schedule.submit(run)
     page = visit("stylize", run=found[0].id)
-    queue.take(found[1])
+    queue.dequeue(found[1])
     page.button(key=f"First-{found[1].id}").click().run()
     assert "does not wait in the queue" in " ".join(each.value for each in page.warning).replace("\\", "")
     assert not page.exception
@@ -272,28 +272,28 @@ def test_when_the_next_run_begins_is_told_once_measured(visit, new_run):
 
 def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
     record = kept.stopped.record()
-    gone = Writer.this_process().model_copy(update={"boot": "an earlier one"})
+    gone = ProcessId.this_process().model_copy(update={"boot": "an earlier one"})
     kept.stopped.change(status="running", writer=gone, iteration=None)
     page = visit("stylize", run=kept.stopped.id)
     assert "The machine was restarted while it was being painted" in page.warning[0].value.replace("\\", "")
     assert page.number_input(key=f"more-{kept.stopped.id}").value == 0
     button(page, "Go on painting").click().run()
-    assert queue.queue() == [kept.stopped] and kept.stopped.record().settings == record.settings
+    assert queue.queued_runs() == [kept.stopped] and kept.stopped.record().settings == record.settings
 
 
 def test_a_run_broken_off_before_its_first_checkpoint_can_continue_too(visit, new_run, started):
     run = new_run()
-    run.change(status="preparing", writer=Writer.this_process().model_copy(update={"started": 1.0}))
+    run.change(status="preparing", writer=ProcessId.this_process().model_copy(update={"started": 1.0}))
     page = visit("stylize", run=run.id)
     button(page, "Go on painting").click().run()
-    assert queue.queue() == [run] and run.record().status == "queued"
+    assert queue.queued_runs() == [run] and run.record().status == "queued"
 
 
 def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         run = new_run()
-        run.change(status="running", writer=Writer.of(process.pid))
+        run.change(status="running", writer=ProcessId.of(process.pid))
         assert not visit("stylize", run=run.id).warning
         long_ago = time.time() - 1000
         os.utime(run.path / "run.json", (long_ago, long_ago))

@@ -13,7 +13,7 @@ from core.presets import PRESETS, choose
 from core.runs import store
 from core.runs.run import Run, write_record
 from core.samples.gallery import PHOTOS
-from core.settings import KNOBS
+from core.settings import SETTINGS
 from dashboard.compose.sweep import MOST_VALUES, OFFERED, around
 
 HOSTILE = '"><script>alert(1)</script>'
@@ -57,7 +57,7 @@ def test_a_sweep_is_offered_closed_and_asks_for_nothing_by_itself(visit):
     page = visit("stylize")
     expander = next(each for each in page.expander if each.label == "Try several values")
     assert not expander.proto.expanded
-    assert not store.all_runs() and not queue.queue()
+    assert not store.all_runs() and not queue.queued_runs()
 
 
 def test_two_settings_make_a_run_of_each_combination(visit, started):
@@ -71,7 +71,7 @@ def test_two_settings_make_a_run_of_each_combination(visit, started):
     found = store.all_runs()[::-1]
     told = [(run.record().settings.style_weight, run.record().settings.optimizer) for run in found]
     assert told == [(0.01, "adam"), (0.01, "l-bfgs"), (0.1, "adam"), (0.1, "l-bfgs")]
-    assert queue.queue() == found and started
+    assert queue.queued_runs() == found and started
     (name,) = {run.record().batch for run in found}
     assert {run.record().content for run in found} == {PHOTOS[0].title}
     assert page.query_params["batch"] == [name] or page.query_params["batch"] == name
@@ -118,9 +118,9 @@ def test_combinations_that_cannot_be_are_refused_before_any_is_begun(visit):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_number_that_is_offered_has_values_to_begin_with(preset):
     for name in OFFERED:
-        knob, now = KNOBS[name], getattr(PRESETS[preset].settings(), name)
-        if not knob.choices:
-            values = plan.values_of(name, around(knob, now).split(","))
+        setting, now = SETTINGS[name], getattr(PRESETS[preset].settings(), name)
+        if not setting.choices:
+            values = plan.values_of(name, around(setting, now).split(","))
             assert now in values and 2 <= len(values) <= MOST_VALUES, name
 
 
@@ -140,7 +140,7 @@ def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
 def test_what_waits_can_be_stopped_and_then_the_others_are_compared(visit, swept):
     page = visit("stylize", batch="sweep-1")
     button(page, "Stop them all").click().run()
-    assert not queue.queue() and not page.exception
+    assert not queue.queued_runs() and not page.exception
     page = visit("stylize", batch="sweep-1")
     assert not page.get("progress")
     painted = [run.id for run in swept if run.result.is_file()]

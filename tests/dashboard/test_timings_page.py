@@ -7,7 +7,7 @@ import pytest
 
 from bench import measurements
 from core.errors import StudioError
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from dashboard import background_jobs
 from dashboard.common.text import plain
 
@@ -174,7 +174,7 @@ def test_what_cannot_start_says_why(visit, monkeypatch):
 def command(ended, *said):
     """The last measurement, as `background` keeps it; running, it is this process."""
     background_jobs.folder().mkdir(parents=True)
-    process = Writer(pid=2**22 + 1, started=0.0) if ended else Writer.this_process()
+    process = ProcessId(pid=2**22 + 1, started=0.0) if ended else ProcessId.this_process()
     known = background_jobs.Command(name="bench", arguments=["bench", "targets"], process=process)
     (background_jobs.folder() / "bench.json").write_text(known.model_dump_json())
     (background_jobs.folder() / "bench.log").write_text("\n".join(said))

@@ -11,7 +11,7 @@ from streamlit import config
 from core import paths
 from core.errors import InputError
 from core.jobs import schedule
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.runs import archive, library, store
 from dashboard.common.text import plain
 from export.report import bundle
@@ -155,7 +155,7 @@ def hush(theirs, new_run):
     library.delete(theirs.done)
     waiting, painting = new_run("hush waiting"), new_run("hush painting")
     waiting.change(owner=BOB)
-    painting.change(owner=BOB, status="running", writer=Writer.this_process())
+    painting.change(owner=BOB, status="running", writer=ProcessId.this_process())
     paths.queue().mkdir(parents=True)
     (paths.queue() / waiting.id).touch()
 
@@ -204,7 +204,7 @@ def test_only_ones_own_runs_are_compared(visit_as, theirs, login):
 def test_a_page_opened_anew_shows_ones_own_run_under_way(visit_as, theirs, login, new_run):
     login("[auth]\nclient_id = 'studio'\nshare_runs = true\n")
     running = new_run("mine", "painting")
-    running.change(owner=BOB, status="running", writer=Writer.this_process())
+    running.change(owner=BOB, status="running", writer=ProcessId.this_process())
     assert visit_as("bob", "stylize").query_params["run"] == running.id
     assert "run" not in visit_as("ada", "stylize").query_params
 

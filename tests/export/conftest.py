@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from core.jobs import execution
-from core.machine.processes import Writer
+from core.machine.processes import ProcessId
 from core.presets import choose
 from core.runs import store
 from core.runs.record import Steering
@@ -59,6 +59,6 @@ def painted(engine, new_run):
     for made in (interrupted.result, interrupted.path / "result.npy"):
         made.unlink()
     changes = {"best_total": None, "best_iteration": None, "iteration": None, "evaluations": 0, "timings": {}}
-    gone = Writer(pid=2**22 + 1, started=0.0)
+    gone = ProcessId(pid=2**22 + 1, started=0.0)
     write_record(interrupted, interrupted.record().model_copy(update=changes | {"status": "running", "writer": gone}))
     return {"done": done, "steered": steered, "stopped": stopped, "failed": failed, "interrupted": interrupted}

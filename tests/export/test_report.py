@@ -19,10 +19,10 @@ from core.errors import InputError
 from core.images import codec
 from core.presets import PRESETS, choose
 from core.runs import library, store
-from core.runs.evaluation import Reading
+from core.runs.evaluation import Evaluation
 from core.runs.record import Steering
 from core.runs.run import Run, write_record
-from core.settings import KNOBS, TransferSettings
+from core.settings import SETTINGS, TransferSettings
 from export.describe import command
 from export.report import bundle
 from export.report.content import check
@@ -91,7 +91,7 @@ def found(painted):
 def readings(painted):
     """What a yardstick might say of those with a result."""
     return {
-        painted[name].id: Reading(
+        painted[name].id: Evaluation(
             run=painted[name].id,
             total=total,
             style=0.6 * total,
@@ -201,8 +201,14 @@ def rows_of(text, heading):
 def test_only_what_differs_is_compared(text, found, painted):
     rows = rows_of(text, "settings")
     settings = [run.record().settings for run in found]
-    differing = {knob.label for knob in KNOBS.values() if len({getattr(each, knob.name) for each in settings}) > 1}
-    assert {knob.label for knob in KNOBS.values()} & set(rows) == differing == {"Iterations", "Optimizer", "Precision"}
+    differing = {
+        setting.label for setting in SETTINGS.values() if len({getattr(each, setting.name) for each in settings}) > 1
+    }
+    assert (
+        {setting.label for setting in SETTINGS.values()} & set(rows)
+        == differing
+        == {"Iterations", "Optimizer", "Precision"}
+    )
     assert rows["Iterations"] == ["6", "6", "500", "6", "2"]
     assert rows["Preset"] == ["reference", "reference", "draft", "reference", "reference"]
     assert rows["Started from"][1] == "beginning"
@@ -218,8 +224,8 @@ def test_only_what_differs_is_compared(text, found, painted):
 
 
 def test_all_settings_are_there(page):
-    for knob in KNOBS.values():
-        assert page.words.count(knob.label) >= 5
+    for setting in SETTINGS.values():
+        assert page.words.count(setting.label) >= 5
 
 
 def test_timings_add_up(text, painted):
@@ -327,7 +333,7 @@ def parsed(line):
     assert words[:2] == ["nst", "stylize"]
     stylize = typer.main.get_command(nst_app).commands["stylize"]
     given = stylize.make_context("stylize", words[2:]).params
-    settings = choose(given["preset"], **{name: given[name] for name in KNOBS})
+    settings = choose(given["preset"], **{name: given[name] for name in SETTINGS})
     return settings, [Steering.parse(text, settings) for text in given["steer"] or ()], given
 
 

@@ -304,7 +304,7 @@ class Fuzzer:
         measurements.read(self.place / "seeds" / "measurement.json")
 
     def _settings(self) -> None:
-        names = [*settings.KNOBS, "unknown"]
+        names = [*settings.SETTINGS, "unknown"]
         chosen = {
             names[self.random.integers(len(names))]: VALUES[self.random.integers(len(VALUES))]
             for _ in range(self.random.integers(0, 4))

@@ -19,7 +19,7 @@ from core.runs import store
 from core.runs.archive import import_run
 from core.runs.record import Request, Steering
 from core.runs.run import Run
-from core.settings import KNOBS
+from core.settings import SETTINGS
 from dashboard.common.text import plain
 
 INPUTS = {
@@ -132,16 +132,16 @@ def test_any_request(own_home, value):
 
 
 @QUICK
-@given(preset=some.sampled_from(sorted(PRESETS)), choices=some.dictionaries(some.sampled_from(sorted(KNOBS)), JSON))
+@given(preset=some.sampled_from(sorted(PRESETS)), choices=some.dictionaries(some.sampled_from(sorted(SETTINGS)), JSON))
 def test_any_choice_of_settings(preset, choices):
     try:
         chosen = presets.choose(preset, **choices)
     except InputError as error:
         assert str(error).endswith(".")
         return
-    for name, knob in KNOBS.items():
-        if knob.maximum is not None:
-            assert knob.minimum <= getattr(chosen, name) <= knob.maximum
+    for name, setting in SETTINGS.items():
+        if setting.maximum is not None:
+            assert setting.minimum <= getattr(chosen, name) <= setting.maximum
 
 
 @QUICK

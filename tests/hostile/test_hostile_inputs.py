@@ -31,7 +31,7 @@ from core.runs import archive, library, recovery, store
 from core.runs.archive import export_run, import_run
 from core.runs.record import Request
 from core.runs.run import METRICS, Run
-from core.settings import KNOBS
+from core.settings import SETTINGS
 from core.transfer.checkpoint import Checkpoint
 from core.vgg.layers import CONVOLUTIONS
 from core.vgg.weights import WeightsFile, read
@@ -512,13 +512,13 @@ def test_a_measurement_that_is_deep(depth):
         measurements.parse(b'{"environment": ' + b'{"a": ' * depth + b"1" + b"}" * depth + b"}", "b.json")
 
 
-@pytest.mark.parametrize("name", KNOBS)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(
     "value", [-1, 10**30, float("nan"), float("inf"), "", "\x00", [], {}, "size=1; rm -rf", b"\xff"]
 )
 def test_settings_out_of_range(name, value):
-    knob = KNOBS[name]
-    if knob.each_of and value in ("", []):
+    setting = SETTINGS[name]
+    if setting.each_of and value in ("", []):
         assert presets.choose(**{name: value}).style_layer_weights == ()  # none: each counts alike
         return
     with pytest.raises(InputError, match=rf"^{name} = .*\.$") as caught:

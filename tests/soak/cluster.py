@@ -4,7 +4,7 @@ to be painted on a cluster?
     python tests/soak/cluster.py [--number N] [--size PX] [--iterations N]
 
 The nodes have processes of their own on this machine, each with half of its processors. The cost is told of runs that
-a painter has after its first one, which loads TensorFlow, and that lost no node: how much longer a run took, by the
+a worker has after its first one, which loads TensorFlow, and that lost no node: how much longer a run took, by the
 clock of who records it, than its phases and steps did by the node's. Ends with 1 if a run does not finish, if a step is
 recorded twice, or if the cost is above 5 %.
 """
@@ -29,7 +29,7 @@ from core.images import codec
 from core.jobs import ray_head
 from core.machine import hardware
 from core.runs import store
-from core.runs.recorder import Recorder, Told
+from core.runs.recorder import Recorder, StepUpdate
 from core.runs.run import (
     SUMS,
     Run,
@@ -79,7 +79,7 @@ def perform(number: int, size: int, iterations: int) -> list[str]:
     killed = Killed(nodes, number // 2)
 
     class Watched(Recorder):
-        def note(self, told: Told) -> None:
+        def note(self, told: StepUpdate) -> None:
             super().note(told)
             killed.look_at(self.run, told.iteration)
 
@@ -115,7 +115,7 @@ def judge(painted: list[Run], killed: Killed, wall: float) -> list[str]:
     if not killed.run:
         failures.append("no node was killed: the runs were over too soon")
     if not costs:
-        failures.append("no run was painted by a painter that had loaded TensorFlow")
+        failures.append("no run was painted by a worker that had loaded TensorFlow")
     else:
         print(f"cost of the cluster: {statistics.median(costs):.1%} in the middle, {max(costs):.1%} at most")
         if statistics.median(costs) > MOST_COST:

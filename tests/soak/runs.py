@@ -96,7 +96,7 @@ def perform(number: int) -> tuple[list[Held], list[str]]:
     for count in range(1, number + 1):
         run = new_run(count - 1, size=64, iterations=5, frame_every=2)
         deadline = time.monotonic() + WAIT
-        while run.record().unfinished or schedule.painting():
+        while run.record().unfinished or schedule.running():
             if time.monotonic() > deadline:
                 return held, [*failures, f"run {count} was {run.record().status} after {WAIT} s"]
             time.sleep(0.05)

@@ -40,7 +40,7 @@ from core import paths
 from core.jobs import control
 from core.machine import hardware
 from core.runs.run import Run
-from core.settings import KNOBS
+from core.settings import SETTINGS
 
 PAGES, CLIENTS, QUEUED = 2, 18, 3
 STALE = 3.0  # seconds without a change that nobody may see
@@ -237,7 +237,7 @@ def main() -> int:
     print(f"{date.today()}, {hardware.processor()}, {os.cpu_count()} cores, {given.minutes:g} minutes")
     with home():
         run, *others = [
-            new_run(2 * number, given.size, KNOBS["iterations"].maximum, frame_every=100)
+            new_run(2 * number, given.size, SETTINGS["iterations"].maximum, frame_every=100)
             for number in range(1 + QUEUED)
         ]
         address, server = serve()
