@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from contrast import contrast
 
 from core.presets import choose
 from core.runs.record import Steering
@@ -37,18 +38,6 @@ def elements(text):
 
 def words(text):
     return {element.text for element in elements(text) if element.tag == f"{SVG}text"}
-
-
-def luminance(colour):
-    levels = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
-    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def contrast(one, other):
-    """By the Web Content Accessibility Guidelines, 2.1."""
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("page", ["#ffffff", "#0f1317", "#0e1117"])  # the reports', and Streamlit's dark one

@@ -25,7 +25,7 @@ from core.transfer import preview
 from core.transfer.preview import LARGEST, PACKAGE, SHA256, Preview, find, obtain
 from core.vgg import package_files
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PREDICT, TRANSFORM = SHA256
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+from contrast import contrast
 from PIL import Image
 
 from core.errors import InputError
@@ -149,8 +150,6 @@ def test_the_page_has_what_every_reader_needs(page, text):
 
 
 def test_texts_stand_out_in_both_lights(page):
-    from test_charts import contrast
-
     style = "".join(page.styles)
     themes = [dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
     assert len(themes) == 3

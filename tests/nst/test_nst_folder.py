@@ -16,7 +16,7 @@ from PIL import Image
 from core.images import codec, geometry
 from core.runs import store
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = ("--preset", "reference", "--size", "64", "--iterations", "2")
 
 

@@ -19,7 +19,7 @@ from core.runs import recovery, store
 from core.settings import TransferSettings
 from core.transfer.checkpoint import Checkpoint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

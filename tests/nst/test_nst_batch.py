@@ -18,7 +18,7 @@ from core.jobs import queue, ray_head
 from core.runs import library, store
 from nst import batch as batch_command
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = ("--size", "64", "--iterations", "1")
 
 

@@ -35,7 +35,7 @@ from core.transfer import inputs
 from core.transfer.checkpoint import Checkpoint
 
 SETTINGS = TransferSettings(size=96, iterations=4, frame_every=2)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def picture(width=48, height=40, seed=1):

@@ -20,7 +20,7 @@ from core.runs import recovery, store
 from core.runs.recorder import Recorder
 from core.settings import TransferSettings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WAIT = 60  # seconds, on a slow and busy machine too
 WAITER = """
 import sys, time

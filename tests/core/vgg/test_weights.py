@@ -42,7 +42,7 @@ from core.vgg.weights import (
     read,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def names(folder):

@@ -33,7 +33,7 @@ from core.images.codec import (
 from core.images.geometry import resize, resized_shape
 from core.images.preprocessing import NETWORK_MAX, NETWORK_MIN, from_network, to_network, to_uint8
 
-REFERENCE = Path(__file__).parents[2] / "../shared/reference/content.jpg"
+REFERENCE = Path(__file__).parents[3] / "../shared/reference/content.jpg"
 SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"]
 # The module silences these, but pytest shows them again: see test_odd_files_are_read_without_remarks.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -805,7 +805,7 @@ def test_encoded_bytes() -> None:
 
 def in_fresh_python(code: str) -> str:
     """What that code prints, on either stream."""
-    command, root = [sys.executable, "-c", code], Path(__file__).parents[2]
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[3]
     return subprocess.run(
         command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
     ).stdout

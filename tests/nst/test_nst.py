@@ -30,7 +30,7 @@ from core.transfer import preview
 from core.vgg.layers import Precision
 from export import describe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = ("--preset", "draft", "--size", "64", "--iterations", "3")
 PREPARING = ["Reading the pictures …", "Loading TensorFlow …", "Measuring the style …"]
 
