@@ -55,6 +55,8 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/structure.py
 
 # Whether a locked package has a known vulnerability that a later version mends; says where it could not ask.
 audit: $(VENV)/installed-dev
