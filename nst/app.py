@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
+ORDER = [
+    *("stylize", "batch", "resume", "preview", "reference", "export", "prepare", "runs", "queue", "compare", "report"),
+    *("doctor", "gallery", "bench", "dashboard", "worker"),
+]
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands in the order of a user's first steps, whichever module registers first."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
+app = typer.Typer(cls=_InOrder, add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
 
 
 @app.callback()

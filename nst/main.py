@@ -10,10 +10,8 @@ from typer._click.exceptions import ClickException
 
 from core.errors import InputError, StudioError
 from core.names import legible
+from nst import batch, bench, runs, setup, stylize  # noqa: F401  each registers its commands
 from nst.app import app
-
-# Each registers its commands, in the order of the help.
-from nst import batch, bench, runs, setup  # noqa: F401  # isort: skip
 
 
 def main() -> None:

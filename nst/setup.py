@@ -84,7 +84,7 @@ def dashboard(context: typer.Context) -> None:
 
 @app.command(hidden=True)
 def worker() -> None:
-    """Perform queued runs, one after another: at an slot of its own. The page starts this by itself."""
+    """Perform queued runs, one after another: at a slot of its own. The page starts this by itself."""
     from core import log
     from core.jobs.worker import work
 
