@@ -7,8 +7,6 @@ method of Gatys, Ecker and Bethge, 2015, with Keras VGG19 and Adam.
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,22 +115,13 @@ def curve() -> pd.DataFrame:
 
 
 def fetch_pair() -> tuple[Path, Path]:
-    """The published content and style picture, fetched once and checked by hash. Raises `StudioError`."""
-    content, style = (_fetch(name, sha256) for name, sha256 in PAIR.items())
-    return content, style
+    """Return the published content and style picture, downloaded once and checked by hash. Raises `StudioError`."""
+    import pooch
 
-
-def _fetch(name: str, sha256: str) -> Path:
-    file = paths.cache() / "reference" / name
-    if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256:
-        return file
+    pooch.get_logger().setLevel("WARNING")
+    pair = pooch.create(paths.cache() / "reference", f"{SOURCE}/", registry=PAIR)
     try:
-        with urllib.request.urlopen(f"{SOURCE}/{name}", timeout=20) as answer:
-            data = answer.read()
-    except (OSError, urllib.error.URLError) as error:
-        raise StudioError(f"The published picture {SOURCE}/{name} cannot be fetched ({error}).") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise StudioError(f"{SOURCE}/{name} is not the published picture (its hash is another).")
-    with paths.replacing(file) as copy:
-        copy.write(data)
-    return file
+        content, style = (Path(pair.fetch(name)) for name in PAIR)
+    except (OSError, ValueError) as error:  # ValueError: another hash
+        raise StudioError(f"The published pictures cannot be downloaded from {SOURCE} ({error}).") from error
+    return content, style

@@ -106,7 +106,9 @@ class _Lines(logging.Formatter):
         }
         if record.exc_info:
             said["traceback"] = self.formatException(record.exc_info)
-        if os.environ.get("NST_LOG") == "json":
+        from core.environment import environment  # slow to import: not where nothing is logged
+
+        if environment().log == "json":
             return json.dumps(said, default=str)
         facts = (f"{name}={_word(value)}" for name, value in said.items() if name not in ("time", "level", "event"))
         return " ".join([said["time"], said["level"], said["event"], *facts])

@@ -1,12 +1,8 @@
 """Where the seconds went."""
 
-import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from core.errors import InputError
 
 
 class Timings(dict[str, float]):
@@ -21,19 +17,6 @@ class Timings(dict[str, float]):
             yield
         finally:
             self[name] += time.perf_counter() - start
-
-
-def seconds_asked(variable: str) -> float | None:
-    """What an environment variable says; `None` where it is not set. Raises `InputError` when it is no number of
-    seconds."""
-    asked = os.environ.get(variable, "")
-    try:
-        seconds = float(asked or "0")
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise InputError(f"{variable} is {asked[:80]!r}: it must be a number of seconds, 0 or more, or not be set.")
-    return seconds if asked else None
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import errno
 import math
-import os
 import shutil
 import threading
 import time
@@ -23,6 +22,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from core import log, paths
+from core.environment import environment
 from core.errors import InputError, StudioError
 from core.jobs import queue, workers
 from core.jobs.slots import local_slots
@@ -33,7 +33,6 @@ from core.runs import store
 from core.runs.record import UNFINISHED, Status
 from core.runs.run import Run
 
-LOOPBACK = "127.0.0.1"
 LOOK_SECONDS = 5.0  # so often at most the store is looked at, however many ask
 DAMAGED = "damaged"  # the state of a run whose record cannot be read
 ENDED = tuple(status for status in get_args(Status) if status not in UNFINISHED)
@@ -48,15 +47,9 @@ def serve_where_asked() -> None:
 
     Raises `InputError` where it names no port, or one at which nothing can be served.
     """
-    asked = os.environ.get("NST_METRICS_PORT", "")
-    if not asked:
+    port, address = environment().metrics_port, environment().metrics_address
+    if port is None:
         return
-    port = int(asked) if asked.isdecimal() and len(asked) <= 5 else 0
-    if not 1 <= port <= 65535:
-        raise InputError(
-            f"NST_METRICS_PORT is {asked[:80]!r}: it must be a whole number from 1 to 65535, or not be set."
-        )
-    address = os.environ.get("NST_METRICS_ADDRESS") or LOOPBACK
     registry = CollectorRegistry()
     registry.register(Store())
     try:
@@ -227,7 +220,9 @@ def _stamp(run: Run) -> tuple[int, int, int]:
 def _workers() -> Iterator[Metric]:
     alive = workers.workers()
     if not cluster_address():  # which has as many as there is room for on the cluster
-        yield _gauge("nst_easels", "Runs that can be painted at the same time.", len(local_slots()))
+        slots = len(local_slots())
+        yield _gauge("nst_slots", "Runs that can be painted at the same time.", slots)
+        yield _gauge("nst_easels", "Old name of nst_slots.", slots)
     yield _gauge("nst_workers", "Worker processes that are alive.", len(alive))
     yield _gauge(
         "nst_resident_memory_bytes",

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from core.environment import environment
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
 from core.jobs.slots import local_slots
@@ -18,7 +19,7 @@ from core.runs.record import RunRecord
 from core.runs.recorder import ProgressSink, Recorder
 from core.runs.run import Run
 from core.settings import SETTINGS
-from core.timings import Timings, seconds_asked
+from core.timings import Timings
 from core.transfer.checkpoint import Checkpoint
 from core.transfer.initial_image import create_initial_image
 from core.transfer.inputs import Inputs, ResizedInputs
@@ -54,7 +55,7 @@ def paint(account: ProgressSink, make_engine: EngineMaker, report: Report = lamb
         report(line)
 
     wanted = account.record.settings
-    seconds_asked("NST_CHECKPOINT_SECONDS")  # before much is done
+    _ = environment().checkpoint_seconds  # raises InputError before much is done
     memory.check(wanted, account.record.shape, bool(hardware.cards()), _memory_of_other_runs(run), run.masks)
     tell("Reading the pictures …")
     with account.timings.phase("pictures"):

@@ -25,10 +25,11 @@ from typing import Any
 from filelock import FileLock
 
 from core import paths
+from core.environment import MOST_SLOTS, environment
 from core.errors import InputError, StudioError
 from core.jobs.execution import EngineMaker, Report
 from core.jobs.ray_worker import AHEAD, CALLS, EngineAssets, FileBlob, RayWorker, program_version
-from core.jobs.slots import MOST, Slot, cluster_slots, first_free
+from core.jobs.slots import Slot, cluster_slots, first_free
 from core.runs.record import Request
 from core.runs.recorder import PAINTED, Recorder
 from core.runs.recovery import fail
@@ -108,7 +109,7 @@ class RayScheduler:
 
     def __init__(self, address: str, report: Report, make_engine: EngineMaker | None = None) -> None:
         """Raises `StudioError` where there is no such cluster, or no room for a single worker on it."""
-        self._cpus = _cpus()
+        self._cpus = environment().ray_cpus
         program_version()  # before its files may change
         self._address, self._report = address, report
         self._places: list[_ClusterSlot] = []
@@ -199,7 +200,7 @@ class RayScheduler:
         self._needs = {"num_cpus": self._cpus, "num_gpus": int(any(node.get("GPU", 0) >= 1 for node in nodes))}
         wanted = {"CPU": self._cpus, "GPU": self._needs["num_gpus"]}
         counts = [min(int(node.get(kind, 0) // count) for kind, count in wanted.items() if count) for node in nodes]
-        self._room = min(sum(counts), MOST)
+        self._room = min(sum(counts), MOST_SLOTS)
         self._of_all = f"{self._cpus} CPU{'s' if self._cpus > 1 else ''}{' and a GPU' if wanted['GPU'] else ''}"
 
     def _packed(self, make_engine: EngineMaker | None) -> EngineAssets:
@@ -374,14 +375,6 @@ def _files(run: Run) -> dict[str, bytes]:
         return {"run.json": record.model_dump_json().encode(), **files}
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be read: {error.strerror or error}.") from error
-
-
-def _cpus() -> int:
-    """That a run asks for. Raises `InputError` where NST_RAY_CPUS is no number of them."""
-    asked = os.environ.get("NST_RAY_CPUS", "") or "1"
-    if not (asked.isdecimal() and 1 <= len(asked) <= 4 and int(asked)):
-        raise InputError(f"NST_RAY_CPUS is {asked[:80]!r}: it must be a whole number from 1 on, or not be set.")
-    return int(asked)
 
 
 def _join(address: str) -> Any:

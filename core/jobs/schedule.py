@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from core import log
+from core.environment import MOST_SLOTS
 from core.errors import StudioError
 from core.jobs import eta
 from core.jobs.execution import Report
 from core.jobs.queue import dequeue, enqueue, enqueue_all, first_in_queue, queued_runs
-from core.jobs.slots import MOST, Slot, cluster_slots, first_free, local_slots
+from core.jobs.slots import Slot, cluster_slots, first_free, local_slots
 from core.jobs.workers import cluster_address, ensure_workers, start_worker
 from core.machine.processes import ProcessId
 from core.runs.run import Run
@@ -71,7 +72,7 @@ def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float
 
 def running() -> list[Run]:
     """The runs that are being painted by who holds a turn, here or on a cluster."""
-    return [*running_in(map(Slot, range(MOST))), *running_in(cluster_slots())]
+    return [*running_in(map(Slot, range(MOST_SLOTS))), *running_in(cluster_slots())]
 
 
 def running_in(places: Iterable[Slot]) -> list[Run]:

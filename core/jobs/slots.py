@@ -14,11 +14,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from core import paths
-from core.errors import InputError, StudioError
+from core.environment import MOST_SLOTS, environment
+from core.errors import StudioError
 from core.machine import hardware
 from core.runs.run import Run, writing
-
-MOST = 64  # slots here, and as many on clusters
 
 
 @dataclass(frozen=True)
@@ -75,23 +74,19 @@ class Slot:
 
 
 def local_slots() -> tuple[Slot, ...]:
-    """All there are. Raises `InputError` where NST_WORKERS is no number of them."""
-    asked = os.environ.get("NST_WORKERS", "")
-    count = int(asked) if asked.isdecimal() and len(asked) <= 9 else 0
-    if asked and not 1 <= count <= MOST:
-        raise InputError(f"NST_WORKERS is {asked[:80]!r}: it must be a whole number from 1 to {MOST}, or not be set.")
-    return tuple(map(Slot, range(count or _accelerators())))
+    """Return all slots of this machine. Raises `InputError` if NST_WORKERS is not allowed."""
+    return tuple(map(Slot, range(environment().workers or _accelerators())))
 
 
 def cluster_slots() -> tuple[Slot, ...]:
     """The places of all runs that painters on clusters may have at a time, whoever records them here."""
-    return tuple(Slot(number, on_cluster=True) for number in range(MOST))
+    return tuple(Slot(number, on_cluster=True) for number in range(MOST_SLOTS))
 
 
 @functools.cache
 def _accelerators() -> int:
     """Looked up before this process chooses a card, after which it would see only that one."""
-    return min(max(len(hardware.cards()), 1), MOST)
+    return min(max(len(hardware.cards()), 1), MOST_SLOTS)
 
 
 def first_free(places: Iterable[Slot], lock_of: Callable[[Slot], FileLock]) -> tuple[Slot, FileLock] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +10,10 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from core import log, paths
+from core.environment import environment
 from core.jobs.queue import count_for_workers
 from core.jobs.slots import Slot, local_slots
 from core.machine.processes import ProcessId
-from core.timings import seconds_asked
-
-IDLE_SECONDS = 300.0  # how long a worker without work keeps TensorFlow loaded; NST_WORKER_IDLE changes it
 
 
 class Readiness(BaseModel):
@@ -100,13 +97,13 @@ started_workers: dict[int, subprocess.Popen[bytes]] = {}  # the workers that thi
 
 
 def cluster_address() -> str:
-    """Of the Ray cluster where queued runs are painted; nothing where that is this machine."""
-    return os.environ.get("NST_RAY_ADDRESS", "")
+    """Return the address of the Ray cluster that computes the queued runs; empty if this machine does."""
+    return environment().ray_address
 
 
 def idle_seconds() -> float:
-    asked = seconds_asked("NST_WORKER_IDLE")
-    return IDLE_SECONDS if asked is None else asked
+    """Return how long a worker without work stays. Raises `InputError` if NST_WORKER_IDLE is not allowed."""
+    return environment().worker_idle
 
 
 def has_prepared() -> bool:

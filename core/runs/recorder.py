@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from core import log, paths
+from core.environment import environment
 from core.errors import InputError, StudioError
 from core.images import codec, preprocessing
 from core.machine.processes import ProcessId
@@ -26,7 +27,7 @@ from core.runs import recovery
 from core.runs.record import Request, Steering, metadata
 from core.runs.run import METRICS, SUMS, Run, gone, lines_before, write_array, write_record, writing
 from core.settings import TransferSettings
-from core.timings import Timings, seconds_asked
+from core.timings import Timings
 from core.transfer.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -367,5 +368,5 @@ def _is_of_memory(error: BaseException) -> bool:
 def _checkpoint_interval(cost: float) -> float:
     """Seconds until the next checkpoint, where one takes `cost` seconds."""
     least, most = CHECKPOINT_SECONDS
-    asked = seconds_asked("NST_CHECKPOINT_SECONDS")
+    asked = environment().checkpoint_seconds
     return min(max(least, cost / CHECKPOINT_SHARE), most) if asked is None else asked

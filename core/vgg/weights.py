@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 from core import paths
+from core.environment import environment
 from core.errors import InputError, StudioError
 from core.vgg import package_files
 from core.vgg.layers import CONVOLUTIONS
@@ -85,8 +86,8 @@ def obtain(named: Path | None = None, report: Report = lambda line: None) -> Wei
 
 def find(named: Path | None = None) -> list[WeightsFile]:
     """Where weights lie on this machine, the preferred ones first; none if they must be fetched."""
-    if named is None and (variable := os.environ.get("NST_WEIGHTS")):
-        named = Path(variable).expanduser()
+    if named is None and (variable := environment().weights):
+        named = variable.expanduser()
     if named is not None:
         return [WeightsFile(named, "user")]
     found = [WeightsFile(keras_cache(), "imagenet, float32")] if paths.is_file(keras_cache()) else []
