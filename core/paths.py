@@ -12,7 +12,6 @@ from typing import IO, BinaryIO
 
 import platformdirs
 
-from core.environment import environment
 from core.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -22,6 +21,8 @@ DRAFT = ".draft-"  # how the name of a file begins that is not whole yet
 
 def home() -> Path:
     """The folder of everything that this program keeps: runs, cached targets, logs."""
+    from core.environment import environment  # here: the process that decodes pictures starts without pydantic
+
     named = environment().home
     return named.expanduser().resolve() if named else Path(platformdirs.user_data_dir("style-transfer-studio"))
 

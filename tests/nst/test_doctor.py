@@ -178,7 +178,7 @@ def test_home_below_a_file(tmp_path, monkeypatch):
 
 
 def test_tensorflow_is_not_loaded():
-    code = "import sys; from core.doctor import examine; examine(); "
+    code = "import sys; from nst.doctor import examine; examine(); "
     code += "print(sorted({'tensorflow', 'keras', 'tf2onnx'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -139,7 +139,7 @@ def test_a_decoder_that_is_all_work_is_ended_by_the_kernel_though_nobody_waits()
     """An orphan: whoever would have looked at the clock is gone."""
     large = saved(Image.new("RGB", (9000, 9000), "red"), "PNG", compress_level=1)
     requests = json.dumps(dataclasses.asdict(sandbox.Wanted("a", len(large), 2**30, ("PNG",), 10**9)))
-    command = [sys.executable, "-m", "core.decoding", "0.05", str(2**32)]
+    command = [sys.executable, "-m", "core.images.sandbox", "0.05", str(2**32)]
     done = subprocess.run(
         command, cwd=paths.CHECKOUT, input=(requests.encode() + b"\n" + large) * 20, capture_output=True
     )
@@ -187,7 +187,9 @@ def test_several_threads_read_at_once():
 
 
 def test_the_process_starts_light():
-    code = "import sys, core.decoding; print(sorted({'tensorflow', 'pandas', 'pydantic', 'streamlit', 'tifffile', "
+    code = (
+        "import sys, core.images.sandbox; print(sorted({'tensorflow', 'pandas', 'pydantic', 'streamlit', 'tifffile', "
+    )
     code += "'platformdirs'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout == "['platformdirs']\n"
