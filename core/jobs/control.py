@@ -58,7 +58,7 @@ def kill(run: Run) -> None:
     writer = record.writer
     if record.status == "queued" or not (writer and writer.is_alive()):
         raise InputError(f"Nobody paints the run {run.id}.")
-    if not writer.is_seen_from_here():
+    if not writer.is_visible_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
     if run in running_in(cluster_slots()):
         run.ask(stop=True, at_once=True)
@@ -98,7 +98,7 @@ def _describe_exit(writer: ProcessId) -> str:
         return "The machine was restarted while it was being painted."
     try:
         # Its first thread is gone; of one that was killed the others may need a moment, and only then it is told how.
-        mine = writer.pid in started_workers and writer.is_seen_from_here()
+        mine = writer.pid in started_workers and writer.is_visible_here()
         code = started_workers[writer.pid].wait(timeout=ENDING_SECONDS) if mine else None
     except subprocess.TimeoutExpired:
         code = None

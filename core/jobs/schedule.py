@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 from core import log
 from core.errors import StudioError
-from core.jobs import eta
+from core.jobs import eta, workers
 from core.jobs.execution import Report
 from core.jobs.queue import dequeue, enqueue, enqueue_all, first_in_queue, queued_runs
 from core.jobs.slots import MOST, Slot, cluster_slots, first_free, local_slots
-from core.jobs.workers import cluster_address, ensure_workers, start_worker
 from core.machine.processes import ProcessId
 from core.runs.run import Run
 
@@ -58,7 +57,7 @@ def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float
     there = running_in(cluster_slots())
     here = [ends for run, _, ends in under_way if run not in there]
     free = [*here, *[0.0] * (len(local_slots()) - len(here))]  # of each slot
-    if cluster_address():
+    if workers.cluster_address():
         free = [math.inf]
     heapq.heapify(free)
     found = under_way if with_painting else []
@@ -84,7 +83,7 @@ def submit(*submitted: Run) -> None:
     for run in submitted:
         log.event("run queued", run=run.id)
     for _ in range(min(len(submitted), len(local_slots()))):
-        start_worker()
+        workers.start_worker()
 
 
 @contextmanager
@@ -105,7 +104,7 @@ def acquire_slot(run: Run, report: Report) -> Iterator[None]:
                 told = place
                 if now := dict(queue_positions()).get(run):  # it may have been taken out just then
                     report(_describe_position(now))
-                ensure_workers()  # those before it need someone to paint them
+                workers.ensure_workers()  # those before it need someone to paint them
             time.sleep(0.2)
         slot, lock = found
         try:

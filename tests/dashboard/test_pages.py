@@ -48,7 +48,7 @@ def says(writer=None, **readiness):
         file.write(said.model_dump_json().encode())
 
 
-NOBODY = ProcessId(pid=2**22 + 1, started=0.0)
+NOBODY = ProcessId(pid=2**22 + 1)
 
 
 def open_page(**query):
@@ -358,8 +358,8 @@ def test_a_network_that_has_come_meanwhile_is_used_without_a_restart(no_models, 
 OPEN = """
 import sys
 from streamlit.testing.v1 import AppTest
-from core import jobs
-jobs.start_worker = lambda: None
+from core.jobs import workers
+workers.start_worker = lambda: None
 page = AppTest.from_file(sys.argv[1], default_timeout=120).run()
 print(len(page.exception), [image.captions[0] for image in page.image if image.captions[0]])
 print({"tensorflow", "keras", "tf2onnx", "torch"} & set(sys.modules))

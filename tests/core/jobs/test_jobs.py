@@ -384,7 +384,7 @@ def test_readiness_of_nobody(own_home):
         assert workers.readiness() is None
     file.write_text(workers.Readiness(**said).model_dump_json())
     assert workers.readiness().message == "Loading …"
-    said["writer"]["started"] -= 60  # another process of this number
+    said["writer"]["lock"] = ""
     file.write_text(workers.Readiness(**said).model_dump_json())
     assert workers.readiness() is None
     file.write_text(workers.Readiness(**said, ready=True).model_dump_json())
@@ -590,8 +590,8 @@ def test_who_gives_up_waiting_leaves_the_queue(queue_only):
 
 def test_who_is_killed_while_it_waits_does_not_hold_up_the_others(queue_only):
     run = new_run("a")
-    queue.enqueue(run, ProcessId.this_process().model_copy(update={"started": 1.0}))
-    run.change(writer=ProcessId.this_process().model_copy(update={"started": 1.0}))
+    queue.enqueue(run, ProcessId(pid=2**22 + 1))
+    run.change(writer=ProcessId(pid=2**22 + 1))
     (second,) = submitted("b")
     assert queue.next_queued() == second
     assert run.record().status == "interrupted"
@@ -609,7 +609,7 @@ def test_waiting_run_is_stopped_without_a_worker(queue_only):
 
 def test_a_run_that_another_worker_has_taken_stays_as_that_one_has_it(queue_only):
     (run,) = submitted("a")
-    assert queue.dequeue(run, other := ProcessId.of(os.getppid()))
+    assert queue.dequeue(run, other := ProcessId.this_process().model_copy(update={"pid": os.getppid()}))
     assert run.record().writer == other
     run.change(status="preparing")
     before = (run.path / "run.json").read_bytes()
@@ -638,7 +638,7 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     run = new_run()
     schedule.submit(run)
     said = json.loads((run.path / "run.json").read_text())
-    said["writer"] = ProcessId.this_process().model_copy(update={"started": 1.0}).model_dump()
+    said["writer"] = ProcessId(pid=2**22 + 1).model_dump()
     (run.path / "run.json").write_text(json.dumps(said))
     assert run.record().status == "queued"
     worker._perform(run, make_engine)
@@ -813,7 +813,7 @@ def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
     say(ready)
     workers.ensure_warm_worker()
     assert len(started) == 1  # one is alive
-    say(ready, started=1.0)  # it is gone, and another process has its number
+    say(ready, lock="")  # it is gone, and another process has its number
     workers.ensure_warm_worker()
     assert len(started) == 2
     (paths.home() / "worker.json").write_text("{")
@@ -822,7 +822,7 @@ def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
 
 
 def test_a_worker_that_failed_to_get_ready_is_not_started_again_for_a_page_but_for_a_run(started, tmp_path):
-    say(ready=False, failed=True, started=1.0)
+    say(ready=False, failed=True, lock="")
     workers.ensure_warm_worker()
     assert started == []
     assert workers.readiness().failed  # and why stays to be read
@@ -846,11 +846,11 @@ def test_a_queue_is_seen_to_only_where_runs_wait(started):
 
 def test_one_worker_is_kept_warm_however_many_places_there_are(started, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "3")
-    say(ready=True, started=1.0)
+    say(ready=True, lock="")
     say(ready=False, slot=Slot(2))
     workers.ensure_warm_worker()
     assert started == []
-    say(ready=False, slot=Slot(2), started=1.0)
+    say(ready=False, slot=Slot(2), lock="")
     workers.ensure_warm_worker()
     assert len(started) == 1
 
@@ -876,10 +876,10 @@ def test_of_several_workers_the_one_that_is_furthest_speaks_and_a_dead_one_for_w
         say(slot=Slot(number), **said)
         os.utime(Slot(number).readiness_file, ns=(now, now + after * 10**9))
 
-    speaks(0, 1, ready=True, started=1.0)
-    speaks(1, 2, ready=False, failed=True, started=1.0)
+    speaks(0, 1, ready=True, lock="")
+    speaks(1, 2, ready=False, failed=True, lock="")
     assert workers.readiness().failed  # the last word
-    speaks(1, 0, ready=False, failed=True, started=1.0)
+    speaks(1, 0, ready=False, failed=True, lock="")
     assert workers.readiness().ready
     speaks(2, 3, ready=False)
     assert not workers.readiness().ready  # one is alive
@@ -910,7 +910,7 @@ def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(
 def ended(code, *arguments):
     """A process that a worker's starter has seen to its end."""
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    writer = ProcessId.of(process.pid)
+    writer = ProcessId.this_process().model_copy(update={"pid": process.pid, "lock": ""})
     workers.started_workers[process.pid] = process
     process.communicate(b"\n")
     return writer
@@ -943,7 +943,7 @@ def test_nobody_knows_how_another_s_worker_ended(own_home):
 
 def test_a_restart_of_the_machine_is_told(own_home):
     run = new_run()
-    run.change(status="running", writer=ProcessId.this_process().model_copy(update={"boot": "earlier"}))
+    run.change(status="running", writer=ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""}))
     assert "was restarted" in control.settle(run).message
 
 
