@@ -47,10 +47,10 @@ def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float
     """The queue, each run with the seconds until it should begin and until it should be over; infinitely many where
     that cannot be told: this machine has not been measured, or NST_RAY_ADDRESS has a cluster paint them. Where asked
     for, the runs that are being painted come before it."""
-    known = eta.Known()
+    measurements = eta.Measurements()
 
     def left(run: Run) -> float:
-        seconds = eta.seconds_left(run, known)
+        seconds = eta.seconds_left(run, measurements)
         return math.inf if seconds is None else seconds
 
     under_way = [(run, 0.0, left(run)) for run in running()]
@@ -111,7 +111,7 @@ def acquire_slot(run: Run, report: Report) -> Iterator[None]:
             if not dequeue(run):
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
             slot.choose_card()
-            with slot.bearing(run):
+            with slot.occupied_by(run):
                 yield
         finally:
             lock.release()

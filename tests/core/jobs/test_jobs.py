@@ -487,7 +487,7 @@ def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only,
     assert [run for run, _ in schedule.queue_positions()] == found
     # The first place is free after 10, 30, 60 and 65 seconds, the second after 100.
     assert [each.seconds for _, each in schedule.queue_positions()] == pytest.approx([0, 0, 10, 30, 60, 65])
-    with Slot(1).bearing(found[0]):
+    with Slot(1).occupied_by(found[0]):
         queue.dequeue(found[0])
         found[0].change(status="preparing")
         assert schedule.running() == [found[0]]
@@ -500,7 +500,7 @@ def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
     (there := new_run("there")).change(status="preparing")
     submitted("a")
-    with Slot(0, on_cluster=True).bearing(there):
+    with Slot(0, on_cluster=True).occupied_by(there):
         assert [each.seconds for _, each in schedule.queue_positions()] == [0.0]
         monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
         assert [each.seconds for _, each in schedule.queue_positions()] == [None]
@@ -509,7 +509,7 @@ def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only
 def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
     (own_home / "pace.json").parent.mkdir()
     run = new_run(iterations=1000)
-    with FIRST.bearing(run):
+    with FIRST.occupied_by(run):
         for step in execution.perform(run, make_engine):
             if step.iteration == 5:
                 (waits,) = submitted("b")
@@ -613,7 +613,7 @@ def test_a_run_that_another_worker_has_taken_stays_as_that_one_has_it(queue_only
     assert run.record().writer == other
     run.change(status="preparing")
     before = (run.path / "run.json").read_bytes()
-    worker._perform(run, Maker(None, failures=99))
+    worker._perform(run, Maker(None, failures=99), FIRST)
     assert (run.path / "run.json").read_bytes() == before
 
 
@@ -641,14 +641,14 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     said["writer"] = ProcessId(pid=2**22 + 1).model_dump()
     (run.path / "run.json").write_text(json.dumps(said))
     assert run.record().status == "queued"
-    worker._perform(run, make_engine)
+    worker._perform(run, make_engine, FIRST)
     assert run.record().status == "done"
 
 
 def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, told):
     paths.queue().mkdir(parents=True)
     (paths.queue() / "20260101-000000-000000-gone-ffff").touch()
-    worker._perform(queue.next_queued(), make_engine)
+    worker._perform(queue.next_queued(), make_engine, FIRST)
     assert queue.next_queued() is None
     (line,) = told.lines()
     assert "error run failed run=20260101-000000-000000-gone-ffff" in line
@@ -951,7 +951,7 @@ def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
     """Whatever else the process does that records it, which may be nothing yet."""
     run = new_run("a")
     run.change(status="running", writer=ProcessId.this_process())
-    with Slot(0, on_cluster=True).bearing(run):
+    with Slot(0, on_cluster=True).occupied_by(run):
         assert schedule.running() == [run]
         control.kill(run)  # this process goes on
     assert (run.request().stop, run.request().at_once) == (True, True)
@@ -1016,6 +1016,7 @@ def story(tmp_path_factory, weights, model):
         time.sleep(1)
         os.kill(seen.first_pid, signal.SIGKILL)
         seen.first_gone = until(lambda: not works(seen.first_pid), 10)
+        until(lambda: seen.killed.record().status != "running", 10)  # its other threads end later than the first
         seen.status_when_killed = seen.killed.record().status
 
         seen.third, seen.stopped = new_run("d third"), new_run("e stopped", iterations=20_000)

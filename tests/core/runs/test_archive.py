@@ -104,8 +104,8 @@ def plain():
     }
     return {
         "run.json": json.dumps(record).encode(),
-        "content.png": codec.encode_png(picture(1)),
-        "style-1.png": codec.encode_png(picture(2)),
+        "content.png": codec.encode(picture(1), ".png"),
+        "style-1.png": codec.encode(picture(2), ".png"),
     }
 
 
@@ -498,7 +498,7 @@ def test_wrong_ids(plain, name):
 )
 def test_a_picture_that_is_none(plain, name):
     short = name.rpartition("/")[2]
-    for data in (b"", b"<svg onload='alert(1)'/>", codec.encode_png(picture(3))[:500]):
+    for data in (b"", b"<svg onload='alert(1)'/>", codec.encode(picture(3), ".png")[:500]):
         assert refusal(zipped(plain | {name: data})).startswith(f"my.zip: {short} ")
 
 
