@@ -78,7 +78,7 @@ def running_in(places: Iterable[Slot]) -> list[Run]:
 
 
 def submit(*submitted: Run) -> None:
-    """Put runs at the queue's end, in this order, and see to it that workers take from it."""
+    """Put runs at the end of the queue, in this order, and start workers for them."""
     enqueue_all(submitted, None)
     for run in submitted:
         log.event("run queued", run=run.id)

@@ -929,7 +929,7 @@ def ended(code, *arguments):
 def test_how_a_worker_ended_is_noted_of_its_run(own_home, code, said):
     run = new_run()
     run.change(status="running", writer=ended(f"import os, signal, sys; input(); {code}"))
-    assert re.search(said, control.settle(run).message)
+    assert re.search(said, control.record_ending(run).message)
     assert re.search(said, run.record().message)
 
 
@@ -938,13 +938,13 @@ def test_nobody_knows_how_another_s_worker_ended(own_home):
     writer = ended("input()")
     del workers.started_workers[writer.pid]
     run.change(status="running", writer=writer)
-    assert control.settle(run).message == "The process that painted it is gone."
+    assert control.record_ending(run).message == "The process that painted it is gone."
 
 
 def test_a_restart_of_the_machine_is_told(own_home):
     run = new_run()
     run.change(status="running", writer=ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""}))
-    assert "was restarted" in control.settle(run).message
+    assert "was restarted" in control.record_ending(run).message
 
 
 def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
@@ -1188,7 +1188,7 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
     assert until(lambda: active.record().status == "interrupted", 10)
     assert queue.queued_runs() == waiting
     assert [run.record().status for run in waiting] == ["queued"] * 5
-    assert control.settle(active).best_total and codec.read_image(active.result).size == (64, 51)
+    assert control.record_ending(active).best_total and codec.read_image(active.result).size == (64, 51)
 
     workers.ensure_workers()
     assert until(lambda: first.record().status == "running")

@@ -140,12 +140,12 @@ def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_
         assert process.stdout.readline() == "painting\n"
         draft = run.path / ".draft-of-the-painter"
         draft.touch()
-        assert control.settle(run).status == "preparing" and draft.exists()
+        assert control.record_ending(run).status == "preparing" and draft.exists()
         with pytest.raises(InputError, match="is painted in another container: end it there"):
             control.kill(run)
         process.kill()
         until(lambda: run.record().status == "interrupted")
-        assert control.settle(run).message == "The process that painted it is gone." and not draft.exists()
+        assert control.record_ending(run).message == "The process that painted it is gone." and not draft.exists()
     finally:
         process.kill()
         process.wait()
@@ -217,7 +217,7 @@ def test_a_signal_without_a_name_is_told_by_its_number(monkeypatch):
     writer = processes.ProcessId.this_process().model_copy(update={"pid": process.pid, "lock": ""})
     run.change(status="running", writer=writer)
     process.wait()
-    assert f"crashed (signal {number:d})" in control.settle(run).message
+    assert f"crashed (signal {number:d})" in control.record_ending(run).message
 
 
 def test_a_worker_that_cannot_prepare_does_not_try_again_and_again_while_another_paints(monkeypatch):
