@@ -68,7 +68,7 @@ class Course(BaseModel):
     totals: list[Loss] = Field(max_length=20_000)  # the lowest so far
     step: float = Field(gt=0, le=1e9)  # median seconds of a further iteration
     to_target: float | None = Field(le=1e12)  # seconds; `None` where it was not reached
-    extrapolated: bool = False  # to_target is the start and so many median steps, not lived through
+    extrapolated: bool = False  # to_target is not measured, but the start and so many median steps
 
     @model_validator(mode="after")
     def _a_total_for_each_second(self) -> Course:

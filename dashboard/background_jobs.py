@@ -24,7 +24,11 @@ class Command(BaseModel):
     process: ProcessId
 
     def is_running(self) -> bool:
-        return self.process.is_alive()
+        """Whether the process of that number is this command, and not a later one's."""
+        try:
+            return psutil.Process(self.process.pid).cmdline()[1:] == ["-m", "nst", *self.arguments]
+        except psutil.Error:
+            return False
 
     def said(self) -> str:
         """Its last line: how far it is, or what went wrong."""
@@ -38,7 +42,7 @@ class Command(BaseModel):
         """End it and what it has started."""
         try:
             process = psutil.Process(self.process.pid)
-            if self.process.is_seen_from_here() and self.is_running():
+            if self.is_running():
                 for child in process.children(recursive=True):
                     child.terminate()
                 process.send_signal(signal.SIGINT)  # as by Ctrl-C: it clears away what it made
@@ -63,11 +67,7 @@ def start(name: str, *arguments: str) -> Command:
             env={name: value for name, value in os.environ.items() if name != "NST_LOG"} | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # it goes on when the page's server is stopped
         )
-    command = Command(
-        name=name,
-        arguments=list(arguments),
-        process=ProcessId.of(process.pid),
-    )
+    command = Command(name=name, arguments=list(arguments), process=ProcessId(pid=process.pid))
     with paths.replacing(_file(name)) as file:
         file.write(command.model_dump_json().encode())
     return command

@@ -235,7 +235,7 @@ def _workers() -> Iterator[Metric]:
 def _resident(worker: ProcessId) -> int:
     """Bytes; 0 where the process has just gone, or is another container's."""
     try:
-        return psutil.Process(worker.pid).memory_info().rss if worker.is_seen_from_here() else 0
+        return psutil.Process(worker.pid).memory_info().rss if worker.is_visible_here() else 0
     except psutil.Error:
         return 0
 

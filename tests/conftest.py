@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +13,11 @@ import pytest
 from core import log
 from core.images import codec, preprocessing
 from core.machine import hardware
+from core.machine.processes import ProcessId
 from core.samples.gallery import PHOTOS, STYLES
 
-REFERENCE = Path(__file__).resolve().parent.parent.parent / "shared" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT.parent / "shared" / "reference"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,6 +37,18 @@ def own_home(tmp_path, monkeypatch):
     """A home for one test alone, where what other tests left would matter."""
     monkeypatch.setenv("NST_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture
+def other_process(own_home):
+    """Another process that lives until it is killed; `id` is its identity."""
+    code = "from core.machine.processes import ProcessId; print(ProcessId.this_process().model_dump_json(), flush=True)"
+    command = [sys.executable, "-c", f"{code}; input()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        process.id = ProcessId.model_validate_json(process.stdout.readline())
+        yield process
+        process.kill()
 
 
 @pytest.fixture

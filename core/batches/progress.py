@@ -159,7 +159,7 @@ class Watch:
     def is_over(self, run: Run) -> bool:
         """Whether a run has ended, which is noted then. Raises `StudioError` for a record that cannot be read."""
         if run not in self.over and not run.record().unfinished:
-            self.over[run] = control.settle(run)
+            self.over[run] = control.record_ending(run)
         return run in self.over
 
     def until_over(self) -> Iterator[Snapshot]:

@@ -197,11 +197,6 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:
     return _saved(_picture(rgb), "JPEG", quality=quality, subsampling=0)
 
 
-def encode_png(rgb: np.ndarray) -> bytes:
-    """A PNG file of uint8 (H, W, 3), marked as sRGB."""
-    return _encoded(_picture(rgb), "PNG", {})
-
-
 def label_of(source: Path | bytes, name: str | None) -> str:
     """What stands for the picture in messages."""
     if name is not None:

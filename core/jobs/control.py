@@ -33,12 +33,11 @@ def stop(run: Run) -> None:
 
 
 def silent_for(run: Run, record: RunRecord) -> float | None:
-    """For how many seconds nothing has been heard of the process that paints a run, if that is more than it may be."""
+    """Return for how many seconds the process of a run has written nothing, if that is longer than it should be."""
     if record.status not in ("preparing", "running"):
         return None
-    signs = [run.path / "run.json", run.path / "metrics.csv"]
-    heard = max((file.stat().st_mtime for file in signs if file.exists()), default=0.0)
-    silent = time.time() - heard
+    written = [run.path / "run.json", run.path / "metrics.csv"]
+    silent = time.time() - max((file.stat().st_mtime for file in written if file.exists()), default=0.0)
     if record.status == "preparing":
         return silent if silent > PREPARING_SILENCE else None
     try:
@@ -49,8 +48,8 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
 
 
 def kill(run: Run) -> None:
-    """End the process that paints a run, without asking it; what the last checkpoint holds stays. On a cluster that is
-    the painter alone: who records the run here sees to others too.
+    """Kill the process that computes a run; its last checkpoint stays. On a cluster this is the Ray worker alone: the
+    process that records the run here also records others.
 
     Raises `InputError` when there is none.
     """
@@ -58,7 +57,7 @@ def kill(run: Run) -> None:
     writer = record.writer
     if record.status == "queued" or not (writer and writer.is_alive()):
         raise InputError(f"Nobody paints the run {run.id}.")
-    if not writer.is_seen_from_here():
+    if not writer.is_visible_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
     if run in running_in(cluster_slots()):
         run.ask(stop=True, at_once=True)
@@ -82,9 +81,9 @@ def _remove_from_queue(run: Run) -> bool:
     return taken
 
 
-def settle(run: Run) -> RunRecord:
-    """The run's record; of a run whose process is gone it is noted first how that ended, and what it had is kept."""
-    return recovery.settle(run, _describe_exit)
+def record_ending(run: Run) -> RunRecord:
+    """Return the run's record; if its process is gone, note first how that ended, and keep the best image so far."""
+    return recovery.record_ending(run, _describe_exit)
 
 
 def why_interrupted(record: RunRecord) -> str:
@@ -93,12 +92,12 @@ def why_interrupted(record: RunRecord) -> str:
 
 
 def _describe_exit(writer: ProcessId) -> str:
-    """What is known of a process that is gone: only who started it learns its exit status."""
+    """Say how a process ended, as far as it is known: only the process that started it learns its exit status."""
     if writer.is_of_an_earlier_boot():
         return "The machine was restarted while it was being painted."
     try:
-        # Its first thread is gone; of one that was killed the others may need a moment, and only then it is told how.
-        mine = writer.pid in started_workers and writer.is_seen_from_here()
+        # The system may tell a moment after the lock was released.
+        mine = writer.pid in started_workers and writer.is_visible_here()
         code = started_workers[writer.pid].wait(timeout=ENDING_SECONDS) if mine else None
     except subprocess.TimeoutExpired:
         code = None

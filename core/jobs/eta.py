@@ -1,9 +1,9 @@
 """How long a transfer will take here, from steps measured on this machine."""
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from core.images import codec, geometry, preprocessing
 from core.machine import hardware
 from core.presets import DEFAULT_PRESET, PRESETS
 from core.runs import store
+from core.runs.record import RunRecord
 from core.runs.run import Run
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
@@ -25,59 +26,48 @@ if TYPE_CHECKING:
 
     from core.transfer.engine import Engine
 
-RECENT = 5  # so many runs speak for the machine
-RECENT_STEPS = 20  # so many steps speak for a run
+RECENT = 5  # runs that an estimate is drawn from
+RECENT_STEPS = 20  # steps that an estimate of the rest is drawn from
 TRIAL = PRESETS[DEFAULT_PRESET].settings().changed(size=256, iterations=5, init="content")
 
 
 class Pace(BaseModel):
-    """Seconds of one step for each pixel, and of everything before the first."""
+    """Seconds of a step for each pixel, and of everything before the first step."""
 
     processor: str
     step_per_pixel: float
     start: float
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a run that is kept says of this machine."""
-
-    pace: Pace
-    pixels: int
-    precision: str  # that it was asked for
-    optimizer: str
-
-
-class Known:
-    """What the runs say of this machine, the newest first: each is read once, however many estimates need it."""
+class Measurements:
+    """The pace of each finished run on this machine, the newest first; each record is read once."""
 
     def __init__(self) -> None:
-        self._source = _measured()
-        self._read: list[Measured] = []
+        self._unread = _measured_runs()
+        self._read: list[tuple[RunRecord, Pace]] = []
 
-    def __iter__(self) -> Iterator[Measured]:
+    def __iter__(self) -> Iterator[tuple[RunRecord, Pace]]:
         yield from self._read
-        for each in self._source:
+        for each in self._unread:
             self._read.append(each)
             yield each
 
 
 def expected_seconds(
-    settings: TransferSettings, shape: tuple[int, int], done: int = 0, known: Known | None = None
+    settings: TransferSettings, shape: tuple[int, int], done: int = 0, measurements: Measurements | None = None
 ) -> float | None:
-    """How long a run of these settings on an image of `shape` (height, width) should take, where so many iterations are
-    `done`; `None` if unmeasured. Many estimates share what is `known`."""
-    paces = _recent(settings, shape, known or Known()) or _trial()
+    """Return the seconds that a run should take on an image of `shape` (height, width) after `done` iterations; `None`
+    if nothing was measured. Pass the same `measurements` to many estimates."""
+    paces = _recent_paces(settings, shape, measurements or Measurements()) or _trial()
     if not paces:
         return None
-    step, start = (
-        statistics.median(values) for values in zip(*((p.step_per_pixel, p.start) for p in paces), strict=True)
-    )
+    step = statistics.median(pace.step_per_pixel for pace in paces)
+    start = statistics.median(pace.start for pace in paces)
     return start + step * shape[0] * shape[1] * _iterations_at_full_size(settings, done)
 
 
 def _iterations_at_full_size(settings: TransferSettings, done: int = 0) -> float:
-    """How many would take as long as those of all stages after `done`."""
+    """Return how many iterations at full size take as long as those of all stages after `done`."""
     begin, count = done, 0.0
     for size, end in settings.schedule():
         count += max(end - begin, 0) * (size / settings.size) ** 2
@@ -86,14 +76,14 @@ def _iterations_at_full_size(settings: TransferSettings, done: int = 0) -> float
 
 
 def _share(settings: TransferSettings, iteration: int) -> float:
-    """How many of the full size's pixels the picture of an iteration has."""
+    """Return the pixels of the image at that iteration, relative to the full size."""
     size = next((size for size, end in settings.schedule() if iteration <= end), settings.size)
     return (size / settings.size) ** 2
 
 
 def seconds_of_the_rest(settings: TransferSettings, steps: "pd.DataFrame") -> float | None:
-    """How long the iterations after these last steps, of `Run.metrics`, should take: each by the pixels of its stage.
-    `None` where the steps are too few."""
+    """Return the seconds that the iterations after these steps of `Run.metrics` should take, by the pixels of their
+    stages; `None` if there are too few steps."""
     if len(steps) < 2:
         return None
     shares = [_share(settings, iteration) for iteration in steps["iteration"]]
@@ -101,8 +91,8 @@ def seconds_of_the_rest(settings: TransferSettings, steps: "pd.DataFrame") -> fl
     return float((steps["seconds"].diff() / shares).median() * left)
 
 
-def seconds_left(run: Run, known: Known | None = None) -> float | None:
-    """How long a run that waits or is being painted should still take; `None` if that cannot be told."""
+def seconds_left(run: Run, measurements: Measurements | None = None) -> float | None:
+    """Return the seconds that a queued or running run should still take; `None` if that is unknown."""
     try:
         record = run.record()
         steps = run.metrics(last=RECENT_STEPS + 1)
@@ -111,11 +101,11 @@ def seconds_left(run: Run, known: Known | None = None) -> float | None:
     if record.status == "running" and (seconds := seconds_of_the_rest(record.settings, steps)) is not None:
         return seconds
     done = record.iteration if steps.empty else int(steps["iteration"].iloc[-1])
-    return expected_seconds(record.settings, record.shape, done or 0, known)
+    return expected_seconds(record.settings, record.shape, done or 0, measurements)
 
 
 def measure_pace(engine: "Engine") -> None:
-    """Measure a few small steps, for an estimate before there is any run. Once for a machine."""
+    """Measure a few small steps, for estimates before the first run; once on each machine."""
     from core.transfer.stylize import stylize
 
     if _trial():
@@ -136,31 +126,30 @@ def measure_pace(engine: "Engine") -> None:
         file.write(pace.model_dump_json().encode())
 
 
-def _measured() -> Iterator[Measured]:
+def _measured_runs() -> Iterator[tuple[RunRecord, Pace]]:
     here = hardware.processor()
     for _, record in store.readable_runs():
         step = record.timings.get("median step")
-        usable = record.settings.stages == 1  # a median over several sizes is of none
-        usable = usable and "node" not in record.environment  # on a cluster it may have had fewer processors
-        if step and usable and record.environment.get("processor") == here and record.evaluations > 5:
-            pixels = record.shape[0] * record.shape[1]
+        of_one_size = record.settings.stages == 1  # the median step of a multi-stage run means nothing
+        on_cluster = "node" in record.environment  # where it may have had fewer processors
+        on_this_machine = record.environment.get("processor") == here and not on_cluster
+        if step and of_one_size and on_this_machine and record.evaluations > 5:
             start = max(record.timings["total"] - step * (record.iteration or 0), 0.0)
-            pace = Pace(processor=here, step_per_pixel=step / pixels, start=start)
-            yield Measured(pace, pixels, record.settings.precision, record.settings.optimizer)
+            yield record, Pace(processor=here, step_per_pixel=step / math.prod(record.shape), start=start)
 
 
-def _recent(settings: TransferSettings, shape: tuple[int, int], known: Known) -> list[Pace]:
-    """Of the newest runs with that precision and optimizer; of those about as large where there are any, since a small
-    picture costs more a pixel."""
-    as_large: list[Pace] = []
+def _recent_paces(settings: TransferSettings, shape: tuple[int, int], measurements: Measurements) -> list[Pace]:
+    """Return the paces of the newest runs with that precision and optimizer, if possible of a similar size: a small
+    image takes longer for each pixel."""
+    similar: list[Pace] = []
     others: list[Pace] = []
-    for each in known:
-        if (each.precision, each.optimizer) == (settings.precision, settings.optimizer):
-            found = as_large if 0.5 <= each.pixels / (shape[0] * shape[1]) <= 2 else others
-            found.append(each.pace)
-        if len(as_large) == RECENT:
+    for record, pace in measurements:
+        if (record.settings.precision, record.settings.optimizer) == (settings.precision, settings.optimizer):
+            is_similar = 0.5 <= math.prod(record.shape) / math.prod(shape) <= 2
+            (similar if is_similar else others).append(pace)
+        if len(similar) == RECENT:
             break
-    return (as_large or others)[:RECENT]
+    return (similar or others)[:RECENT]
 
 
 def _trial() -> list[Pace]:

@@ -159,7 +159,7 @@ def _memory_of_other_runs(beside: Run) -> float:
     for run in filter(None, (slot.run() for slot in local_slots())):
         try:
             record = run.record()
-            if run != beside and record.writer and record.writer.is_seen_from_here():
+            if run != beside and record.writer and record.writer.is_visible_here():
                 held = psutil.Process(record.writer.pid).memory_info().rss
                 bytes_ += max(memory.estimate(record.settings, record.shape) - held, 0.0)
         except (StudioError, psutil.Error):  # it has just ended

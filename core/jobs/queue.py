@@ -21,15 +21,15 @@ def queued_runs() -> list[Run]:
 def move(run: Run, to_front: bool = False) -> None:
     """Have a waiting run come before the one that is before it, or first. Raises `InputError` when it does not wait."""
     with _queue_lock():
-        places = _entries()
-        found = {each.id: number for number, (each, _) in enumerate(places)}
+        entries = _entries()
+        found = {each.id: number for number, (each, _) in enumerate(entries)}
         if run.id not in found:
             raise InputError(f"The run {run.id} does not wait in the queue.")
-        moved = places.pop(found[run.id])
-        places.insert(0 if to_front else max(found[run.id] - 1, 0), moved)
-        for order, (each, place) in enumerate(places, 1):
-            if place.order != order:
-                _write_entry(each, place.model_copy(update={"order": float(order)}))
+        moved = entries.pop(found[run.id])
+        entries.insert(0 if to_front else max(found[run.id] - 1, 0), moved)
+        for order, (each, entry) in enumerate(entries, 1):
+            if entry.order != order:
+                _write_entry(each, entry.model_copy(update={"order": float(order)}))
 
 
 def enqueue(run: Run, waiter: ProcessId | None) -> None:
@@ -42,7 +42,7 @@ def enqueue_all(entering: Sequence[Run], waiter: ProcessId | None) -> None:
         for file in paths.queue().iterdir():
             if not (file.name.startswith(".") or QueueEntry.of(file.name)):  # of one whose process is gone
                 file.unlink(missing_ok=True)
-        last = max((place.order for _, place in _entries()), default=0.0)
+        last = max((entry.order for _, entry in _entries()), default=0.0)
         for number, run in enumerate(entering, 1):
             _write_entry(run, QueueEntry(order=last + number, waiter=waiter))
 
@@ -50,14 +50,14 @@ def enqueue_all(entering: Sequence[Run], waiter: ProcessId | None) -> None:
 def _entries() -> list[tuple[Run, QueueEntry]]:
     """The queue; a run whose own process is gone waits no longer."""
     files = paths.queue().iterdir() if paths.queue().is_dir() else ()
-    places = ((file.name, QueueEntry.of(file.name)) for file in files if not file.name.startswith("."))
-    found = [(Run(paths.runs() / name), place) for name, place in places if place]
+    entries = ((file.name, QueueEntry.of(file.name)) for file in files if not file.name.startswith("."))
+    found = [(Run(paths.runs() / name), entry) for name, entry in entries if entry]
     return sorted(found, key=lambda each: (each[1].order, each[0].id))
 
 
-def _write_entry(run: Run, place: QueueEntry) -> None:
+def _write_entry(run: Run, entry: QueueEntry) -> None:
     with paths.replacing(paths.queue() / run.id) as file:
-        file.write(place.model_dump_json().encode())
+        file.write(entry.model_dump_json().encode())
 
 
 def _queue_lock() -> FileLock:
@@ -72,17 +72,17 @@ def next_queued() -> Run | None:
 
 
 def first_in_queue() -> tuple[Run, bool] | None:
-    """The run whose turn is next, and whether its own process performs it. One whose process was suspended keeps its
-    place, and lets the others pass meanwhile."""
-    for run, place in _entries():
-        if not (place.waiter and place.waiter.is_suspended()):
-            return run, place.waiter is not None
+    """Return the run whose turn is next, and whether its own process performs it. A run whose process is suspended
+    keeps its place, but others may pass it."""
+    for run, entry in _entries():
+        if not (entry.waiter and entry.waiter.is_suspended()):
+            return run, entry.waiter is not None
     return None
 
 
 def count_for_workers() -> int:
     """How many runs wait for a worker."""
-    return sum(not place.waiter for _, place in _entries())
+    return sum(not entry.waiter for _, entry in _entries())
 
 
 def dequeue(run: Run, writer: ProcessId | None = None) -> bool:
@@ -90,11 +90,11 @@ def dequeue(run: Run, writer: ProcessId | None = None) -> bool:
     if not paths.queue().is_dir():
         return False
     with _queue_lock():
-        place = paths.queue() / run.id
-        if not place.exists():
+        entry = paths.queue() / run.id
+        if not entry.exists():
             return False
-        if writer:  # before it leaves the queue: it is nobody's at no moment
+        if writer:  # before it leaves the queue, so that it always belongs to someone
             with writing(run):
                 run.change(writer=writer)
-        place.unlink()
+        entry.unlink()
     return True

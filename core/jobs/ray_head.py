@@ -347,7 +347,7 @@ class RayScheduler:
 @contextmanager
 def _hold_slot(slot: Slot, lock: FileLock, run: Run) -> Iterator[None]:
     try:
-        with slot.bearing(run):
+        with slot.occupied_by(run):
             yield
     finally:
         lock.release()

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from core import log
 from core.environment import MOST_SLOTS
 from core.errors import StudioError
-from core.jobs import eta
+from core.jobs import eta, workers
 from core.jobs.execution import Report
 from core.jobs.queue import dequeue, enqueue, enqueue_all, first_in_queue, queued_runs
 from core.jobs.slots import Slot, cluster_slots, first_free, local_slots
-from core.jobs.workers import cluster_address, ensure_workers, start_worker
 from core.machine.processes import ProcessId
 from core.runs.run import Run
 
@@ -49,17 +48,17 @@ def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float
     """The queue, each run with the seconds until it should begin and until it should be over; infinitely many where
     that cannot be told: this machine has not been measured, or NST_RAY_ADDRESS has a cluster paint them. Where asked
     for, the runs that are being painted come before it."""
-    known = eta.Known()
+    measurements = eta.Measurements()
 
     def left(run: Run) -> float:
-        seconds = eta.seconds_left(run, known)
+        seconds = eta.seconds_left(run, measurements)
         return math.inf if seconds is None else seconds
 
     under_way = [(run, 0.0, left(run)) for run in running()]
     there = running_in(cluster_slots())
     here = [ends for run, _, ends in under_way if run not in there]
     free = [*here, *[0.0] * (len(local_slots()) - len(here))]  # of each slot
-    if cluster_address():
+    if workers.cluster_address():
         free = [math.inf]
     heapq.heapify(free)
     found = under_way if with_painting else []
@@ -80,12 +79,12 @@ def running_in(places: Iterable[Slot]) -> list[Run]:
 
 
 def submit(*submitted: Run) -> None:
-    """Put runs at the queue's end, in this order, and see to it that workers take from it."""
+    """Put runs at the end of the queue, in this order, and start workers for them."""
     enqueue_all(submitted, None)
     for run in submitted:
         log.event("run queued", run=run.id)
     for _ in range(min(len(submitted), len(local_slots()))):
-        start_worker()
+        workers.start_worker()
 
 
 @contextmanager
@@ -106,14 +105,14 @@ def acquire_slot(run: Run, report: Report) -> Iterator[None]:
                 told = place
                 if now := dict(queue_positions()).get(run):  # it may have been taken out just then
                     report(_describe_position(now))
-                ensure_workers()  # those before it need someone to paint them
+                workers.ensure_workers()  # those before it need someone to paint them
             time.sleep(0.2)
         slot, lock = found
         try:
             if not dequeue(run):
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
             slot.choose_card()
-            with slot.bearing(run):
+            with slot.occupied_by(run):
                 yield
         finally:
             lock.release()

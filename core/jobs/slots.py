@@ -41,7 +41,7 @@ class Slot:
         return self._file("worker", ".json")
 
     @contextmanager
-    def bearing(self, run: Run) -> Iterator[None]:
+    def occupied_by(self, run: Run) -> Iterator[None]:
         """Say which run has the turn here. Raises `StudioError` where that cannot be written."""
         with writing(run, paths.home()), paths.replacing(self._file("painting")) as file:
             file.write(run.id.encode())

@@ -7,7 +7,6 @@ import faulthandler
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -31,57 +30,58 @@ if TYPE_CHECKING:
 
 
 def work(make_engine: EngineMaker) -> None:
-    """What a worker process does: prepare, then perform queued runs in their order, until none came for a while."""
+    """Prepare, then perform queued runs in their order until none has come for a while: what a worker process does."""
     idle_seconds()
     if not (found := _claim_slot()):
         return
     slot, lock = found
-    if address := cluster_address():
-        try:
-            _work_on_cluster(address, slot, make_engine)
-        finally:
-            lock.release()
-        return
-    slot.choose_card()
-    engine: Engine | None = None
-    turn_lock = slot.turn_lock()
-
-    def make_once(report: Report, timings: Timings) -> Engine:
-        nonlocal engine
-        engine = engine or make_engine(report, timings)
-        return engine
-
-    faulthandler.enable()  # a crash of the engine says where, in the worker's log
-    log.event("worker started", pid=os.getpid())
     try:
-        was_ready, tried = has_prepared(), False
-        announce(slot, "Ready." if was_ready else "Starting …", ready=was_ready)
-        idle_since = time.monotonic()
-        while time.monotonic() - idle_since < idle_seconds():
-            run = next_queued()
-            if not engine and not (run and was_ready):
-                if not tried:  # a run whose turn comes tries once more by itself
-                    tried = True
-                    _prepare(slot, make_once)
-                if not engine and not next_queued():
-                    return  # whoever mends it starts another worker, which prepares anew
-            if next_queued() and try_acquire(turn_lock):
-                try:
-                    if run := next_queued():  # it may be another by now
-                        _perform(run, make_once, slot)
-                        log.keep_bounded(worker_log())
-                finally:
-                    turn_lock.release()
-                if engine:  # whatever the preparation came to
-                    announce(slot, "Ready.", ready=True)
-                idle_since = time.monotonic()
-            else:
-                if queued_runs():
-                    idle_since = time.monotonic()
-                time.sleep(0.1)
+        if address := cluster_address():
+            _work_on_cluster(address, slot, make_engine)
+        else:
+            _work_here(slot, _OneEngine(make_engine))
     finally:
         log.event("worker left", pid=os.getpid())
         lock.release()
+
+
+class _OneEngine:
+    """Makes the engine when it is first needed, and keeps it."""
+
+    def __init__(self, make: EngineMaker) -> None:
+        self._make = make
+        self.made: Engine | None = None
+
+    def __call__(self, report: Report, timings: Timings) -> Engine:
+        self.made = self.made or self._make(report, timings)
+        return self.made
+
+
+def _work_here(slot: Slot, engine: _OneEngine) -> None:
+    slot.choose_card()
+    faulthandler.enable()  # a crash of the engine says where, in the worker's log
+    log.event("worker started", pid=os.getpid())
+    turn_lock = slot.turn_lock()
+    was_ready, tried = has_prepared(), False
+    announce(slot, "Ready." if was_ready else "Starting …", ready=was_ready)
+    idle_since = time.monotonic()
+    while time.monotonic() - idle_since < idle_seconds():
+        if not engine.made and not (was_ready and next_queued()):
+            if not tried:  # later each run tries by itself
+                tried = True
+                _prepare(slot, engine)
+            if not engine.made and not next_queued():
+                return  # whoever mends it starts another worker, which prepares anew
+        if next_queued() and try_acquire(turn_lock):
+            try:
+                _perform_next(slot, engine)
+            finally:
+                turn_lock.release()
+            idle_since = time.monotonic()
+        else:
+            if queued_runs():
+                idle_since = time.monotonic()
+            time.sleep(0.1)
 
 
 def _work_on_cluster(address: str, slot: Slot, make_engine: EngineMaker) -> None:
@@ -114,14 +114,11 @@ def _work_on_cluster(address: str, slot: Slot, make_engine: EngineMaker) -> None
     except Exception as error:  # whatever it is, the page must not wait for ever
         log.failed("worker not ready", error, pid=os.getpid())
         said = str(error) if isinstance(error, StudioError) else f"The work on the cluster failed: {error!r}"
-        announce(slot, said, ready=False, failed=True)  # runs wait until it can: the next worker tries again
-    finally:
-        log.event("worker left", pid=os.getpid())
+        announce(slot, said, ready=False, failed=True)  # the runs wait: the next worker tries again
 
 
 def _claim_slot() -> tuple[Slot, FileLock] | None:
-    """An slot without a worker, and the lock that makes it this one's; where all have one, waited for while there is
-    work. `None` when other workers see to it all."""
+    """Return a slot without a worker and its lock, waiting for one while runs wait; `None` when it is not needed."""
     places = local_slots()
     found = first_free(places, Slot.work_lock) or _wait_for_slot(places)
     if not found or count_for_workers():
@@ -134,7 +131,7 @@ def _claim_slot() -> tuple[Slot, FileLock] | None:
 
 
 def _wait_for_slot(places: Sequence[Slot]) -> tuple[Slot, FileLock] | None:
-    """An slot whose worker leaves, waited for while there is work."""
+    """Wait, while runs do, for a slot whose worker leaves."""
     queueing = FileLock(paths.home() / "worker-next.lock")
     if not try_acquire(queueing):  # one waiting is enough
         return None
@@ -150,8 +147,8 @@ def _wait_for_slot(places: Sequence[Slot]) -> tuple[Slot, FileLock] | None:
         queueing.release()
 
 
-def _prepare(slot: Slot, make_engine: EngineMaker) -> bool:
-    """Load what runs need, saying how far that is; whether it went well."""
+def _prepare(slot: Slot, make_engine: EngineMaker) -> None:
+    """Load what runs need, and announce how far that is."""
     was_ready = has_prepared()
 
     def tell(message: str) -> None:
@@ -172,8 +169,6 @@ def _prepare(slot: Slot, make_engine: EngineMaker) -> bool:
         log.failed("worker not ready", error, pid=os.getpid())
         known = isinstance(error, StudioError)
         announce(slot, str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
-        return False
-    return True
 
 
 def _without_preview(tell: Report) -> str:
@@ -186,15 +181,21 @@ def _without_preview(tell: Report) -> str:
     return ""
 
 
-def _perform(run: Run, make_engine: EngineMaker, slot: Slot | None = None) -> None:
+def _perform_next(slot: Slot, engine: _OneEngine) -> None:
+    if run := next_queued():  # another worker, or its user, may have taken the one that was there
+        _perform(run, engine, slot)
+        log.keep_bounded(worker_log())
+    if engine.made:  # whatever the preparation came to
+        announce(slot, "Ready.", ready=True)
+
+
+def _perform(run: Run, make_engine: EngineMaker, slot: Slot) -> None:
     taken = False
     try:
-        with slot.bearing(run) if slot else nullcontext():
-            taken = dequeue(run, ProcessId.this_process())
-            for _ in (
-                execution.perform(run, make_engine) if taken else ()
-            ):  # another worker may have been faster, or its user
-                pass
+        with slot.occupied_by(run):
+            if taken := dequeue(run, ProcessId.this_process()):
+                for _ in execution.perform(run, make_engine):
+                    pass
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
         log.failed("run failed", error, run=run.id)
         if taken or next_queued() == run:

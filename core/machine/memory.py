@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -36,10 +37,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def check_limit(settings: TransferSettings, shape: tuple[int, int], masks: int = 0) -> None:
     """Raise `InputError` when a run on a picture of `shape` (height, width) cannot do with the memory that its settings
     allow, whatever the machine has. `masks`: how many paintings have one."""
-
-    def memory(shape: tuple[int, int]) -> float:
-        return _least(settings, shape, masks)
-
+    memory = partial(_least, settings, masks=masks)
     if settings.memory and memory(shape) > (limit := settings.memory * 1e9):
         there_is = f"the setting memory allows {_words(limit)}"
         raise InputError(_refusal("memory", there_is, "allow more", memory, limit, shape))
@@ -55,9 +53,7 @@ def check(
     """Raise `InputError` when a run on a picture of `shape` (height, width) will not fit, with the size that would.
     On a GPU it is the card's memory that must do. `still_to_be_taken`: bytes of the machine's memory that the runs
     beside it will take yet. `masks`: how many paintings have one."""
-
-    def memory(shape: tuple[int, int]) -> float:
-        return _least(settings, shape, masks)
+    memory = partial(_least, settings, masks=masks)
 
     def disk(shape: tuple[int, int]) -> float:
         return shape[0] * shape[1] * _disk_per_pixel(settings)

@@ -94,7 +94,7 @@ def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
             members = _members(archive, name)
             record = _record(b"".join(_chunks(archive, members["run.json"], LIMITS["run.json"], name)), name)
             _clear_drafts()
-            draft = paths.runs() / f"{DRAFT}{processes.sign()}-{secrets.token_hex(8)}"
+            draft = paths.runs() / f"{DRAFT}{processes.own_lock()}-{secrets.token_hex(8)}"
             try:
                 draft.mkdir(parents=True)
                 _unpack(archive, members, draft, name)
@@ -116,10 +116,10 @@ def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
 
 
 def _clear_drafts() -> None:
-    """Remove what was left by imports whose process is gone."""
+    """Remove the drafts of imports whose process is gone."""
     for draft in paths.runs().glob(f"{DRAFT}*"):
-        sign = draft.name.removeprefix(DRAFT).partition("-")[0]
-        if sign and not processes.is_given(sign):
+        lock = draft.name.removeprefix(DRAFT).partition("-")[0]
+        if lock and not processes.is_locked(lock):
             shutil.rmtree(draft, ignore_errors=True)
 
 

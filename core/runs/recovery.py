@@ -72,9 +72,9 @@ def starts_over(run: Run, record: RunRecord) -> bool:
     return record.iteration is None and not run.checkpoint.exists()
 
 
-def settle(run: Run, cause: Callable[[ProcessId], str]) -> RunRecord:
-    """Note of a run whose writer is gone that it is interrupted, and why, by what `cause` says of the writer; and make
-    the best picture of its last checkpoint its result. Other runs stay as they are. Gives the record as it is then.
+def record_ending(run: Run, cause: Callable[[ProcessId], str]) -> RunRecord:
+    """Return the run's record. If its writer is gone, first note that it was interrupted and why (`cause` says so of
+    the writer), and make the best image of its last checkpoint its result.
 
     Raises `StudioError` for a record that cannot be read.
     """

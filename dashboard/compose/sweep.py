@@ -101,9 +101,11 @@ def around(setting: Setting, now: float) -> str:
 def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
     if workers.cluster_address():
         return "how long they take on the cluster cannot be told"
-    known = eta.Known()
+    measurements = eta.Measurements()
     shapes = [geometry.resized_shape(photo.image.width, photo.image.height, each.size) for each in chosen]
-    seconds = [eta.expected_seconds(each, shape, known=known) for each, shape in zip(chosen, shapes, strict=True)]
+    seconds = [
+        eta.expected_seconds(each, shape, measurements=measurements) for each, shape in zip(chosen, shapes, strict=True)
+    ]
     if any(each is None for each in seconds):
         return "their time is known once this machine is measured"
     return f"about {duration(sum(filter(None, seconds)) / len(worker.slots()))}"

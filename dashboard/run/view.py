@@ -40,7 +40,7 @@ RECENT_STEPS = 20  # the time left is told from these
 def show(run: Run) -> None:
     """The run, refreshed by itself until it ends."""
     try:
-        record = control.settle(run)
+        record = control.record_ending(run)
     except (StudioError, OSError) as error:
         st.error(plain(str(error)))
         return

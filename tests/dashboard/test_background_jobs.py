@@ -1,6 +1,5 @@
 """Commands beside a page: started once, watched by their last words, ended with all that they started."""
 
-import sys
 import time
 
 import psutil
@@ -32,16 +31,12 @@ def test_a_command_is_known_by_its_last_words():
     assert command.said().startswith("nst: There is no part 'nonsense'")
 
 
-def test_one_of_a_name_at_a_time_and_ended_with_its_children(monkeypatch):
+def test_one_of_a_name_at_a_time_and_ended_with_its_children(monkeypatch, tmp_path):
     """A stand-in for `nst` that runs on and has a child: the real ones take too long to outlast a test."""
     program = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
     program += "print('working', file=sys.stderr, flush=True); time.sleep(600)"
-    started = background_jobs.subprocess.Popen
-    monkeypatch.setattr(
-        background_jobs.subprocess,
-        "Popen",
-        lambda command, **options: started([sys.executable, "-c", program], **options),
-    )
+    (tmp_path / "nst.py").write_text(program)
+    monkeypatch.setattr(background_jobs.paths, "CHECKOUT", tmp_path)
     command = background_jobs.start("test")
     wait_until(lambda: command.said() == "working")
     with pytest.raises(StudioError, match="under way"):

@@ -283,12 +283,11 @@ def test_steps_are_told_apart_by_precision_and_size_and_nothing_else(store, new_
     assert found["nst_style_targets_total", "miss"] == 4
 
 
-def test_a_run_whose_process_died_is_told_without_a_change_of_its_record(store, new_run):
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    new_run().change(status="running", writer=ProcessId.of(process.pid))
+def test_a_run_whose_process_died_is_told_without_a_change_of_its_record(store, new_run, other_process):
+    new_run().change(status="running", writer=other_process.id)
     assert look(store)["nst_runs", "running"] == 1
-    process.kill()
-    process.communicate()
+    other_process.kill()
+    other_process.communicate()
     found = look(store)
     assert (found["nst_runs", "running"], found["nst_runs", "interrupted"]) == (0, 1)
     assert found["nst_runs_ended_total", "interrupted"] == 1

@@ -48,7 +48,7 @@ def says(writer=None, **readiness):
         file.write(said.model_dump_json().encode())
 
 
-NOBODY = ProcessId(pid=2**22 + 1, started=0.0)
+NOBODY = ProcessId(pid=2**22 + 1)
 
 
 def open_page(**query):
@@ -182,7 +182,7 @@ def test_an_upload_that_is_no_picture_is_refused(ready):
 
 def test_an_own_picture_can_be_used(ready):
     page = open_page()
-    data = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[0].path()), 100))
+    data = codec.encode(geometry.resize(codec.read_image(PHOTOS[0].path()), 100), ".png")
     page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
     assert not page.exception and not page.error
     assert not button(page, "Start").disabled
@@ -190,7 +190,7 @@ def test_an_own_picture_can_be_used(ready):
 
 def test_a_narrow_picture_is_refused_when_started(ready):
     page = open_page()
-    strip = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200))
+    strip = codec.encode(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200), ".png")
     page.file_uploader(key="upload-photo").set_value(("strip.png", strip, "image/png")).run()
     button(page, "Start").click().run()
     assert not page.exception
@@ -289,7 +289,7 @@ def test_the_preview_follows_the_pictures_not_the_settings(ready, network):
 def test_an_own_picture_is_previewed(ready, network):
     page = open_page()
     before = previews(page)
-    data = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[2].path()), 101))
+    data = codec.encode(geometry.resize(codec.read_image(PHOTOS[2].path()), 101), ".png")
     page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
     assert len(previews(page)) == 1 and previews(page) != before
 
@@ -297,7 +297,7 @@ def test_an_own_picture_is_previewed(ready, network):
 def test_a_small_photo_is_previewed_with_a_style_that_is_not_square(ready, network):
     """Start is open to this pair, so the preview may not ask for a larger size, which it has no setting for."""
     page = open_page()
-    data = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[0].path()), 40))
+    data = codec.encode(geometry.resize(codec.read_image(PHOTOS[0].path()), 40), ".png")
     page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
     assert not button(page, "Start").disabled
     assert "choose a larger size" not in texts(page)
@@ -312,7 +312,7 @@ def test_without_two_pictures_there_is_no_preview(ready, network):
 
 
 def test_a_photo_too_narrow_to_be_previewed_is_told(ready, network):
-    strip = codec.encode_png(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200))
+    strip = codec.encode(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200), ".png")
     page = open_page()
     page.file_uploader(key="upload-photo").set_value(("[b] strip.png", strip, "image/png")).run()
     assert not page.exception
@@ -358,8 +358,8 @@ def test_a_network_that_has_come_meanwhile_is_used_without_a_restart(no_models, 
 OPEN = """
 import sys
 from streamlit.testing.v1 import AppTest
-from core import jobs
-jobs.start_worker = lambda: None
+from core.jobs import workers
+workers.start_worker = lambda: None
 page = AppTest.from_file(sys.argv[1], default_timeout=120).run()
 print(len(page.exception), [image.captions[0] for image in page.image if image.captions[0]])
 print({"tensorflow", "keras", "tf2onnx", "torch"} & set(sys.modules))

@@ -59,6 +59,6 @@ def painted(engine, new_run):
     for made in (interrupted.result, interrupted.path / "result.npy"):
         made.unlink()
     changes = {"best_total": None, "best_iteration": None, "iteration": None, "evaluations": 0, "timings": {}}
-    gone = ProcessId(pid=2**22 + 1, started=0.0)
+    gone = ProcessId(pid=2**22 + 1)
     write_record(interrupted, interrupted.record().model_copy(update=changes | {"status": "running", "writer": gone}))
     return {"done": done, "steered": steered, "stopped": stopped, "failed": failed, "interrupted": interrupted}

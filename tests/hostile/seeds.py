@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 import zipfile
 
 import h5py
@@ -156,7 +155,4 @@ def weights_files(folder):
             group = file.create_group(layer)
             group.create_dataset(f"{layer}_W_1:0", shape, np.float32)
             group.create_dataset(f"{layer}_b_1:0", data=np.zeros(shape[-1:], np.float32))
-    torch = b"".join(
-        pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {}, [])
-    )
-    return {"weights.h5": (folder / "weights.h5").read_bytes(), "weights.bin": torch}
+    return {"weights.h5": (folder / "weights.h5").read_bytes()}

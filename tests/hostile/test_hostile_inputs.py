@@ -2,7 +2,6 @@
 
 import io
 import json
-import lzma
 import os
 import pickle
 import re
@@ -588,24 +587,6 @@ def test_weights_that_declare_terabytes(tmp_path):
             group.create_dataset("bias", (64,), np.float32)
     with bounded(20), pytest.raises(InputError, match=r"does not hold VGG19 weights \(block1_conv1 has the shapes"):
         read(WeightsFile(tmp_path / "w.h5", "user"))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x80\x02Nr\xff\xff\xff\x7f.",  # kept under a number for which the unpickler would make a list as long
-        b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.",  # bytes that are not there
-        b"\x80\x04\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",  # a number of 2 GiB
-        b"\x80\x02" + b"N" * 200_000 + b".",
-        b"\x80\x02ceval\nexec\n.",
-        lzma.compress(b"a"),
-    ],
-    ids=["memo", "bytes", "number", "operations", "call", "lzma"],
-)
-def test_weights_that_are_a_hostile_pickle(tmp_path, data):
-    (tmp_path / "w.bin").write_bytes(data)
-    with bounded(20), pytest.raises(InputError, match=r"does not hold VGG19 weights \(.*\): give Keras's"):
-        read(WeightsFile(tmp_path / "w.bin", "user"))
 
 
 def test_nothing_of_this_lies_outside(own_home):

@@ -537,7 +537,7 @@ def test_runs_say_why_one_was_interrupted(files, own_home):
     seen, noted = (
         store.create(picture, picture, TransferSettings(size=64), "draft", name, "style") for name in ("seen", "noted")
     )
-    earlier = ProcessId.this_process().model_copy(update={"boot": "earlier"})
+    earlier = ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""})
     seen.change(status="running", writer=earlier, message="Compiling the first step …")
     noted_cause = "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
     noted.change(status="interrupted", writer=None, message=noted_cause)

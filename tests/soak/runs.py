@@ -100,7 +100,7 @@ def perform(number: int) -> tuple[list[Held], list[str]]:
             if time.monotonic() > deadline:
                 return held, [*failures, f"run {count} was {run.record().status} after {WAIT} s"]
             time.sleep(0.05)
-        record, process = control.settle(run), worker()
+        record, process = control.record_ending(run), worker()
         if record.status != "done":
             failures.append(f"run {count} was {record.status}: {record.message}")
         if not process:

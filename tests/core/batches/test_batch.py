@@ -13,7 +13,6 @@ from core.batches.progress import Watch
 from core.errors import InputError
 from core.images import codec
 from core.jobs import control, queue, schedule, workers
-from core.machine import processes
 from core.machine.processes import ProcessId
 from core.presets import PRESETS, choose
 from core.runs import store
@@ -343,7 +342,7 @@ def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(fold
     found = progress.batch_items(wanted)
     assert [part.run for part in found] == [first, second, third, fourth]
     assert [part.state for part in found] == ["painted", "broken off", "under way", "under way"]
-    fourth.change(writer=ProcessId(pid=2**22 + 1, started=0.0))
+    fourth.change(writer=ProcessId(pid=2**22 + 1))
     assert progress.batch_items(wanted)[3].state == "broken off"
     assert progress.begin(found[1:2], "it") == [second] and second.record().status == "queued"
     assert [part.state for part in progress.batch_items(wanted, again=True)] == ["new"] * 4
@@ -474,7 +473,7 @@ def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
     first, second, third, fourth = progress.begin(found, "it")
     schedule.submit(first, second, third)
     queue.dequeue(first)
-    other = ProcessId.of(os.getppid())
+    other = ProcessId.this_process().model_copy(update={"pid": os.getppid()})
     first.change(status="running", writer=other)
     third.change(iteration=2)
     assert progress.cancel_waiting([first, second, third, fourth]) == [first]
@@ -483,13 +482,11 @@ def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
     assert third.record().status == "stopped"
 
 
-@pytest.mark.skipif(not processes.namespace(), reason="there are no namespaces of processes here")
-def test_what_a_process_of_the_same_number_elsewhere_has_begun_is_not_removed(folder):
+def test_what_another_process_has_begun_is_not_removed(folder, other_process):
     (run,) = progress.begin(progress.batch_items(product(folder)[:1]), "it")
-    elsewhere = ProcessId.this_process().model_copy(update={"namespace": "pid:[1]"})
-    run.change(writer=elsewhere)
+    run.change(writer=other_process.id)
     assert progress.cancel_waiting([run]) == [run]
-    assert run.request().stop and run.record().writer == elsewhere
+    assert run.request().stop and run.record().writer == other_process.id
 
 
 def test_a_run_of_an_earlier_day_is_not_removed_though_nothing_was_kept_of_it(folder):

@@ -24,8 +24,8 @@ from core.images.codec import (
     MAX_PIXELS,
     MIN_SIDE,
     check_writable,
+    encode,
     encode_jpeg,
-    encode_png,
     read_image,
     read_metadata,
     write_image,
@@ -482,7 +482,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 def test_unreadable_file(tmp_path: Path) -> None:
     path = tmp_path / "secret.png"
-    path.write_bytes(encode_png(noise()))
+    path.write_bytes(encode(noise(), ".png"))
     path.chmod(0)
     with as_nobody(), pytest.raises(InputError, match=r"^secret\.png cannot be read: Permission denied\.$"):
         read_image(path)
@@ -558,9 +558,9 @@ def test_too_many_pixels_of_a_tiff_for_tifffile() -> None:
 
 def test_too_small() -> None:
     assert MIN_SIDE == 32
-    assert read_image(encode_png(noise(32, 40))).size == (40, 32)
+    assert read_image(encode(noise(32, 40), ".png")).size == (40, 32)
     with pytest.raises(InputError, match=r"^icon has 40 × 31 pixels; the shorter side must have at least 32 pixels\.$"):
-        read_image(encode_png(noise(31, 40)), "icon")
+        read_image(encode(noise(31, 40), ".png"), "icon")
 
 
 # Sizes
@@ -798,7 +798,7 @@ def test_only_8_bit_rgb_is_written(tmp_path: Path) -> None:
 
 
 def test_encoded_bytes() -> None:
-    np.testing.assert_array_equal(np.asarray(read_image(encode_png(noise()))), noise())
+    np.testing.assert_array_equal(np.asarray(read_image(encode(noise(), ".png"))), noise())
     assert np.abs(np.asarray(read_image(encode_jpeg(smooth())), int) - smooth()).max() <= 12
     assert len(encode_jpeg(noise(), quality=30)) < len(encode_jpeg(noise()))
 

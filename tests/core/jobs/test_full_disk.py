@@ -15,6 +15,8 @@ from soak.kills import check_readable
 from core import paths
 from core.errors import StudioError
 from core.jobs import execution, queue, schedule, worker, workers
+from core.jobs.slots import Slot
+from core.machine import processes
 from core.runs import recovery, store
 from core.settings import TransferSettings
 from core.transfer.checkpoint import Checkpoint
@@ -140,7 +142,7 @@ def test_a_worker_that_cannot_write_how_a_run_ended_leaves(disk, engine, monkeyp
 
     monkeypatch.setattr(execution, "perform", close_midway)
     with pytest.raises(StudioError, match="Read-only file system"):
-        worker._perform(run, lambda *_: engine)
+        worker._perform(run, lambda *_: engine, Slot(0))
 
 
 @pytest.mark.parametrize("full", ["home_disk", "disk"])
@@ -170,6 +172,7 @@ def test_a_home_that_is_read_only_is_told_in_a_line(home_disk, tmp_path, monkeyp
     waits, ended = new_run(), new_run()
     schedule.submit(waits)
     ended.change(status="stopped")
+    processes._held.clear()  # the disk cannot be made read-only while a lock is open on it
     assert _mount("-o", "remount,ro", folder=home_disk).returncode == 0
     for arguments in (
         ("queue", "--cancel", waits.id),

@@ -384,7 +384,7 @@ def test_readiness_of_nobody(own_home):
         assert workers.readiness() is None
     file.write_text(workers.Readiness(**said).model_dump_json())
     assert workers.readiness().message == "Loading …"
-    said["writer"]["started"] -= 60  # another process of this number
+    said["writer"]["lock"] = ""
     file.write_text(workers.Readiness(**said).model_dump_json())
     assert workers.readiness() is None
     file.write_text(workers.Readiness(**said, ready=True).model_dump_json())
@@ -487,7 +487,7 @@ def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only,
     assert [run for run, _ in schedule.queue_positions()] == found
     # The first place is free after 10, 30, 60 and 65 seconds, the second after 100.
     assert [each.seconds for _, each in schedule.queue_positions()] == pytest.approx([0, 0, 10, 30, 60, 65])
-    with Slot(1).bearing(found[0]):
+    with Slot(1).occupied_by(found[0]):
         queue.dequeue(found[0])
         found[0].change(status="preparing")
         assert schedule.running() == [found[0]]
@@ -500,7 +500,7 @@ def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
     (there := new_run("there")).change(status="preparing")
     submitted("a")
-    with Slot(0, on_cluster=True).bearing(there):
+    with Slot(0, on_cluster=True).occupied_by(there):
         assert [each.seconds for _, each in schedule.queue_positions()] == [0.0]
         monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
         assert [each.seconds for _, each in schedule.queue_positions()] == [None]
@@ -509,7 +509,7 @@ def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only
 def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
     (own_home / "pace.json").parent.mkdir()
     run = new_run(iterations=1000)
-    with FIRST.bearing(run):
+    with FIRST.occupied_by(run):
         for step in execution.perform(run, make_engine):
             if step.iteration == 5:
                 (waits,) = submitted("b")
@@ -590,8 +590,8 @@ def test_who_gives_up_waiting_leaves_the_queue(queue_only):
 
 def test_who_is_killed_while_it_waits_does_not_hold_up_the_others(queue_only):
     run = new_run("a")
-    queue.enqueue(run, ProcessId.this_process().model_copy(update={"started": 1.0}))
-    run.change(writer=ProcessId.this_process().model_copy(update={"started": 1.0}))
+    queue.enqueue(run, ProcessId(pid=2**22 + 1))
+    run.change(writer=ProcessId(pid=2**22 + 1))
     (second,) = submitted("b")
     assert queue.next_queued() == second
     assert run.record().status == "interrupted"
@@ -609,11 +609,11 @@ def test_waiting_run_is_stopped_without_a_worker(queue_only):
 
 def test_a_run_that_another_worker_has_taken_stays_as_that_one_has_it(queue_only):
     (run,) = submitted("a")
-    assert queue.dequeue(run, other := ProcessId.of(os.getppid()))
+    assert queue.dequeue(run, other := ProcessId.this_process().model_copy(update={"pid": os.getppid()}))
     assert run.record().writer == other
     run.change(status="preparing")
     before = (run.path / "run.json").read_bytes()
-    worker._perform(run, Maker(None, failures=99))
+    worker._perform(run, Maker(None, failures=99), FIRST)
     assert (run.path / "run.json").read_bytes() == before
 
 
@@ -638,17 +638,17 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     run = new_run()
     schedule.submit(run)
     said = json.loads((run.path / "run.json").read_text())
-    said["writer"] = ProcessId.this_process().model_copy(update={"started": 1.0}).model_dump()
+    said["writer"] = ProcessId(pid=2**22 + 1).model_dump()
     (run.path / "run.json").write_text(json.dumps(said))
     assert run.record().status == "queued"
-    worker._perform(run, make_engine)
+    worker._perform(run, make_engine, FIRST)
     assert run.record().status == "done"
 
 
 def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, told):
     paths.queue().mkdir(parents=True)
     (paths.queue() / "20260101-000000-000000-gone-ffff").touch()
-    worker._perform(queue.next_queued(), make_engine)
+    worker._perform(queue.next_queued(), make_engine, FIRST)
     assert queue.next_queued() is None
     (line,) = told.lines()
     assert "error run failed run=20260101-000000-000000-gone-ffff" in line
@@ -813,7 +813,7 @@ def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
     say(ready)
     workers.ensure_warm_worker()
     assert len(started) == 1  # one is alive
-    say(ready, started=1.0)  # it is gone, and another process has its number
+    say(ready, lock="")  # it is gone, and another process has its number
     workers.ensure_warm_worker()
     assert len(started) == 2
     (paths.home() / "worker.json").write_text("{")
@@ -822,7 +822,7 @@ def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
 
 
 def test_a_worker_that_failed_to_get_ready_is_not_started_again_for_a_page_but_for_a_run(started, tmp_path):
-    say(ready=False, failed=True, started=1.0)
+    say(ready=False, failed=True, lock="")
     workers.ensure_warm_worker()
     assert started == []
     assert workers.readiness().failed  # and why stays to be read
@@ -846,11 +846,11 @@ def test_a_queue_is_seen_to_only_where_runs_wait(started):
 
 def test_one_worker_is_kept_warm_however_many_places_there_are(started, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "3")
-    say(ready=True, started=1.0)
+    say(ready=True, lock="")
     say(ready=False, slot=Slot(2))
     workers.ensure_warm_worker()
     assert started == []
-    say(ready=False, slot=Slot(2), started=1.0)
+    say(ready=False, slot=Slot(2), lock="")
     workers.ensure_warm_worker()
     assert len(started) == 1
 
@@ -876,10 +876,10 @@ def test_of_several_workers_the_one_that_is_furthest_speaks_and_a_dead_one_for_w
         say(slot=Slot(number), **said)
         os.utime(Slot(number).readiness_file, ns=(now, now + after * 10**9))
 
-    speaks(0, 1, ready=True, started=1.0)
-    speaks(1, 2, ready=False, failed=True, started=1.0)
+    speaks(0, 1, ready=True, lock="")
+    speaks(1, 2, ready=False, failed=True, lock="")
     assert workers.readiness().failed  # the last word
-    speaks(1, 0, ready=False, failed=True, started=1.0)
+    speaks(1, 0, ready=False, failed=True, lock="")
     assert workers.readiness().ready
     speaks(2, 3, ready=False)
     assert not workers.readiness().ready  # one is alive
@@ -910,7 +910,7 @@ def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(
 def ended(code, *arguments):
     """A process that a worker's starter has seen to its end."""
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    writer = ProcessId.of(process.pid)
+    writer = ProcessId.this_process().model_copy(update={"pid": process.pid, "lock": ""})
     workers.started_workers[process.pid] = process
     process.communicate(b"\n")
     return writer
@@ -929,7 +929,7 @@ def ended(code, *arguments):
 def test_how_a_worker_ended_is_noted_of_its_run(own_home, code, said):
     run = new_run()
     run.change(status="running", writer=ended(f"import os, signal, sys; input(); {code}"))
-    assert re.search(said, control.settle(run).message)
+    assert re.search(said, control.record_ending(run).message)
     assert re.search(said, run.record().message)
 
 
@@ -938,20 +938,20 @@ def test_nobody_knows_how_another_s_worker_ended(own_home):
     writer = ended("input()")
     del workers.started_workers[writer.pid]
     run.change(status="running", writer=writer)
-    assert control.settle(run).message == "The process that painted it is gone."
+    assert control.record_ending(run).message == "The process that painted it is gone."
 
 
 def test_a_restart_of_the_machine_is_told(own_home):
     run = new_run()
-    run.change(status="running", writer=ProcessId.this_process().model_copy(update={"boot": "earlier"}))
-    assert "was restarted" in control.settle(run).message
+    run.change(status="running", writer=ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""}))
+    assert "was restarted" in control.record_ending(run).message
 
 
 def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
     """Whatever else the process does that records it, which may be nothing yet."""
     run = new_run("a")
     run.change(status="running", writer=ProcessId.this_process())
-    with Slot(0, on_cluster=True).bearing(run):
+    with Slot(0, on_cluster=True).occupied_by(run):
         assert schedule.running() == [run]
         control.kill(run)  # this process goes on
     assert (run.request().stop, run.request().at_once) == (True, True)
@@ -1016,6 +1016,7 @@ def story(tmp_path_factory, weights, model):
         time.sleep(1)
         os.kill(seen.first_pid, signal.SIGKILL)
         seen.first_gone = until(lambda: not works(seen.first_pid), 10)
+        until(lambda: seen.killed.record().status != "running", 10)  # its other threads end later than the first
         seen.status_when_killed = seen.killed.record().status
 
         seen.third, seen.stopped = new_run("d third"), new_run("e stopped", iterations=20_000)
@@ -1187,7 +1188,7 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
     assert until(lambda: active.record().status == "interrupted", 10)
     assert queue.queued_runs() == waiting
     assert [run.record().status for run in waiting] == ["queued"] * 5
-    assert control.settle(active).best_total and codec.read_image(active.result).size == (64, 51)
+    assert control.record_ending(active).best_total and codec.read_image(active.result).size == (64, 51)
 
     workers.ensure_workers()
     assert until(lambda: first.record().status == "running")

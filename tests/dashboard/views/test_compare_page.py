@@ -18,7 +18,7 @@ def commands(monkeypatch):
 
     def start(name, *arguments):
         calls.append((name, *arguments))
-        command(False, arguments)
+        command(monkeypatch, False, arguments)
 
     monkeypatch.setattr(background_jobs, "start", start)
     return calls
@@ -125,24 +125,24 @@ def test_another_yardstick_measures_anew(visit, kept, measured, commands):
     assert [words[-1] for words in commands] == [kept.done.id]
 
 
-def command(ended, arguments, *said):
-    """The last measurement, as `background` keeps it; running, it is this process."""
+def command(monkeypatch, ended, arguments, *said):
+    """The last measurement, as `background_jobs` keeps it."""
+    monkeypatch.setattr(background_jobs.Command, "is_running", lambda command: not ended)
     background_jobs.folder().mkdir(parents=True, exist_ok=True)
-    process = ProcessId(pid=2**22 + 1, started=0.0) if ended else ProcessId.this_process()
-    known = background_jobs.Command(name="yardstick", arguments=list(arguments), process=process)
+    known = background_jobs.Command(name="yardstick", arguments=list(arguments), process=ProcessId(pid=2**22 + 1))
     (background_jobs.folder() / "yardstick.json").write_text(known.model_dump_json())
     (background_jobs.folder() / "yardstick.log").write_text("\n".join(said))
 
 
-def test_one_command_at_a_time_and_its_words_are_shown(visit, kept, commands):
-    command(False, ["compare", "other"], "Measuring [another] …")
+def test_one_command_at_a_time_and_its_words_are_shown(visit, kept, commands, monkeypatch):
+    command(monkeypatch, False, ["compare", "other"], "Measuring [another] …")
     page = visit("compare", runs=address(kept.done, kept.steered))
     assert r"Measuring: Measuring \[another\]" in page.status[0].label and commands == []
 
 
-def test_a_command_that_failed_is_told_and_tried_again_only_when_asked(visit, kept, commands):
+def test_a_command_that_failed_is_told_and_tried_again_only_when_asked(visit, kept, commands, monkeypatch):
     wanted = ["compare", kept.done.id, kept.steered.id, "--by", "reference"]
-    command(True, wanted, "nst: It is broken [badly].")
+    command(monkeypatch, True, wanted, "nst: It is broken [badly].")
     page = visit("compare", runs=address(kept.done, kept.steered))
     assert r"It is broken \[badly\]\." in page.error[0].value and commands == []
     button(page, "Try again").click().run()

@@ -272,7 +272,7 @@ def test_when_the_next_run_begins_is_told_once_measured(visit, new_run):
 
 def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
     record = kept.stopped.record()
-    gone = ProcessId.this_process().model_copy(update={"boot": "an earlier one"})
+    gone = ProcessId.this_process().model_copy(update={"boot": "an earlier one", "lock": ""})
     kept.stopped.change(status="running", writer=gone, iteration=None)
     page = visit("stylize", run=kept.stopped.id)
     assert "The machine was restarted while it was being painted" in page.warning[0].value.replace("\\", "")
@@ -283,7 +283,7 @@ def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
 
 def test_a_run_broken_off_before_its_first_checkpoint_can_continue_too(visit, new_run, started):
     run = new_run()
-    run.change(status="preparing", writer=ProcessId.this_process().model_copy(update={"started": 1.0}))
+    run.change(status="preparing", writer=ProcessId(pid=2**22 + 1))
     page = visit("stylize", run=run.id)
     button(page, "Go on painting").click().run()
     assert queue.queued_runs() == [run] and run.record().status == "queued"
@@ -293,7 +293,7 @@ def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         run = new_run()
-        run.change(status="running", writer=ProcessId.of(process.pid))
+        run.change(status="running", writer=ProcessId.this_process().model_copy(update={"pid": process.pid}))
         assert not visit("stylize", run=run.id).warning
         long_ago = time.time() - 1000
         os.utime(run.path / "run.json", (long_ago, long_ago))

@@ -171,24 +171,24 @@ def test_what_cannot_start_says_why(visit, monkeypatch):
     assert "under way already" in page.error[0].value
 
 
-def command(ended, *said):
-    """The last measurement, as `background` keeps it; running, it is this process."""
+def command(monkeypatch, ended, *said):
+    """The last measurement, as `background_jobs` keeps it."""
+    monkeypatch.setattr(background_jobs.Command, "is_running", lambda command: not ended)
     background_jobs.folder().mkdir(parents=True)
-    process = ProcessId(pid=2**22 + 1, started=0.0) if ended else ProcessId.this_process()
-    known = background_jobs.Command(name="bench", arguments=["bench", "targets"], process=process)
+    known = background_jobs.Command(name="bench", arguments=["bench", "targets"], process=ProcessId(pid=2**22 + 1))
     (background_jobs.folder() / "bench.json").write_text(known.model_dump_json())
     (background_jobs.folder() / "bench.log").write_text("\n".join(said))
 
 
-def test_a_measurement_under_way_is_shown_and_can_be_stopped(visit):
-    command(False, "Loading TensorFlow …", "turn 2 of [3] …")
+def test_a_measurement_under_way_is_shown_and_can_be_stopped(visit, monkeypatch):
+    command(monkeypatch, False, "Loading TensorFlow …", "turn 2 of [3] …")
     page = visit("timings")
     assert r"turn 2 of \[3\]" in page.status[0].label
     assert button(page, "Stop measuring") and "Measure" not in [each.label for each in page.button]
 
 
-def test_a_measurement_that_failed_says_why(visit):
-    command(True, "Loading TensorFlow …", "nst: No weights can be had.")
+def test_a_measurement_that_failed_says_why(visit, monkeypatch):
+    command(monkeypatch, True, "Loading TensorFlow …", "nst: No weights can be had.")
     page = visit("timings")
     assert page.error[0].value == r"No weights can be had\." and button(page, "Measure")
 
