@@ -165,7 +165,7 @@ def _paint_batch(
         write_report(found, target, by, f"{name}: {len(found)} runs", measure)
         report = str(target)
     if as_json:
-        records = [part.run.record().model_dump(mode="json", exclude={"writer"}) for part in painted if part.run]
+        records = [part.run.record().summary() for part in painted if part.run]
         known = [part.run.id for part in there if part.run]
         console.print_json({"painted": records, "there already": known, "failed": failed, "report": report})
     if stopped:

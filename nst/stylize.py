@@ -107,6 +107,7 @@ def stylize(
     from core.images import codec
     from core.presets import choose
     from core.runs.record import Steering
+    from core.runs.store import create
 
     wanted = choose(preset, **choices)
     steering = [Steering.parse(text, wanted) for text in steer or ()]
@@ -127,7 +128,7 @@ def stylize(
     codec.check_writable(output)
     photo, name = read_picture(content)
     spec = read_spec(styles, wanted, preset, mask, keep, start_from, steering)
-    run = spec.new_run(photo, name)
+    run = create(spec, photo, name)
     _tell_what_is_stretched(spec, photo.height, photo.width)
     perform(run, weights, wanted.iterations, now=now)
     _deliver(run, output, as_json)
@@ -169,8 +170,7 @@ def _deliver(run: Run, output: Path, as_json: bool) -> None:
     except StudioError as error:
         raise StudioError(f"{error} The picture is kept as {run.result}") from error
     if as_json:
-        summary = record.model_dump(mode="json", exclude={"writer"})
-        console.print_json(summary | {"output": str(output), "run": str(run.path)})
+        console.print_json(record.summary() | {"output": str(output), "run": str(run.path)})
     else:
         kept = "Stopped; the best picture so far" if record.status == "stopped" else "The picture"
         console.tell(f"{kept} (iteration {record.best_iteration}, loss {record.best_total:.4g}) is in {output}")
@@ -218,16 +218,16 @@ def read_spec(
     steering: Sequence[Steering] = (),
 ) -> RunSpec:
     """How a photo is to be painted, its pictures read. Raises `InputError` where they do not fit together."""
-    from core.names import JOINT
-    from core.runs.spec import RunSpec
+    from core.runs.spec import RunSpec, Style
     from core.transfer.inputs import check_styles
 
-    where = _masks(masks or (), len(styles))
+    read_masks = _masks(masks or (), len(styles))
     pictures, names = zip(*map(read_picture, styles), strict=True)
-    check_styles([picture.size for picture in pictures], settings, JOINT.join(names))
+    check_styles([picture.size for picture in pictures], settings, names)
     kept = _kept(keep) if keep else None
     start_image, start_name = read_picture(start) if start else (None, "")
-    return RunSpec(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
+    given = [Style(*style) for style in zip(names, pictures, read_masks, strict=True)]
+    return RunSpec(given, settings, preset, kept, start_image, start_name, steering)
 
 
 def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
@@ -267,7 +267,7 @@ def _tell_what_is_stretched(spec: RunSpec, height: int, width: int, photo: str =
     """Of the masks and the picture to start from, which are brought to the shape of a photo of that size."""
     from core.images import geometry
 
-    given = {f"--mask {number}": mask for number, mask in enumerate(spec.masks, 1)}
+    given = {f"--mask {number}": style.mask for number, style in enumerate(spec.styles, 1)}
     given |= {"--keep": spec.kept, "--start-from": spec.start}
     for option, picture in given.items():
         if picture and not geometry.of_one_shape(picture.size, (width, height)):
@@ -276,9 +276,9 @@ def _tell_what_is_stretched(spec: RunSpec, height: int, width: int, photo: str =
 
 def read_picture(given: str) -> tuple[Image.Image, str]:
     """The picture of a file or of a sample, and its name."""
-    from core.samples import gallery
+    from core.samples.gallery import PictureSource
 
-    found = gallery.given(given)
+    found = PictureSource.from_text(given)
     return found.read(), found.name
 
 
@@ -338,8 +338,7 @@ def _paint_series(series: FolderBatch, weights: Path | None, now: bool, again: b
                 if record.status == "stopped":
                     raise KeyboardInterrupt
                 series.keep(part, run)
-                summary = record.model_dump(mode="json", exclude={"writer"})
-                painted.append(summary | {"output": str(part.output)})
+                painted.append(record.summary() | {"output": str(part.output)})
             except KeyboardInterrupt:
                 stopped = True
                 if run:

@@ -19,6 +19,7 @@ from core.images.sandbox import Decoder
 from core.runs.record import SOFTWARE
 from core.runs.run import Run
 from core.runs.spec import RunSpec, made_of
+from core.runs.store import create
 from core.settings import TransferSettings
 
 MADE_OF = "Made of"  # the entry of a result that holds its `Part.made_of`
@@ -98,7 +99,7 @@ class FolderBatch:
         if part.before:
             result = codec.read_image(part.before, max_bytes=RESULT_BYTES)
             spec = dataclasses.replace(spec, settings=part.settings, start=result, start_name=part.before.stem)
-        return spec.new_run(photo, part.photo.stem)
+        return create(spec, photo, part.photo.stem)
 
     def keep(self, part: FolderItem, run: Run) -> None:
         """Write the result of a run that is done. Of a film the library keeps the first frame's run alone: it says how

@@ -15,7 +15,7 @@ from core.batches import plan
 from core.batches.plan import SEVERAL, Checker, Job, Report
 from core.errors import InputError
 from core.presets import DEFAULT_PRESET, PRESETS, choose
-from core.samples.gallery import given
+from core.samples.gallery import PictureSource
 from core.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class _Row:
         for name in ("content", "style"):
             if name not in self.cells:
                 raise InputError(f"{self.where}: it names no {name}.")
-        content = self._told("content", lambda: given(self._one("content"), folder))
-        styles = self._told("style", lambda: tuple(given(word, folder) for word in self._styles()))
+        content = self._told("content", lambda: PictureSource.from_text(self._one("content"), folder))
+        styles = self._told("style", lambda: tuple(PictureSource.from_text(word, folder) for word in self._styles()))
         preset = self._one("preset") if "preset" in self.cells else preset
         if preset not in PRESETS:
             raise self._error("preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}.")

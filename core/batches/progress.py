@@ -17,9 +17,9 @@ from core.jobs import control, queue, schedule, workers
 from core.runs.record import RunRecord
 from core.runs.recovery import resume, starts_over
 from core.runs.run import Run
-from core.runs.spec import RunSpec
-from core.runs.store import readable_runs
-from core.samples.gallery import Given
+from core.runs.spec import RunSpec, Style
+from core.runs.store import create, readable_runs
+from core.samples.gallery import PictureSource
 from core.settings import SETTINGS, TransferSettings
 from core.timings import duration
 
@@ -82,15 +82,16 @@ def begin(due: Sequence[BatchItem], batch: str, report: Report = lambda line: No
 
     Raises `StudioError` when a run cannot be written, or a picture can no longer be read.
     """
-    read = functools.lru_cache(maxsize=4)(Given.read)  # jobs that follow one another share their pictures
+    read = functools.lru_cache(maxsize=4)(PictureSource.read)  # jobs that follow one another share their pictures
     begun = []
     for number, part in enumerate(due, 1):
         job = part.job
         if number % TOLD_EVERY == 1:
             report(f"Getting the runs ready: {number} of {len(due)} …")
         if not (part.run and _goes_on(part.run, job.settings)):
-            spec = RunSpec(job.settings, job.preset, [read(style) for style in job.styles], job.style_name)
-            part.run = spec.new_run(read(job.content), job.content.name, batch=batch, job=job.digest)
+            styles = [Style(style.name, read(style)) for style in job.styles]
+            spec = RunSpec(styles, job.settings, job.preset)
+            part.run = create(spec, read(job.content), job.content.name, batch=batch, job=job.digest)
         begun.append(part.run)
     return begun
 

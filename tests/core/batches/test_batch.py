@@ -27,7 +27,8 @@ SMALL = {"size": "64", "iterations": "3"}
 def started(own_home, monkeypatch):
     """A worker is not started, only counted."""
     calls = []
-    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
+    for module in (workers, schedule):
+        monkeypatch.setattr(module, "start_worker", lambda: calls.append("worker"))
     return calls
 
 
@@ -69,6 +70,16 @@ def ended(run, status="done", **changes):
 
 
 # --- files
+
+
+def test_digests_stay_so_that_a_batch_that_was_begun_goes_on(read, folder):
+    for name, colour in (("photo", (10, 20, 30)), ("one", "red"), ("two", "blue")):
+        Image.new("RGB", (70, 66), colour).save(folder / f"{name}.bmp")
+    jobs = read("content,style,size\nphoto.bmp,one.bmp,64\nphoto.bmp,one.bmp;two.bmp,64\n")
+    assert [job.digest for job in jobs] == [
+        "ded9d0e64026e7a98c537b2c3e4651a52ff6eb30cf79b9e434f9d5f78b9b79f0",
+        "678b00d8095db58fcb12df960955746dfdb3de292f33e42dbc385e6b1b23aa77",
+    ]
 
 
 def test_a_row_is_a_run_and_what_is_left_empty_is_the_preset_s(read, folder):

@@ -11,8 +11,10 @@ from core.errors import InputError
 from core.images import codec
 from core.runs import store
 from core.runs.record import SOFTWARE, Steering
-from core.runs.spec import RunSpec
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
+
+RED = Image.new("RGB", (64, 64), "red")
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def spec():
-    return RunSpec(TransferSettings(size=64), "draft", [Image.new("RGB", (64, 64), "red")], "red")
+    return RunSpec([Style("red", RED)], TransferSettings(size=64), "draft")
 
 
 def painted(part):
@@ -96,9 +98,10 @@ def test_another_program_s_file_is_not_replaced(folder, tmp_path, spec):
     "change",
     [
         {"settings": TransferSettings(size=64, style_weight=1)},
-        {"styles": [Image.new("RGB", (64, 64), "blue")]},
-        {"styles": [Image.new("RGB", (64, 64), "red")] * 2},
-        {"masks": [Image.new("L", (64, 64), 9)]},
+        {"styles": [Style("red", Image.new("RGB", (64, 64), "blue"))]},
+        {"styles": [Style("blue", RED)]},
+        {"styles": [Style("red", RED)] * 2},
+        {"styles": [Style("red", RED, Image.new("L", (64, 64), 9))]},
         {"kept": Image.new("L", (64, 64), 9)},
         {"start": Image.new("RGB", (64, 64), 9)},
         {"steering": [Steering(iteration=1, changes={"style_weight": 1.0})]},
@@ -113,6 +116,25 @@ def test_what_was_painted_otherwise_is_painted_again(folder, tmp_path, spec, cha
     assert [part.is_painted for part in series.parts()] == [True, True]
     other = FolderBatch.of(photos, tmp_path / "out", dataclasses.replace(spec, **change))
     assert [part.is_painted for part in other.parts()] == [False, False]
+
+
+def test_digests_stay_so_that_a_folder_that_was_begun_goes_on(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (70, 66), (10, 20, 30)).save(tmp_path / "photos" / "photo.bmp")
+    one, two, mask = (
+        Image.new("RGB", (70, 66), "red"),
+        Image.new("RGB", (70, 66), "blue"),
+        Image.new("L", (70, 66), 255),
+    )
+    steering = [Steering(iteration=1, changes={"style_weight": 0.5})]
+    settings = TransferSettings(size=64)
+    plain = RunSpec([Style("one", one)], settings, "draft")
+    full = RunSpec([Style("one", one), Style("two", two, mask)], settings, "draft", mask, two, "start", steering)
+    found = [FolderBatch.of(tmp_path / "photos", tmp_path / "out", spec).parts()[0].made_of for spec in (plain, full)]
+    assert found == [
+        "26701e2276e2ee468e28ca380e036d708662282bf79d14de026da7771722a5d7",
+        "3ebf16ed0205b64210a899d2e2800a85701eaf18fad95410811f24fd82a0adbe",
+    ]
 
 
 def test_what_shapes_no_result_has_nothing_painted_again(folder, tmp_path, spec):
