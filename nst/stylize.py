@@ -121,7 +121,7 @@ def stylize(
     if folder.is_dir():
         later = wanted.changed(iterations=iterations_after_first or wanted.iterations) if sequence else None
         spec = read_spec(styles, wanted, preset, mask, keep, start_from, steering)
-        _paint_series(FolderBatch.of(folder, output, spec, later), weights, now, again, as_json)
+        _paint_folder(FolderBatch.of(folder, output, spec, later), weights, now, again, as_json)
         return
     if sequence or again:
         raise InputError(f"{'--sequence' if sequence else '--again'} is for a folder of photos, and {content} is none.")
@@ -314,52 +314,52 @@ def _paint(
             raise
 
 
-def _paint_series(series: FolderBatch, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
+def _paint_folder(batch: FolderBatch, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
     """Paint what has not been painted yet, with one progress bar; what could not be is told at the end."""
     with console.working() as told:
-        parts = series.parts(told)
-        due = {number: part for number, part in enumerate(parts, 1) if again or not part.is_painted}
+        items = batch.items(told)
+        due = {number: item for number, item in enumerate(items, 1) if again or not item.is_painted}
     make_engine = once(lambda tell, timings: load_engine(weights, tell, timings))
     painted: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     stopped = False
     shapes: set[tuple[int, int]] = set()
-    with PaintingProgress(sum(part.settings.iterations for part in due.values())) as progress:
-        for number, part in due.items():
-            progress.turn_to(f"{number} of {len(parts)}, {part.photo.name}: ")
+    with PaintingProgress(sum(item.settings.iterations for item in due.values())) as progress:
+        for number, item in due.items():
+            progress.turn_to(f"{number} of {len(items)}, {item.photo.name}: ")
             run = None
             try:
-                run = series.begin(part)
+                run = batch.begin(item)
                 if (shape := run.record().shape) not in shapes:  # a film's frames have one
                     shapes.add(shape)
-                    _tell_what_is_stretched(series.spec, *shape, part.photo.name)
+                    _tell_what_is_stretched(batch.spec, *shape, item.photo.name)
                 _paint(run, progress, make_engine, _let_pass, now)
                 record = run.record()
                 if record.status == "stopped":
                     raise KeyboardInterrupt
-                series.keep(part, run)
-                painted.append(record.summary() | {"output": str(part.output)})
+                batch.keep(item, run)
+                painted.append(record.summary() | {"output": str(item.output)})
             except KeyboardInterrupt:
                 stopped = True
                 if run:
-                    series.forget(part, run)
+                    batch.forget(item, run)
                 break
             except StudioError as error:
-                message = str(error) if part.photo.stem in str(error) else f"{part.photo.name}: {error}"
+                message = str(error) if item.photo.stem in str(error) else f"{item.photo.name}: {error}"
                 of_this_photo = isinstance(error, InputError) or (run and run.result.is_file())
-                if series.later or not of_this_photo:  # the others would fare no better
+                if batch.later or not of_this_photo:  # the others would fare no better
                     raise type(error)(message) from error
-                failed[part.photo.name] = message
-    there = [str(part.output) for number, part in enumerate(parts, 1) if number not in due]
+                failed[item.photo.name] = message
+    there = [str(item.output) for number, item in enumerate(items, 1) if number not in due]
     if as_json:
         console.print_json({"painted": painted, "there already": there, "failed": failed})
     else:
         before = f", {len(there)} were there already" if there else ""
-        console.tell(f"Painted {len(painted)} of {len(parts)}{before}: {series.target}")
+        console.tell(f"Painted {len(painted)} of {len(items)}{before}: {batch.target}")
     for message in failed.values():
         console.tell(message)
     if stopped:
         console.tell("What is done stays; the same command goes on from there.")
         raise typer.Exit(130)
     if failed:
-        raise StudioError(f"{len(failed)} of {len(parts)} photos could not be painted.")
+        raise StudioError(f"{len(failed)} of {len(items)} photos could not be painted.")

@@ -90,11 +90,11 @@ def from_product(
             for painting in paintings
             for preset, wanted in chosen
         ]
-    told = set[str]()
+    seen = set[str]()
     for job in found:
-        if job.digest in told:
+        if job.digest in seen:
             raise InputError(f"{job.title} ({job.preset}) is asked for twice: by pictures or values that are the same.")
-        told.add(job.digest)
+        seen.add(job.digest)
     return found
 
 
@@ -188,7 +188,7 @@ class Checker:
 
     def __init__(self) -> None:
         self._photos: dict[PictureSource, tuple[tuple[int, int], bytes] | InputError] = {}
-        self._manners: dict[tuple[PictureSource, ...], tuple[list[tuple[int, int]], bytes] | InputError] = {}
+        self._styles: dict[tuple[PictureSource, ...], tuple[list[tuple[int, int]], bytes] | InputError] = {}
         self._decoder = Decoder()
 
     def __enter__(self) -> Checker:
@@ -201,20 +201,20 @@ class Checker:
         self, content: PictureSource, styles: tuple[PictureSource, ...], preset: str, wanted: TransferSettings
     ) -> Job:
         """Raises `InputError` where a picture cannot be read, or is too small at that size."""
-        (width, height), photo = _kept(self._photos, content, self._look_at_photo)
-        sizes, spec = _kept(self._manners, styles, self._look_at_styles)
+        (width, height), photo = _remembered(self._photos, content, self._read_photo)
+        sizes, spec = _remembered(self._styles, styles, self._read_styles)
         inputs.check_side((width, height), wanted, content.name)
         memory.check_limit(wanted, geometry.resized_shape(width, height, wanted.size))
         inputs.check_styles(sizes, wanted, [style.name for style in styles])
         named = json.dumps([content.name, preset, made_of(spec, wanted, photo)])
         return Job(content, styles, preset, wanted, hashlib.sha256(named.encode()).hexdigest())
 
-    def _look_at_photo(self, photo: PictureSource) -> tuple[tuple[int, int], bytes]:
+    def _read_photo(self, photo: PictureSource) -> tuple[tuple[int, int], bytes]:
         size = self._read(photo).size
         data = codec.bytes_of(photo.path, photo.name, codec.MAX_BYTES)
         return size, hashlib.sha256(data).digest()
 
-    def _look_at_styles(self, styles: tuple[PictureSource, ...]) -> tuple[list[tuple[int, int]], bytes]:
+    def _read_styles(self, styles: tuple[PictureSource, ...]) -> tuple[list[tuple[int, int]], bytes]:
         if len(styles) > MOST_STYLES:
             raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
         pictures = [self._read(style) for style in styles]
@@ -231,7 +231,7 @@ class Checker:
             raise
 
 
-def _kept(known: dict[Any, Any], key: Any, look: Callable[[Any], Any]) -> Any:
+def _remembered(known: dict[Any, Any], key: Any, look: Callable[[Any], Any]) -> Any:
     """What was found out of it, an error too."""
     if key not in known:
         try:
