@@ -24,6 +24,7 @@ from core.jobs.slots import Slot
 from core.presets import DEFAULT_PRESET, PRESETS
 from core.runs import store
 from core.runs.run import Run
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.transfer import preview
 from core.transfer.engine import Engine
@@ -131,7 +132,7 @@ def _first_pictures(engine: Engine, begin: Callable[[Engine, Run], None]) -> dic
     settings = PRESETS[DEFAULT_PRESET].settings().model_copy(update={"iterations": 1, "frame_every": 1})
     with own_home(engine):
         photo, painting = (codec.read_image(sample.path()) for sample in PAIR)
-        run = store.create(photo, painting, settings, DEFAULT_PRESET, PAIR[0].name, PAIR[1].name)
+        run = store.create(RunSpec([Style(PAIR[1].name, painting)], settings, DEFAULT_PRESET), photo, PAIR[0].name)
         events = {"first painted picture": run.live, "first iteration": run.path / "frames" / "000001.jpg"}
         seen: dict[str, float] = {}
         began = time.perf_counter()

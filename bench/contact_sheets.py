@@ -18,6 +18,7 @@ from core import presets
 from core.images import codec, geometry, preprocessing
 from core.jobs import control, execution
 from core.runs import evaluation, store
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import find
 from core.transfer.engine import Engine
 
@@ -103,20 +104,13 @@ class CellPainter:
         self, cell: Cell, photo_name: str = PHOTO, preset: str = "fast", seconds: float = math.inf, **more: Any
     ) -> Painted:
         """What the preset and the cell make of a photo within so many seconds."""
-        photo, *styles = (codec.read_image(self.path(name)) for name in (photo_name, *cell.styles))
+        photo, *pictures = (codec.read_image(self.path(name)) for name in (photo_name, *cell.styles))
         chosen = presets.choose(preset, **{"frame_every": 10_000, **more, **cell.changes})
         shape = geometry.resized_shape(photo.width, photo.height, chosen.size)
-        run = store.create(
-            photo,
-            styles[0],
-            chosen,
-            preset,
-            photo_name,
-            " + ".join(cell.styles),
-            more_styles=styles[1:],
-            masks=[mask and _white(mask(*shape)) for mask in cell.masks],
-            kept=cell.kept and _white(cell.kept(*shape)),
-        )
+        masks = [mask and _white(mask(*shape)) for mask in cell.masks] or [None] * len(pictures)
+        styles = [Style(*style) for style in zip(cell.styles, pictures, masks, strict=True)]
+        spec = RunSpec(styles, chosen, preset, cell.kept and _white(cell.kept(*shape)))
+        run = store.create(spec, photo, photo_name)
         for step in execution.perform(run, lambda report, timings: self.engine):
             if step.seconds >= seconds:
                 control.stop(run)

@@ -101,7 +101,7 @@ def is_published_run(run: Run) -> bool:
     try:
         return all(
             hashlib.sha256(codec.read_image(path, max_bytes=4 * codec.MAX_PIXELS).tobytes()).hexdigest() == pixels
-            for path, pixels in zip((run.content, run.style), PIXELS, strict=True)
+            for path, pixels in zip((run.content, run.style(1)), PIXELS, strict=True)
         )
     except StudioError:
         return False

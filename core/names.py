@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 LONGEST = 200  # characters
+SEPARATOR = " + "  # between the names of a run's styles
 
 # control characters, those that turn the direction of what follows, and what XML and JSON cannot hold
 _ILLEGIBLE = re.compile(
@@ -28,12 +29,3 @@ def as_name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(as_name)]
-
-
-JOINT = " + "  # between their names in a record
-
-
-def names_of(joined: str, count: int) -> list[str]:
-    """The names of so many paintings; their numbers, where the names cannot be told apart."""
-    names = joined.split(JOINT) if count > 1 else [joined]
-    return names if len(names) == count else [f"painting {number}" for number in range(1, count + 1)]

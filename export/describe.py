@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.presets import PRESETS
-from core.runs import styles
 from core.runs.record import RunRecord, Steering
 from core.runs.run import SUMS, Run
+from core.runs.styles import describe_regions, styles_of
 from core.settings import SETTINGS, TransferSettings
 from export import charts, settings_text
 
@@ -48,7 +48,7 @@ def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[st
         "Weights of VGG19": lambda record: record.weights or "–",
     }
     lines += [(name, [tell(record) for _, record in found]) for name, tell in beside.items()]
-    lines.append(("Where", [styles.whereabouts(run, record) for run, record in found]))
+    lines.append(("Where", [describe_regions(run, record) for run, record in found]))
     return [(name, values) for name, values in lines if len(set(values)) > 1]
 
 
@@ -79,12 +79,13 @@ def steered(record: RunRecord) -> list[tuple[int, str]]:
 def command_parts(run: Run, record: RunRecord, output: str = "result.png") -> list[str]:
     """The command, each option together with its value."""
     preset = record.preset if record.preset in PRESETS else "reference"  # whose settings are the defaults
-    parts = [["nst", "stylize", run.content.name, *(style.name for style in run.styles)], ["--preset", preset]]
+    styles = styles_of(run, record)
+    parts = [["nst", "stylize", run.content.name, *(style.path.name for style in styles)], ["--preset", preset]]
     for name in settings_text.differing(record.settings, PRESETS[preset].settings()):
         parts.append([f"--{name.replace('_', '-')}", _option(getattr(record.settings, name))])
-    for number in range(1, len(run.styles) + 1):
-        if run.mask(number).is_file():
-            parts.append(["--mask", f"{number}:{run.mask(number).name}"])
+    for number, style in enumerate(styles, 1):
+        if style.mask:
+            parts.append(["--mask", f"{number}:{style.mask.name}"])
     if run.kept.is_file():
         parts.append(["--keep", run.kept.name])
     if run.start.is_file():

@@ -23,7 +23,7 @@ from nst.runs import write_report
 
 if TYPE_CHECKING:
     from core.batches.plan import Job
-    from core.batches.progress import Watch
+    from core.batches.progress import BatchProgress
 
 
 OF_FOLDERS = "Instead of JOBS: every photo with every painting by every preset"
@@ -133,58 +133,57 @@ def _paint_batch(
     as_json: bool,
 ) -> None:
     """Have the runs painted that have not been yet, and compare all of them in a report."""
-    from core.batches import progress
-    from core.batches.progress import Watch, cancel_waiting
+    from core.batches.progress import BatchProgress, batch_items, cancel_waiting
 
-    parts = progress.batch_items(wanted, again)
-    there = [part for part in parts if part.state == "painted"]
+    items = batch_items(wanted, again)
+    there = [item for item in items if item.state == "painted"]
     said = f", {len(there)} of them painted already" if there else ""
-    console.tell(f"{len(parts)} run{'s'[: len(parts) > 1]}{said}")
-    watch = Watch([part for part in parts if part.state != "painted"])
+    console.tell(f"{len(items)} run{'s'[: len(items) > 1]}{said}")
+    progress = BatchProgress([item for item in items if item.state != "painted"])
     stopped, report = False, None
     same = f"the same command{' without --again' if again else ''}"
     try:
-        _have_painted(watch, name, address)
+        _run_batch(progress, name, address)
     except KeyboardInterrupt:
         stopped = True
-        _leave_off(watch)
+        _stop_batch(progress)
     except StudioError:
-        cancel_waiting(watch.unfinished_of_ours())
+        cancel_waiting(progress.unfinished_of_ours())
         raise
-    painted, failed = watch.painted(), watch.failed()
-    if watch.parts:
-        console.tell(f"Painted {len(painted)} of {len(watch.parts)}")
+    painted, failed = progress.painted(), progress.failed()
+    if progress.items:
+        console.tell(f"Painted {len(painted)} of {len(progress.items)}")
     for message, titles in failed.items():
         console.tell(f"{', '.join(titles[:3])}{f' and {len(titles) - 3} more' if len(titles) > 3 else ''}: {message}")
     if stopped:
-        waiting = len(watch.parts) - len(painted)
+        waiting = len(progress.items) - len(painted)
         verb = "is" if waiting == 1 else "are"
         console.tell(f"{waiting} {verb} not painted yet. What is done stays; {same} goes on from there.")
-    elif found := [part.run for part in (*there, *painted) if part.run]:
-        found.sort(key=[part.run for part in parts].index)
+    elif found := [item.run for item in (*there, *painted) if item.run]:
+        found.sort(key=[item.run for item in items].index)
         write_report(found, target, by, f"{name}: {len(found)} runs", measure)
         report = str(target)
     if as_json:
-        records = [part.run.record().model_dump(mode="json", exclude={"writer"}) for part in painted if part.run]
-        known = [part.run.id for part in there if part.run]
+        records = [item.run.record().summary() for item in painted if item.run]
+        known = [item.run.id for item in there if item.run]
         console.print_json({"painted": records, "there already": known, "failed": failed, "report": report})
     if stopped:
         raise typer.Exit(130)
     if failed:
-        count = len(watch.parts) - len(painted)
-        raise StudioError(f"{count} of {len(parts)} runs could not be painted; {same} tries them once more.")
+        count = len(progress.items) - len(painted)
+        raise StudioError(f"{count} of {len(items)} runs could not be painted; {same} tries them once more.")
 
 
-def _have_painted(watch: Watch, name: str, address: str | None) -> None:
-    """Begin what is due and watch it, with one progress bar, until all is over; on a cluster, telling what becomes of
-    each."""
+def _run_batch(progress: BatchProgress, name: str, address: str | None) -> None:
+    """Begin the runs that are not painted and show a progress bar until all are over; on a cluster, also report how
+    each one fares."""
     from core.batches.progress import begin
     from core.jobs import ray_head, schedule
 
     with console.working() as told:
-        begun = begin([part for part in watch.parts if part.state != "under way"], name, told)
+        begun = begin([item for item in progress.items if item.state != "under way"], name, told)
     if address and begun:
-        ray_head.paint_all(begun, address, partial(_tell_of_cluster, watch), partial(load_engine, None))
+        ray_head.paint_all(begun, address, partial(_report_cluster, progress), partial(load_engine, None))
     else:
         schedule.submit(*begun)
     words = TextColumn("{task.description}", markup=False)  # of pictures' names, too
@@ -193,36 +192,36 @@ def _have_painted(watch: Watch, name: str, address: str | None) -> None:
         Progress(*columns, console=screen, disable=not screen.is_terminal) as bar,
         console.interrupt_noticed() as interrupted,
     ):
-        iterations = sum(part.job.settings.iterations for part in watch.parts)
+        iterations = sum(item.job.settings.iterations for item in progress.items)
         task = bar.add_task("", total=iterations, left="", visible=iterations > 0)
-        told_of = len(watch.over)
-        for sight in watch.until_over():
+        told_of = len(progress.over)
+        for seen in progress.until_over():
             if interrupted:
                 raise KeyboardInterrupt
-            bar.update(task, completed=sight.iterations, description=legible(sight.words), left=sight.left)
+            bar.update(task, completed=seen.iterations, description=legible(seen.words), left=seen.left)
             if not screen.is_terminal:
-                for line in watch.endings()[told_of:]:
+                for line in progress.endings()[told_of:]:
                     console.tell(line)
-                told_of = sight.over
+                told_of = seen.over
 
 
-def _tell_of_cluster(watch: Watch, line: str) -> None:
+def _report_cluster(progress: BatchProgress, line: str) -> None:
     """Of a run, by its title, and how it ended as of any run of a batch; of all else as it is said."""
     run_id, _, rest = line.partition(" ")
-    for run, title in watch.titles().items():
+    for run, title in progress.titles().items():
         if run.id == run_id:
             with suppress(StudioError):  # why it cannot be read is told at the end
-                line = watch.endings()[-1] if watch.is_over(run) else f"{title} {rest}"
+                line = progress.endings()[-1] if progress.is_over(run) else f"{title} {rest}"
     console.tell(line)
 
 
-def _leave_off(watch: Watch) -> None:
+def _stop_batch(progress: BatchProgress) -> None:
     """Take what waits out of the queue, and have what is being painted stop."""
-    from core.batches.progress import Watch, cancel_waiting
+    from core.batches.progress import BatchProgress, cancel_waiting
 
-    watch.look()  # on a cluster nobody has, yet
-    if asked := cancel_waiting(watch.unfinished_of_ours()):
+    progress.snapshot()  # on a cluster nobody has, yet
+    if asked := cancel_waiting(progress.unfinished_of_ours()):
         console.tell("What is being painted stops after its step, and keeps its best picture …")
         with suppress(KeyboardInterrupt):  # a second time: it ends by itself
-            for _ in Watch([part for part in watch.parts if part.run in asked]).until_over():
+            for _ in BatchProgress([item for item in progress.items if item.run in asked]).until_over():
                 pass

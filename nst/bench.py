@@ -32,6 +32,7 @@ def reference(
     """Repeat the published run and print its table, ours, and the deviation in percent."""
     from bench import reference as published
     from core.presets import choose
+    from core.runs.store import create
 
     wanted = published.parse_rows(rows) if rows is not None else tuple(published.PUBLISHED)
     if (content is None) != (style is None):
@@ -45,7 +46,7 @@ def reference(
         console.tell("These are not the published pictures: the numbers beside yours are another pair's.")
     settings_of_run = choose("reference", iterations=max(max(wanted), 1))
     photo, name = read_picture(content)
-    run = read_spec([style], settings_of_run, "reference").new_run(photo, name)
+    run = create(read_spec([style], settings_of_run, "reference"), photo, name)
     found: list[published.Row] = []
     perform(run, weights, settings_of_run.iterations, lambda steps: found.extend(published.rows(steps, wanted)))
     if as_json:

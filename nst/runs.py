@@ -32,7 +32,7 @@ def runs(as_json: Json = False) -> None:
         if record.status == "interrupted":
             record.message = control.why_interrupted(record)
     if as_json:
-        console.print_json([record.model_dump(mode="json", exclude={"writer"}) for record in records])
+        console.print_json([record.summary() for record in records])
         return
     if not records:
         console.tell(f"There are no runs yet in {paths.runs()}")

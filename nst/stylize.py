@@ -107,6 +107,7 @@ def stylize(
     from core.images import codec
     from core.presets import choose
     from core.runs.record import Steering
+    from core.runs.store import create
 
     wanted = choose(preset, **choices)
     steering = [Steering.parse(text, wanted) for text in steer or ()]
@@ -120,14 +121,14 @@ def stylize(
     if folder.is_dir():
         later = wanted.changed(iterations=iterations_after_first or wanted.iterations) if sequence else None
         spec = read_spec(styles, wanted, preset, mask, keep, start_from, steering)
-        _paint_series(FolderBatch.of(folder, output, spec, later), weights, now, again, as_json)
+        _paint_folder(FolderBatch.of(folder, output, spec, later), weights, now, again, as_json)
         return
     if sequence or again:
         raise InputError(f"{'--sequence' if sequence else '--again'} is for a folder of photos, and {content} is none.")
     codec.check_writable(output)
     photo, name = read_picture(content)
     spec = read_spec(styles, wanted, preset, mask, keep, start_from, steering)
-    run = spec.new_run(photo, name)
+    run = create(spec, photo, name)
     _tell_what_is_stretched(spec, photo.height, photo.width)
     perform(run, weights, wanted.iterations, now=now)
     _deliver(run, output, as_json)
@@ -169,8 +170,7 @@ def _deliver(run: Run, output: Path, as_json: bool) -> None:
     except StudioError as error:
         raise StudioError(f"{error} The picture is kept as {run.result}") from error
     if as_json:
-        summary = record.model_dump(mode="json", exclude={"writer"})
-        console.print_json(summary | {"output": str(output), "run": str(run.path)})
+        console.print_json(record.summary() | {"output": str(output), "run": str(run.path)})
     else:
         kept = "Stopped; the best picture so far" if record.status == "stopped" else "The picture"
         console.tell(f"{kept} (iteration {record.best_iteration}, loss {record.best_total:.4g}) is in {output}")
@@ -218,16 +218,16 @@ def read_spec(
     steering: Sequence[Steering] = (),
 ) -> RunSpec:
     """How a photo is to be painted, its pictures read. Raises `InputError` where they do not fit together."""
-    from core.names import JOINT
-    from core.runs.spec import RunSpec
+    from core.runs.spec import RunSpec, Style
     from core.transfer.inputs import check_styles
 
-    where = _masks(masks or (), len(styles))
+    read_masks = _masks(masks or (), len(styles))
     pictures, names = zip(*map(read_picture, styles), strict=True)
-    check_styles([picture.size for picture in pictures], settings, JOINT.join(names))
+    check_styles([picture.size for picture in pictures], settings, names)
     kept = _kept(keep) if keep else None
     start_image, start_name = read_picture(start) if start else (None, "")
-    return RunSpec(settings, preset, pictures, JOINT.join(names), where, kept, start_image, start_name, steering)
+    given = [Style(*style) for style in zip(names, pictures, read_masks, strict=True)]
+    return RunSpec(given, settings, preset, kept, start_image, start_name, steering)
 
 
 def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
@@ -267,7 +267,7 @@ def _tell_what_is_stretched(spec: RunSpec, height: int, width: int, photo: str =
     """Of the masks and the picture to start from, which are brought to the shape of a photo of that size."""
     from core.images import geometry
 
-    given = {f"--mask {number}": mask for number, mask in enumerate(spec.masks, 1)}
+    given = {f"--mask {number}": style.mask for number, style in enumerate(spec.styles, 1)}
     given |= {"--keep": spec.kept, "--start-from": spec.start}
     for option, picture in given.items():
         if picture and not geometry.of_one_shape(picture.size, (width, height)):
@@ -276,9 +276,9 @@ def _tell_what_is_stretched(spec: RunSpec, height: int, width: int, photo: str =
 
 def read_picture(given: str) -> tuple[Image.Image, str]:
     """The picture of a file or of a sample, and its name."""
-    from core.samples import gallery
+    from core.samples.gallery import PictureSource
 
-    found = gallery.given(given)
+    found = PictureSource.from_text(given)
     return found.read(), found.name
 
 
@@ -314,53 +314,52 @@ def _paint(
             raise
 
 
-def _paint_series(series: FolderBatch, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
+def _paint_folder(batch: FolderBatch, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
     """Paint what has not been painted yet, with one progress bar; what could not be is told at the end."""
     with console.working() as told:
-        parts = series.parts(told)
-        due = {number: part for number, part in enumerate(parts, 1) if again or not part.is_painted}
+        items = batch.items(told)
+        due = {number: item for number, item in enumerate(items, 1) if again or not item.is_painted}
     make_engine = once(lambda tell, timings: load_engine(weights, tell, timings))
     painted: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     stopped = False
     shapes: set[tuple[int, int]] = set()
-    with PaintingProgress(sum(part.settings.iterations for part in due.values())) as progress:
-        for number, part in due.items():
-            progress.turn_to(f"{number} of {len(parts)}, {part.photo.name}: ")
+    with PaintingProgress(sum(item.settings.iterations for item in due.values())) as progress:
+        for number, item in due.items():
+            progress.turn_to(f"{number} of {len(items)}, {item.photo.name}: ")
             run = None
             try:
-                run = series.begin(part)
+                run = batch.begin(item)
                 if (shape := run.record().shape) not in shapes:  # a film's frames have one
                     shapes.add(shape)
-                    _tell_what_is_stretched(series.spec, *shape, part.photo.name)
+                    _tell_what_is_stretched(batch.spec, *shape, item.photo.name)
                 _paint(run, progress, make_engine, _let_pass, now)
                 record = run.record()
                 if record.status == "stopped":
                     raise KeyboardInterrupt
-                series.keep(part, run)
-                summary = record.model_dump(mode="json", exclude={"writer"})
-                painted.append(summary | {"output": str(part.output)})
+                batch.keep(item, run)
+                painted.append(record.summary() | {"output": str(item.output)})
             except KeyboardInterrupt:
                 stopped = True
                 if run:
-                    series.forget(part, run)
+                    batch.forget(item, run)
                 break
             except StudioError as error:
-                message = str(error) if part.photo.stem in str(error) else f"{part.photo.name}: {error}"
+                message = str(error) if item.photo.stem in str(error) else f"{item.photo.name}: {error}"
                 of_this_photo = isinstance(error, InputError) or (run and run.result.is_file())
-                if series.later or not of_this_photo:  # the others would fare no better
+                if batch.later or not of_this_photo:  # the others would fare no better
                     raise type(error)(message) from error
-                failed[part.photo.name] = message
-    there = [str(part.output) for number, part in enumerate(parts, 1) if number not in due]
+                failed[item.photo.name] = message
+    there = [str(item.output) for number, item in enumerate(items, 1) if number not in due]
     if as_json:
         console.print_json({"painted": painted, "there already": there, "failed": failed})
     else:
         before = f", {len(there)} were there already" if there else ""
-        console.tell(f"Painted {len(painted)} of {len(parts)}{before}: {series.target}")
+        console.tell(f"Painted {len(painted)} of {len(items)}{before}: {batch.target}")
     for message in failed.values():
         console.tell(message)
     if stopped:
         console.tell("What is done stays; the same command goes on from there.")
         raise typer.Exit(130)
     if failed:
-        raise StudioError(f"{len(failed)} of {len(parts)} photos could not be painted.")
+        raise StudioError(f"{len(failed)} of {len(items)} photos could not be painted.")

@@ -1,6 +1,6 @@
-"""Many photos painted alike: the pictures of a folder, or the frames of a film.
+"""Paint many photos in the same way: the pictures of a folder, or the frames of a film.
 
-Each result says of itself what it was made of, so that a series that was broken off goes on where it was.
+Each result's metadata holds a digest of what it was made of, so that an interrupted batch goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from core.images.sandbox import Decoder
 from core.runs.record import SOFTWARE
 from core.runs.run import Run
 from core.runs.spec import RunSpec, made_of
+from core.runs.store import create
 from core.settings import TransferSettings
 
-MADE_OF = "Made of"  # the entry of a result that holds its `Part.made_of`
+MADE_OF = "Made of"  # the entry of a result that holds its `FolderItem.made_of`
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 RESULT_BYTES = 4 * codec.MAX_PIXELS  # a result may be larger than a file that is given
 
 
 @dataclass(frozen=True)
 class FolderItem:
-    """A photo of a series, and where its result goes."""
+    """A photo of a folder, and where its result goes."""
 
     photo: Path
     output: Path
@@ -55,52 +56,52 @@ class FolderBatch:
         """
         photos = pictures_in(folder)
         _check_target(folder, target)
-        series = FolderBatch(photos, target, spec, later)
+        batch = FolderBatch(photos, target, spec, later)
         outputs: dict[Path, Path] = {}
         for photo in photos:
-            output = series.output(photo)
+            output = batch.output(photo)
             if output in outputs:
                 raise InputError(
                     f"{outputs[output].name} and {photo.name} would both become {output.name}: rename one."
                 )
             outputs[output] = photo
         paths.check_writable(next(iter(outputs)) if target.is_dir() else target)
-        return series
+        return batch
 
     def output(self, photo: Path) -> Path:
         """A result is named like its photo; the frames of a film are PNGs, since the next starts from what is kept."""
         keeps_suffix = self.later is None and photo.suffix.lower() in codec.WRITE_FORMATS
         return self.target / (photo.name if keeps_suffix else f"{photo.stem}.png")
 
-    def parts(self, report: Callable[[str], None] = lambda line: None) -> list[FolderItem]:
+    def items(self, report: Callable[[str], None] = lambda line: None) -> list[FolderItem]:
         """In their order. Raises `InputError` where a result would take the place of a file that this program has not
         painted; and for a film's frame that cannot be read or has not the first one's size. Of other photos that is
         found out when they are painted."""
         if self.later:
             report(f"Looking at {len(self.photos)} frames …")
             _check_frames(self.photos)
-        spec, parts = self.spec.digest(), list[FolderItem]()
+        spec, items = self.spec.digest(), list[FolderItem]()
         for photo in self.photos:
-            before = parts[-1] if self.later and parts else None
+            before = items[-1] if self.later and items else None
             settings = self.later if self.later and before else self.spec.settings
             digest, output = (
                 made_of(spec, settings, _bytes(photo), before.made_of if before else ""),
                 self.output(photo),
             )
             is_painted = output.exists() and _made_of(output) == digest
-            parts.append(FolderItem(photo, output, settings, digest, before.output if before else None, is_painted))
-        return parts
+            items.append(FolderItem(photo, output, settings, digest, before.output if before else None, is_painted))
+        return items
 
-    def begin(self, part: FolderItem) -> Run:
-        """The run that paints a part, queued. Raises `InputError` for a photo that cannot be read or painted."""
-        photo = sandbox.read(part.photo)
+    def begin(self, item: FolderItem) -> Run:
+        """Create the run of a photo, queued. Raises `InputError` for a photo that cannot be read or painted."""
+        photo = sandbox.read(item.photo)
         spec = self.spec
-        if part.before:
-            result = codec.read_image(part.before, max_bytes=RESULT_BYTES)
-            spec = dataclasses.replace(spec, settings=part.settings, start=result, start_name=part.before.stem)
-        return spec.new_run(photo, part.photo.stem)
+        if item.before:
+            result = codec.read_image(item.before, max_bytes=RESULT_BYTES)
+            spec = dataclasses.replace(spec, settings=item.settings, start=result, start_name=item.before.stem)
+        return create(spec, photo, item.photo.stem)
 
-    def keep(self, part: FolderItem, run: Run) -> None:
+    def keep(self, item: FolderItem, run: Run) -> None:
         """Write the result of a run that is done. Of a film the library keeps the first frame's run alone: it says how
         all were painted, and the hundreds after it, hardly different, would bury the other runs.
 
@@ -110,12 +111,12 @@ class FolderBatch:
             self.target.mkdir(exist_ok=True)
         except OSError as error:
             raise StudioError(f"{self.target} cannot be made: {error.strerror or error}.") from error
-        run.write_result(part.output, {MADE_OF: part.made_of})
-        self.forget(part, run)
+        run.write_result(item.output, {MADE_OF: item.made_of})
+        self.forget(item, run)
 
-    def forget(self, part: FolderItem, run: Run) -> None:
+    def forget(self, item: FolderItem, run: Run) -> None:
         """Remove the run of a film's later frame, which the library is not to keep."""
-        if part.before:
+        if item.before:
             shutil.rmtree(run.path, ignore_errors=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from core.batches import plan
 from core.batches.plan import SEVERAL, Checker, Job, Report
 from core.errors import InputError
 from core.presets import DEFAULT_PRESET, PRESETS, choose
-from core.samples.gallery import given
+from core.samples.gallery import PictureSource
 from core.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class _Row:
         for name in ("content", "style"):
             if name not in self.cells:
                 raise InputError(f"{self.where}: it names no {name}.")
-        content = self._told("content", lambda: given(self._one("content"), folder))
-        styles = self._told("style", lambda: tuple(given(word, folder) for word in self._styles()))
+        content = self._told("content", lambda: PictureSource.from_text(self._one("content"), folder))
+        styles = self._told("style", lambda: tuple(PictureSource.from_text(word, folder) for word in self._styles()))
         preset = self._one("preset") if "preset" in self.cells else preset
         if preset not in PRESETS:
             raise self._error("preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}.")
@@ -169,27 +169,28 @@ def _csv_rows(text: str, file: str) -> Iterator[_Row]:
     try:
         for cells in reader:
             line = reader.line_num
+            where = f"{file}, line {line}"
             if not any(cell.strip() for cell in cells):
                 continue
             if not columns:
-                if len(cells) == 1 and (mark := re.search("[;\t]", cells[0])):
-                    marked = "semicolons" if mark[0] == ";" else "tabs"
-                    raise InputError(
-                        f"{file}, line {line}: its cells are parted by {marked}, and have to be by commas."
-                    )
-                for name in cells:
-                    columns.append(_column(name, f"{file}, line {line}"))
-                    if columns[-1] in columns[:-1]:
-                        raise InputError(f"{file}, line {line}: the column {columns[-1]} is there twice.")
+                columns = _csv_columns(cells, where)
                 continue
             if len(cells) > len(columns):
-                raise InputError(
-                    f"{file}, line {line}: it has {len(cells)} cells, and there are {len(columns)} columns."
-                )
+                raise InputError(f"{where}: it has {len(cells)} cells, and there are {len(columns)} columns.")
             filled = zip(columns, map(str.strip, cells), strict=False)  # a row may end early
             yield _Row(file, line, {name: _Cell((cell,), line) for name, cell in filled if cell})
     except csv.Error as error:
         raise InputError(f"{file}, line {reader.line_num}: it is not CSV ({error}).") from error
+
+
+def _csv_columns(cells: Sequence[str], where: str) -> list[str]:
+    if len(cells) == 1 and (mark := re.search("[;\t]", cells[0])):
+        separators = "semicolons" if mark[0] == ";" else "tabs"
+        raise InputError(f"{where}: its cells are parted by {separators}, and have to be by commas.")
+    columns = [_column(name, where) for name in cells]
+    if twice := [name for number, name in enumerate(columns) if name in columns[:number]]:
+        raise InputError(f"{where}: the column {twice[0]} is there twice.")
+    return columns
 
 
 def _yaml_rows(text: str, file: str) -> Iterator[_Row]:

@@ -21,11 +21,11 @@ from core.errors import InputError
 from core.images import codec, geometry
 from core.images.sandbox import Decoder
 from core.machine import memory
-from core.names import JOINT
+from core.names import SEPARATOR
 from core.presets import DEFAULT_PRESET, choose
 from core.runs.record import RunRecord
-from core.runs.spec import RunSpec, made_of
-from core.samples.gallery import Given, given
+from core.runs.spec import made_of, pictures_digest
+from core.samples.gallery import PictureSource
 from core.settings import MOST_STYLES, SETTINGS, TransferSettings
 from core.transfer import inputs
 
@@ -39,15 +39,15 @@ Report = Callable[[str], None]
 class Job:
     """A run that is asked for."""
 
-    content: Given
-    styles: tuple[Given, ...]
+    content: PictureSource
+    styles: tuple[PictureSource, ...]
     preset: str
     settings: TransferSettings
     digest: str  # of all that the run depends on, and of what it is called
 
     @property
     def style_name(self) -> str:
-        return JOINT.join(style.name for style in self.styles)
+        return SEPARATOR.join(style.name for style in self.styles)
 
     @property
     def title(self) -> str:
@@ -90,11 +90,11 @@ def from_product(
             for painting in paintings
             for preset, wanted in chosen
         ]
-    told = set[str]()
+    seen = set[str]()
     for job in found:
-        if job.digest in told:
+        if job.digest in seen:
             raise InputError(f"{job.title} ({job.preset}) is asked for twice: by pictures or values that are the same.")
-        told.add(job.digest)
+        seen.add(job.digest)
     return found
 
 
@@ -163,11 +163,13 @@ def as_its_type(name: str, value: Any) -> Any:
     return getattr(choose(**choices), name)
 
 
-def _pictures(named: Sequence[str]) -> list[Given]:
-    found = []
+def _pictures(named: Sequence[str]) -> list[PictureSource]:
+    found = list[PictureSource]()
     for text in named:
-        folder = Path(text)
-        found += [*map(Given.of, pictures_in(folder))] if folder.is_dir() else [given(text)]
+        if Path(text).is_dir():
+            found += map(PictureSource.from_file, pictures_in(Path(text)))
+        else:
+            found.append(PictureSource.from_text(text))
     return found
 
 
@@ -185,8 +187,8 @@ class Checker:
     at whose end the process that decodes is gone."""
 
     def __init__(self) -> None:
-        self._photos: dict[Given, tuple[tuple[int, int], bytes] | InputError] = {}
-        self._manners: dict[tuple[Given, ...], tuple[list[tuple[int, int]], bytes] | InputError] = {}
+        self._photos: dict[PictureSource, tuple[tuple[int, int], bytes] | InputError] = {}
+        self._styles: dict[tuple[PictureSource, ...], tuple[list[tuple[int, int]], bytes] | InputError] = {}
         self._decoder = Decoder()
 
     def __enter__(self) -> Checker:
@@ -195,29 +197,32 @@ class Checker:
     def __exit__(self, *error: object) -> None:
         self._decoder.__exit__(None, None, None)
 
-    def job(self, content: Given, styles: tuple[Given, ...], preset: str, wanted: TransferSettings) -> Job:
+    def job(
+        self, content: PictureSource, styles: tuple[PictureSource, ...], preset: str, wanted: TransferSettings
+    ) -> Job:
         """Raises `InputError` where a picture cannot be read, or is too small at that size."""
-        (width, height), photo = _kept(self._photos, content, self._look_at_photo)
-        sizes, spec = _kept(self._manners, styles, self._look_at_styles)
+        (width, height), photo = _remembered(self._photos, content, self._read_photo)
+        sizes, spec = _remembered(self._styles, styles, self._read_styles)
         inputs.check_side((width, height), wanted, content.name)
         memory.check_limit(wanted, geometry.resized_shape(width, height, wanted.size))
-        inputs.check_styles(sizes, wanted, JOINT.join(style.name for style in styles))
+        inputs.check_styles(sizes, wanted, [style.name for style in styles])
         named = json.dumps([content.name, preset, made_of(spec, wanted, photo)])
         return Job(content, styles, preset, wanted, hashlib.sha256(named.encode()).hexdigest())
 
-    def _look_at_photo(self, photo: Given) -> tuple[tuple[int, int], bytes]:
+    def _read_photo(self, photo: PictureSource) -> tuple[tuple[int, int], bytes]:
         size = self._read(photo).size
         data = codec.bytes_of(photo.path, photo.name, codec.MAX_BYTES)
         return size, hashlib.sha256(data).digest()
 
-    def _look_at_styles(self, styles: tuple[Given, ...]) -> tuple[list[tuple[int, int]], bytes]:
+    def _read_styles(self, styles: tuple[PictureSource, ...]) -> tuple[list[tuple[int, int]], bytes]:
         if len(styles) > MOST_STYLES:
             raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
         pictures = [self._read(style) for style in styles]
-        names = JOINT.join(style.name for style in styles)
-        return [picture.size for picture in pictures], RunSpec(TransferSettings(), "", pictures, names).digest()
+        names = SEPARATOR.join(style.name for style in styles)
+        # no entry for each mask, as jobs had none when there were masks: their digests must not change
+        return [picture.size for picture in pictures], pictures_digest(names, (*pictures, *[None] * 4))
 
-    def _read(self, picture: Given) -> Any:
+    def _read(self, picture: PictureSource) -> Any:
         try:
             return picture.read(self._decoder)
         except InputError:
@@ -226,7 +231,7 @@ class Checker:
             raise
 
 
-def _kept(known: dict[Any, Any], key: Any, look: Callable[[Any], Any]) -> Any:
+def _remembered(known: dict[Any, Any], key: Any, look: Callable[[Any], Any]) -> Any:
     """What was found out of it, an error too."""
     if key not in known:
         try:

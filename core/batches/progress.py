@@ -17,9 +17,9 @@ from core.jobs import control, queue, schedule, workers
 from core.runs.record import RunRecord
 from core.runs.recovery import resume, starts_over
 from core.runs.run import Run
-from core.runs.spec import RunSpec
-from core.runs.store import readable_runs
-from core.samples.gallery import Given
+from core.runs.spec import RunSpec, Style
+from core.runs.store import create, readable_runs
+from core.samples.gallery import PictureSource
 from core.settings import SETTINGS, TransferSettings
 from core.timings import duration
 
@@ -28,8 +28,8 @@ LOOK_SECONDS = 0.3
 WORKER_SECONDS = 10.0  # how often it is seen to that someone paints: a worker that starts is not seen at once
 ESTIMATE_SECONDS = 2.0  # how often the time left is told anew, at most: that reads the record of every run that waits
 ESTIMATE_SHARE = 0.05  # of the time
-State = Literal["painted", "under way", "broken off", "new"]
-_RANKS: tuple[State, ...] = ("painted", "under way", "broken off")
+State = Literal["painted", "under way", "interrupted", "new"]
+_RANKS: tuple[State, ...] = ("painted", "under way", "interrupted")
 
 
 @dataclass
@@ -54,49 +54,49 @@ def _plainly(value: object) -> str:
 
 
 def batch_items(wanted: Sequence[Job], again: bool = False) -> list[BatchItem]:
-    """The jobs, each with the run that was begun for it before and is still what is asked for: rather one that is
-    painted, then one that waits or is being painted. None where all is to be painted `again`. Runs of people who logged
-    in are theirs, and stand for nothing here."""
+    """Return the jobs, each with the run that was begun for it before, if it still paints what is asked for: preferably
+    one that is painted, then one that waits or is being painted. With `again` no earlier run counts. Runs of people who
+    logged in never count."""
     asked = {job.digest: job for job in wanted}
     found: dict[str, BatchItem] = {}
     for run, record in readable_runs(owner="") if not again else ():
         if (job := asked.get(record.job)) and job.is_what(record):
-            painted: State = "painted" if record.status == "done" and run.result.is_file() else "broken off"
-            part = BatchItem(job, run, "under way" if record.unfinished else painted)
-            if job.digest not in found or _RANKS.index(part.state) < _RANKS.index(found[job.digest].state):
-                found[job.digest] = part
+            painted: State = "painted" if record.status == "done" and run.result.is_file() else "interrupted"
+            item = BatchItem(job, run, "under way" if record.unfinished else painted)
+            if job.digest not in found or _RANKS.index(item.state) < _RANKS.index(found[job.digest].state):
+                found[job.digest] = item
     made = [found.get(job.digest) or BatchItem(job) for job in wanted]
     alike: dict[str, list[BatchItem]] = {}
-    for part in made:
-        alike.setdefault(part.title, []).append(part)
+    for item in made:
+        alike.setdefault(item.title, []).append(item)
     for group in alike.values():
-        varied = [name for name in SETTINGS if len({getattr(part.job.settings, name) for part in group}) > 1]
-        for part in group:
-            part.varied = varied
+        varied = [name for name in SETTINGS if len({getattr(item.job.settings, name) for item in group}) > 1]
+        for item in group:
+            item.varied = varied
     return made
 
 
 def begin(due: Sequence[BatchItem], batch: str, report: Report = lambda line: None) -> list[Run]:
-    """Queue a run for each part, and have it stand for that: one that was broken off goes on, and where it cannot there
-    is a new one.
+    """Queue a run for each item: resume the one that was interrupted, or else create one.
 
     Raises `StudioError` when a run cannot be written, or a picture can no longer be read.
     """
-    read = functools.lru_cache(maxsize=4)(Given.read)  # jobs that follow one another share their pictures
+    read = functools.lru_cache(maxsize=4)(PictureSource.read)  # jobs that follow one another share their pictures
     begun = []
-    for number, part in enumerate(due, 1):
-        job = part.job
+    for number, item in enumerate(due, 1):
+        job = item.job
         if number % TOLD_EVERY == 1:
             report(f"Getting the runs ready: {number} of {len(due)} …")
-        if not (part.run and _goes_on(part.run, job.settings)):
-            spec = RunSpec(job.settings, job.preset, [read(style) for style in job.styles], job.style_name)
-            part.run = spec.new_run(read(job.content), job.content.name, batch=batch, job=job.digest)
-        begun.append(part.run)
+        if not (item.run and _resume(item.run, job.settings)):
+            styles = [Style(style.name, read(style)) for style in job.styles]
+            spec = RunSpec(styles, job.settings, job.preset)
+            item.run = create(spec, read(job.content), job.content.name, batch=batch, job=job.digest)
+        begun.append(item.run)
     return begun
 
 
-def _goes_on(run: Run, wanted: TransferSettings) -> bool:
-    """With what is asked for now: the memory that it failed for want of may be another."""
+def _resume(run: Run, wanted: TransferSettings) -> bool:
+    """Resume a run by the settings asked for now, which may allow more memory; say whether it was possible."""
     try:
         resume(run)
         run.change(settings=wanted)
@@ -125,19 +125,19 @@ class Snapshot:
 
 
 @dataclass
-class Watch:
-    """Looks at the runs of a batch until all are over."""
+class BatchProgress:
+    """The progress of a batch's runs, until all are over."""
 
-    parts: Sequence[BatchItem]
+    items: Sequence[BatchItem]
     over: dict[Run, RunRecord | str] = field(default_factory=dict)  # in the order in which they ended; or why not seen
     _seconds_left: float | None = None  # as it was estimated
     _estimated_again: float = -math.inf  # when it is next
 
-    def look(self) -> Snapshot:
-        """What there is to see now."""
+    def snapshot(self) -> Snapshot:
+        """Look at every run that is not over."""
         waiting, iterations, under_way = set(queue.queued_runs()), 0, []
-        for part in self.parts:
-            run = part.run
+        for item in self.items:
+            run = item.run
             if not run or run in self.over or run in waiting:
                 continue
             try:
@@ -150,24 +150,24 @@ class Watch:
             done = 0 if steps.empty else int(steps["iteration"].iloc[-1])
             iterations += done
             how = record.message if steps.empty else f"{done}/{record.settings.iterations}"
-            under_way.append(f"{part.title}: {how}")
+            under_way.append(f"{item.title}: {how}")
         if not under_way and not waiting.isdisjoint(self.unfinished()):
             under_way.append(_why_nothing_is_painted())
-        iterations += sum(part.job.settings.iterations for part in self.parts if part.run in self.over)
-        return Snapshot(len(self.over), len(self.parts), iterations, "; ".join(under_way), self._estimate())
+        iterations += sum(item.job.settings.iterations for item in self.items if item.run in self.over)
+        return Snapshot(len(self.over), len(self.items), iterations, "; ".join(under_way), self._estimate())
 
     def is_over(self, run: Run) -> bool:
-        """Whether a run has ended, which is noted then. Raises `StudioError` for a record that cannot be read."""
+        """Say whether a run has ended, and note it. Raises `StudioError` for a record that cannot be read."""
         if run not in self.over and not run.record().unfinished:
             self.over[run] = control.record_ending(run)
         return run in self.over
 
     def until_over(self) -> Iterator[Snapshot]:
-        """What there is to see, now and then, the last time when all are over. Sees to it that someone paints."""
+        """Yield snapshots until all runs are over. Keeps workers running."""
         looked = time.monotonic()
         while True:
-            yield self.look()
-            if len(self.over) == len(self.parts):
+            yield self.snapshot()
+            if len(self.over) == len(self.items):
                 return
             if time.monotonic() - looked > WORKER_SECONDS:
                 looked = time.monotonic()
@@ -175,32 +175,32 @@ class Watch:
             time.sleep(LOOK_SECONDS)
 
     def unfinished_of_ours(self) -> list[Run]:
-        """Without the runs that another command has begun."""
-        return [part.run for part in self.parts if part.run in self.unfinished() and part.state != "under way"]
+        """Return the unfinished runs that no other command has begun."""
+        return [item.run for item in self.items if item.run in self.unfinished() and item.state != "under way"]
 
     def unfinished(self) -> list[Run]:
-        return [part.run for part in self.parts if part.run and part.run not in self.over]
+        return [item.run for item in self.items if item.run and item.run not in self.over]
 
     def painted(self) -> list[BatchItem]:
-        return [part for part in self.parts if part.run and _ended_well(self.over.get(part.run))]
+        return [item for item in self.items if item.run and _ended_well(self.over.get(item.run))]
 
     def endings(self) -> list[str]:
-        """How each run ended, in a line, in the order in which they did."""
+        """Return a line on each run that ended, in the order in which they did."""
         titles = self.titles()
         return [
-            f"{number} of {len(self.parts)}, {titles[run]}: {_ending(record)}"
+            f"{number} of {len(self.items)}, {titles[run]}: {_ending(record)}"
             for number, (run, record) in enumerate(self.over.items(), 1)
         ]
 
     def titles(self) -> dict[Run, str]:
-        return {part.run: part.title for part in self.parts if part.run}
+        return {item.run: item.title for item in self.items if item.run}
 
     def failed(self) -> dict[str, list[str]]:
-        """Of the runs that ended otherwise than well, what is told of them, each with whom it is told of."""
+        """Return the messages of the runs that did not succeed, each with the titles of its runs."""
         found: dict[str, list[str]] = {}
-        for part in self.parts:
-            if part.run in self.over and not _ended_well(self.over[part.run]):
-                found.setdefault(_ending(self.over[part.run]), []).append(part.title)
+        for item in self.items:
+            if item.run in self.over and not _ended_well(self.over[item.run]):
+                found.setdefault(_ending(self.over[item.run]), []).append(item.title)
         return found
 
     def _estimate(self) -> float | None:
@@ -232,8 +232,8 @@ def _ending(record: RunRecord | str) -> str:
 
 
 def cancel_waiting(unfinished: Sequence[Run]) -> list[Run]:
-    """Have runs stop: those that wait leave the queue, and the library where nothing was painted yet; those that are
-    being painted are asked to stop, and given back."""
+    """Stop runs: remove those that wait from the queue, and from the library if nothing was painted yet; ask those that
+    are being painted to stop, and return them."""
     asked = []
     for run in unfinished:
         with contextlib.suppress(StudioError):  # it is gone

@@ -56,7 +56,7 @@ def paint(account: ProgressSink, make_engine: EngineMaker, report: Report = lamb
 
     wanted = account.record.settings
     _ = environment().checkpoint_seconds  # raises InputError before much is done
-    memory.check(wanted, account.record.shape, bool(hardware.cards()), _memory_of_other_runs(run), run.masks)
+    memory.check(wanted, account.record.shape, bool(hardware.cards()), _memory_of_other_runs(run), account.record.masks)
     tell("Reading the pictures …")
     with account.timings.phase("pictures"):
         pictures = run.pictures()
@@ -120,7 +120,7 @@ def _stage(
     on_gpu, beside = bool(hardware.cards()), _memory_of_other_runs(account.run)
     shapes = [(style.shape[0], style.shape[1]) for style in subject.styles]
     # In tiles as small as those of the last stage: what TensorFlow has once taken for larger ones, it keeps.
-    side, style_side = memory.tile_sides(wanted, account.record.shape, shapes, on_gpu, beside, account.run.masks)
+    side, style_side = memory.tile_sides(wanted, account.record.shape, shapes, on_gpu, beside, account.record.masks)
 
     def objective(**other: Any) -> tuple[Objective, StyleTargets]:
         content, styles = preprocessing.to_network(subject.photo), map(preprocessing.to_network, subject.styles)

@@ -367,8 +367,7 @@ def _record(recorder: Recorder, told: Any) -> None:
 
 def _files(run: Run) -> dict[str, bytes]:
     """What a run is painted from, and where it stands, by name. Whose it is concerns no node."""
-    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
-    wanted = [run.content, *run.styles, *masks, run.kept, run.start, run.checkpoint]
+    wanted = [*run.input_files(), run.checkpoint]
     record = run.record().model_copy(update={"owner": ""})
     try:
         files = {path.name: path.read_bytes() for path in wanted if path.exists()}

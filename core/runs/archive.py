@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import lzma
 import re
 import secrets
@@ -11,7 +10,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -24,9 +23,8 @@ from core.errors import InputError, StudioError
 from core.images import codec, sandbox
 from core.machine import processes
 from core.runs.library import Marks, trash
-from core.runs.record import RUN_ID, SCHEMA_VERSION, RunRecord
-from core.runs.run import METRICS, METRICS_BYTES, Run, write_record
-from core.settings import MOST_STYLES
+from core.runs.record import RUN_ID, VERSIONS, OtherVersionError, RunRecord
+from core.runs.run import INPUTS, MASKS, METRICS, METRICS_BYTES, STYLES, Run, write_record
 
 # what zipfile raises over a damaged file
 DAMAGED = (
@@ -44,9 +42,6 @@ DRAFT = ".import-"  # how the name of a run's folder begins that is not whole ye
 MAX_FILES = 25_000
 MAX_BYTES = 2 * 2**30  # unpacked
 MAX_DIRECTORY = 8 * 2**20  # of the list of files, which zipfile reads whole and keeps
-STYLES = tuple(f"style-{number}.png" for number in range(1, MOST_STYLES + 1))
-MASKS = ("kept.png", *(f"mask-{number}.png" for number in range(1, MOST_STYLES + 1)))
-INPUTS = ("content.png", *STYLES, *MASKS, "start.png")
 OUTPUTS = ("result.png", "live.jpg")
 PICTURES = (*INPUTS, *OUTPUTS)
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}
@@ -92,7 +87,8 @@ def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
         with _opened(source) as file, zipfile.ZipFile(file) as archive:
             file.largest = MAX_BYTES
             members = _members(archive, name)
-            record = _record(b"".join(_chunks(archive, members["run.json"], LIMITS["run.json"], name)), name)
+            data = b"".join(_chunks(archive, members["run.json"], LIMITS["run.json"], name))
+            record = _record(data, name, members)
             _clear_drafts()
             draft = paths.runs() / f"{DRAFT}{processes.own_lock()}-{secrets.token_hex(8)}"
             try:
@@ -169,17 +165,17 @@ def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, name: s
             yield chunk
 
 
-def _record(data: bytes, name: str) -> RunRecord:
+def _record(data: bytes, name: str, members: Container[str]) -> RunRecord:
     try:
-        raw = json.loads(data)
-        if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
-            raise InputError(f"{name} holds a run of another version; this program reads {SCHEMA_VERSION}.")
-        record = RunRecord.model_validate(raw)
+        record = RunRecord.from_json(data, members.__contains__)
         record = RunRecord.model_validate_json(record.model_dump_json())  # what is written is read again: no NaN
+    except OtherVersionError as error:
+        raise InputError(f"{name} holds a run of another version; this program reads {VERSIONS}.") from error
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{name}: the record of the run is damaged.") from error
+    masks = [mask for mask, style in zip(MASKS, record.styles, strict=False) if style.mask]
+    if missing := [inner for inner in (*STYLES[: len(record.styles)], *masks) if inner not in members]:
+        raise InputError(f"{name} is not a whole run: it holds no {missing[0]}.")
     if not RUN_ID.fullmatch(record.id):
         raise InputError(f"{name}: {record.id!r} is no name of a run.")
     status = "interrupted" if record.unfinished else record.status

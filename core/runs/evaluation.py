@@ -69,7 +69,7 @@ def evaluate(
         raise StudioError(f"The result of {run.id} has another size than its photo.")
     photo = preprocessing.to_network(subject.photo)
     shapes = [style.shape[:2] for style in subject.styles]
-    side, style_side = memory.tile_sides(given, content.shape[:2], shapes, bool(hardware.cards()), masks=run.masks)
+    side, style_side = memory.tile_sides(given, content.shape[:2], shapes, bool(hardware.cards()), masks=record.masks)
     objective, _ = engine.objective(
         photo, styles, given, precision="float32", masks=subject.masks, side=side, style_side=style_side
     )

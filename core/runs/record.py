@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -12,10 +13,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from core import paths
 from core.errors import InputError
 from core.machine.processes import ProcessId
-from core.names import Name
-from core.settings import SETTINGS, TransferSettings
+from core.names import SEPARATOR, Name, as_name
+from core.settings import MOST_STYLES, SETTINGS, TransferSettings
 
-SCHEMA_VERSION = 1
+VERSIONS = "1 and 2"  # of the schema, that are read; 2 is written
 SOFTWARE = "Style Transfer Studio"  # as results say what made them
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]{1,200}")
 Count = Annotated[int, Field(ge=0, le=10**9)]
@@ -95,12 +96,21 @@ class Request(BaseModel):
     weights: dict[str, Any] = Field(default_factory=dict)  # as they shall be from now on
 
 
+class RecordedStyle(BaseModel):
+    """A style of a run. Its weight is one of the settings, `style_blend`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    mask: bool = False  # whether it has one
+
+
 class RunRecord(BaseModel):
     """What `run.json` holds."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[1] = 1  # SCHEMA_VERSION, as a type
+    schema_version: Literal[2] = 2
     id: str
     created: AwareDatetime
     queued: AwareDatetime | None = None  # the last time; an imported run never was, here
@@ -109,8 +119,8 @@ class RunRecord(BaseModel):
     message: str = ""  # what is being prepared, or in one sentence what went wrong
     preset: Name
     settings: TransferSettings
-    content: Name  # names of the pictures, as the user knows them
-    style: Name
+    content: Name  # the photo's name, as the user knows it
+    styles: list[RecordedStyle] = Field(min_length=1, max_length=MOST_STYLES)
     owner: str = ""  # who started it, where people log in; empty elsewhere
     batch: Name = ""  # the batch or sweep that it was begun for
     job: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")  # of `core.batch`, the digest of what was asked for there
@@ -143,6 +153,36 @@ class RunRecord(BaseModel):
             settings = settings.changed(**change.changes)
         return self
 
+    @staticmethod
+    def from_json(data: bytes, exists: Callable[[str], bool]) -> RunRecord:
+        """Return the record in `run.json`, migrated if it has version 1; `exists` says whether the run has a file of
+        that name.
+
+        Raises `OtherVersionError` for other versions, `ValueError` or `RecursionError` for a damaged record.
+        """
+        fields = json.loads(data)
+        version = fields.get("schema_version") if isinstance(fields, dict) else None
+        if version == 1 and type(version) is int:
+            data = json.dumps(_from_version_1(fields, exists)).encode()
+        elif version != 2:
+            raise OtherVersionError(version)
+        return RunRecord.model_validate_json(data)  # stricter than json: no half characters
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `--json` and reports say of a run: the record with the joined names of its styles."""
+        told = self.model_dump(mode="json", exclude={"writer"})
+        listed = list(told.items())
+        listed.insert(list(told).index("styles"), ("style", self.style))
+        return dict(listed)
+
+    @property
+    def style(self) -> str:
+        return as_name(SEPARATOR.join(style.name for style in self.styles))
+
+    @property
+    def masks(self) -> int:
+        return sum(style.mask for style in self.styles)
+
     @property
     def title(self) -> str:
         return f"{self.content} × {self.style}"
@@ -150,6 +190,26 @@ class RunRecord(BaseModel):
     @property
     def unfinished(self) -> bool:
         return self.status in UNFINISHED
+
+
+class OtherVersionError(ValueError):
+    """A record of a version that this program does not read."""
+
+    def __init__(self, version: object) -> None:
+        super().__init__(f"version {version!r}")
+        self.version = version
+
+
+def _from_version_1(fields: dict[str, Any], exists: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the fields as version 2 has them: version 1 joined the names of the styles, and counted their files."""
+    joined = fields.get("style")
+    if not isinstance(joined, str) or "styles" in fields:
+        raise ValueError("no record of version 1")
+    count = 1 + sum(exists(f"style-{number}.png") for number in range(2, MOST_STYLES + 1))
+    names = joined.split(SEPARATOR, count - 1)  # a name may hold the separator, or the end may have been cut off
+    names += [f"painting {number}" for number in range(len(names) + 1, count + 1)]
+    styles = [{"name": name, "mask": exists(f"mask-{number}.png")} for number, name in enumerate(names, 1)]
+    return {**{name: value for name, value in fields.items() if name != "style"}, "schema_version": 2, "styles": styles}
 
 
 def metadata(record: RunRecord) -> dict[str, str]:

@@ -16,7 +16,6 @@ runs/<id>/
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from pydantic import ValidationError
 from core import paths
 from core.errors import StudioError
 from core.images import codec, preprocessing
-from core.runs.record import SCHEMA_VERSION, QueueEntry, Request, RunRecord, Steering, metadata
+from core.runs.record import VERSIONS, OtherVersionError, QueueEntry, Request, RunRecord, Steering, metadata
 from core.settings import MOST_STYLES
 from core.transfer.inputs import Inputs
 from core.vgg.layers import is_layer
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+STYLES = tuple(f"style-{number}.png" for number in range(1, MOST_STYLES + 1))
+MASKS = tuple(f"mask-{number}.png" for number in range(1, MOST_STYLES + 1))
+INPUTS = ("content.png", *STYLES, *MASKS, "kept.png", "start.png")
 METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
 LINE_BYTES = 2048  # of a line of metrics at most: as many layers as there are, and more
 
@@ -58,24 +60,13 @@ class Run:
     def content(self) -> Path:
         return self.path / "content.png"
 
-    @property
-    def style(self) -> Path:
-        return self.path / "style-1.png"
+    def style(self, number: int) -> Path:
+        """Return the picture of a style, from number 1 on."""
+        return self.path / STYLES[number - 1]
 
-    @property
-    def styles(self) -> list[Path]:
-        """Its paintings, in their order; the first one in any case."""
-        more = (self.path / f"style-{number}.png" for number in range(2, MOST_STYLES + 1))
-        return [self.style, *(path for path in more if path.exists())]
-
-    def mask(self, style: int) -> Path:
-        """Where the painting of that number, from 1 on, is."""
-        return self.path / f"mask-{style}.png"
-
-    @property
-    def masks(self) -> int:
-        """How many of its paintings have a mask."""
-        return sum(self.mask(number).exists() for number in range(1, MOST_STYLES + 1))
+    def mask(self, number: int) -> Path:
+        """Return the mask of a style; the record says whether it has one."""
+        return self.path / MASKS[number - 1]
 
     @property
     def kept(self) -> Path:
@@ -86,18 +77,21 @@ class Run:
     def start(self) -> Path:
         return self.path / "start.png"
 
+    def input_files(self) -> list[Path]:
+        """Return the files of all pictures that the run was given."""
+        return [path for name in INPUTS if (path := self.path / name).is_file()]
+
     def pictures(self) -> Inputs:
-        """The run's own copies of its pictures: as PNGs they are larger than the JPEGs that they were."""
+        """Read the pictures that the run was given: its copies, PNGs that are larger than the JPEGs they were."""
 
         def read(path: Path) -> Image.Image:
             return codec.read_image(path, max_bytes=4 * codec.MAX_PIXELS)
 
-        styles = self.styles
-        masks = [self.mask(number) for number in range(1, len(styles) + 1)]
+        styles = self.record().styles
         return Inputs(
             read(self.content),
-            [read(path) for path in styles],
-            [read(path) if path.exists() else None for path in masks],
+            [read(self.style(number)) for number in range(1, len(styles) + 1)],
+            [read(self.mask(number)) if style.mask else None for number, style in enumerate(styles, 1)],
             read(self.kept) if self.kept.exists() else None,
         )
 
@@ -115,16 +109,13 @@ class Run:
         Raises `StudioError` for a record that is missing, damaged or of another version.
         """
         try:
-            data = paths.read(self.path / "run.json")
-            raw = json.loads(data)
-            version = raw.get("schema_version") if isinstance(raw, dict) else None
-            if version != SCHEMA_VERSION:
-                raise StudioError(
-                    f"The run {self.id} has the schema version {version!r}; this program reads {SCHEMA_VERSION}."
-                )
-            record = RunRecord.model_validate_json(data)  # stricter than json: no half characters
+            record = RunRecord.from_json(paths.read(self.path / "run.json"), lambda name: (self.path / name).exists())
         except OSError as error:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
+        except OtherVersionError as error:
+            raise StudioError(
+                f"The run {self.id} has the schema version {error.version!r}; this program reads {VERSIONS}."
+            ) from error
         except (ValueError, RecursionError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
         waits = record.status == "queued" and QueueEntry.of(self.id) is not None

@@ -3,64 +3,60 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
-from core.runs import store
+from core.names import SEPARATOR
 from core.runs.record import Steering
-from core.runs.run import Run
 from core.settings import TransferSettings
 
 
 @dataclass(frozen=True)
-class RunSpec:
-    """How photos are painted: all of a run but its photo. The pictures are as `runs.create` takes them."""
+class Style:
+    """A style to paint in. Its weight is one of the settings, `style_blend`."""
 
+    name: str
+    picture: Image.Image
+    mask: Image.Image | None = None  # white where the style is; without one it is where no other style's mask is
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """How a photo is to be painted. All pictures are RGB and upright, as `codec.read_image` returns them."""
+
+    styles: Sequence[Style]
     settings: TransferSettings
     preset: str
-    styles: Sequence[Image.Image]
-    style_name: str
-    masks: Sequence[Image.Image | None] = ()
-    kept: Image.Image | None = None
-    start: Image.Image | None = None
+    kept: Image.Image | None = None  # white where the photo stays as it is
+    start: Image.Image | None = None  # the picture to start from, whatever the settings say
     start_name: str = ""
-    steering: Sequence[Steering] = ()
+    steering: Sequence[Steering] = ()  # changes of weights to repeat
 
-    def new_run(self, photo: Image.Image, name: str, owner: str = "", batch: str = "", job: str = "") -> Run:
-        """Takes and raises what `runs.create` does."""
-        return store.create(
-            photo,
-            self.styles[0],
-            self.settings,
-            self.preset,
-            name,
-            self.style_name,
-            self.start,
-            self.start_name,
-            self.steering,
-            owner,
-            more_styles=self.styles[1:],
-            masks=self.masks,
-            kept=self.kept,
-            batch=batch,
-            job=job,
-        )
+    @property
+    def style_name(self) -> str:
+        return SEPARATOR.join(style.name for style in self.styles)
 
     def digest(self) -> bytes:
-        """The same for the same pictures and steering. The settings are not in it: a film's frames differ in them."""
-        digest = hashlib.sha256(self.style_name.encode())
-        for picture in (*self.styles, None, *self.masks, None, self.kept, self.start):
-            digest.update(f"{picture.size} {picture.mode}".encode() + picture.tobytes() if picture else b"none")
-        for change in self.steering:
-            digest.update(change.model_dump_json().encode())
-        return digest.digest()
+        """Return a digest of the pictures and the steering, without the settings, which differ between a film's
+        frames."""
+        pictures, masks = [style.picture for style in self.styles], [style.mask for style in self.styles]
+        return pictures_digest(self.style_name, (*pictures, None, *masks, None, self.kept, self.start), self.steering)
+
+
+def pictures_digest(name: str, pictures: Iterable[Image.Image | None], steering: Sequence[Steering] = ()) -> bytes:
+    digest = hashlib.sha256(name.encode())
+    for picture in pictures:
+        digest.update(f"{picture.size} {picture.mode}".encode() + picture.tobytes() if picture else b"none")
+    for change in steering:
+        digest.update(change.model_dump_json().encode())
+    return digest.digest()
 
 
 def made_of(spec: bytes, settings: TransferSettings, photo: bytes, before: str = "") -> str:
-    """The digest of all that a result depends on: `Manner.digest`, the settings, the photo as a file has it, and of a
-    film's frame what the frame before it was made of."""
+    """Return the digest of all that a result depends on: `RunSpec.digest`, the settings, the bytes of the photo's file,
+    and for a frame of a film the `made_of` of the frame before."""
     digest = hashlib.sha256(spec + settings.shaping_result().encode())
     digest.update(before.encode())
     digest.update(photo)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from PIL import Image
@@ -16,84 +16,74 @@ from core.images import geometry
 from core.machine import memory
 from core.machine.processes import ProcessId
 from core.names import as_name
-from core.runs.record import RunRecord, Steering
+from core.runs.record import RecordedStyle, RunRecord
 from core.runs.run import Run, write_record
-from core.settings import TransferSettings
+from core.runs.spec import RunSpec
 from core.transfer import inputs
 
 
-def create(
-    content: Image.Image,
-    style: Image.Image,
-    settings: TransferSettings,
-    preset: str,
-    content_name: str,
-    style_name: str,
-    start: Image.Image | None = None,
-    start_name: str = "",
-    steering: Sequence[Steering] = (),
-    owner: str = "",
-    more_styles: Sequence[Image.Image] = (),
-    masks: Sequence[Image.Image | None] = (),
-    kept: Image.Image | None = None,
-    batch: str = "",
-    job: str = "",
-) -> Run:
-    """A new run, queued. The pictures are RGB and upright, as `images.read_image` gives them; `start` is painted from
-    in place of what the settings say, and `steering` repeats what was done to an earlier run. `style_name` names all
-    the styles; `masks` say where each is, and `kept` where the photo stays, white on black; `batch` and `job` are
-    what the record says of them.
+def create(spec: RunSpec, photo: Image.Image, photo_name: str, owner: str = "", batch: str = "", job: str = "") -> Run:
+    """Create a run of a photo, queued. `owner`, `batch` and `job` are what its record says of them.
 
     Raises `InputError` when a picture is too small at this size, the steering would leave nothing to paint or the
     settings do not allow the memory that it needs, and `StudioError` when it cannot be written.
     """
-    steering, steered = sorted(steering, key=lambda change: change.iteration), settings
-    for weights in steering:  # each may fit, and not what was steered before
-        steered = steered.changed(**weights.changes)
-    content_name, style_name, start_name = map(as_name, (content_name, style_name, start_name))
-    shape = geometry.shape_at(content.size, settings.size, content_name)
-    inputs.check_side(content.size, settings, content_name)
-    inputs.check_styles([each.size for each in (style, *more_styles)], settings, style_name)
-    memory.check_limit(settings, shape, sum(mask is not None for mask in masks))
+    photo_name, style_name = as_name(photo_name), as_name(spec.style_name)
+    shape = _check(spec, photo, photo_name)
     created = datetime.now(UTC)
-    slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (content_name, style_name))
+    slug = "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] for name in (photo_name, style_name))
     run = Run(paths.runs() / f"{created:%Y%m%d-%H%M%S-%f}-{slug}-{secrets.token_hex(2)}")
     record = RunRecord(
         id=run.id,
         created=created,
         queued=created,
-        preset=preset,
-        settings=settings,
-        content=content_name,
-        style=style_name,
+        preset=spec.preset,
+        settings=spec.settings,
+        content=photo_name,
+        styles=[RecordedStyle(name=style.name, mask=style.mask is not None) for style in spec.styles],
         owner=owner,
-        batch=as_name(batch),
+        batch=batch,
         job=job,
         shape=shape,
-        start=start_name,
-        steering=steering,
+        start=spec.start_name,
+        steering=sorted(spec.steering, key=lambda change: change.iteration),
         writer=ProcessId.this_process(),  # until it is performed, or handed to the queue
     )
     draft = Run(run.path.with_name(f".{run.id}"))  # a reader never meets a run without its inputs
     try:
         draft.path.mkdir(parents=True)
-        content.save(draft.content, compress_level=1)
-        style.save(draft.style, compress_level=1)
-        for number, another in enumerate(more_styles, 2):
-            another.save(draft.path / f"style-{number}.png", compress_level=1)
-        for number, mask in enumerate(masks, 1):
-            if mask:
-                mask.convert("L").save(draft.mask(number))
-        if kept:
-            kept.convert("L").save(draft.kept)
-        if start:
-            start.save(draft.start, compress_level=1)
+        _write_pictures(draft, spec, photo)
         write_record(draft, record)
         paths.put_in_place(draft.path, run.path)
     except OSError as error:
         shutil.rmtree(draft.path, ignore_errors=True)
         raise StudioError(f"The run cannot be written to {run.path.parent}: {error.strerror or error}.") from error
     return run
+
+
+def _check(spec: RunSpec, photo: Image.Image, photo_name: str) -> tuple[int, int]:
+    """Return the height and width of the result. Raises as `create` does."""
+    steered = spec.settings
+    for change in sorted(spec.steering, key=lambda change: change.iteration):
+        steered = steered.changed(**change.changes)  # each may fit, and not what was steered before
+    shape = geometry.shape_at(photo.size, spec.settings.size, photo_name)
+    inputs.check_side(photo.size, spec.settings, photo_name)
+    names = [as_name(style.name) for style in spec.styles]
+    inputs.check_styles([style.picture.size for style in spec.styles], spec.settings, names)
+    memory.check_limit(spec.settings, shape, sum(style.mask is not None for style in spec.styles))
+    return shape
+
+
+def _write_pictures(run: Run, spec: RunSpec, photo: Image.Image) -> None:
+    photo.save(run.content, compress_level=1)
+    for number, style in enumerate(spec.styles, 1):
+        style.picture.save(run.style(number), compress_level=1)
+        if style.mask:
+            style.mask.convert("L").save(run.mask(number))
+    if spec.kept:
+        spec.kept.convert("L").save(run.kept)
+    if spec.start:
+        spec.start.save(run.start, compress_level=1)
 
 
 def find(run_id: str, owner: str | None = None) -> Run:

@@ -1,13 +1,13 @@
-"""A run's paintings, as people are told of them: what each is called, how much it counts, and where it is."""
+"""A run's styles for display: their names, their shares and where they are used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.images.masks import blend
-from core.names import names_of
 
 if TYPE_CHECKING:
     from core.runs.record import RunRecord
@@ -17,56 +17,51 @@ EVERYWHERE = "everywhere"
 
 
 @dataclass(frozen=True)
-class Painting:
-    """One of a run's paintings."""
+class RunStyle:
+    """One of a run's styles."""
 
-    label: str  # "Painting", or its number too where there are several
+    label: str  # "Painting", with its number if there are several
     name: str
     path: Path
-    mask: Path | None  # where it is; without one it is where no other's mask is
-    share: float  # of the style there, 0 … 1
-    role: str  # how much and where it is, in words; empty for a painting that is alone
+    mask: Path | None
+    share_text: str  # empty if it is the only style
 
 
-def of(run: Run, record: RunRecord) -> list[Painting]:
-    """The paintings of a run, in their order."""
-    files = run.styles
-    masks = [mask if (mask := run.mask(number)).is_file() else None for number in range(1, len(files) + 1)]
-    names = names_of(record.style, len(files))
-    parts = shares(record.settings.style_blend, [mask is not None for mask in masks])
+def styles_of(run: Run, record: RunRecord) -> list[RunStyle]:
+    """Return the styles of a run, in their order."""
+    masked = [style.mask for style in record.styles]
+    shares = style_shares(record.settings.style_blend, masked)
     return [
-        Painting(
-            f"Painting {number}" if len(files) > 1 else "Painting",
-            name,
-            path,
-            mask,
-            share,
-            role(share, mask is not None, masks),
+        RunStyle(
+            f"Painting {number}" if len(masked) > 1 else "Painting",
+            style.name,
+            run.style(number),
+            run.mask(number) if style.mask else None,
+            share_text(share, style.mask, masked),
         )
-        for number, (name, path, mask, share) in enumerate(zip(names, files, masks, parts, strict=True), 1)
+        for number, (style, share) in enumerate(zip(record.styles, shares, strict=True), 1)
     ]
 
 
-def whereabouts(run: Run, record: RunRecord) -> str:
-    """In which parts of the photo the paintings are, and whether a part of it stays, in words."""
-    masked = [painting.name for painting in of(run, record) if painting.mask]
-    parts = [f"{name} in its part" for name in masked]
+def describe_regions(run: Run, record: RunRecord) -> str:
+    """Say in which parts of the photo the styles are, and whether a part of it stays."""
+    parts = [f"{style.name} in its part" for style in record.styles if style.mask]
     return ", ".join([*parts, *(["a part stays as it is"] if run.kept.is_file() else [])]) or EVERYWHERE
 
 
-def shares(weights: tuple[float, ...], masked: list[bool]) -> list[float]:
-    """What each painting counts where it is: one with a mask all there is, the others by their weights."""
+def style_shares(weights: Sequence[float], masked: Sequence[bool]) -> list[float]:
+    """Return each style's share where it is used: 1 for one with a mask, the others by their weights."""
     given = weights if len(weights) == len(masked) else (1.0,) * len(masked)
-    free = [0.0 if alone else weight for weight, alone in zip(given, masked, strict=True)]
+    free = [0.0 if has_mask else weight for weight, has_mask in zip(given, masked, strict=True)]
     blended = blend(len(free), free) if any(free) else free
-    return [1.0 if alone else float(share) for share, alone in zip(blended, masked, strict=True)]
+    return [1.0 if has_mask else float(share) for share, has_mask in zip(blended, masked, strict=True)]
 
 
-def role(share: float, masked: bool, masks: list[Path | None] | list[bool]) -> str:
-    """How much of the style a painting is and where, in words, among paintings with these masks."""
-    if masked:
+def share_text(share: float, has_mask: bool, masked: Sequence[bool]) -> str:
+    """Say how large a style's share is and where; `masked` says which of the run's styles have a mask."""
+    if has_mask:
         return "in its part"
-    if len(masks) == 1:
+    if len(masked) == 1:
         return ""
-    elsewhere = " elsewhere" if any(masks) else ""
+    elsewhere = " elsewhere" if any(masked) else ""
     return f"{100 * share:.0f} %{elsewhere}"

@@ -77,36 +77,35 @@ def find(name: str) -> Sample:
 
 
 @dataclass(frozen=True)
-class Given:
-    """A picture as a person names it, a file or a sample; `name` is what a run calls it."""
+class PictureSource:
+    """A named picture to read, from a file or a sample; `name` is what a run calls it."""
 
     path: Path
     name: str
     is_sample: bool = False
 
     @staticmethod
-    def of(path: Path) -> Given:
-        """Of a file."""
-        return Given(path, as_name(path.stem))
+    def from_file(path: Path) -> PictureSource:
+        return PictureSource(path, as_name(path.stem))
+
+    @staticmethod
+    def from_text(text: str, folder: Path = Path()) -> PictureSource:
+        """Find what a person named: a file, by a path that may start at `folder`, or by a plain word a sample.
+
+        Raises InputError for a word that is neither; a missing file is reported when it is read.
+        """
+        path = folder / text
+        is_word = Path(text).name == text and not Path(text).suffix
+        if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path's raises over too long a name
+            return PictureSource(find(text).path(), text, is_sample=True)
+        return PictureSource.from_file(path)
 
     def read(self, decoder: Decoder | None = None) -> Image.Image:
         """RGB and upright, a foreign file by the decoder that is given or one of its own. Raises as
-        `decoding.read` does."""
+        `sandbox.read` does."""
         if self.is_sample:
             return codec.read_image(self.path, self.name)
         return decoder.read(self.path) if decoder else sandbox.read(self.path)
-
-
-def given(text: str, folder: Path = Path()) -> Given:
-    """What is named: a file, its path from `folder` on where it is no absolute one, or, by a plain word, a sample.
-
-    Raises InputError for a word that is neither; a file that is not there is told when it is read.
-    """
-    path = folder / text
-    is_word = Path(text).name == text and not Path(text).suffix
-    if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path's raises over too long a name
-        return Given(find(text).path(), text, is_sample=True)
-    return Given.of(path)
 
 
 def thumbnail(sample: Sample, side: int = 240) -> np.ndarray:

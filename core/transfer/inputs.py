@@ -11,7 +11,6 @@ from PIL import Image
 from core.errors import InputError
 from core.images import codec, color, geometry, preprocessing
 from core.images.masks import mask_at
-from core.names import names_of
 from core.settings import MOST_STYLES, TransferSettings
 
 
@@ -67,8 +66,8 @@ class Inputs:
         return ResizedInputs(painted, photo, styles, masks, mask_at(self.kept, photo.shape), settings)
 
 
-def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, names: str) -> None:
-    """Of paintings by their widths and heights: raise `InputError` when there are too many, one is too small, or the
+def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, names: Sequence[str]) -> None:
+    """Check styles by their widths and heights: raise `InputError` when there are too many, one is too small, or the
     blend has not a weight for each."""
     if len(sizes) > MOST_STYLES:
         raise InputError(f"{len(sizes)} paintings were given; {MOST_STYLES} can be blended at most.")
@@ -77,7 +76,7 @@ def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, n
             f"style_blend has {len(settings.style_blend)} numbers for {len(sizes)} paintings: give one for each, or "
             "none."
         )
-    for size, name in zip(sizes, names_of(names, len(sizes)), strict=True):
+    for size, name in zip(sizes, names, strict=True):
         check_side(size, settings, name, is_style=True)
 
 

@@ -14,12 +14,12 @@ from core.transfer import preview
 from core.transfer.preview import Preview
 from dashboard.common.text import plain
 from dashboard.compose.picture_picker import Picture
-from dashboard.compose.style_picker import ChosenStyle
+from dashboard.compose.style_picker import ChosenStyles
 
 SIZE = 512  # px
 
 
-def show(content: Picture, styles: ChosenStyle) -> None:
+def show(content: Picture, chosen: ChosenStyles) -> None:
     """The preview of the photo after the paintings; where its network is not here, what to do about it."""
     network = _network()
     if network is None:
@@ -37,10 +37,11 @@ def show(content: Picture, styles: ChosenStyle) -> None:
         photo = geometry.resize(content.image, min(SIZE, max(content.image.size)), content.name)
         side = 2 * (preview.STYLE_SIDE,)  # as the network reads it, whatever the photo's size
         paintings = [
-            np.asarray(each.image.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0)) for each in styles.pictures
+            np.asarray(style.picture.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0))
+            for style in chosen.styles
         ]
-        masks = [mask_at(mask, photo.shape) for mask in styles.masks]
-        picture = _painted(network, photo, paintings, styles.weights, masks)
+        masks = [mask_at(style.mask, photo.shape) for style in chosen.styles]
+        picture = _painted(network, photo, paintings, chosen.weights, masks)
     except StudioError as error:
         st.caption(plain(str(error)))
         return

@@ -7,10 +7,10 @@ import streamlit as st
 from PIL import Image
 from streamlit.delta_generator import DeltaGenerator
 
-from core.names import JOINT
 from core.runs import styles
 from core.runs.record import RunRecord
 from core.runs.run import Run
+from core.runs.spec import Style
 from core.settings import MOST_STYLES
 from dashboard.common.text import plain
 from dashboard.compose import mask_picker, picture_picker
@@ -22,19 +22,14 @@ THUMBNAIL = 56  # px
 
 
 @dataclass(frozen=True)
-class ChosenStyle:
-    """Paintings that a run can be made of."""
+class ChosenStyles:
+    """The styles of a new run."""
 
-    pictures: Sequence[Picture]
-    masks: Sequence[Image.Image | None]
-    weights: tuple[float, ...]  # empty where all count alike
-
-    @property
-    def name(self) -> str:
-        return JOINT.join(picture.name for picture in self.pictures)
+    styles: Sequence[Style]
+    weights: tuple[float, ...]  # empty if all count alike
 
 
-def choose(photo: Picture | None) -> tuple[ChosenStyle | None, dict[str, DeltaGenerator]]:
+def choose(photo: Picture | None) -> tuple[ChosenStyles | None, dict[str, DeltaGenerator]]:
     """Let the user choose them; `None` when one of them cannot be used. Beside them, where each place's samples go."""
     places = _places()
     several = len(places) > 1
@@ -43,7 +38,7 @@ def choose(photo: Picture | None) -> tuple[ChosenStyle | None, dict[str, DeltaGe
             st.button("Add a painting", icon=":material/add:", type="tertiary", on_click=_add, args=(places,))
     if not several:
         picture, mask, room = _one(places[0], photo)
-        return (ChosenStyle([picture], [mask], ()) if picture else None), {places[0]: room}
+        return _chosen([picture], [mask], ()), {places[0]: room}
     rows = st.container(gap="small", key="weights")
     found = []
     labels = [f"Painting {number}" for number in range(1, len(places) + 1)]
@@ -55,15 +50,20 @@ def choose(photo: Picture | None) -> tuple[ChosenStyle | None, dict[str, DeltaGe
     pictures, masks, rooms = zip(*found, strict=True)
     with rows:
         weights = _weights(places, pictures, masks)
-    usable = [picture for picture in pictures if picture]
-    chosen = ChosenStyle(usable, masks, weights) if len(usable) == len(places) else None
-    return chosen, dict(zip(places, rooms, strict=True))
+    return _chosen(pictures, masks, weights), dict(zip(places, rooms, strict=True))
+
+
+def _chosen(
+    pictures: Sequence[Picture | None], masks: Sequence[Image.Image | None], weights: tuple[float, ...]
+) -> ChosenStyles | None:
+    usable = [Style(each.name, each.image, mask) for each, mask in zip(pictures, masks, strict=True) if each]
+    return ChosenStyles(usable, weights) if len(usable) == len(pictures) else None
 
 
 def prefill(run: Run, record: RunRecord, with_masks: bool) -> None:
     """Have a run's paintings be chosen, with their weights, and with their masks where the photo is the same."""
     forget()
-    used = styles.of(run, record)
+    used = styles.styles_of(run, record)
     st.session_state["paintings"] = PLACES[: len(used)]
     weights = record.settings.style_blend or (1.0,) * len(used)
     for place, painting, weight in zip(PLACES, used, weights, strict=False):
@@ -125,13 +125,13 @@ def _weights(
     masked = [mask is not None for mask in masks]
     weights = tuple(st.session_state.setdefault(f"blend-{place}", 1.0) for place in places)
     for number, (place, picture, alone, share) in enumerate(
-        zip(places, pictures, masked, styles.shares(weights, masked), strict=True), 1
+        zip(places, pictures, masked, styles.style_shares(weights, masked), strict=True), 1
     ):
         name = picture.name if picture else "not usable"
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             if picture:
                 st.image(picture.preview, width=THUMBNAIL, alt=picture.name)
-            label = f"{number} · {plain(name)}: {styles.role(share, alone, masked)}"
+            label = f"{number} · {plain(name)}: {styles.share_text(share, alone, masked)}"
             most = max(MOST_WEIGHT, weights[number - 1])
             if alone:
                 st.markdown(label, width="stretch")

@@ -15,6 +15,7 @@ from core.batches import plan, progress
 from core.errors import InputError, StudioError
 from core.images import geometry
 from core.jobs import eta, schedule, worker, workers
+from core.runs import store
 from core.runs.run import Run
 from core.runs.spec import RunSpec
 from core.settings import SETTINGS, Setting, TransferSettings
@@ -22,7 +23,7 @@ from core.transfer import inputs
 from dashboard import auth
 from dashboard.common.text import duration, plain
 from dashboard.compose.picture_picker import Picture
-from dashboard.compose.style_picker import ChosenStyle
+from dashboard.compose.style_picker import ChosenStyles
 
 MOST_VALUES = 6  # of a setting: more make a table that no screen shows
 CHOICES = ("Setting", "And another")
@@ -30,7 +31,7 @@ FIRST = "style_weight"  # what is offered at first
 OFFERED = [name for name, setting in SETTINGS.items() if setting.type is not tuple and setting.shapes_result]
 
 
-def offer(photo: Picture, styles: ChosenStyle, settings: TransferSettings, spec: Callable[[], RunSpec]) -> str | None:
+def offer(photo: Picture, styles: ChosenStyles, settings: TransferSettings, spec: Callable[[], RunSpec]) -> str | None:
     """Let the user try several values; the name of the batch once its runs wait in the queue.
 
     `spec` makes what all its runs have in common but for the settings.
@@ -45,7 +46,8 @@ def offer(photo: Picture, styles: ChosenStyle, settings: TransferSettings, spec:
             chosen = [settings.changed(**changes) for changes in plan.combinations(wanted)] if wanted else []
             for each in chosen:
                 inputs.check_side(photo.image.size, each, photo.name)
-                inputs.check_styles([painting.image.size for painting in styles.pictures], each, styles.name)
+                sizes, names = [style.picture.size for style in styles.styles], [style.name for style in styles.styles]
+                inputs.check_styles(sizes, each, names)
         except InputError as error:
             st.error(plain(str(error)))
             chosen = []
@@ -120,7 +122,7 @@ def _enter(photo: Picture, chosen: Sequence[TransferSettings], spec: Callable[[]
             common = spec()
             for each in chosen:
                 of_each = dataclasses.replace(common, settings=each)
-                made.append(of_each.new_run(photo.image, photo.name, auth.owner(), name))
+                made.append(store.create(of_each, photo.image, photo.name, auth.owner(), name))
             schedule.submit(*made)
     except (StudioError, OSError) as error:
         progress.cancel_waiting(made)

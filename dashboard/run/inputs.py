@@ -8,9 +8,9 @@ import streamlit as st
 from PIL import Image, ImageOps
 
 from core.images import codec
-from core.runs import styles
 from core.runs.record import RunRecord
 from core.runs.run import Run
+from core.runs.styles import styles_of
 
 MASK = 3  # so many times smaller than its picture
 
@@ -48,8 +48,8 @@ def photo(run: Run, record: RunRecord) -> Input:
 def paintings(run: Run, record: RunRecord) -> list[Input]:
     """The run's paintings, with what each counts and where it is."""
     return [
-        Input(", ".join(filter(None, (each.label, each.role))), each.name, each.path, each.mask)
-        for each in styles.of(run, record)
+        Input(", ".join(filter(None, (each.label, each.share_text))), each.name, each.path, each.mask)
+        for each in styles_of(run, record)
     ]
 
 

@@ -130,7 +130,7 @@ def _told(run: Run, record: RunRecord) -> str:
     differing = [(label, value) for label, value, _ in describe.differences(record) if label not in left_out]
     told = [f"{label} {value}" for label, value in differing[:MOST_TOLD]]
     more = [f"and {len(differing) - MOST_TOLD} more"] if len(differing) > MOST_TOLD else []
-    where = styles.whereabouts(run, record)
+    where = styles.describe_regions(run, record)
     return " · ".join([*told, *more, *([where] if where != styles.EVERYWHERE else [])])
 
 

@@ -17,7 +17,7 @@ from dashboard import auth
 from dashboard.common.text import duration, plain
 from dashboard.compose import mask_picker, picture_picker, preview, readiness, settings_form, style_picker, sweep
 from dashboard.compose.picture_picker import Picture
-from dashboard.compose.style_picker import ChosenStyle
+from dashboard.compose.style_picker import ChosenStyles
 from dashboard.run import queue, view
 from dashboard.run.batch import link_from, show
 
@@ -122,7 +122,7 @@ def _given_start() -> tuple[Path, str] | None:
 
 def _start(
     content: Picture | None,
-    styles: ChosenStyle | None,
+    styles: ChosenStyles | None,
     kept: Image.Image | None,
     preset: str,
     settings: TransferSettings | None,
@@ -140,12 +140,11 @@ def _start(
     def spec() -> RunSpec:
         """Raises `StudioError` where the picture to paint on from cannot be read."""
         picture, name = (sandbox.read(start[0], max_bytes=4 * codec.MAX_PIXELS), start[1]) if start else (None, "")
-        paintings_given = [painting.image for painting in styles.pictures]
-        return RunSpec(settings, preset, paintings_given, styles.name, styles.masks, kept, picture, name)
+        return RunSpec(styles.styles, settings, preset, kept, picture, name)
 
     if started:
         try:
-            run = spec().new_run(content.image, content.name, auth.owner())
+            run = store.create(spec(), content.image, content.name, auth.owner())
             schedule.submit(run)
         except (StudioError, OSError) as error:
             log.refused("run refused", error)

@@ -39,11 +39,9 @@ def write_zip(
         _add(archive, "runs.json", _json([_summary(each) for each in shown]))
         for each in shown:
             folder = each.run.id if RUN_ID.fullmatch(each.run.id) else f"run-{each.number}"
-            for path in (*content.inputs(each.run), each.run.result):
-                if path.is_file():
-                    _add(archive, f"{folder}/{path.name}", content.bytes_of(path, each.run))
-            if (metrics := each.run.path / "metrics.csv").is_file():
-                _add(archive, f"{folder}/metrics.csv", content.bytes_of(metrics, each.run))
+            outputs = [path for path in (each.run.result, each.run.path / "metrics.csv") if path.is_file()]
+            for path in (*each.run.input_files(), *outputs):
+                _add(archive, f"{folder}/{path.name}", content.bytes_of(path, each.run))
             _add(archive, f"{folder}/run.json", _json(_recorded(each.record)))
             _add(archive, f"{folder}/repeat.sh", _script(each).encode(), executable=True)
 
@@ -65,7 +63,7 @@ exec {line}
 
 
 def _recorded(record: RunRecord) -> dict[str, Any]:
-    return record.model_dump(mode="json", exclude={"writer", "owner"})
+    return {name: value for name, value in record.summary().items() if name != "owner"}
 
 
 def _summary(each: ReportRun) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def _summary(each: ReportRun) -> dict[str, Any]:
 def _row(each: ReportRun) -> dict[str, Any]:
     """A run as one line of a table."""
     summary = _summary(each)
-    nested = ("settings", "timings", "reading", "environment", "steering", "shape", "schema_version")
+    nested = ("settings", "timings", "reading", "environment", "steering", "shape", "styles", "schema_version")
     row = {name: value for name, value in summary.items() if name not in nested}
     row |= {"height": each.record.shape[0], "width": each.record.shape[1]}
     row["steering"] = " ".join(option for change in each.record.steering for option in change.options())

@@ -16,11 +16,12 @@ from core import paths
 from core.errors import InputError, StudioError
 from core.images import codec
 from core.names import legible
-from core.runs import library, styles
+from core.runs import library
 from core.runs.evaluation import Evaluation
 from core.runs.library import Marks
 from core.runs.record import RunRecord
 from core.runs.run import METRICS, Run
+from core.runs.styles import styles_of
 from export import describe
 
 if TYPE_CHECKING:
@@ -119,12 +120,6 @@ def _metrics(run: Run) -> pd.DataFrame:
     return metrics
 
 
-def inputs(run: Run) -> list[Path]:
-    """What the run was painted from, as far as it was given."""
-    masks = [run.mask(number) for number in range(1, len(run.styles) + 1)]
-    return [run.content, *run.styles, *masks, run.kept, run.start]
-
-
 def bytes_of(path: Path, run: Run) -> bytes:
     try:
         return paths.read(path, 4 * codec.MAX_PIXELS)
@@ -149,12 +144,12 @@ def pictures(each: ReportRun) -> list[Picture]:
     pictures = [picture(run, run.content, f"Photo: {record.content}", f"The photo {record.content}", side)]
     if run.kept.is_file():
         pictures.append(_mask(run, run.kept, "Left as it is where white", "Where the photo is left as it is: white"))
-    for painting in styles.of(run, record):
-        caption = f"{painting.label}: {', '.join(filter(None, (painting.name, painting.role)))}"
-        pictures.append(picture(run, painting.path, caption, f"The painting {painting.name}", side))
-        if painting.mask:
-            where = f"{painting.label} is where white"
-            pictures.append(_mask(run, painting.mask, where, f"Where {painting.name} is: white"))
+    for style in styles_of(run, record):
+        caption = f"{style.label}: {', '.join(filter(None, (style.name, style.share_text)))}"
+        pictures.append(picture(run, style.path, caption, f"The painting {style.name}", side))
+        if style.mask:
+            where = f"{style.label} is where white"
+            pictures.append(_mask(run, style.mask, where, f"Where {style.name} is: white"))
     title = f"{record.content} in the manner of {record.style}"
     if run.result.is_file():
         caption = f"Result: best picture, iteration {record.best_iteration}"

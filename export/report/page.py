@@ -196,7 +196,7 @@ def _of_heading(what: str, each: ReportRun) -> Picture | None:
     if what == contact_sheet.PHOTO:
         return content.picture(each.run, each.run.content, f"Photo: {each.record.content}", "", FRAME_SIDE)
     if what == contact_sheet.PAINTING:
-        return content.picture(each.run, each.run.style, f"Painting: {each.record.style}", "", FRAME_SIDE)
+        return content.picture(each.run, each.run.style(1), f"Painting: {each.record.style}", "", FRAME_SIDE)
     return None
 
 

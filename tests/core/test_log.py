@@ -15,6 +15,7 @@ from core import log, paths
 from core.errors import InputError, StudioError
 from core.runs import archive, library, store
 from core.runs.recorder import Recorder
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 
 HOSTILE = 'a\nb \x1b[2J \x9b31m "c" é'
@@ -28,8 +29,9 @@ def as_json(monkeypatch):
 @pytest.fixture
 def new_run(own_home):
     def make():
-        pictures = (Image.new("RGB", (80, 64), colour) for colour in ("red", "blue"))
-        return store.create(*pictures, TransferSettings(size=64), "draft", "photo", "painting")
+        photo, style = (Image.new("RGB", (80, 64), colour) for colour in ("red", "blue"))
+        spec = RunSpec([Style("painting", style)], TransferSettings(size=64), "draft")
+        return store.create(spec, photo, "photo")
 
     return make
 

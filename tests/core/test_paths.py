@@ -14,6 +14,7 @@ from PIL import Image
 from core import paths
 from core.paths import replacing
 from core.runs import store
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 
 
@@ -265,5 +266,5 @@ def test_a_new_run_and_its_pictures_are_flushed(own_home, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", noted)
     picture = Image.new("RGB", (80, 64))
-    run = store.create(picture, picture, TransferSettings(size=64), "draft", "photo", "painting")
+    run = store.create(RunSpec([Style("painting", picture)], TransferSettings(size=64), "draft"), picture, "photo")
     assert {path.stat().st_ino for path in (*run.path.iterdir(), run.path, run.path.parent)} <= set(flushed)

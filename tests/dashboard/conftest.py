@@ -27,6 +27,7 @@ from core.presets import choose
 from core.runs import store
 from core.runs.record import Steering
 from core.runs.run import Run
+from core.runs.spec import RunSpec, Style
 from core.transfer import preview
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -95,7 +96,7 @@ def new_run(pictures):
     def make(name="photo", style="painting", preset="draft", steering=(), **changes):
         settings = choose(preset, **{"size": 64, "iterations": 6, "frame_every": 2, **changes})
         changed = [Steering.parse(text, settings) for text in steering]
-        return store.create(*pictures, settings, preset, name, style, steering=changed)
+        return store.create(RunSpec([Style(style, pictures[1])], settings, preset, steering=changed), pictures[0], name)
 
     return make
 

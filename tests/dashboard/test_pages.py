@@ -15,6 +15,7 @@ from core.jobs import queue, workers
 from core.machine.processes import ProcessId
 from core.runs import store
 from core.runs.recorder import Recorder
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.transfer import preview
 from dashboard.compose.preview import _opened
@@ -62,9 +63,8 @@ def open_page(**query):
 
 def new_run(iterations=30, size=64):
     content, style = (codec.read_image(group[0].path()) for group in (PHOTOS, STYLES))
-    return store.create(
-        content, style, presets.choose("draft", size=size, iterations=iterations), "draft", "me", "waves"
-    )
+    settings = presets.choose("draft", size=size, iterations=iterations)
+    return store.create(RunSpec([Style("waves", style)], settings, "draft"), content, "me")
 
 
 def button(page, label):

@@ -10,6 +10,7 @@ from core.presets import choose
 from core.runs import store
 from core.runs.record import Steering
 from core.runs.run import write_record
+from core.runs.spec import RunSpec, Style
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +31,9 @@ def new_run(pair):
     def make(name="photo", preset="reference", style_name="painting", start=False, steering=(), **changes):
         settings = choose(preset, **{"size": 64, "iterations": 6, "frame_every": 2, **changes})
         changed = [Steering.parse(text, settings) for text in steering]
-        return store.create(
-            *pair, settings, preset, name, style_name, pair[1] if start else None, "beginning" if start else "", changed
-        )
+        photo, style = pair
+        begin = (style, "beginning") if start else (None, "")
+        return store.create(RunSpec([Style(style_name, style)], settings, preset, None, *begin, changed), photo, name)
 
     return make
 

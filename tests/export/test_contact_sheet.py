@@ -18,7 +18,7 @@ def record(content="chelsea", style="waves", preset="draft", **changes):
         preset=preset,
         settings=choose(preset, **changes),
         content=content,
-        style=style,
+        styles=[{"name": style}],
         shape=(48, 64),
     )
 

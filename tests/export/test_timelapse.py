@@ -10,6 +10,7 @@ from core import presets
 from core.errors import InputError
 from core.images import codec
 from core.runs import store
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from export import timelapse
 
@@ -17,7 +18,7 @@ from export import timelapse
 @pytest.fixture
 def run(own_home):
     content, style = (codec.read_image(sample.path()) for sample in (PHOTOS[1], STYLES[1]))
-    made = store.create(content, style, presets.choose("draft", size=64), "draft", "me", "waves")
+    made = store.create(RunSpec([Style("waves", style)], presets.choose("draft", size=64), "draft"), content, "me")
     (made.path / "frames").mkdir()
     return made
 

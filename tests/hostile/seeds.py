@@ -71,7 +71,7 @@ def pictures():
 def record():
     """What run.json says of a run that is done."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "id": RUN_ID,
         "created": "2026-01-01T00:00:00Z",
         "status": "done",
@@ -79,7 +79,7 @@ def record():
         "preset": "draft",
         "settings": SETTINGS.model_dump(mode="json"),
         "content": "photo",
-        "style": "painting",
+        "styles": [{"name": "painting"}],
         "shape": [HEIGHT, WIDTH],
         "weights": "imagenet, 8-bit",
         "steering": [{"iteration": 2, "changes": {"style_weight": 0.1}}],

@@ -30,6 +30,7 @@ from core.runs import archive, library, recovery, store
 from core.runs.archive import export_run, import_run
 from core.runs.record import Request
 from core.runs.run import METRICS, Run
+from core.runs.spec import RunSpec, Style
 from core.settings import SETTINGS
 from core.transfer.checkpoint import Checkpoint
 from core.vgg.layers import CONVOLUTIONS
@@ -479,7 +480,7 @@ def test_a_measurement_that_is_a_pipe(tmp_path):
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("schema_version",), 2),
+        (("schema_version",), 3),
         (("created",), "yesterday"),
         (("environment",), []),
         (("weights",), "w" * 201),
@@ -545,10 +546,10 @@ def test_names_are_made_legible(run, name):
     found = run.record().content
     assert found == as_name(NAMES[name]) == as_name(found)
     assert found.isprintable() and len(found) <= LONGEST
-    made = store.create(RGB, RGB, seeds.SETTINGS, "draft", NAMES[name], "style").record()
+    made = store.create(RunSpec([Style("style", RGB)], seeds.SETTINGS, "draft"), RGB, NAMES[name]).record()
     assert made.content == found
     with pytest.raises(InputError) as caught:
-        store.create(Image.new("RGB", (4000, 40)), RGB, seeds.SETTINGS, "draft", NAMES[name], "style")
+        store.create(RunSpec([Style("style", RGB)], seeds.SETTINGS, "draft"), Image.new("RGB", (4000, 40)), NAMES[name])
     assert str(caught.value).isprintable()
 
 

@@ -24,6 +24,7 @@ from core.jobs import queue
 from core.machine.processes import ProcessId
 from core.presets import DEFAULT_PRESET, PRESETS, choose
 from core.runs import store
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import find
 from core.settings import SETTINGS, TransferSettings
 from core.transfer import preview
@@ -58,6 +59,12 @@ def files(tmp_path):
     mask.resize((60, 60)).save(tmp_path / "square.png")
     (tmp_path / "words.jpg").write_text("no picture")
     return tmp_path
+
+
+def new_run(files, photo_name, style_name, settings=None, preset="draft"):
+    picture = codec.read_image(files / "good.png")
+    spec = RunSpec([Style(style_name, picture)], settings or TransferSettings(size=64), preset)
+    return store.create(spec, picture, photo_name)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +298,7 @@ def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
     assert told[0]["settings"] == told[1]["settings"]
     assert told[0]["settings"]["style_blend"] == [2, 1]
     again, run = store.all_runs()
-    assert len(run.styles) == 2 and run.mask(2).is_file() and not run.mask(1).exists()
+    assert len(run.record().styles) == 2 and run.mask(2).is_file() and not run.mask(1).exists()
     assert codec.read_metadata(files / "out.png")["Title"] == "good × waves + glass"
     losses = [each.metrics().drop(columns="seconds").to_numpy() for each in (run, again)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
@@ -490,9 +497,8 @@ def test_ctrl_c_keeps_the_best_picture(files, own_home, weights, model):
 def test_runs_as_json_and_as_a_table(files, own_home):
     done = nst("runs", "--json")
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
-    picture = codec.read_image(files / "good.png")
     settings = TransferSettings(size=64, iterations=7)
-    made = [store.create(picture, picture, settings, "draft", name, "Grüße") for name in ("one", "two")]
+    made = [new_run(files, name, "Grüße", settings) for name in ("one", "two")]
     (made[0].path / "metrics.csv").touch()
     (own_home / "runs" / "broken").mkdir()
     done = nst("runs", "--json")
@@ -507,8 +513,7 @@ def test_runs_as_json_and_as_a_table(files, own_home):
 
 def test_what_others_named_is_no_markup_in_a_table(files, own_home):
     """Rich would take a word in brackets for a style, and fail over one that closes none."""
-    picture = codec.read_image(files / "good.png")
-    store.create(picture, picture, TransferSettings(size=64), "[/x]", "one", "[red]style[/red]")
+    new_run(files, "one", "[red]style[/red]", TransferSettings(size=64), "[/x]")
     done = nst("runs")
     assert (done.returncode, done.stderr) == (0, "") and "[/x]" in done.stdout
     written = measurement()
@@ -521,8 +526,7 @@ def test_what_others_named_is_no_markup_in_a_table(files, own_home):
 
 def test_what_others_wrote_steers_no_terminal_as_json(files, own_home):
     """U+009B begins a command to a terminal, U+202E turns the direction of what follows."""
-    picture = codec.read_image(files / "good.png")
-    run = store.create(picture, picture, TransferSettings(size=64), "draft", "Grüße", "style")
+    run = new_run(files, "Grüße", "style")
     run.change(status="failed", message="\x9b2J \u202e🎨", weights="\x9b31m", environment={"\u202e": "\x9b"})
     done = nst("runs", "--json")
     assert not {"\x9b", "\u202e"} & set(done.stdout) and "Grüße" in done.stdout
@@ -533,10 +537,7 @@ def test_what_others_wrote_steers_no_terminal_as_json(files, own_home):
 
 def test_runs_say_why_one_was_interrupted(files, own_home):
     """As it was noted, or as far as it can be seen; in the table cut to the line."""
-    picture = codec.read_image(files / "good.png")
-    seen, noted = (
-        store.create(picture, picture, TransferSettings(size=64), "draft", name, "style") for name in ("seen", "noted")
-    )
+    seen, noted = (new_run(files, name, "style") for name in ("seen", "noted"))
     earlier = ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""})
     seen.change(status="running", writer=earlier, message="Compiling the first step …")
     noted_cause = "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
@@ -563,8 +564,7 @@ def test_a_number_of_workers_that_is_none(files, own_home, monkeypatch, argument
 
 def test_the_queue_is_listed_and_changed(files, own_home):
     assert "No run waits." in nst("queue").stderr
-    picture = codec.read_image(files / "good.png")
-    a, b = (store.create(picture, picture, choose("draft"), "draft", name, "style") for name in "ab")
+    a, b = (new_run(files, name, "style", choose("draft")) for name in "ab")
     for run in (a, b):
         queue.enqueue(run, None)
     done = nst("queue", "--up", b.id, "--json")
@@ -647,8 +647,7 @@ def test_a_measurement_is_kept_and_can_be_shown_again(engine, own_home, tmp_path
     ],
 )
 def test_a_report_that_cannot_be_is_told_in_one_line(files, own_home, arguments, expected):
-    picture = codec.read_image(files / "good.png")
-    run, broken = (store.create(picture, picture, TransferSettings(size=64), "draft", "a", "b") for _ in range(2))
+    run, broken = (new_run(files, "a", "b") for _ in range(2))
     (broken.path / "run.json").write_text("{")
     arguments, expected = (
         text.replace("{run}", run.id).replace("{broken}", broken.id) for text in (arguments, expected)
@@ -666,8 +665,7 @@ def test_a_report_that_cannot_be_is_told_in_one_line(files, own_home, arguments,
 def test_a_report_without_measuring_needs_no_models(nst_without_models, files, own_home):
     import zipfile
 
-    picture = codec.read_image(files / "good.png")
-    run = store.create(picture, picture, TransferSettings(size=64), "draft", "<b>a", "b")
+    run = new_run(files, "<b>a", "b")
     (files / "report.html").write_text("an older one")
     told = nst_without_models("report", run.id, run.id, "-o", files / "report.html", "--no-measure", "--title", "<i>T")
     assert (told.returncode, told.stdout) == (0, ""), told.stderr

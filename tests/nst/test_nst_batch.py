@@ -162,8 +162,8 @@ def test_what_a_cluster_tells_of_a_run_is_told_once_and_by_its_title(given, own_
     monkeypatch.setattr(ray_head, "paint_all", paint_all)
     monkeypatch.setattr("nst.console.tell", lines.append)
     asked = plan.from_product([str(given / "photos")], ["waves"], common={"size": 64})
-    watch = progress.Watch(progress.batch_items(asked[:2]))
-    batch_command._have_painted(watch, "it", "auto")
+    watch = progress.BatchProgress(progress.batch_items(asked[:2]))
+    batch_command._run_batch(watch, "it", "auto")
     assert lines[-7:] == ["Fetching the weights …"] + [
         line
         for number, name in enumerate("ab", 1)

@@ -34,6 +34,7 @@ from core.runs.run import (
     SUMS,
     Run,
 )
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 
@@ -46,7 +47,7 @@ def new_run(number: int, size: int, iterations: int) -> Run:
     photo, style = (group[number % len(group)] for group in (PHOTOS, STYLES))
     settings = TransferSettings(size=size, iterations=iterations, frame_every=20, precision="float32")
     content, painting = (codec.read_image(sample.path()) for sample in (photo, style))
-    return store.create(content, painting, settings, "reference", photo.name, style.name)
+    return store.create(RunSpec([Style(style.name, painting)], settings, "reference"), content, photo.name)
 
 
 class Killed:

@@ -34,6 +34,7 @@ from core.jobs.execution import EngineMaker
 from core.machine import hardware
 from core.runs import recovery, store
 from core.runs.run import Run
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.transfer.checkpoint import Checkpoint
@@ -133,7 +134,7 @@ def check_readable(run: Run) -> None:
 def _new_run(optimizer: str, iterations: int, size: int) -> Run:
     photo, style = (codec.read_image(group[1].path()) for group in (PHOTOS, STYLES))
     settings = TransferSettings(optimizer=optimizer, iterations=iterations, size=size, frame_every=5)
-    run = store.create(photo, style, settings, "reference", "photo", "painting")
+    run = store.create(RunSpec([Style("painting", style)], settings, "reference"), photo, "photo")
     run.change(writer=None)  # as if who made it had been killed at once
     return run
 

@@ -30,6 +30,7 @@ from core.jobs import control, schedule, workers
 from core.machine import hardware
 from core.runs import store
 from core.runs.run import Run
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 
@@ -63,7 +64,7 @@ def new_run(number: int, size: int, iterations: int, frame_every: int) -> Run:
         optimizer=OPTIMIZERS[number % 2], iterations=iterations, size=size, frame_every=frame_every
     )
     content, painting = (codec.read_image(sample.path()) for sample in (photo, style))
-    run = store.create(content, painting, settings, "reference", photo.name, style.name)
+    run = store.create(RunSpec([Style(style.name, painting)], settings, "reference"), content, photo.name)
     schedule.submit(run)
     return run
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from core import paths
 from core.batches import jobs_file, plan, progress
-from core.batches.progress import Watch
+from core.batches.progress import BatchProgress
 from core.errors import InputError
 from core.images import codec
 from core.jobs import control, queue, schedule, workers
@@ -26,7 +26,8 @@ SMALL = {"size": "64", "iterations": "3"}
 def started(own_home, monkeypatch):
     """A worker is not started, only counted."""
     calls = []
-    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
+    for module in (workers, schedule):
+        monkeypatch.setattr(module, "start_worker", lambda: calls.append("worker"))
     return calls
 
 
@@ -68,6 +69,16 @@ def ended(run, status="done", **changes):
 
 
 # --- files
+
+
+def test_digests_stay_so_that_a_batch_that_was_begun_goes_on(read, folder):
+    for name, colour in (("photo", (10, 20, 30)), ("one", "red"), ("two", "blue")):
+        Image.new("RGB", (70, 66), colour).save(folder / f"{name}.bmp")
+    jobs = read("content,style,size\nphoto.bmp,one.bmp,64\nphoto.bmp,one.bmp;two.bmp,64\n")
+    assert [job.digest for job in jobs] == [
+        "ded9d0e64026e7a98c537b2c3e4651a52ff6eb30cf79b9e434f9d5f78b9b79f0",
+        "678b00d8095db58fcb12df960955746dfdb3de292f33e42dbc385e6b1b23aa77",
+    ]
 
 
 def test_a_row_is_a_run_and_what_is_left_empty_is_the_preset_s(read, folder):
@@ -340,12 +351,12 @@ def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(fold
         control.cancel(run)
     ended(first)
     found = progress.batch_items(wanted)
-    assert [part.run for part in found] == [first, second, third, fourth]
-    assert [part.state for part in found] == ["painted", "broken off", "under way", "under way"]
+    assert [item.run for item in found] == [first, second, third, fourth]
+    assert [item.state for item in found] == ["painted", "interrupted", "under way", "under way"]
     fourth.change(writer=ProcessId(pid=2**22 + 1))
-    assert progress.batch_items(wanted)[3].state == "broken off"
+    assert progress.batch_items(wanted)[3].state == "interrupted"
     assert progress.begin(found[1:2], "it") == [second] and second.record().status == "queued"
-    assert [part.state for part in progress.batch_items(wanted, again=True)] == ["new"] * 4
+    assert [item.state for item in progress.batch_items(wanted, again=True)] == ["new"] * 4
 
 
 @pytest.mark.parametrize(
@@ -363,9 +374,9 @@ def test_what_is_no_longer_what_was_asked_for_stands_for_nothing(folder, change)
     (job, *_) = product(folder)
     (run,) = progress.begin(progress.batch_items([job]), "it")
     ended(run, **{"status": "done", **{name: value for name, value in change.items() if name == "status"}})
-    assert progress.batch_items([job])[0].state == ("broken off" if "status" in change else "painted")
+    assert progress.batch_items([job])[0].state == ("interrupted" if "status" in change else "painted")
     run.change(**change)
-    assert progress.batch_items([job])[0].state == ("broken off" if "status" in change else "new")
+    assert progress.batch_items([job])[0].state == ("interrupted" if "status" in change else "new")
 
 
 def test_of_several_runs_the_painted_one_stands_for_a_job(folder):
@@ -386,7 +397,7 @@ def test_what_does_not_change_the_picture_makes_no_other_job(folder):
     ended(painted)
     ended(failed, "failed")
     found = progress.batch_items(after)
-    assert [(part.run, part.state) for part in found] == [(painted, "painted"), (failed, "broken off")]
+    assert [(item.run, item.state) for item in found] == [(painted, "painted"), (failed, "interrupted")]
     assert progress.begin(found[1:], "it") == [failed]
     assert failed.record().settings == after[1].settings and failed.record().status == "queued"
 
@@ -433,21 +444,21 @@ def test_many_enter_the_queue_in_their_order_with_one_look_at_it(folder, monkeyp
 def test_the_runs_of_a_sweep_are_told_apart(folder):
     sweeps = {"style_weight": [0.5, 2.0], "style_layers": ["relu1_1", "relu1_1,relu2_1"]}
     found = progress.batch_items(product(folder, contents=["chelsea"], sweeps=sweeps))
-    assert [part.title for part in found[:2]] == [
+    assert [item.title for item in found[:2]] == [
         "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1)",
         "chelsea × x (fast, style_weight=0.5, style_layers=block1_conv1,block2_conv1)",
     ]
-    assert len({part.title for part in found}) == 8
+    assert len({item.title for item in found}) == 8
 
 
 def test_a_batch_is_watched_until_all_is_over(folder):
     found = progress.batch_items(product(folder))
     first, second, third, fourth = progress.begin(found, "it")
     schedule.submit(first, second, third, fourth)
-    watch = Watch(found)
-    sight = watch.look()
-    assert (sight.over, sight.runs, sight.iterations, sight.seconds_left) == (0, 4, 0, None)
-    assert sight.words == "0 of 4 over, waiting for a painter"
+    watch = BatchProgress(found)
+    seen = watch.snapshot()
+    assert (seen.over, seen.runs, seen.iterations, seen.seconds_left) == (0, 4, 0, None)
+    assert seen.words == "0 of 4 over, waiting for a painter"
     for run in (first, second, third):
         queue.dequeue(run)
     ended(first, timings={"total": 2.0})
@@ -456,16 +467,16 @@ def test_a_batch_is_watched_until_all_is_over(folder):
     (third.path / "metrics.csv").write_text(
         "iteration,evaluations,seconds,total,style,content,total_variation\n1,1,0.1,1,1,1,1\n2,2,0.2,1,1,1,1\n"
     )
-    sight = watch.look()
-    assert (sight.over, sight.iterations) == (2, 3 + 3 + 2)
-    assert sight.words == "2 of 4 over, b × x (fast): 2/3"
+    seen = watch.snapshot()
+    assert (seen.over, seen.iterations) == (2, 3 + 3 + 2)
+    assert seen.words == "2 of 4 over, b × x (fast): 2/3"
     assert watch.endings() == ["1 of 4, a × x (fast): loss 1.5, 2.0 s", "2 of 4, a × y (fast): Memory ran out."]
     assert watch.failed() == {"Memory ran out.": ["a × y (fast)"]}
-    assert [part.run for part in watch.painted()] == [first] and watch.unfinished() == [third, fourth]
+    assert [item.run for item in watch.painted()] == [first] and watch.unfinished() == [third, fourth]
     ended(third)
     (fourth.path / "run.json").unlink()
     queue.dequeue(fourth)
-    assert [sight.over for sight in watch.until_over()] == [4]
+    assert [seen.over for seen in watch.until_over()] == [4]
 
 
 def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):

@@ -1,4 +1,4 @@
-"""Series of photos: their order, where results go, and what has been painted already."""
+"""Folders of photos: their order, where results go, and what has been painted already."""
 
 import dataclasses
 
@@ -11,8 +11,10 @@ from core.errors import InputError
 from core.images import codec
 from core.runs import store
 from core.runs.record import SOFTWARE, Steering
-from core.runs.spec import RunSpec
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
+
+RED = Image.new("RGB", (64, 64), "red")
 
 
 @pytest.fixture
@@ -31,30 +33,30 @@ def folder(tmp_path):
 
 @pytest.fixture
 def spec():
-    return RunSpec(TransferSettings(size=64), "draft", [Image.new("RGB", (64, 64), "red")], "red")
+    return RunSpec([Style("red", RED)], TransferSettings(size=64), "draft")
 
 
-def painted(part):
-    """As `Series.keep` leaves a result."""
-    part.output.parent.mkdir(exist_ok=True)
-    made_of = {"Software": SOFTWARE, MADE_OF: part.made_of}
-    codec.write_image(part.output, np.zeros((48, 64, 3), np.uint8), made_of)
+def painted(item):
+    """As `FolderBatch.keep` leaves a result."""
+    item.output.parent.mkdir(exist_ok=True)
+    made_of = {"Software": SOFTWARE, MADE_OF: item.made_of}
+    codec.write_image(item.output, np.zeros((48, 64, 3), np.uint8), made_of)
 
 
 def test_frames_are_in_natural_order_and_what_is_no_picture_is_none(folder, tmp_path, spec):
     photos = folder("frame10.png", "frame2.png", "Frame1.JPG", ".hidden.png")
     (photos / "notes.txt").write_text("no picture")
     (photos / "more.png").mkdir()
-    series = FolderBatch.of(photos, tmp_path / "out", spec)
-    assert [photo.name for photo in series.photos] == ["Frame1.JPG", "frame2.png", "frame10.png"]
+    batch = FolderBatch.of(photos, tmp_path / "out", spec)
+    assert [photo.name for photo in batch.photos] == ["Frame1.JPG", "frame2.png", "frame10.png"]
 
 
 def test_results_are_named_like_their_photos_and_a_film_s_are_lossless(folder, tmp_path, spec):
     photos = folder("a.jpg", "b.gif", "c.TIF")
-    names = [part.output.name for part in FolderBatch.of(photos, tmp_path / "out", spec).parts()]
+    names = [item.output.name for item in FolderBatch.of(photos, tmp_path / "out", spec).items()]
     assert names == ["a.jpg", "b.png", "c.TIF"]
     film = FolderBatch.of(photos, tmp_path / "out", spec, spec.settings)
-    assert [part.output.name for part in film.parts()] == ["a.png", "b.png", "c.png"]
+    assert [item.output.name for item in film.items()] == ["a.png", "b.png", "c.png"]
 
 
 @pytest.mark.parametrize(
@@ -84,21 +86,22 @@ def test_two_photos_of_one_result(folder, tmp_path, spec):
 
 
 def test_another_program_s_file_is_not_replaced(folder, tmp_path, spec):
-    series = FolderBatch.of(folder("a.png"), tmp_path, spec)
+    batch = FolderBatch.of(folder("a.png"), tmp_path, spec)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png is in the way, and this program has not painted it"):
-        series.parts()
+        batch.items()
     codec.write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8), {"Software": SOFTWARE})
-    assert [part.is_painted for part in series.parts()] == [False]  # a single run's
+    assert [item.is_painted for item in batch.items()] == [False]  # a single run's
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"settings": TransferSettings(size=64, style_weight=1)},
-        {"styles": [Image.new("RGB", (64, 64), "blue")]},
-        {"styles": [Image.new("RGB", (64, 64), "red")] * 2},
-        {"masks": [Image.new("L", (64, 64), 9)]},
+        {"styles": [Style("red", Image.new("RGB", (64, 64), "blue"))]},
+        {"styles": [Style("blue", RED)]},
+        {"styles": [Style("red", RED)] * 2},
+        {"styles": [Style("red", RED, Image.new("L", (64, 64), 9))]},
         {"kept": Image.new("L", (64, 64), 9)},
         {"start": Image.new("RGB", (64, 64), 9)},
         {"steering": [Steering(iteration=1, changes={"style_weight": 1.0})]},
@@ -107,32 +110,51 @@ def test_another_program_s_file_is_not_replaced(folder, tmp_path, spec):
 )
 def test_what_was_painted_otherwise_is_painted_again(folder, tmp_path, spec, change):
     photos = folder("a.png", "b.png")
-    series = FolderBatch.of(photos, tmp_path / "out", spec)
-    for part in series.parts():
-        painted(part)
-    assert [part.is_painted for part in series.parts()] == [True, True]
+    batch = FolderBatch.of(photos, tmp_path / "out", spec)
+    for item in batch.items():
+        painted(item)
+    assert [item.is_painted for item in batch.items()] == [True, True]
     other = FolderBatch.of(photos, tmp_path / "out", dataclasses.replace(spec, **change))
-    assert [part.is_painted for part in other.parts()] == [False, False]
+    assert [item.is_painted for item in other.items()] == [False, False]
+
+
+def test_digests_stay_so_that_a_folder_that_was_begun_goes_on(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (70, 66), (10, 20, 30)).save(tmp_path / "photos" / "photo.bmp")
+    one, two, mask = (
+        Image.new("RGB", (70, 66), "red"),
+        Image.new("RGB", (70, 66), "blue"),
+        Image.new("L", (70, 66), 255),
+    )
+    steering = [Steering(iteration=1, changes={"style_weight": 0.5})]
+    settings = TransferSettings(size=64)
+    plain = RunSpec([Style("one", one)], settings, "draft")
+    full = RunSpec([Style("one", one), Style("two", two, mask)], settings, "draft", mask, two, "start", steering)
+    found = [FolderBatch.of(tmp_path / "photos", tmp_path / "out", spec).items()[0].made_of for spec in (plain, full)]
+    assert found == [
+        "26701e2276e2ee468e28ca380e036d708662282bf79d14de026da7771722a5d7",
+        "3ebf16ed0205b64210a899d2e2800a85701eaf18fad95410811f24fd82a0adbe",
+    ]
 
 
 def test_what_shapes_no_result_has_nothing_painted_again(folder, tmp_path, spec):
     photos = folder("a.png")
-    for part in FolderBatch.of(photos, tmp_path / "out", spec).parts():
-        painted(part)
+    for item in FolderBatch.of(photos, tmp_path / "out", spec).items():
+        painted(item)
     settings = spec.settings.changed(memory=3.0, frame_every=7)
     other = FolderBatch.of(photos, tmp_path / "out", dataclasses.replace(spec, settings=settings))
-    assert [part.is_painted for part in other.parts()] == [True]
+    assert [item.is_painted for item in other.items()] == [True]
 
 
 def test_a_photo_that_changed_is_painted_again_and_of_a_film_all_after_it(folder, tmp_path, spec):
     photos = folder("1.png", "2.png", "3.png")
     alone = FolderBatch.of(photos, tmp_path / "alone", spec)
     film = FolderBatch.of(photos, tmp_path / "film", spec, spec.settings)
-    for part in (*alone.parts(), *film.parts()):
-        painted(part)
+    for item in (*alone.items(), *film.items()):
+        painted(item)
     Image.new("RGB", (80, 60), "green").save(photos / "2.png")
-    assert [part.is_painted for part in alone.parts()] == [True, False, True]
-    assert [part.is_painted for part in film.parts()] == [True, False, False]
+    assert [item.is_painted for item in alone.items()] == [True, False, True]
+    assert [item.is_painted for item in film.items()] == [True, False, False]
 
 
 def test_the_frames_of_a_film_are_of_one_size(folder, tmp_path, spec):
@@ -140,11 +162,11 @@ def test_the_frames_of_a_film_are_of_one_size(folder, tmp_path, spec):
     Image.new("RGB", (60, 80)).save(photos / "10.png")
     film = FolderBatch.of(photos, tmp_path / "film", spec, spec.settings)
     with pytest.raises(InputError, match=r"^10\.png has 60 × 80 pixels, and the first frame, 1\.png, has 80 × 60: "):
-        film.parts()
+        film.items()
     (photos / "10.png").write_text("no picture")
     with pytest.raises(InputError, match=r"10\.png is not a JPEG, "):
-        film.parts()
-    assert len(FolderBatch.of(photos, tmp_path / "out", spec).parts()) == 3  # alone, each is a picture for itself
+        film.items()
+    assert len(FolderBatch.of(photos, tmp_path / "out", spec).items()) == 3  # alone, each is a picture for itself
 
 
 def test_a_film_s_frames_start_from_the_last_one_s_result_and_leave_no_runs_but_the_first(
@@ -152,7 +174,7 @@ def test_a_film_s_frames_start_from_the_last_one_s_result_and_leave_no_runs_but_
 ):
     later = spec.settings.changed(iterations=7)
     film = FolderBatch.of(folder("1.png", "2.png"), tmp_path / "film", spec, later)
-    first, second = film.parts()
+    first, second = film.items()
     run = film.begin(first)
     assert not run.start.exists() and run.record().settings == spec.settings
     painted(first)

@@ -11,6 +11,7 @@ from core.images import codec, preprocessing
 from core.images.masks import blend, regions
 from core.jobs import execution
 from core.runs import store
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.transfer.inputs import Inputs
@@ -182,7 +183,7 @@ def test_a_run_s_losses_are_by_its_masks(own_home, engine, given):
     settings = TransferSettings(**SHALLOW, size=SIZE, iterations=1)
     left = Image.fromarray((255 * halves((given.photo.height, given.photo.width))).astype(np.uint8))
     one, two = given.styles
-    run = store.create(given.photo, one, settings, "draft", "photo", "one + two", more_styles=[two], masks=[None, left])
+    run = store.create(RunSpec([Style("one", one), Style("two", two, left)], settings, "draft"), given.photo, "photo")
     first, *_ = execution.perform(run, lambda *_: engine)
     subject = dataclasses.replace(given, masks=[None, left]).at(settings, SIZE)
     content, styles = (

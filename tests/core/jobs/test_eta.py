@@ -28,7 +28,7 @@ def finished(number, step, start=2.0, processor=HERE, iterations=10, **changes):
         "preset": "draft",
         "settings": TransferSettings(iterations=iterations),
         "content": "photo",
-        "style": "style",
+        "styles": [{"name": "style"}],
         "shape": SHAPE,
         "timings": {"median step": step, "total": start + step * iterations},
         "environment": {"processor": processor},

@@ -18,6 +18,7 @@ from core.jobs import execution, queue, schedule, worker, workers
 from core.jobs.slots import Slot
 from core.machine import processes
 from core.runs import recovery, store
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 from core.transfer.checkpoint import Checkpoint
 
@@ -54,9 +55,9 @@ def _mount(*how, folder=None):
 
 def new_run():
     random = np.random.default_rng(3)
-    pictures = (Image.fromarray(random.integers(0, 256, (64, 80, 3)).astype(np.uint8)) for _ in range(2))
+    photo, style = (Image.fromarray(random.integers(0, 256, (64, 80, 3)).astype(np.uint8)) for _ in range(2))
     settings = TransferSettings(size=64, iterations=12, frame_every=2)
-    return store.create(*pictures, settings, "reference", "photo", "painting")
+    return store.create(RunSpec([Style("painting", style)], settings, "reference"), photo, "photo")
 
 
 def fill(folder):

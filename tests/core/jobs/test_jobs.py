@@ -29,6 +29,7 @@ from core.presets import DEFAULT_PRESET, PRESETS
 from core.runs import recovery, store
 from core.runs.record import Steering
 from core.runs.run import Run
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 from core.transfer import preview
 from core.transfer.checkpoint import Checkpoint
@@ -46,8 +47,8 @@ def new_run(name="photo", start=None, steering=(), **changes):
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
     )
     settings = TransferSettings(**{"size": 64, "iterations": 3, "frame_every": 2, **changes})
-    start_name = "mine" if start else ""
-    return store.create(content, style, settings, "draft", name, "painting", start, start_name, steering)
+    spec = RunSpec([Style("painting", style)], settings, "draft", None, start, "mine" if start else "", steering)
+    return store.create(spec, content, name)
 
 
 @pytest.fixture
@@ -367,7 +368,7 @@ def test_engine_that_cannot_be_made(own_home):
 
 def test_input_that_was_damaged_since(own_home, make_engine):
     run = new_run()
-    run.style.write_bytes(run.style.read_bytes()[:500])
+    run.style(1).write_bytes(run.style(1).read_bytes()[:500])
     with pytest.raises(StudioError, match=r"^style-1\.png cannot be decoded"):
         list(execution.perform(run, make_engine))
     assert run.record().status == "failed"

@@ -18,6 +18,7 @@ from core.jobs.slots import Slot
 from core.machine import processes
 from core.runs import recovery, store
 from core.runs.recorder import Recorder
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +62,7 @@ def waiter():
 
 def new_run(name):
     picture = Image.new("RGB", (80, 64))
-    return store.create(picture, picture, TransferSettings(size=64), "draft", name, "painting")
+    return store.create(RunSpec([Style("painting", picture)], TransferSettings(size=64), "draft"), picture, name)
 
 
 def until(condition):

@@ -23,6 +23,7 @@ from core.jobs import control, execution, queue, ray_head, ray_worker, schedule,
 from core.jobs.worker import work
 from core.runs import store
 from core.runs.recorder import Recorder
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -40,7 +41,8 @@ def new_run(seed=0, **changes):
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
     )
     settings = {"size": 64, "iterations": ITERATIONS, "frame_every": 10, "precision": "float32", **changes}
-    return store.create(content, style, TransferSettings(**settings), "draft", f"photo {seed}", "painting")
+    spec = RunSpec([Style("painting", style)], TransferSettings(**settings), "draft")
+    return store.create(spec, content, f"photo {seed}")
 
 
 def patiently(start):

@@ -18,6 +18,7 @@ from core.jobs import execution, ray_head, ray_worker
 from core.runs import store
 from core.runs.record import Request
 from core.runs.recorder import Recorder
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 from core.transfer.stylize import Diverged
 from core.transfer.stylize import stylize as real_stylize
@@ -29,7 +30,7 @@ def new_run(**changes):
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
     )
     settings = TransferSettings(**{"size": 64, "iterations": 4, "frame_every": 2, "precision": "float32", **changes})
-    return store.create(content, style, settings, "draft", "photo", "painting")
+    return store.create(RunSpec([Style("painting", style)], settings, "draft"), content, "photo")
 
 
 @pytest.fixture

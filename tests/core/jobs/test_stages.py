@@ -10,6 +10,7 @@ from core.images import codec, geometry
 from core.jobs import execution
 from core.machine import memory
 from core.runs import recovery, store
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 from core.transfer.checkpoint import Checkpoint
 from core.transfer.optimizers import optimizer
@@ -31,7 +32,7 @@ def new_run(kept=None, **changes):
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((320, 256)) for _ in range(2)
     )
     settings = TransferSettings(**{"size": 256, "iterations": 14, "stages": 3, "frame_every": 4, **LAYERS, **changes})
-    return store.create(content, style, settings, "draft", "photo", "painting", kept=kept)
+    return store.create(RunSpec([Style("painting", style)], settings, "draft", kept), content, "photo")
 
 
 def painted(run, make_engine, wishes=None):

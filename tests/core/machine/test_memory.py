@@ -27,6 +27,7 @@ from core.machine.memory import (
 from core.machine.processes import ProcessId
 from core.presets import choose
 from core.runs import recovery, store
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 
 PLENTY = 1e15
@@ -251,6 +252,6 @@ def new_run():
 
     def make():
         picture = Image.new("RGB", (80, 64))
-        return store.create(picture, picture, choose("draft", size=64), "draft", "photo", "painting")
+        return store.create(RunSpec([Style("painting", picture)], choose("draft", size=64), "draft"), picture, "photo")
 
     return make

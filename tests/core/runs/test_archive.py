@@ -24,6 +24,7 @@ from core.runs.archive import export_run, import_run
 from core.runs.library import Marks
 from core.runs.record import UNFINISHED, Steering
 from core.runs.run import METRICS
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 
 SETTINGS = TransferSettings(size=64, iterations=4, style_layers=("block1_conv1", "block2_conv1"))
@@ -45,7 +46,8 @@ def run():
     pictures = (Image.fromarray(picture(seed)) for seed in (1, 2, 3))
     content, style, start = pictures
     steering = [Steering(iteration=2, changes={"style_layer_weights": (1.0, 2.0)})]
-    made = store.create(content, style, SETTINGS, "draft", "Grüße", "painting", start, "mine", steering)
+    spec = RunSpec([Style("painting", style)], SETTINGS, "draft", None, start, "mine", steering)
+    made = store.create(spec, content, "Grüße")
     result = np.random.default_rng(4).uniform(0, 255, (48, 64, 3)).astype(np.float32)
     np.save(made.path / "result.npy", result)
     codec.write_image(made.result, preprocessing.to_uint8(result))
@@ -92,14 +94,14 @@ def packed(files, compression=zipfile.ZIP_DEFLATED):
 def plain():
     """The files of a small ZIP as another machine might have written it, by their names in the run."""
     record = {
-        "schema_version": 1,
+        "schema_version": 2,
         "id": RUN_ID,
         "created": "2026-01-01T00:00:00Z",
         "status": "done",
         "preset": "draft",
         "settings": SETTINGS.model_dump(mode="json"),
         "content": "photo",
-        "style": "painting",
+        "styles": [{"name": "painting"}],
         "shape": [48, 64],
     }
     return {
@@ -393,6 +395,13 @@ def test_missing_files(plain, missing):
     assert refusal(zipped(plain)) == f"my.zip is not a run: it holds no {missing}."
 
 
+@pytest.mark.parametrize("missing", ["style-2.png", "mask-1.png"])
+def test_missing_files_of_a_style(plain, missing):
+    styles = {"style-2.png": [{"name": "a"}, {"name": "b"}], "mask-1.png": [{"name": "a", "mask": True}]}[missing]
+    assert refusal(with_record(plain, styles=styles)) == f"my.zip is not a whole run: it holds no {missing}."
+    assert import_run(with_record(plain | {missing: plain["style-1.png"]}, styles=styles))
+
+
 def test_several_runs_or_none(plain):
     message = "my.zip is not one run as the library exports it."
     assert refusal(packed({})) == message
@@ -433,9 +442,9 @@ def test_a_record_that_is_a_bomb(plain):
 # Records
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", None, [1]])
 def test_other_schema_versions(plain, version):
-    message = "my.zip holds a run of another version; this program reads 1."
+    message = "my.zip holds a run of another version; this program reads 1 and 2."
     assert refusal(with_record(plain, schema_version=version)) == message
 
 
@@ -443,7 +452,7 @@ DAMAGED = "my.zip: the record of the run is damaged."
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"\xff\xfe", b'{"schema_version": 1}', b'{"schema_version": ' + b"1" * 5000]
+    "data", [b"", b"{", b"\xff\xfe", b'{"schema_version": 2}', b'{"schema_version": ' + b"1" * 5000]
 )
 def test_damaged_json(plain, data):
     assert refusal(zipped(plain | {"run.json": data})) == DAMAGED

@@ -12,6 +12,7 @@ from core.jobs import execution
 from core.machine import memory
 from core.runs import evaluation, store
 from core.runs.record import RunRecord, Steering
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.timings import Timings
 
@@ -28,7 +29,7 @@ def run(own_home, engine):
 def painted(engine, **changes):
     content, style = (codec.read_image(sample.path()) for sample in (PHOTOS[1], STYLES[1]))
     given = {"size": SIZE, "iterations": 2, "style_weight": 1e-3, "init": "content", **changes}
-    made = store.create(content, style, presets.choose("draft", **given), "draft", "me", "waves")
+    made = store.create(RunSpec([Style("waves", style)], presets.choose("draft", **given), "draft"), content, "me")
     for _ in execution.perform(made, lambda *_: engine):
         pass
     return made
@@ -37,7 +38,7 @@ def painted(engine, **changes):
 def test_the_losses_are_those_of_the_yardsticks_settings(run, engine):
     reading = evaluation.evaluate(engine, run, run.record(), BY)
     content, style = (
-        preprocessing.to_network(geometry.resize(codec.read_image(path), SIZE)) for path in (run.content, run.style)
+        preprocessing.to_network(geometry.resize(codec.read_image(path), SIZE)) for path in (run.content, run.style(1))
     )
     objective, _ = engine.objective(content, style, BY, Timings())
     expected = objective.losses(preprocessing.to_network(np.load(run.path / "result.npy")))
@@ -104,7 +105,7 @@ def new_record():
     def make(chosen):
         return RunRecord(
             id="20250101-000000-a-b", created=datetime(2025, 1, 1, tzinfo=UTC), preset="draft", settings=chosen,
-            content="a", style="b", shape=(64, 64),
+            content="a", styles=[{"name": "b"}], shape=(64, 64),
         )  # fmt: skip
 
     return make

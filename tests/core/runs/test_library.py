@@ -16,6 +16,7 @@ from core.runs.library import GIGABYTE, ORDERS, Entry, Marks, Quota
 from core.runs.record import RunRecord
 from core.runs.recorder import Recorder
 from core.runs.run import Run
+from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 
 SETTINGS = TransferSettings(size=64, iterations=4)
@@ -29,8 +30,8 @@ def _own_home(own_home):
 
 def new_run(content="photo", style="painting", status="done", **changes):
     random = np.random.default_rng(1)
-    pictures = (Image.fromarray(random.integers(0, 256, (48, 64, 3)).astype(np.uint8)) for _ in range(2))
-    run = store.create(*pictures, SETTINGS, "draft", content, style)
+    photo, picture = (Image.fromarray(random.integers(0, 256, (48, 64, 3)).astype(np.uint8)) for _ in range(2))
+    run = store.create(RunSpec([Style(style, picture)], SETTINGS, "draft"), photo, content)
     if status != "queued":
         run.change(status=status, **changes)
     return run
@@ -130,7 +131,7 @@ def entry(content="photo", style="painting", size=100, days=0, marks=None, prese
         preset=preset,
         settings=SETTINGS,
         content=content,
-        style=style,
+        styles=[{"name": style}],
         shape=(48, 64),
         **{"status": "done", **changes},
     )

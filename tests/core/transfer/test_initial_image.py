@@ -9,6 +9,7 @@ from core.errors import StudioError
 from core.images import codec, geometry
 from core.jobs import execution
 from core.runs import store
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.transfer import preview
@@ -73,7 +74,7 @@ def test_where_no_style_is_a_run_from_the_preview_stays_the_photo(own_home, engi
     left[:, : photo.width // 3] = 255
     layers = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",)}
     settings = FROM_PREVIEW.changed(size=128, iterations=3, optimizer="l-bfgs", **layers)
-    run = store.create(photo, style, settings, "draft", "photo", "painting", masks=[Image.fromarray(left)])
+    run = store.create(RunSpec([Style("painting", style, Image.fromarray(left))], settings, "draft"), photo, "photo")
     first, *_ = execution.perform(run, lambda *_: engine)
     assert run.record().start == "preview"
     given = geometry.resize(photo, 128).astype(np.float32)
@@ -136,7 +137,7 @@ def test_a_run_starts_from_the_picture_of_its_settings(own_home, engine, changes
         size=96, iterations=1, style_layers=("block1_conv1",), content_layers=("block1_conv2",), **changes
     )
     photo, style = map(Image.fromarray, (CONTENT, STYLE))
-    run = store.create(photo, style, settings, "draft", "photo", "painting")
+    run = store.create(RunSpec([Style("painting", style)], settings, "draft"), photo, "photo")
     first, *_ = execution.perform(run, lambda *_: engine)
     subject = Inputs(photo, [style]).at(settings, 96)
     expected, _ = create_initial_image(subject.photo, subject.styles, settings, print)

@@ -14,6 +14,7 @@ from core.errors import StudioError
 from core.images.preprocessing import NETWORK_MAX, NETWORK_MIN
 from core.jobs import execution
 from core.runs import recovery, store
+from core.runs.spec import RunSpec, Style
 from core.settings import LossWeights, TransferSettings
 from core.transfer.checkpoint import Checkpoint
 from core.transfer.objective import EvaluatedImage, Losses
@@ -592,7 +593,7 @@ def test_the_mean_is_what_is_kept_of_a_run_where_it_is_the_best(own_home, engine
     layers = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",)}
     far = {"learning_rate": 30.0, "beta_1": 0.1, "beta_2": 0.5, "averaging": 0.8, "content_weight": 1.0}
     settings = TransferSettings(size=64, iterations=30, init="noise", **layers, **far)
-    run = store.create(photo, style, settings, "draft", "photo", "painting")
+    run = store.create(RunSpec([Style("painting", style)], settings, "draft"), photo, "photo")
     *_, last = execution.perform(run, lambda *_: engine)
     settled, record = last.settled(), run.record()
     assert settled.best.losses.total < 0.9 * last.best.losses.total

@@ -12,6 +12,7 @@ from core.images import codec
 from core.presets import choose
 from core.runs import store
 from core.runs.recorder import Recorder
+from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.vgg import layers
 from dashboard.compose import brush, settings_form
@@ -50,9 +51,8 @@ def blended(ready, pictures):
     settings = choose("draft", size=64, style_blend=(2, 1), content_layers="relu4_2,conv5_2",
                       content_layer_weights="0.5,2", style_layers="conv1_1,relu2_1")  # fmt: skip
     mask, kept = (Image.open(io.BytesIO(half(side, (96, 72)))) for side in ("left", "right"))
-    return store.create(
-        *pictures, settings, "draft", "me", "waves + glass", more_styles=pictures[:1], masks=[None, mask], kept=kept
-    )
+    styles = [Style("waves", pictures[1]), Style("glass", pictures[0], mask)]
+    return store.create(RunSpec(styles, settings, "draft", kept), pictures[0], "me")
 
 
 def test_one_painting_is_as_simple_as_ever(visit):
@@ -61,7 +61,7 @@ def test_one_painting_is_as_simple_as_ever(visit):
     assert [header.value for header in page.header] == ["Photo", "Painting", "Settings"]
     button(page, "Start").click().run()
     run = the_new_run()
-    assert len(run.styles) == 1 and not run.mask(1).exists() and not run.kept.exists()
+    assert len(run.record().styles) == 1 and not run.mask(1).exists() and not run.kept.exists()
     assert run.record().settings == choose()
 
 
@@ -80,8 +80,8 @@ def test_paintings_are_added_weighed_and_painted_together(visit):
     record = run.record()
     assert record.settings.style_blend == (1, 2, 1)
     assert record.style == " + ".join([first, second, STYLES[3].title])
-    for path, sample in zip(run.styles, [*STYLES[:2], STYLES[3]], strict=True):
-        assert codec.read_image(path).tobytes() == codec.read_image(sample.path()).tobytes()
+    for number, sample in enumerate([*STYLES[:2], STYLES[3]], 1):
+        assert codec.read_image(run.style(number)).tobytes() == codec.read_image(sample.path()).tobytes()
 
 
 def test_a_click_that_is_delivered_twice_adds_one_painting():
@@ -211,8 +211,9 @@ def test_starting_again_brings_paintings_weights_masks_and_every_setting(visit, 
     assert not page.exception
     run, before = the_new_run(blended), blended.record()
     assert (run.record().settings, run.record().style) == (before.settings, before.style)
-    for own, other in zip([*run.styles, run.mask(2), run.kept], [*blended.styles, blended.mask(2), blended.kept],
-                          strict=True):  # fmt: skip
+    same = [path.name for path in blended.input_files()]
+    assert [path.name for path in run.input_files()] == [*same, "start.png"]
+    for own, other in ((run.path / name, blended.path / name) for name in same):
         assert Image.open(own).tobytes() == Image.open(other).tobytes(), own.name
     assert not run.mask(1).exists()
 
@@ -224,7 +225,7 @@ def test_another_picture_has_the_same_paintings_but_nothing_marked(visit, blende
     button(page, "Same settings, other picture").click().run()
     button(page, "Start").click().run()
     run = the_new_run(blended)
-    assert run.record().settings == blended.record().settings and len(run.styles) == 2
+    assert run.record().settings == blended.record().settings and len(run.record().styles) == 2
     assert not run.mask(2).exists() and not run.kept.exists()
     button(page, "New picture").click().run()
     assert labels(page) == [] and not page.exception
@@ -291,8 +292,8 @@ def test_a_runs_page_and_card_tell_of_its_paintings_and_parts(visit, blended, pi
 
 def test_a_mask_stands_in_the_corner_of_its_picture(blended):
     photo, (first, second) = inputs.photo(blended, blended.record()), inputs.paintings(blended, blended.record())
-    plain = codec.read_image(blended.styles[1])
-    assert first.mask is None and first.drawn(96).tobytes() == codec.read_image(blended.style).tobytes()
+    plain = codec.read_image(blended.style(2))
+    assert first.mask is None and first.drawn(96).tobytes() == codec.read_image(blended.style(1)).tobytes()
     drawn = np.asarray(second.drawn(96))
     assert drawn.shape == (72, 96, 3) and (drawn[:40] == np.asarray(plain)[:40]).all()
     assert (drawn[60, 68] == 255).all() and (drawn[60, 90] == 0).all()  # its left half is white

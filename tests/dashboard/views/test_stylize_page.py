@@ -151,7 +151,7 @@ def test_the_same_settings_with_another_picture(visit, kept):
     record, before = run.record(), kept.steered.record()
     assert (record.settings, record.preset) == (before.settings, before.preset)
     assert (record.content, record.style) == (PHOTOS[1].title, before.style)
-    with Image.open(run.style) as style, Image.open(kept.steered.style) as own:
+    with Image.open(run.style(1)) as style, Image.open(kept.steered.style(1)) as own:
         assert style.tobytes() == own.tobytes()
     assert record.steering == []  # of the other run
 

@@ -21,8 +21,9 @@ from core.images import codec
 from core.presets import PRESETS, choose
 from core.runs import library, store
 from core.runs.evaluation import Evaluation
-from core.runs.record import Steering
+from core.runs.record import RecordedStyle, Steering
 from core.runs.run import Run, write_record
+from core.runs.spec import RunSpec, Style
 from core.settings import SETTINGS, TransferSettings
 from export.describe import command
 from export.report import bundle
@@ -251,9 +252,9 @@ def test_a_run_that_waits_has_no_picture(new_run):
 
 
 def test_nothing_that_a_user_says_is_taken_for_markup(renamed):
-    run = renamed(NASTY.replace("/", ":"), of="steered", content=NASTY, style="<b>&amp;</b>", message="<i>it</i>",
-                  status="failed", weights="<u>w</u>", start="</code>{{ 7 * 7 }}", preset="<em>",
-                  environment={"<s>": ["<q>", {"a": "</dd>"}]})  # fmt: skip
+    run = renamed(NASTY.replace("/", ":"), of="steered", content=NASTY, message="<i>it</i>", status="failed",
+                  styles=[RecordedStyle(name="<b>&amp;</b>")], weights="<u>w</u>", start="</code>{{ 7 * 7 }}",
+                  preset="<em>", environment={"<s>": ["<q>", {"a": "</dd>"}]})  # fmt: skip
     library.mark(run, name=f"{NASTY} \x07", note=f"<marquee>{NASTY}\n\ud7ff")
     text = html([run, renamed("plain")], {}, title=f"{NASTY}\udcff", yardstick=NASTY)
     page = assert_stands_alone(text)
@@ -278,7 +279,7 @@ def test_pictures_are_large_enough_and_a_report_small_enough(new_run, pair):
     found = []
     for number in range(4):
         run = new_run(name=f"noise {number}", size=512)
-        for path in (run.content, run.style, run.result):
+        for path in (run.content, run.style(1), run.result):
             Image.effect_noise((512, 384), 60).convert("RGB").save(path)
         run.change(shape=(384, 512), status="done", best_total=1.0, writer=None)
         found.append(run)
@@ -361,8 +362,8 @@ def test_the_command_says_what_the_record_says(painted):
 def test_the_command_and_the_page_have_every_style_and_mask(pair, own_home):
     settings = choose("draft", size=64, style_blend="2,1")
     mask = Image.new("L", (40, 40), 255)
-    names = ("draft", "a", "b + c")
-    run = store.create(pair[0], pair[1], settings, *names, more_styles=[pair[0]], masks=[None, mask], kept=mask)
+    styles = [Style("b", pair[1]), Style("c", pair[0], mask)]
+    run = store.create(RunSpec(styles, settings, "draft", mask), pair[0], "a")
     found, _, given = parsed(command(run, run.record()))
     assert found == settings
     assert given["styles"] == ["style-1.png", "style-2.png"]
@@ -457,7 +458,7 @@ def test_the_summaries_agree_with_the_records(archive, found, readings):
 
 
 def test_names_are_no_formulas_in_a_spreadsheet(renamed):
-    run = renamed("=1+1", content="=HYPERLINK(1)", style="@x")
+    run = renamed("=1+1", content="=HYPERLINK(1)", styles=[RecordedStyle(name="@x")])
     file = io.BytesIO()
     bundle.write_zip(file, [run])
     with zipfile.ZipFile(file) as archive:
@@ -508,8 +509,8 @@ def blended(own_home, pair, painted):
     half = Image.new("L", (60, 48))
     half.paste(255, (0, 0, 30, 48))
     settings = choose("reference", size=64, style_blend=(2, 1), stages=1)
-    run = store.create(*pair, settings, "reference", "photo", "waves + <b>glass</b>", more_styles=pair[:1],
-                      masks=[None, half], kept=half)  # fmt: skip
+    styles = [Style("waves", pair[1]), Style("<b>glass</b>", pair[0], half)]
+    run = store.create(RunSpec(styles, settings, "reference", half), pair[0], "photo")
     shutil.copyfile(painted["done"].result, run.result)
     return run
 
@@ -557,8 +558,8 @@ def many(painted, own_home):
         run = Run(own_home / "runs" / f"20260101-000000-{len(found):02}")
         shutil.copytree(painted["done"].path, run.path)
         record = run.record()
-        changes = {"content": photo, "style": painting, "settings": record.settings.changed(style_weight=weight)}
-        write_record(run, record.model_copy(update={**changes, "id": run.id}))
+        changes = {"styles": [RecordedStyle(name=painting)], "settings": record.settings.changed(style_weight=weight)}
+        write_record(run, record.model_copy(update={**changes, "content": photo, "id": run.id}))
         found.append(run)
     found[-1].result.unlink()
     found[-1].live.unlink(missing_ok=True)
@@ -594,7 +595,7 @@ def test_many_runs_of_one_pair_show_it_once_and_no_table_where_none_fits(many, p
     found = many[:7]
     for weight, run in enumerate(found, 1):
         settings = run.record().settings.changed(style_weight=weight)
-        run.change(content="a", style="x", settings=settings)
+        run.change(content="a", styles=[RecordedStyle(name="x")], settings=settings)
     text = html(found)
     page = assert_stands_alone(text)
     assert '<table class="sheet"' not in text and 'class="many-pictures"' in text
