@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,10 @@ class Command(BaseModel):
             return psutil.Process(self.process.pid).cmdline()[1:] == ["-m", "nst", *self.arguments]
         except psutil.Error:
             return False
+
+    def seconds(self) -> float:
+        """Return how long ago it was started."""
+        return time.time() - _file(self.name).stat().st_mtime
 
     def said(self) -> str:
         """Its last line: how far it is, or what went wrong."""

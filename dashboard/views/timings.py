@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -70,9 +69,10 @@ def _progress() -> None:
     command = background_jobs.status("bench")
     if not command or not command.is_running():
         st.rerun()
-    since = duration(datetime.now(UTC).timestamp() - command.process.started)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.status(f"Measuring for {since}: {plain(command.said() or 'starting …')}", type="compact")
+        st.status(
+            f"Measuring for {duration(command.seconds())}: {plain(command.said() or 'starting …')}", type="compact"
+        )
         st.button("Stop measuring", icon=":material/stop:", on_click=command.stop)
 
 

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 
 import pytest
@@ -289,23 +287,18 @@ def test_a_run_broken_off_before_its_first_checkpoint_can_continue_too(visit, ne
     assert queue.queued_runs() == [run] and run.record().status == "queued"
 
 
-def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run):
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        run = new_run()
-        run.change(status="running", writer=ProcessId.this_process().model_copy(update={"pid": process.pid}))
-        assert not visit("stylize", run=run.id).warning
-        long_ago = time.time() - 1000
-        os.utime(run.path / "run.json", (long_ago, long_ago))
-        page = visit("stylize", run=run.id)
-        assert "Nothing has been heard of the painting process" in page.warning[0].value
-        assert f"number {process.pid}" in page.warning[0].value and "17 min" in page.warning[0].value
-        button(page, "End it").click().run()
-        assert process.wait(10) != 0
-        assert visit("stylize", run=run.id).warning[0].value.startswith("The process that painted it is gone")
-    finally:
-        process.kill()
-        process.communicate()
+def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run, other_process):
+    run = new_run()
+    run.change(status="running", writer=other_process.id)
+    assert not visit("stylize", run=run.id).warning
+    long_ago = time.time() - 1000
+    os.utime(run.path / "run.json", (long_ago, long_ago))
+    page = visit("stylize", run=run.id)
+    assert "Nothing has been heard of the painting process" in page.warning[0].value
+    assert f"number {other_process.pid}" in page.warning[0].value and "17 min" in page.warning[0].value
+    button(page, "End it").click().run()
+    assert other_process.wait(10) != 0
+    assert visit("stylize", run=run.id).warning[0].value.startswith("The process that painted it is gone")
 
 
 def test_slow_steps_are_not_taken_for_being_stuck(visit, running):
