@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from core import paths, presets, settings
 from core.errors import StudioError
 from core.images import codec, geometry
-from core.jobs import queue, workers
+from core.jobs import queue, schedule, workers
 from core.machine.processes import ProcessId
 from core.runs import store
 from core.runs.recorder import Recorder
@@ -29,7 +29,8 @@ DEFAULT = presets.DEFAULT_PRESET
 def started(monkeypatch):
     """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
     calls = []
-    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
+    for module in (workers, schedule):
+        monkeypatch.setattr(module, "start_worker", lambda: calls.append("worker"))
     return calls
 
 
@@ -358,8 +359,8 @@ def test_a_network_that_has_come_meanwhile_is_used_without_a_restart(no_models, 
 OPEN = """
 import sys
 from streamlit.testing.v1 import AppTest
-from core import jobs
-jobs.start_worker = lambda: None
+from core.jobs import schedule, workers
+workers.start_worker = schedule.start_worker = lambda: None
 page = AppTest.from_file(sys.argv[1], default_timeout=120).run()
 print(len(page.exception), [image.captions[0] for image in page.image if image.captions[0]])
 print({"tensorflow", "keras", "tf2onnx", "torch"} & set(sys.modules))
