@@ -114,8 +114,8 @@ class CellPainter:
         for step in execution.perform(run, lambda report, timings: self.engine):
             if step.seconds >= seconds:
                 control.stop(run)
-        reading = evaluation.evaluate(self.engine, run, run.record(), presets.choose("reference"))
-        return Painted(preprocessing.to_uint8(np.load(run.path / "result.npy")), step.seconds, reading.style)
+        evaluated = evaluation.evaluate(self.engine, run, run.record(), presets.choose("reference"))
+        return Painted(preprocessing.to_uint8(np.load(run.path / "result.npy")), step.seconds, evaluated.style)
 
 
 def _white(mask: np.ndarray) -> Image.Image:

@@ -109,20 +109,20 @@ def compare(
     from core.runs.store import find
 
     found = [find(run_id) for run_id in run_ids]
-    readings = _readings(found, by, weights)
+    evaluations = _evaluations(found, by, weights)
     if as_json:
-        console.print_json([reading.model_dump() for reading in readings])
+        console.print_json([each.model_dump() for each in evaluations])
         return
     console.print_table(
         ["run", "total loss", "style", "content", "likeness to the photo"],
         [
             [r.run, f"{r.total:.4g}", f"{r.style:.4g}", f"{r.content:.4g}", f"{r.similarity:.3f}"]
-            for r in sorted(readings, key=lambda reading: reading.total)
+            for r in sorted(evaluations, key=lambda each: each.total)
         ],
     )
 
 
-def _readings(found: list[Run], by: str, weights: Path | None) -> list[Evaluation]:
+def _evaluations(found: list[Run], by: str, weights: Path | None) -> list[Evaluation]:
     """Of every run, measured now where that has not been done."""
     from core.machine import hardware
     from core.runs import evaluation
@@ -197,7 +197,7 @@ def write_report(
     from export.report.page import html
 
     if measure:
-        _readings([run for run in found if (run.path / "result.npy").is_file()], by, weights)
+        _evaluations([run for run in found if (run.path / "result.npy").is_file()], by, weights)
     words = f"the {'preset' if by in PRESETS else 'run'} {by}"
     contents = found, evaluation.evaluations(found, evaluation.settings_of(by)), title, words
     try:

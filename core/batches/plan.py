@@ -46,12 +46,8 @@ class Job:
     digest: str  # of all that the run depends on, and of what it is called
 
     @property
-    def style_name(self) -> str:
-        return SEPARATOR.join(style.name for style in self.styles)
-
-    @property
     def title(self) -> str:
-        return f"{self.content.name} × {self.style_name}"
+        return f"{self.content.name} × {SEPARATOR.join(style.name for style in self.styles)}"
 
     def is_what(self, record: RunRecord) -> bool:
         """Whether a run still paints what was asked for: it may have been steered, or gone on with for longer."""
@@ -200,7 +196,7 @@ class Checker:
     def job(
         self, content: PictureSource, styles: tuple[PictureSource, ...], preset: str, wanted: TransferSettings
     ) -> Job:
-        """Raises `InputError` where a picture cannot be read, or is too small at that size."""
+        """Return the job. Raises `InputError` if a picture cannot be read, or is too small at that size."""
         (width, height), photo = _remembered(self._photos, content, self._read_photo)
         sizes, spec = _remembered(self._styles, styles, self._read_styles)
         inputs.check_side((width, height), wanted, content.name)

@@ -27,8 +27,7 @@ LOSSES = ("style_layers", "content_layers", "style_loss", "pooling", "padding", 
 
 
 class Evaluation(BaseModel):
-    """What the yardstick says of a result, at the result's own size: losses in float32, and how much of the photo is
-    still there."""
+    """The losses of a result by other settings, in float32 at its own size, and its similarity to the photo."""
 
     run: str
     total: float
@@ -75,7 +74,7 @@ def evaluate(
     )
     measured = color.lightness(result) if given.colours == "luminance" else result  # which then is all that is painted
     losses = objective.losses(preprocessing.to_network(measured))
-    reading = Evaluation(
+    evaluation = Evaluation(
         run=run.id,
         total=losses.total,
         style=losses.style,
@@ -86,8 +85,8 @@ def evaluate(
         ),
     )
     with paths.replacing(_file(run, by)) as file:
-        file.write(reading.model_dump_json().encode())
-    return reading
+        file.write(evaluation.model_dump_json().encode())
+    return evaluation
 
 
 def settings_of(by: str) -> TransferSettings:
@@ -103,7 +102,7 @@ def settings_of(by: str) -> TransferSettings:
 def evaluations(found: Iterable[Run], by: TransferSettings) -> dict[str, Evaluation]:
     """What has been measured so far, by the runs' names."""
     kept = {run.id: _kept(run, by) for run in found}
-    return {name: reading for name, reading in kept.items() if reading}
+    return {name: evaluation for name, evaluation in kept.items() if evaluation}
 
 
 def _kept(run: Run, by: TransferSettings) -> Evaluation | None:
@@ -114,7 +113,7 @@ def _kept(run: Run, by: TransferSettings) -> Evaluation | None:
 
 
 def _file(run: Run, by: TransferSettings) -> Path:
-    """A result that is painted over, or another yardstick, has another file."""
+    """A result that is painted over, or measured by other settings, has another file."""
     try:
         painted = (run.path / "result.npy").stat().st_mtime_ns
     except OSError:

@@ -165,15 +165,14 @@ class RunRecord(BaseModel):
         if version == 1 and type(version) is int:
             data = json.dumps(_from_version_1(fields, exists)).encode()
         elif version != 2:
-            raise OtherVersionError(version)
+            raise OtherVersionError(repr(version))
         return RunRecord.model_validate_json(data)  # stricter than json: no half characters
 
     def summary(self) -> dict[str, Any]:
         """Return what `--json` and reports say of a run: the record with the joined names of its styles."""
-        told = self.model_dump(mode="json", exclude={"writer"})
-        listed = list(told.items())
-        listed.insert(list(told).index("styles"), ("style", self.style))
-        return dict(listed)
+        told = list(self.model_dump(mode="json", exclude={"writer"}).items())
+        place = [name for name, _ in told].index("styles")
+        return dict([*told[:place], ("style", self.style), *told[place:]])
 
     @property
     def style(self) -> str:
@@ -193,23 +192,18 @@ class RunRecord(BaseModel):
 
 
 class OtherVersionError(ValueError):
-    """A record of a version that this program does not read."""
-
-    def __init__(self, version: object) -> None:
-        super().__init__(f"version {version!r}")
-        self.version = version
+    """Its text is the version of a record that this program does not read."""
 
 
 def _from_version_1(fields: dict[str, Any], exists: Callable[[str], bool]) -> dict[str, Any]:
     """Return the fields as version 2 has them: version 1 joined the names of the styles, and counted their files."""
-    joined = fields.get("style")
-    if not isinstance(joined, str) or "styles" in fields:
+    if "styles" in fields or not isinstance(joined := fields.pop("style", None), str):
         raise ValueError("no record of version 1")
     count = 1 + sum(exists(f"style-{number}.png") for number in range(2, MOST_STYLES + 1))
     names = joined.split(SEPARATOR, count - 1)  # a name may hold the separator, or the end may have been cut off
     names += [f"painting {number}" for number in range(len(names) + 1, count + 1)]
     styles = [{"name": name, "mask": exists(f"mask-{number}.png")} for number, name in enumerate(names, 1)]
-    return {**{name: value for name, value in fields.items() if name != "style"}, "schema_version": 2, "styles": styles}
+    return {**fields, "schema_version": 2, "styles": styles}
 
 
 def metadata(record: RunRecord) -> dict[str, str]:

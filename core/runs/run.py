@@ -113,9 +113,8 @@ class Run:
         except OSError as error:
             raise StudioError(f"The run {self.id} cannot be read: {error.strerror}.") from error
         except OtherVersionError as error:
-            raise StudioError(
-                f"The run {self.id} has the schema version {error.version!r}; this program reads {VERSIONS}."
-            ) from error
+            message = f"The run {self.id} has the schema version {error}; this program reads {VERSIONS}."
+            raise StudioError(message) from error
         except (ValueError, RecursionError) as error:
             raise StudioError(f"The record of the run {self.id} is damaged.") from error
         waits = record.status == "queued" and QueueEntry.of(self.id) is not None

@@ -50,13 +50,12 @@ def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> Transfe
     given: dict[str, Any] = {name: _widget(SETTINGS[name], preset) for name in IN_SIGHT}
     given["style_blend"] = style_blend
     with st.expander("More settings", icon=":material/tune:"):
-        for (group, (_, meaning)), tab in zip(GROUPS.items(), st.tabs([title for title, _ in GROUPS.values()]),
-                                              strict=True):  # fmt: skip
-            with tab:
-                st.caption(meaning)
-                for setting in SETTINGS.values():
-                    if setting.group == group and setting.name not in given:
-                        given[setting.name] = _widget(setting, preset)
+        tabs = st.tabs([title for title, _ in GROUPS.values()])
+    for (group, (_, meaning)), tab in zip(GROUPS.items(), tabs, strict=True):
+        others = [each for each in SETTINGS.values() if each.group == group and each.name not in given]
+        with tab:
+            st.caption(meaning)
+            given.update((setting.name, _widget(setting, preset)) for setting in others)
     try:
         return presets.choose(preset, **given)
     except InputError as error:

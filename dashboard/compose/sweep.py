@@ -14,7 +14,8 @@ from core import log
 from core.batches import plan, progress
 from core.errors import InputError, StudioError
 from core.images import geometry
-from core.jobs import eta, schedule, worker, workers
+from core.jobs import eta, schedule, workers
+from core.jobs.slots import local_slots
 from core.runs import store
 from core.runs.run import Run
 from core.runs.spec import RunSpec
@@ -110,7 +111,7 @@ def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
     ]
     if any(each is None for each in seconds):
         return "their time is known once this machine is measured"
-    return f"about {duration(sum(filter(None, seconds)) / len(worker.slots()))}"
+    return f"about {duration(sum(filter(None, seconds)) / len(local_slots()))}"
 
 
 def _enter(photo: Picture, chosen: Sequence[TransferSettings], spec: Callable[[], RunSpec]) -> str | None:

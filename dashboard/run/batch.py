@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SIDE = 360  # px, of a picture in the table
 REFRESH_SECONDS = 2.0
-YARDSTICK = "reference"  # whose losses the report measures by
+MEASURED_BY = "reference"  # whose losses the report measures by
 # The table keeps its rows and columns on a narrow screen, and is moved sideways there.
 ROW = '[data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"])'
 STYLE = f"""
@@ -129,12 +129,16 @@ def _table(found: Found) -> None:
             for head, column in zip(heads, table.columns, strict=True):
                 head.markdown(f"**{plain(column)}**")
             for row in table.rows:
-                head, *places = st.columns(1 + len(table.columns))
-                head.markdown(f"**{plain(row)}**")
-                for here, column in zip(places, table.columns, strict=True):
-                    with here, st.container(gap="xsmall"):
-                        for number in table.at(row, column):
-                            cell(number)
+                _row(table, row, cell)
+
+
+def _row(table: Sheet, row: str, cell: Callable[[int], None]) -> None:
+    head, *places = st.columns(1 + len(table.columns))
+    head.markdown(f"**{plain(row)}**")
+    for here, column in zip(places, table.columns, strict=True):
+        with here, st.container(gap="xsmall"):
+            for number in table.at(row, column):
+                cell(number)
 
 
 def _width(place: int, table: Sheet) -> str:
@@ -171,8 +175,8 @@ def _afterwards(found: Found) -> None:
     painted = [run for run, _ in found if run.result.is_file()]
     if not painted:
         return
-    by = evaluation.settings_of(YARDSTICK)
-    readings = evaluation.evaluations(painted, by)
+    by = evaluation.settings_of(MEASURED_BY)
+    evaluations = evaluation.evaluations(painted, by)
     with st.container(horizontal=True, vertical_alignment="center"):
         if len(painted) > 1:
             st.page_link(
@@ -183,24 +187,24 @@ def _afterwards(found: Found) -> None:
             )
         st.download_button(
             "Report (HTML)",
-            lambda: _report(painted, readings),
+            lambda: _report(painted, evaluations),
             "report.html",
             "text/html",
             type="primary",
             icon=":material/description:",
             on_click="ignore",
         )
-        missing = [run.id for run in painted if run.id not in readings]
+        missing = [run.id for run in painted if run.id not in evaluations]
         measured = bool(missing) and st.toggle(
             "Measure them for the report",
             key="measure-batch",
             help="By the losses of the preset reference, in float32: runs of different weights compare by them alone.",
         )
     if measured:
-        measure(missing, YARDSTICK)
+        measure(missing, MEASURED_BY)
 
 
-def _report(painted: Sequence[Run], readings: Mapping[str, Any]) -> str:
+def _report(painted: Sequence[Run], evaluations: Mapping[str, Any]) -> str:
     from export.report import page
 
-    return str(page.html(painted, readings, yardstick=f"the preset {YARDSTICK}"))
+    return str(page.html(painted, evaluations, measured_by=f"the preset {MEASURED_BY}"))

@@ -38,11 +38,11 @@ def page() -> None:
         return
     titles = _titles(chosen)
     _pictures(chosen, titles)
-    readings, by = _yardstick(chosen, titles)
+    evaluations, by = _evaluations(chosen, titles)
     _curves(chosen, titles)
     _settings(chosen, titles)
     _phases(chosen)
-    _report(chosen, readings, by)
+    _report(chosen, evaluations, by)
 
 
 def _choose() -> Chosen:
@@ -80,13 +80,17 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
         for run, record in chosen:
             st.markdown(f"**{plain(titles[run.id])}**")
             with st.grid(min_column_width=160):
-                for given in (inputs.photo(run, record), *inputs.paintings(run, record)):
-                    with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
-                        st.image(given.jpeg(320), plain(f"{given.name} ({given.what})"), "stretch", alt=given.name)
+                _inputs(run, record)
 
 
-def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Evaluation], str]:
-    """The readings that there are so far, and in words whose losses they are."""
+def _inputs(run: Run, record: RunRecord) -> None:
+    for given in (inputs.photo(run, record), *inputs.paintings(run, record)):
+        with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
+            st.image(given.jpeg(320), plain(f"{given.name} ({given.what})"), "stretch", alt=given.name)
+
+
+def _evaluations(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Evaluation], str]:
+    """Return the evaluations so far, and in words whose losses they are."""
 
     def words(name: str) -> str:
         return f"the preset {name}" if name in PRESETS else titles[name]
@@ -105,27 +109,27 @@ def _yardstick(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Eva
         width=360,
     )
     settings = evaluation.settings_of(by)
-    readings = evaluation.evaluations([run for run, _ in chosen], settings)
-    _table(chosen, titles, readings)
-    missing = [run.id for run, _ in chosen if run.id not in readings]
+    evaluations = evaluation.evaluations([run for run, _ in chosen], settings)
+    _table(chosen, titles, evaluations)
+    missing = [run.id for run, _ in chosen if run.id not in evaluations]
     if missing:
         measure(missing, by)
-    return readings, words(by)
+    return evaluations, words(by)
 
 
-def _table(chosen: Chosen, titles: Mapping[str, str], readings: Mapping[str, Evaluation]) -> None:
+def _table(chosen: Chosen, titles: Mapping[str, str], evaluations: Mapping[str, Evaluation]) -> None:
     import pandas as pd
 
     rows = []
     for run, record in chosen:
-        reading = readings.get(run.id)
+        measured = evaluations.get(run.id)
         rows.append(
             {
                 "Run": titles[run.id],
-                "Total": reading and reading.total,
-                "Style": reading and reading.style,
-                "Content": reading and reading.content,
-                "Likeness": reading and reading.similarity,
+                "Total": measured and measured.total,
+                "Style": measured and measured.style,
+                "Content": measured and measured.content,
+                "Likeness": measured and measured.similarity,
                 "Own best loss": record.best_total,
                 "Iterations": record.iteration,
                 "Time": duration(record.timings["total"]) if "total" in record.timings else "–",
@@ -199,7 +203,7 @@ def _phases(chosen: Chosen) -> None:
         draw(charts.phases_of_runs(seconds), "compare-phases", 48 * len(seconds), 4)
 
 
-def _report(chosen: Chosen, readings: Mapping[str, Evaluation], by: str) -> None:
+def _report(chosen: Chosen, evaluations: Mapping[str, Evaluation], by: str) -> None:
     from export.report import bundle, content
     from export.report.page import html
 
@@ -217,13 +221,13 @@ def _report(chosen: Chosen, readings: Mapping[str, Evaluation], by: str) -> None
 
     def packed() -> bytes:
         file = io.BytesIO()
-        bundle.write_zip(file, found, readings, yardstick=by, timings=tables)
+        bundle.write_zip(file, found, evaluations, measured_by=by, timings=tables)
         return file.getvalue()
 
     with st.container(horizontal=True):
         st.download_button(
             "Report (HTML)",
-            lambda: html(found, readings, yardstick=by, timings=tables),
+            lambda: html(found, evaluations, measured_by=by, timings=tables),
             "report.html",
             "text/html",
             type="primary",

@@ -14,7 +14,7 @@ from core.runs.record import RUN_ID, RunRecord
 from core.runs.run import Run
 from export import describe
 from export.report import content
-from export.report.content import NO_READINGS, NO_TIMINGS, ReportRun, Timings
+from export.report.content import NO_EVALUATIONS, NO_TIMINGS, ReportRun, Timings
 from export.report.page import TITLE, render
 
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the same bytes
@@ -23,16 +23,16 @@ FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the
 def write_zip(
     target: IO[bytes],
     found: Sequence[Run],
-    readings: Mapping[str, Evaluation] = NO_READINGS,
+    evaluations: Mapping[str, Evaluation] = NO_EVALUATIONS,
     title: str = TITLE,
-    yardstick: str = "",
+    measured_by: str = "",
     frames: bool = True,
     timings: Timings = NO_TIMINGS,
 ) -> None:
     """Write the page as report.html, tables of all runs as runs.csv and runs.json, and for each run a folder: its
     pictures in full size, metrics.csv, run.json, and repeat.sh, which paints it again. Raises as `html` does."""
-    shown = content.read_run(found, readings)
-    page = render(shown, title, yardstick, frames, timings)
+    shown = content.read_run(found, evaluations)
+    page = render(shown, title, measured_by, frames, timings)
     with zipfile.ZipFile(target, "w") as archive:
         _add(archive, "report.html", page.encode())
         _add(archive, "runs.csv", _csv([_row(each) for each in shown]).encode())
@@ -68,8 +68,8 @@ def _recorded(record: RunRecord) -> dict[str, Any]:
 
 def _summary(each: ReportRun) -> dict[str, Any]:
     """A run without what only its own folder needs."""
-    reading = each.reading.model_dump(exclude={"run"}) if each.reading else None
-    beside = {"name": each.marks.name, "note": each.marks.note, "reading": reading}
+    evaluation = each.evaluation.model_dump(exclude={"run"}) if each.evaluation else None
+    beside = {"name": each.marks.name, "note": each.marks.note, "reading": evaluation}
     return _recorded(each.record) | beside | {"command": describe.command(each.run, each.record)}
 
 

@@ -36,7 +36,7 @@ FRAMES = 8  # on a strip
 LEGEND_CHARACTERS = 42  # so much of a name fits beside a curve
 Timings = Mapping[str, Sequence[Mapping[str, Any]]]
 NO_TIMINGS: Timings = MappingProxyType({})
-NO_READINGS: Mapping[str, Evaluation] = MappingProxyType({})
+NO_EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ReportRun:
     record: RunRecord
     marks: Marks
     metrics: pd.DataFrame
-    reading: Evaluation | None
+    evaluation: Evaluation | None
 
     @property
     def title(self) -> str:
@@ -87,16 +87,16 @@ class ReportRun:
 
 def check(found: Sequence[Run]) -> None:
     """Raise `InputError` where `html` would for what the runs say of themselves, before a long measurement."""
-    read_run(found, NO_READINGS)
+    read_run(found, NO_EVALUATIONS)
 
 
-def read_run(found: Sequence[Run], readings: Mapping[str, Evaluation]) -> list[ReportRun]:
+def read_run(found: Sequence[Run], evaluations: Mapping[str, Evaluation]) -> list[ReportRun]:
     if not found:
         raise InputError("A report needs at least one run.")
-    return [_read(number, run, readings.get(run.id)) for number, run in enumerate(found, 1)]
+    return [_read(number, run, evaluations.get(run.id)) for number, run in enumerate(found, 1)]
 
 
-def _read(number: int, run: Run, reading: Evaluation | None) -> ReportRun:
+def _read(number: int, run: Run, evaluation: Evaluation | None) -> ReportRun:
     try:
         record = run.record()
         metrics = _metrics(run)
@@ -104,7 +104,7 @@ def _read(number: int, run: Run, reading: Evaluation | None) -> ReportRun:
         raise
     except StudioError as error:
         raise InputError(str(error)) from error
-    return ReportRun(number, run, run.with_progress(record), library.marks(run), metrics, reading)
+    return ReportRun(number, run, run.with_progress(record), library.marks(run), metrics, evaluation)
 
 
 def _metrics(run: Run) -> pd.DataFrame:

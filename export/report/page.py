@@ -16,7 +16,7 @@ from core.runs.run import SUMS, Run
 from core.settings import SETTINGS
 from export import charts, contact_sheet, describe, settings_text
 from export.report import content
-from export.report.content import FRAME_SIDE, NO_READINGS, NO_TIMINGS, Picture, ReportRun, Timings
+from export.report.content import FRAME_SIDE, NO_EVALUATIONS, NO_TIMINGS, Picture, ReportRun, Timings
 
 SUFFIXES = (".html", ".zip")
 TITLE = "Style transfer report"
@@ -33,19 +33,19 @@ ABBREVIATIONS = {"cpu": "CPU", "cuda": "CUDA", "gpu": "GPU", "gpus": "GPUs", "on
 
 def html(
     found: Sequence[Run],
-    readings: Mapping[str, Evaluation] = NO_READINGS,
+    evaluations: Mapping[str, Evaluation] = NO_EVALUATIONS,
     title: str = TITLE,
-    yardstick: str = "",
+    measured_by: str = "",
     frames: bool = True,
     timings: Timings = NO_TIMINGS,
 ) -> str:
     """A page about the runs, without scripts or references to anything outside itself.
 
-    `readings` are by the runs' names, and `yardstick` says whose losses they are, such as "the preset reference".
+    `evaluations` are by the runs' names, and `measured_by` says whose losses they are, such as "the preset reference".
     `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.timings`, by
     their titles. Raises `InputError` for no runs, or for one that cannot be read.
     """
-    return render(content.read_run(found, readings), title, yardstick, frames, timings)
+    return render(content.read_run(found, evaluations), title, measured_by, frames, timings)
 
 
 def check_writable(path: Path) -> None:
@@ -55,7 +55,7 @@ def check_writable(path: Path) -> None:
     paths.check_writable(path)
 
 
-def render(shown: list[ReportRun], title: str, yardstick: str, frames: bool, timings: Timings) -> str:
+def render(shown: list[ReportRun], title: str, measured_by: str, frames: bool, timings: Timings) -> str:
     from markupsafe import Markup
 
     created = sorted(each.record.created for each in shown)
@@ -68,9 +68,9 @@ def render(shown: list[ReportRun], title: str, yardstick: str, frames: bool, tim
         runs=_described_briefly(shown) if many else [_described(each, frames) for each in shown],
         sheet=_contact_sheet(shown) if many else None,
         most_curves=MOST_CURVES,
-        measured=any(each.reading for each in shown),
-        lowest=min((each.reading.total for each in shown if each.reading), default=None),
-        yardstick=yardstick,
+        measured=any(each.evaluation for each in shown),
+        lowest=min((each.evaluation.total for each in shown if each.evaluation), default=None),
+        measured_by=measured_by,
         comparable=comparable(each.record for each in shown),
         drawn=drawn,
         staged=any(len(_stages(each)) > 1 for each in shown),
@@ -122,7 +122,7 @@ def _described(each: ReportRun, frames: bool, pictures: bool = True, drawn: bool
         "iterations": f"{record.iteration or 0} of {record.settings.iterations}",
         "loss": _number(record.best_total),
         "seconds": "–" if each.seconds is None else f"{each.seconds:.1f}",
-        "reading": each.reading,
+        "evaluation": each.evaluation,
         "pictures": content.pictures(each) if pictures else [],
         "large": None,
         "frames": content.frames(each) if frames else [],

@@ -21,7 +21,7 @@ from streamlit.util import calc_hash
 
 from core import paths
 from core.errors import StudioError
-from core.jobs import execution, workers
+from core.jobs import execution, schedule, workers
 from core.machine.processes import ProcessId
 from core.presets import choose
 from core.runs import store
@@ -47,7 +47,8 @@ def network(home):
 def started(monkeypatch):
     """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
     calls = []
-    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
+    for module in (workers, schedule):
+        monkeypatch.setattr(module, "start_worker", lambda: calls.append("worker"))
     return calls
 
 

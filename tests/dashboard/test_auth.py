@@ -255,7 +255,7 @@ def test_the_command_line_sees_all(theirs):
 
 def test_a_report_names_no_owner(theirs):
     packed = io.BytesIO()
-    bundle.write_zip(packed, [theirs.done, theirs.steered], {}, yardstick="none", timings={})
+    bundle.write_zip(packed, [theirs.done, theirs.steered], {}, measured_by="none", timings={})
     with zipfile.ZipFile(packed) as file:
         assert not [name for name in file.namelist() if b"login.example" in file.read(name)]
 

@@ -160,9 +160,9 @@ def test_each_logs_in_starts_and_sees_their_own_and_no_secret_is_left_anywhere(s
     other.get_by_role("button", name="Log out").click()
     other.get_by_role("button", name="Log in").wait_for()
 
-    bundle.write_zip(packed := io.BytesIO(), [mine, studio.bobs], {}, yardstick="none", timings={})
+    bundle.write_zip(packed := io.BytesIO(), [mine, studio.bobs], {}, measured_by="none", timings={})
     zipfile.ZipFile(packed).extractall(studio.home / "report")
-    (studio.home / "report.html").write_text(html([mine, studio.bobs], {}, yardstick="none", timings={}))
+    (studio.home / "report.html").write_text(html([mine, studio.bobs], {}, measured_by="none", timings={}))
     assert len(provider.handed_out) == 6  # a code and two tokens each
     hidden = [*vars(studio.secrets).values(), *provider.handed_out]
     hidden += [cookie["value"] for cookie in cookies if len(cookie["value"]) > 20]

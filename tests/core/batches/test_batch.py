@@ -87,7 +87,7 @@ def test_a_row_is_a_run_and_what_is_left_empty_is_the_preset_s(read, folder):
     first, second = read(text, common={"size": 64})
     assert first.content.path == folder / "photos" / "a.png" and first.title == "a × x"
     assert first.settings == choose("draft", size=64, style_weight=1e4, style_layers="relu1_1,relu2_1")
-    assert (second.preset, second.style_name) == ("fast", "x + waves")
+    assert (second.preset, second.title) == ("fast", "b × x + waves")
     assert second.settings == choose("fast", size=64)
 
 

@@ -35,17 +35,17 @@ def painted(engine, **changes):
     return made
 
 
-def test_the_losses_are_those_of_the_yardsticks_settings(run, engine):
-    reading = evaluation.evaluate(engine, run, run.record(), BY)
+def test_the_losses_are_those_of_the_other_settings(run, engine):
+    found = evaluation.evaluate(engine, run, run.record(), BY)
     content, style = (
         preprocessing.to_network(geometry.resize(codec.read_image(path), SIZE)) for path in (run.content, run.style(1))
     )
     objective, _ = engine.objective(content, style, BY, Timings())
     expected = objective.losses(preprocessing.to_network(np.load(run.path / "result.npy")))
-    assert reading.total == pytest.approx(expected.total, rel=1e-5)
-    assert reading.style == pytest.approx(expected.style, rel=1e-5)
-    assert reading.content == pytest.approx(expected.content, rel=1e-4)
-    assert reading.total > 10 * run.record().best_total  # its own losses weighed style less
+    assert found.total == pytest.approx(expected.total, rel=1e-5)
+    assert found.style == pytest.approx(expected.style, rel=1e-5)
+    assert found.content == pytest.approx(expected.content, rel=1e-4)
+    assert found.total > 10 * run.record().best_total  # its own losses weighed style less
 
 
 def test_the_likeness_of_the_photo_itself_is_1_and_of_noise_near_0(run, engine):
@@ -57,16 +57,14 @@ def test_the_likeness_of_the_photo_itself_is_1_and_of_noise_near_0(run, engine):
     assert evaluation.evaluate(engine, run, run.record(), BY).similarity < 0.2
 
 
-def test_a_reading_is_kept_for_its_result_and_yardstick_alone(run, engine):
+def test_an_evaluation_is_kept_for_its_result_and_settings_alone(run, engine):
     assert evaluation.evaluations([run], BY) == {}
-    reading = evaluation.evaluate(engine, run, run.record(), BY)
-    assert evaluation.evaluations([run], BY) == {run.id: reading}
+    found = evaluation.evaluate(engine, run, run.record(), BY)
+    assert evaluation.evaluations([run], BY) == {run.id: found}
     assert evaluation.evaluations([run], BY.changed(iterations=7, learning_rate=1)) == {
-        run.id: reading
+        run.id: found
     }  # it weighs alike
-    assert evaluation.evaluations([run], BY.changed(style_layer_weights=[1] * 5)) == {
-        run.id: reading
-    }  # as where none is
+    assert evaluation.evaluations([run], BY.changed(style_layer_weights=[1] * 5)) == {run.id: found}  # as where none is
     for other in ({"content_weight": 1}, {"style_scale": 1.5}, {"colours": "luminance"}, {"padding": "replicate"}):
         assert evaluation.evaluations([run], BY.changed(**other)) == {}
     np.save(run.path / "result.npy", np.load(run.path / "result.npy"))  # painted anew
@@ -76,8 +74,8 @@ def test_a_reading_is_kept_for_its_result_and_yardstick_alone(run, engine):
 @pytest.mark.parametrize("colours", ["style", "luminance", "matched"])
 def test_by_its_own_settings_a_run_has_its_own_loss(own_home, engine, colours):
     run = painted(engine, colours=colours, style_scale=1.5)
-    reading = evaluation.evaluate(engine, run, run.record(), run.record().settings)
-    assert reading.total == pytest.approx(run.record().best_total, rel=1e-3)
+    found = evaluation.evaluate(engine, run, run.record(), run.record().settings)
+    assert found.total == pytest.approx(run.record().best_total, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,7 @@ def test_a_run_without_a_result_cannot_be_measured(run, engine):
         evaluation.evaluate(engine, run, run.record(), BY)
 
 
-def test_a_yardstick_is_a_preset_or_a_run(run):
+def test_settings_are_those_of_a_preset_or_a_run(run):
     assert evaluation.settings_of("reference") == presets.PRESETS["reference"].settings()
     assert evaluation.settings_of(run.id) == run.record().settings
     with pytest.raises(InputError, match=r"neither a preset .*draft, fast, fine, reference.* nor a run"):

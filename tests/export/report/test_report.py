@@ -29,7 +29,7 @@ from export.describe import command
 from export.report import bundle
 from export.report.content import check
 from export.report.page import FEW, check_writable, html
-from nst.app import app as nst_app
+from nst.main import app as nst_app
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 NASTY = '"><script>alert(1)</script>'
@@ -90,8 +90,8 @@ def found(painted):
 
 
 @pytest.fixture(scope="module")
-def readings(painted):
-    """What a yardstick might say of those with a result."""
+def evaluations(painted):
+    """Evaluations of those with a result."""
     return {
         painted[name].id: Evaluation(
             run=painted[name].id,
@@ -106,8 +106,8 @@ def readings(painted):
 
 
 @pytest.fixture(scope="module")
-def text(found, readings):
-    return html(found, readings, "Five runs", "the preset reference")
+def text(found, evaluations):
+    return html(found, evaluations, "Five runs", "the preset reference")
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_nothing_that_a_user_says_is_taken_for_markup(renamed):
                   styles=[RecordedStyle(name="<b>&amp;</b>")], weights="<u>w</u>", start="</code>{{ 7 * 7 }}",
                   preset="<em>", environment={"<s>": ["<q>", {"a": "</dd>"}]})  # fmt: skip
     library.mark(run, name=f"{NASTY} \x07", note=f"<marquee>{NASTY}\n\ud7ff")
-    text = html([run, renamed("plain")], {}, title=f"{NASTY}\udcff", yardstick=NASTY)
+    text = html([run, renamed("plain")], {}, title=f"{NASTY}\udcff", measured_by=NASTY)
     page = assert_stands_alone(text)
     tags = {element.tag for element in page.elements}
     assert not tags & {"b", "i", "u", "s", "q", "em", "marquee", "script"}
@@ -291,11 +291,11 @@ def test_pictures_are_large_enough_and_a_report_small_enough(new_run, pair):
     assert ("1024", "512") in {(p["width"], p["height"]) for p in Page(html(found[:1])).all("img")}
 
 
-def test_the_same_runs_give_the_same_report(found, readings, text):
-    assert html(found, readings, "Five runs", "the preset reference") == text
+def test_the_same_runs_give_the_same_report(found, evaluations, text):
+    assert html(found, evaluations, "Five runs", "the preset reference") == text
     first, second = io.BytesIO(), io.BytesIO()
     for target in (first, second):
-        bundle.write_zip(target, found, readings)
+        bundle.write_zip(target, found, evaluations)
     assert first.getvalue() == second.getvalue()
 
 
@@ -409,9 +409,9 @@ def test_steering_back_to_equal_layers_can_be_repeated(painted):
 
 
 @pytest.fixture(scope="module")
-def archive(found, readings):
+def archive(found, evaluations):
     file = io.BytesIO()
-    bundle.write_zip(file, found, readings, "Five runs", "the preset reference")
+    bundle.write_zip(file, found, evaluations, "Five runs", "the preset reference")
     return zipfile.ZipFile(file)
 
 
@@ -440,7 +440,7 @@ def test_the_zip_holds_the_runs_in_full(archive, found, painted, text):
     assert codec.read_image(archive.read(f"{painted['done'].id}/result.png")).size == (64, 51)
 
 
-def test_the_summaries_agree_with_the_records(archive, found, readings):
+def test_the_summaries_agree_with_the_records(archive, found, evaluations):
     told = json.loads(archive.read("runs.json"))
     lines = list(csv.DictReader(io.StringIO(archive.read("runs.csv").decode())))
     for run, summary, line in zip(found, told, lines, strict=True):
@@ -451,9 +451,9 @@ def test_the_summaries_agree_with_the_records(archive, found, readings):
         assert line["best_total"] == ("" if record.best_total is None else str(record.best_total))
         assert line["setting: iterations"] == str(record.settings.iterations)
         assert line["status"] == record.status
-        reading = readings.get(run.id)
-        assert (summary["reading"] or {}).get("total") == (reading.total if reading else None)
-        assert line["yardstick: total"] == (str(reading.total) if reading else "")
+        evaluation = evaluations.get(run.id)
+        assert (summary["reading"] or {}).get("total") == (evaluation.total if evaluation else None)
+        assert line["yardstick: total"] == (str(evaluation.total) if evaluation else "")
         assert line["seconds: total"] == str(record.timings.get("total", ""))
 
 
