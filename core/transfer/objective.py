@@ -8,16 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from core.settings import LossWeights, StyleLoss
-from core.transfer.losses import (
-    WASSERSTEIN_SCALE,
-    differences,
-    gram_sum,
-    style_loss,
-    total_variation,
-    wasserstein_2,
-    with_one,
-)
+from core.losses.content_losses import differences, total_variation
+from core.losses.style_losses import GRAM, StyleLoss
+from core.settings import LossWeights
 from core.vgg.layers import channels, stride
 
 
@@ -63,7 +56,7 @@ class LossFunction:
         network: keras.Model,
         style_layers: Sequence[str],
         content_layers: Sequence[str],
-        style_loss: StyleLoss = "gram",
+        style_loss: StyleLoss = GRAM,
         regions: int = 0,
         grey: bool = False,
     ) -> None:
@@ -71,13 +64,13 @@ class LossFunction:
         style of their own. A `grey` picture stays grey: its channels move together."""
         self.network = network
         self.style_layers, self.content_layers = tuple(style_layers), tuple(content_layers)
-        self.style_loss, self.regions, self._grey = style_loss, regions, grey
+        self._style_loss, self.regions, self._grey = style_loss, regions, grey
         scalar = tf.TensorSpec((), tf.float32)
         many = max(1, regions)
         weights = LossWeights(scalar, scalar, scalar, (scalar,) * len(style_layers), (scalar,) * len(content_layers))
         grams, positions, guides = {}, {}, {}
         for layer in style_layers:
-            width = channels(layer) + (style_loss == "wasserstein")
+            width = style_loss.width(channels(layer))
             grams[layer] = (tf.TensorSpec((width, width), tf.float32),) * many
             positions[layer] = (scalar,) * many
             guides[layer] = (tf.TensorSpec((1, None, None, 1), tf.float32),) * regions
@@ -113,11 +106,8 @@ class LossFunction:
         differences'."""
 
         def guided(layer: str) -> tuple[tf.Tensor, ...]:
-            activations = with_one(features[layer]) if self.style_loss == "wasserstein" else features[layer]
-            if not self.regions:
-                return (gram_sum(activations),)
-            guides = (tf.cast(guide, activations.dtype) for guide in part["guides"][layer])
-            return tuple(gram_sum(activations * guide) for guide in guides)
+            guides = part["guides"][layer] if self.regions else (None,)
+            return tuple(self._style_loss.sum(features[layer], guide) for guide in guides)
 
         def difference(layer: str) -> tf.Tensor:
             return tf.reduce_sum(tf.square(tf.cast(features[layer], tf.float32) - part["content"][layer]))
@@ -130,14 +120,10 @@ class LossFunction:
     def _weighted(self, sums: Any, weights: Any, whole: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Style and content loss, and each style layer's share. A region counts by its share of the picture."""
 
-        def loss(gram: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-            if self.style_loss == "wasserstein":
-                return WASSERSTEIN_SCALE * wasserstein_2(gram, target)
-            return style_loss(gram, target)
-
         def of_layer(layer: str) -> tf.Tensor:
             grams, targets = sums["style"][layer], whole["style"][layer]
             regions = zip(grams, targets, whole["positions"][layer], whole["shares"][layer], strict=True)
+            loss = self._style_loss.distance
             return tf.add_n([share * loss(gram / positions, target) for gram, target, positions, share in regions])
 
         shares = [

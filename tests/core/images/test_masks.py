@@ -10,11 +10,11 @@ from PIL import Image
 from core.images import codec, preprocessing
 from core.images.masks import blend, regions
 from core.jobs import execution
+from core.losses.style_losses import gram_matrix
 from core.runs import store
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.transfer.inputs import Inputs
-from core.transfer.losses import gram_matrix
 from core.transfer.optimizers import Limits
 from core.transfer.stylize import stylize
 from core.vgg.network import feature_network

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from core.losses.style_losses import STYLE_LOSSES, gram_matrix
 from core.settings import TransferSettings
-from core.transfer.losses import WASSERSTEIN_SCALE, gram_matrix, wasserstein_2, with_one
 from core.transfer.objective import LossFunction, Objective
 from core.vgg.network import feature_network
 
@@ -148,13 +148,17 @@ def test_content_layers_count_by_their_weights(network, function, grams, factors
 
 
 def test_losses_of_distributions_are_those_of_a_plain_reckoning(network, painting):
-    function = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS, "wasserstein")
+    loss = STYLE_LOSSES["wasserstein"]
+
+    def statistic(features):
+        return loss.sum(features) / np.prod(features.shape[1:3])
+
+    function = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS, loss)
     image, features = noise(32, 48, seed=1), network(painting)
-    targets = {layer: gram_matrix(with_one(features[layer])).numpy() for layer in STYLE_LAYERS}
+    targets = {layer: statistic(features[layer]).numpy() for layer in STYLE_LAYERS}
     losses = Objective(function, targets, tf.constant(noise(32, 48)), WEIGHTS)(tf.constant(image)).losses
     for layer in STYLE_LAYERS:
-        moments = gram_matrix(with_one(network(image)[layer]))
-        distance = WASSERSTEIN_SCALE * float(wasserstein_2(moments, tf.constant(targets[layer])))
+        distance = float(loss.distance(statistic(network(image)[layer]), tf.constant(targets[layer])))
         share = SETTINGS.style_weight * distance / 2
         assert losses.style_layers[layer] == pytest.approx(share, rel=1e-3)
         assert share > 0

@@ -11,14 +11,14 @@ import pytest
 import tensorflow as tf
 
 from core.images import codec, geometry, preprocessing
+from core.losses import content_losses
+from core.losses.style_losses import STYLE_LOSSES
 from core.presets import PRESETS
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.timings import Timings
-from core.transfer import losses
 from core.transfer.checkpoint import Checkpoint
 from core.transfer.engine import Engine
-from core.transfer.losses import WASSERSTEIN_SCALE, gram_matrix, wasserstein_2, with_one
 from core.transfer.stylize import Diverged, Step, stylize
 from core.vgg.layers import Variant
 from core.vgg.network import feature_network
@@ -575,16 +575,15 @@ def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, p
     of_image, of_photo, of_painting = network(image), network(photo), network(painting)
 
     def style(layer):
-        if settings.style_loss == "gram":
-            return losses.style_loss(*(gram_matrix(of[layer]) for of in (of_image, of_painting)))
-        moments = (gram_matrix(with_one(of[layer])) for of in (of_image, of_painting))
-        return WASSERSTEIN_SCALE * wasserstein_2(*moments)
+        loss = STYLE_LOSSES[settings.style_loss]
+        features = (of[layer] for of in (of_image, of_painting))
+        return loss.distance(*(loss.sum(each) / np.prod(each.shape[1:3]) for each in features))
 
     found = engine.objective(photo, painting, settings)[0].losses(image)
     for layer in settings.style_layers:
         expected = settings.style_weight * float(style(layer)) / 2
         assert found.style_layers[layer] == pytest.approx(expected, rel=2e-3), layer
-    content = losses.content_loss(of_image["block2_conv2"], of_photo["block2_conv2"])
+    content = content_losses.content_loss(of_image["block2_conv2"], of_photo["block2_conv2"])
     assert found.content == pytest.approx(settings.content_weight * float(content), rel=1e-3)
 
 
