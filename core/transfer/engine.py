@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from core.images import codec
+from core.images.color import COLOR_MODES
 from core.images.masks import blend, regions
 from core.losses.style_losses import STYLE_LOSSES, StyleLoss
 from core.machine.hardware import Choice, Hardware, choose
@@ -74,7 +75,7 @@ class Engine:
                 variant,
                 style_loss,
                 0 if guides is None else len(guides),
-                settings.colours == "luminance",
+                COLOR_MODES[settings.colours].is_gray,
             )
         with timings.phase("content target"):
             given = function, targets.grams, content, settings.loss_weights(), guides
@@ -96,7 +97,7 @@ class Engine:
         variant: Variant,
         style_loss: StyleLoss,
         regions: int,
-        grey: bool,
+        is_gray: bool,
     ) -> LossFunction:
         network = feature_network(self.weights, sorted({*style_layers, *content_layers}), precision, variant)
-        return LossFunction(network, style_layers, content_layers, style_loss, regions, grey)
+        return LossFunction(network, style_layers, content_layers, style_loss, regions, is_gray)

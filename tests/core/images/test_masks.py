@@ -245,7 +245,7 @@ def test_what_is_kept_is_the_photo_where_white_and_near_it_where_grey(engine, gi
     )
     objective, _ = engine.objective(content, styles, settings)
     start = np.asarray(Image.fromarray(subject.styles[0]).resize(shape[::-1]))
-    begun = subject.begun_from(start)
+    begun = subject.initial_image(start)
     for step in stylize(objective, begun, settings, Limits(*subject.limits())):
         moved = np.abs(step.image() - subject.photo).max(-1)
         assert moved[mask == 1].max() <= 1e-3
