@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from core.images import preprocessing
+from core.losses.content_losses import content_loss
+from core.losses.style_losses import GRAM
 from core.settings import TransferSettings
-from core.transfer.losses import content_loss, style_loss
 from core.transfer.objective import LossFunction
 from core.vgg.layers import CONVOLUTIONS, Precision
 from core.vgg.network import feature_network
@@ -37,7 +38,7 @@ class PublishedLoop:
         """One iteration; returns the total loss of the image before it."""
         with tf.GradientTape() as tape:
             features = self._network(self._image)
-            styles = [style_loss(_gram(features[layer]), gram) for layer, gram in self._grams.items()]
+            styles = [GRAM.distance(_gram(features[layer]), gram) for layer, gram in self._grams.items()]
             contents = [content_loss(features[layer], wanted) for layer, wanted in self._contents.items()]
             style = self._settings.style_weight * tf.add_n(styles) / len(styles)
             total = style + self._settings.content_weight * tf.add_n(contents) / len(contents)

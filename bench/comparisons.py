@@ -21,6 +21,7 @@ from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
 from core.jobs import execution, schedule, workers
 from core.jobs.slots import Slot
+from core.losses.style_losses import gram_matrix
 from core.presets import DEFAULT_PRESET, PRESETS
 from core.runs import store
 from core.runs.run import Run
@@ -28,7 +29,6 @@ from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.transfer import preview
 from core.transfer.engine import Engine
-from core.transfer.losses import gram_matrix
 from core.transfer.objective import LossFunction, Objective
 from core.transfer.style_targets import style_targets
 from core.vgg.layers import Precision

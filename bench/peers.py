@@ -48,7 +48,7 @@ def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
     def evaluate() -> object:
         return objective(image).gradient.numpy()
 
-    steps = stylize(objective, content, settings.model_copy(update={"iterations": 10_000}))
+    steps = stylize(objective, content, settings, iterations=lambda: 10_000)
     ways: dict[str, Callable[[], object]] = {ours: evaluate, f"{ours}, with L-BFGS": functools.partial(next, steps)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -6,15 +6,19 @@ The command line's options, the page's widgets and the run record are drawn from
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import InputError
+from core.losses.style_losses import STYLE_LOSSES
 from core.vgg.layers import Padding, Pooling, layer_name
 
 Group = Literal["picture", "losses", "layers", "optimizer"]
-StyleLoss = Literal["gram", "wasserstein"]
+if TYPE_CHECKING:
+    StyleLossName = str
+else:
+    StyleLossName = Literal[tuple(STYLE_LOSSES)]
 
 
 def _setting(
@@ -212,11 +216,10 @@ class TransferSettings(BaseModel):
         steered=True,
         each_of="content_layers",
     )
-    style_loss: StyleLoss = _setting(
+    style_loss: StyleLossName = _setting(
         "gram",
         "Style loss",
-        "What is compared of the style: Gram matrices, as published; or the activations' distribution, its mean and "
-        "covariance, by the Wasserstein-2 distance.",
+        f"What is compared of the style: {'; or '.join(loss.meaning for loss in STYLE_LOSSES.values())}.",
         "layers",
     )
     pooling: Pooling = _setting(

@@ -16,9 +16,9 @@ from filelock import FileLock
 
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
+from core.losses.style_losses import gram_matrix
 from core.paths import replacing
 from core.samples.gallery import PHOTOS
-from core.transfer.losses import gram_matrix
 from core.vgg.layers import CONVOLUTIONS
 from core.vgg.network import feature_network
 from core.vgg.onnx import IMAGE_INPUT, FeatureModel, Manifest, find_model, gram_output, model_path

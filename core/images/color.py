@@ -1,5 +1,10 @@
-"""Whose colours the picture has: the photo's can be kept in two ways (Gatys, Bethge, Hertzmann and Shechtman, 2016,
-Preserving color in neural artistic style transfer, arXiv:1606.05897)."""
+"""Color modes: the result has the colors of the style, or keeps those of the photo in one of two ways.
+
+Gatys, Bethge, Hertzmann and Shechtman, 2016, Preserving color in neural artistic style transfer, arXiv:1606.05897.
+Images are RGB, `(H, W, 3)`, 0 … 255.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -49,3 +54,43 @@ def _colours(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _root(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
     return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+
+
+class ColorMode:
+    """The colors of the style: no image is changed."""
+
+    is_gray = False  # whether the image stays gray while it is optimized
+
+    def convert(self, rgb: np.ndarray) -> np.ndarray:
+        """Return an image as the mode optimizes and measures it."""
+        return rgb
+
+    def convert_style(self, style: np.ndarray, photo: np.ndarray) -> np.ndarray:
+        """Return a style image as the mode compares with it."""
+        return self.convert(style)
+
+    def finish(self, rgb: np.ndarray, photo: np.ndarray) -> np.ndarray:
+        """Return an optimized image in its final colors."""
+        return rgb
+
+
+class Luminance(ColorMode):
+    """The colors of the photo: the lightness alone is optimized."""
+
+    is_gray = True
+
+    def convert(self, rgb: np.ndarray) -> np.ndarray:
+        return lightness(rgb)
+
+    def finish(self, rgb: np.ndarray, photo: np.ndarray) -> np.ndarray:
+        return with_colours_of(photo, rgb)
+
+
+class Matched(ColorMode):
+    """The colors of the photo: each style image gets them beforehand."""
+
+    def convert_style(self, style: np.ndarray, photo: np.ndarray) -> np.ndarray:
+        return matched(style, photo)
+
+
+COLOR_MODES: Mapping[str, ColorMode] = {"style": ColorMode(), "luminance": Luminance(), "matched": Matched()}

@@ -1,10 +1,11 @@
-"""Paint one run, stage by stage, and report its progress."""
+"""Paint one run, stage by stage, report its progress and finish its result."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import psutil
@@ -16,9 +17,8 @@ from core.images import codec, geometry, preprocessing
 from core.jobs.slots import local_slots
 from core.machine import hardware, memory
 from core.runs.record import RunRecord
-from core.runs.recorder import ProgressSink, Recorder
+from core.runs.recorder import ProgressSink, Recorder, StepUpdate
 from core.runs.run import Run
-from core.settings import SETTINGS
 from core.timings import Timings
 from core.transfer.checkpoint import Checkpoint
 from core.transfer.initial_image import create_initial_image
@@ -31,48 +31,58 @@ if TYPE_CHECKING:
     from core.transfer.stylize import Step
 
 
+LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
+# A checkpoint may take this share of the time, but so much work, in seconds, is lost at most and need not be less;
+# NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
+CHECKPOINT_SHARE = 0.02
+CHECKPOINT_SECONDS = (5.0, 60.0)
+
 Report = Callable[[str], None]
 EngineMaker = Callable[[Report, Timings], "Engine"]
 
 
 def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
-    """Perform a queued run in this process, recording it; yields each step when it is on disk.
+    """Perform a queued run in this process and record it; yield each step when it is on disk.
 
-    Stops when a stop is requested in the run's directory or nobody asks for the next step. `report` hears what is
-    being prepared. Raises what makes the run fail, after it is recorded.
+    It ends early when a stop is requested or nobody asks for the next step. `report` gets what is being prepared.
+    Raises what makes the run fail, after it is recorded.
     """
     with Recorder(run) as recorder:
         yield from paint(recorder, make_engine, report)
 
 
-def paint(account: ProgressSink, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
-    """Compute a run's steps, giving account of them; yields each when that is done. It ends when a stop is requested
-    in the run's directory; what makes the run fail is raised."""
-    run = account.run
+def paint(sink: ProgressSink, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
+    """Compute a run's steps and report them to the sink; yield each when that is done, as `perform` does."""
 
     def tell(line: str) -> None:
-        account.update(message=line)
+        sink.update(message=line)
         report(line)
 
-    wanted = account.record.settings
+    with StepReporter(sink) as reporter:
+        yield from _paint_stages(reporter, make_engine, tell)
+
+
+def _paint_stages(reporter: StepReporter, make_engine: EngineMaker, tell: Report) -> Iterator[Step]:
+    sink, run = reporter.sink, reporter.sink.run
+    settings = sink.record.settings
     _ = environment().checkpoint_seconds  # raises InputError before much is done
-    memory.check(wanted, account.record.shape, bool(hardware.cards()), _memory_of_other_runs(run), account.record.masks)
+    memory.check(settings, sink.record.shape, bool(hardware.cards()), _memory_of_other_runs(run), sink.record.masks)
     tell("Reading the pictures …")
-    with account.timings.phase("pictures"):
+    with sink.timings.phase("pictures"):
         pictures = run.pictures()
-        begun = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
-        stages = _stages_left(account.record, pictures, begun)
-        subject = pictures.at(wanted, stages[0][0])
-    if not begun:
-        with account.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
-            picture = _initial_image(account, subject, tell)
-            account.show(preprocessing.to_uint8(subject.finished(picture)))
+        checkpoint = Checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
+        stages = _stages_left(sink.record, pictures, checkpoint)
+        inputs = pictures.at(settings, stages[0][0])
+    if not checkpoint:
+        with sink.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
+            picture = _initial_image(sink, inputs, tell)
+            sink.write_live_picture(codec.encode_jpeg(preprocessing.to_uint8(inputs.finish(picture))))
     tell("Loading TensorFlow …")
-    with account.timings.phase("imports"):
+    with sink.timings.phase("imports"):
         hardware.import_tensorflow()
-    engine = make_engine(tell, account.timings)
-    choice = engine.choice(wanted)
-    account.update(
+    engine = make_engine(tell, sink.timings)
+    choice = engine.choice(settings)
+    sink.update(
         weights=engine.weights.provenance,
         weights_sha256=engine.weights.sha256,
         precision=choice.precision,
@@ -82,75 +92,163 @@ def paint(account: ProgressSink, make_engine: EngineMaker, report: Report = lamb
             "why this precision": choice.why_precision,
         },
     )
-    starts = [begun or subject.begun_from(picture)]
-    begun = None
+    starts = [checkpoint or inputs.initial_image(picture)]
+    checkpoint = None
     for number, (_, end) in enumerate(stages, 1):
         is_last = number == len(stages)
+        stage = _Stage(sink, engine, inputs)
         # popped, it is kept no longer than it is needed: of a large picture, each copy counts
-        for step in _stage(account, engine, subject, starts.pop(), tell, again=number > 1):
+        for step in stage.steps(starts.pop(), tell, None if is_last else end, is_first=number == 1):
+            reporter.write(step, stage)
             yield step
-            request = account.request()
-            account.answer(request)
+            request = sink.request()
+            sink.apply_request(request, step.iteration)
             if request.stop:
                 return
-            if step.iteration >= (account.record.settings.iterations if is_last else end):
-                break
-            step.objective.weights = account.steered(step.iteration + 1).loss_weights()
         if not is_last:
-            subject = pictures.at(wanted, stages[number][0])
-            starts.append(step.enlarged(*subject.photo.shape[:2]))
+            inputs = pictures.at(settings, stages[number][0])
+            starts.append(step.checkpoint_at(*inputs.photo.shape[:2]))
 
 
-def _stage(
-    account: ProgressSink,
-    engine: Engine,
-    subject: ResizedInputs,
-    start: np.ndarray | Checkpoint,
-    tell: Report,
-    again: bool,
-) -> Iterator[Step]:
-    """Paint at one size, recording it, for as long as one asks. Where `again`, the step that is started from has been
-    recorded already, at the size before."""
-    from core.transfer.optimizers import Limits
-    from core.transfer.stylize import stylize
+class _Stage:
+    """One size at which a run is painted: its inputs, and the losses of an image of that size."""
 
-    wanted, precision = account.record.settings, engine.choice(account.record.settings).precision
-    if not again:
-        tell("Measuring the style …")
-    on_gpu, beside = bool(hardware.cards()), _memory_of_other_runs(account.run)
-    shapes = [(style.shape[0], style.shape[1]) for style in subject.styles]
-    # In tiles as small as those of the last stage: what TensorFlow has once taken for larger ones, it keeps.
-    side, style_side = memory.tile_sides(wanted, account.record.shape, shapes, on_gpu, beside, account.record.masks)
+    def __init__(self, sink: ProgressSink, engine: Engine, inputs: ResizedInputs) -> None:
+        self._sink, self._engine, self._inputs = sink, engine, inputs
+        self._settings, run = sink.record.settings, sink.run
+        on_gpu, beside = bool(hardware.cards()), _memory_of_other_runs(run)
+        shapes = [(style.shape[0], style.shape[1]) for style in inputs.styles]
+        # In tiles as small as those of the last stage: what TensorFlow has once taken for larger ones, it keeps.
+        self._sides = memory.tile_sides(self._settings, sink.record.shape, shapes, on_gpu, beside, sink.record.masks)
 
-    def objective(**other: Any) -> tuple[Objective, StyleTargets]:
-        content, styles = preprocessing.to_network(subject.photo), map(preprocessing.to_network, subject.styles)
-        return engine.objective(content, styles, wanted, masks=subject.masks, side=side, style_side=style_side, **other)
+    def finish(self, rgb: np.ndarray) -> np.ndarray:
+        """Return an optimized image, `(H, W, 3)`, 0 … 255, in its final colors."""
+        return self._inputs.finish(rgb)
 
-    made, targets = objective(timings=account.timings)
+    def final_losses(self, best: EvaluatedImage) -> Losses:
+        """Return the losses of the best image in float32."""
+        if self._engine.choice(self._settings).precision == "float32":
+            return best.losses
+        exact, _ = self._objective(precision="float32")
+        return exact.losses(best.image, best.weights)
 
-    def in_float32(best: EvaluatedImage) -> Losses:
-        exact, _ = objective(precision="float32")
-        exact.weights = best.weights
-        return exact.losses(best.image)
+    def _objective(self, **options: Any) -> tuple[Objective, StyleTargets]:
+        inputs, (side, style_side) = self._inputs, self._sides
+        content, styles = preprocessing.to_network(inputs.photo), map(preprocessing.to_network, inputs.styles)
+        return self._engine.objective(
+            content, styles, self._settings, masks=inputs.masks, side=side, style_side=style_side, **options
+        )
 
-    if precision != "float32":
-        account.final_losses = in_float32
-    account.finished = subject.finished
-    begun = start.iteration if isinstance(start, Checkpoint) else 0
-    if not again:
-        account.update(style_targets=targets.source, message="Compiling the first step …")
-    made.weights = account.steered(begun + again).loss_weights()
-    limits = subject.limits()
-    if isinstance(start, Checkpoint) and again and limits:
-        start = dataclasses.replace(start, image=(within := np.clip(start.image, *limits)), best_image=within)
-    endless = wanted.changed(iterations=SETTINGS["iterations"].maximum)
-    steps = stylize(made, start, endless, limits and Limits(*limits))
-    del start
-    for step in steps:
-        if again and step.iteration == begun:
-            continue
-        account.write(step)
-        yield step
+    def steps(self, start: np.ndarray | Checkpoint, tell: Report, end: int | None, is_first: bool) -> Iterator[Step]:
+        """Yield the steps up to iteration `end`, by default the one that the run's settings ask for by then.
+
+        The stage before has yielded the step of `start` already, unless this one `is_first`.
+        """
+        from core.transfer.optimizers import Limits
+        from core.transfer.stylize import stylize
+
+        sink = self._sink
+        if is_first:
+            tell("Measuring the style …")
+        objective, targets = self._objective(timings=sink.timings)
+        if is_first:
+            sink.update(style_targets=targets.source, message="Compiling the first step …")
+        begun = start.iteration if isinstance(start, Checkpoint) else 0
+        first = begun if is_first else begun + 1
+        limits = self._inputs.limits()
+        if isinstance(start, Checkpoint) and not is_first and limits:
+            start = dataclasses.replace(start, image=(within := np.clip(start.image, *limits)), best_image=within)
+        steps = stylize(
+            objective,
+            start,
+            self._settings,
+            limits and Limits(*limits),
+            weights=lambda iteration: sink.settings_at(max(iteration, first)).loss_weights(),
+            iterations=lambda: max(end or sink.record.settings.iterations, first),
+        )
+        del start
+        for step in steps:
+            if step.iteration >= first:
+                yield step
+
+
+class StepReporter:
+    """Reports a run's steps to its sink and, however the block ends, the finished result."""
+
+    def __init__(self, sink: ProgressSink) -> None:
+        self.sink = sink
+        self._last: tuple[Step, _Stage] | None = None
+        self._live_written = -LIVE_SECONDS
+        self._checkpoint_written, self._checkpoint_cost = time.perf_counter(), 0.0  # seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not self._last:
+            return
+        try:
+            self._write_result()
+        except BaseException as problem:
+            if isinstance(problem, StudioError):
+                problem = StudioError(f"The result could not be written: {problem}")
+            if not error:
+                raise problem
+
+    def write(self, step: Step, stage: _Stage) -> None:
+        """Report a step: its losses, and its picture and a checkpoint if they are due."""
+        if not self._last:
+            self.sink.update(status="running", message="")
+        self._last = step, stage
+        losses = step.losses
+        values = {"total": losses.total, "style": losses.style, "content": losses.content}
+        values |= {"total_variation": losses.total_variation, **losses.style_layers}
+        picture = self._picture(step, stage)
+        began = time.perf_counter()
+        is_due = began - self._checkpoint_written >= _checkpoint_interval(self._checkpoint_cost)
+        checkpoint = step.checkpoint() if is_due else None
+        self.sink.write_step(StepUpdate(step.iteration, step.evaluations, step.seconds, values, picture, checkpoint))
+        if is_due:
+            self._checkpoint_written = time.perf_counter()
+            self._checkpoint_cost = self._checkpoint_written - began
+
+    def _picture(self, step: Step, stage: _Stage) -> bytes | None:
+        """Return a JPEG of the step, if one is due, at the size of the last stage."""
+        is_live_due = time.perf_counter() - self._live_written >= LIVE_SECONDS
+        if not is_live_due and step.iteration % self.sink.record.settings.frame_every:
+            return None
+        rgb = preprocessing.to_uint8(stage.finish(step.image()))
+        height, width = self.sink.record.shape
+        if rgb.shape[:2] != (height, width):
+            rgb = np.asarray(Image.fromarray(rgb).resize((width, height)))
+        picture = codec.encode_jpeg(rgb)
+        self._live_written = time.perf_counter()
+        return picture
+
+    def _write_result(self) -> None:
+        assert self._last
+        last, stage = self._last
+        last, self._last = last.with_average(), None
+        checkpoint = last.checkpoint()
+        is_over = last.iteration >= self.sink.record.settings.iterations
+        self.sink.write_result(stage.finish(last.best_image()), checkpoint.brief() if is_over else checkpoint)
+        summary = {"iteration": last.iteration, "evaluations": last.evaluations, "best_iteration": last.best_iteration}
+        best, message = last.best, self.sink.record.message
+        del last, checkpoint  # a second network may need their memory
+        best_total = best.losses.total
+        try:
+            best_total = stage.final_losses(best).total
+        except Exception as error:  # such as too little memory for a second network: the picture is good all the same
+            message = f"Its loss is as the run computed it; in float32 it could not be had: {error}".splitlines()[0]
+        finally:  # also after an interrupt
+            self.sink.write_summary(**summary, best_total=best_total, message=message)
+
+
+def _checkpoint_interval(cost: float) -> float:
+    """Return the seconds until the next checkpoint, where one takes `cost` seconds."""
+    least, most = CHECKPOINT_SECONDS
+    asked = environment().checkpoint_seconds
+    return min(max(least, cost / CHECKPOINT_SHARE), most) if asked is None else asked
 
 
 def _memory_of_other_runs(beside: Run) -> float:
@@ -179,14 +277,14 @@ def _stages_left(record: RunRecord, pictures: Inputs, begun: Checkpoint | None) 
     return schedule[shapes.index(begun.image.shape) :]
 
 
-def _initial_image(account: ProgressSink, subject: ResizedInputs, tell: Report) -> np.ndarray:
-    """The picture that was given to start from, otherwise the settings' own."""
-    run, wanted = account.run, account.record.settings
-    height, width = subject.photo.shape[:2]
+def _initial_image(sink: ProgressSink, inputs: ResizedInputs, tell: Report) -> np.ndarray:
+    """Return the picture that was given to start from, otherwise the settings' own."""
+    run, settings = sink.run, sink.record.settings
+    height, width = inputs.photo.shape[:2]
     if run.start.exists():
         given = codec.read_image(run.start, max_bytes=4 * codec.MAX_PIXELS)
         return np.asarray(given.resize((width, height), Image.Resampling.LANCZOS))
-    styles = [preprocessing.to_uint8(style) for style in subject.styles]
-    picture, start_is = create_initial_image(subject.in_colours, styles, wanted, tell, subject.masks)
-    account.update(start=start_is)
+    styles = [preprocessing.to_uint8(style) for style in inputs.styles]
+    picture, start_is = create_initial_image(inputs.photo_in_color, styles, settings, tell, inputs.masks)
+    sink.update(start=start_is)
     return picture

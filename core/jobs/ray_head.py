@@ -357,7 +357,7 @@ def _record(recorder: Recorder, told: Any) -> None:
     """Do what a worker has told. Raises `StudioError` for what painting does not tell: a node decides nothing else."""
     try:
         method, given, named = told
-        fields = set(named).union(*given[:1]) if method == "end" else set(named)
+        fields = set(named).union(*given[:1]) if method == "write_end" else set(named)
         if method not in CALLS or not fields <= PAINTED:
             raise ValueError(f"{method} of {', '.join(map(str, fields))}")
         getattr(recorder, method)(*given, **named)

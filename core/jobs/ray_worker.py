@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 AHEAD = 8  # calls that a worker may be ahead of who records them
 
 CALLS = ProgressSink.__abstractmethods__ | {"update"}
-Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # of a method of `Account`
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # of a method of `ProgressSink`
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class EngineAssets:
 
 
 class RemoteSink(ProgressSink):
-    """Gives account of a run to who records it elsewhere."""
+    """Sends a run's progress and result to the recorder in another process."""
 
     def __init__(self, run: Run, send: Callable[[Call], None], wish: Callable[[], Request]) -> None:
         super().__init__(run)
@@ -105,20 +105,20 @@ class RemoteSink(ProgressSink):
         super().update(**changes)
         self._send(("update", (), changes))
 
-    def live(self, picture: bytes) -> None:
-        self._send(("live", (picture,), {}))
+    def write_live_picture(self, picture: bytes) -> None:
+        self._send(("write_live_picture", (picture,), {}))
 
-    def note(self, told: StepUpdate) -> None:
-        self._send(("note", (told,), {}))
+    def write_step(self, step: StepUpdate) -> None:
+        self._send(("write_step", (step,), {}))
 
-    def keep(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
-        self._send(("keep", (best, checkpoint), {}))
+    def write_result(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
+        self._send(("write_result", (best, checkpoint), {}))
 
-    def conclude(self, **said: Any) -> None:
-        self._send(("conclude", (), said))
+    def write_summary(self, **fields: Any) -> None:
+        self._send(("write_summary", (), fields))
 
-    def end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
-        self._send(("end", (dict(ending), dict(timings), trace), {}))
+    def write_end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
+        self._send(("write_end", (dict(ending), dict(timings), trace), {}))
 
 
 class RayWorker:
@@ -163,11 +163,11 @@ class RayWorker:
 
         try:
             # It tells of errors too; they do not travel themselves, as their classes may need TensorFlow to be read.
-            with contextlib.suppress(Exception), RemoteSink(run, send, wish) as account:
+            with contextlib.suppress(Exception), RemoteSink(run, send, wish) as sink:
                 if not find():
                     for parcel in outfit.preview:
                         parcel.unpack(_fetch)
-                for _ in execution.paint(account, make_engine):
+                for _ in execution.paint(sink, make_engine):
                     pass
         finally:
             send(None)

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from core import paths
 from core.errors import InputError, StudioError
-from core.images import codec, color, preprocessing
+from core.images import codec, preprocessing
+from core.images.color import COLOR_MODES
 from core.machine import hardware, memory
 from core.presets import PRESETS
 from core.runs import store
@@ -63,7 +64,7 @@ def evaluate(
     # nothing of it is painted here, so that all the machine's memory may be taken, and no optimizer's is
     given = by.changed(style_blend=record.settings.style_blend, memory=0.0, optimizer="adam")
     subject = run.pictures().at(given, record.settings.size)
-    content, styles = subject.in_colours, [preprocessing.to_network(style) for style in subject.styles]
+    content, styles = subject.photo_in_color, [preprocessing.to_network(style) for style in subject.styles]
     if result.shape != content.shape:
         raise StudioError(f"The result of {run.id} has another size than its photo.")
     photo = preprocessing.to_network(subject.photo)
@@ -72,8 +73,7 @@ def evaluate(
     objective, _ = engine.objective(
         photo, styles, given, precision="float32", masks=subject.masks, side=side, style_side=style_side
     )
-    measured = color.lightness(result) if given.colours == "luminance" else result  # which then is all that is painted
-    losses = objective.losses(preprocessing.to_network(measured))
+    losses = objective.losses(preprocessing.to_network(COLOR_MODES[given.colours].convert(result)))
     evaluation = Evaluation(
         run=run.id,
         total=losses.total,

@@ -7,15 +7,17 @@ import numpy as np
 import tensorflow as tf
 
 from core.images import codec
+from core.images.color import COLOR_MODES
 from core.images.masks import blend, regions
+from core.losses.style_losses import STYLE_LOSSES, StyleLoss
 from core.machine.hardware import Choice, Hardware, choose
-from core.settings import StyleLoss, TransferSettings
+from core.settings import TransferSettings
 from core.timings import Timings
 from core.transfer import optimizers, style_targets
 from core.transfer.objective import LossFunction, Objective
 from core.transfer.style_targets import StyleTargets, mixed
 from core.transfer.tiled_objective import TiledObjective
-from core.vgg.layers import AS_TRAINED, Precision, Variant
+from core.vgg.layers import Precision, Variant
 from core.vgg.network import feature_network
 from core.vgg.onnx import FeatureModel
 from core.vgg.weights import Weights
@@ -53,10 +55,10 @@ class Engine:
         """
         timings, choice = Timings() if timings is None else timings, self.choice(settings)
         variant = Variant(settings.pooling, settings.padding)
-        with_one = settings.style_loss == "wasserstein"
+        style_loss = STYLE_LOSSES[settings.style_loss]
         found = [
             style_targets.style_targets(
-                each, settings.style_layers, self.model, choice.onnx_providers, timings, variant, with_one, style_side
+                each, settings.style_layers, self.model, choice.onnx_providers, timings, variant, style_loss, style_side
             )
             for each in ([style] if isinstance(style, np.ndarray) else style)
         ]
@@ -71,9 +73,9 @@ class Engine:
                 settings.content_layers,
                 precision,
                 variant,
-                settings.style_loss,
+                style_loss,
                 0 if guides is None else len(guides),
-                settings.colours == "luminance",
+                COLOR_MODES[settings.colours].is_gray,
             )
         with timings.phase("content target"):
             given = function, targets.grams, content, settings.loss_weights(), guides
@@ -92,10 +94,10 @@ class Engine:
         style_layers: tuple[str, ...],
         content_layers: tuple[str, ...],
         precision: Precision,
-        variant: Variant = AS_TRAINED,
-        style_loss: StyleLoss = "gram",
-        regions: int = 0,
-        grey: bool = False,
+        variant: Variant,
+        style_loss: StyleLoss,
+        regions: int,
+        is_gray: bool,
     ) -> LossFunction:
         network = feature_network(self.weights, sorted({*style_layers, *content_layers}), precision, variant)
-        return LossFunction(network, style_layers, content_layers, style_loss, regions, grey)
+        return LossFunction(network, style_layers, content_layers, style_loss, regions, is_gray)

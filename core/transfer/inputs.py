@@ -9,17 +9,18 @@ import numpy as np
 from PIL import Image
 
 from core.errors import InputError
-from core.images import codec, color, geometry, preprocessing
+from core.images import codec, geometry, preprocessing
+from core.images.color import COLOR_MODES
 from core.images.masks import mask_at
 from core.settings import MOST_STYLES, TransferSettings
 
 
 @dataclass(frozen=True)
 class ResizedInputs:
-    """The pictures at one size: RGB, `(H, W, 3)` in 0 … 255, in the colours that they are painted in."""
+    """The images at one size: RGB, `(H, W, 3)`, 0 … 255, converted by the color mode of the settings."""
 
     photo: np.ndarray
-    in_colours: np.ndarray  # the photo as it was given, uint8
+    photo_in_color: np.ndarray  # as given, uint8
     styles: Sequence[np.ndarray]  # of any size
     masks: Sequence[np.ndarray | None]  # where each style is, `(H, W)` in 0 … 1
     kept: np.ndarray | None  # how far the photo is left as it is, likewise
@@ -33,15 +34,14 @@ class ResizedInputs:
         photo, room = preprocessing.to_network(self.photo), 255 * (1 - self.kept[np.newaxis, ..., np.newaxis])
         return np.maximum(preprocessing.NETWORK_MIN, photo - room), np.minimum(preprocessing.NETWORK_MAX, photo + room)
 
-    def begun_from(self, rgb: np.ndarray) -> np.ndarray:
-        """A picture to start from, `(H, W, 3)`, as the network takes it and within the limits."""
-        grey = color.lightness(rgb) if self.settings.colours == "luminance" else rgb
-        image, limits = preprocessing.to_network(grey), self.limits()
+    def initial_image(self, rgb: np.ndarray) -> np.ndarray:
+        """Return an image to start from, `(H, W, 3)`, preprocessed and within the limits, `(1, H, W, 3)`."""
+        image, limits = preprocessing.to_network(COLOR_MODES[self.settings.colours].convert(rgb)), self.limits()
         return np.clip(image, *limits).astype(np.float32) if limits else image
 
-    def finished(self, rgb: np.ndarray) -> np.ndarray:
-        """What was painted, `(H, W, 3)` in 0 … 255, in the colours that it is to have."""
-        return color.with_colours_of(self.in_colours, rgb) if self.settings.colours == "luminance" else rgb
+    def finish(self, rgb: np.ndarray) -> np.ndarray:
+        """Return an optimized image, `(H, W, 3)`, 0 … 255, in its final colors."""
+        return COLOR_MODES[self.settings.colours].finish(rgb, self.photo_in_color)
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,10 @@ class Inputs:
         """Raises `InputError` when a picture has too little in it at this size."""
         photo = geometry.resize(self.photo, size, "the photo")
         styles = [geometry.resize(style, style_size(settings, size), "the style") for style in self.styles]
-        painted = photo
-        if settings.colours == "matched":
-            styles = [color.matched(style, photo) for style in styles]
-        elif settings.colours == "luminance":
-            painted, styles = color.lightness(photo), [color.lightness(style) for style in styles]
+        mode = COLOR_MODES[settings.colours]
+        styles = [mode.convert_style(style, photo) for style in styles]
         masks = [mask_at(mask, photo.shape) for mask in self.masks]
-        return ResizedInputs(painted, photo, styles, masks, mask_at(self.kept, photo.shape), settings)
+        return ResizedInputs(mode.convert(photo), photo, styles, masks, mask_at(self.kept, photo.shape), settings)
 
 
 def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, names: Sequence[str]) -> None:

@@ -8,16 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from core.settings import LossWeights, StyleLoss
-from core.transfer.losses import (
-    WASSERSTEIN_SCALE,
-    differences,
-    gram_sum,
-    style_loss,
-    total_variation,
-    wasserstein_2,
-    with_one,
-)
+from core.losses.content_losses import differences, total_variation
+from core.losses.style_losses import GRAM, StyleLoss
+from core.settings import LossWeights
 from core.vgg.layers import channels, stride
 
 
@@ -63,21 +56,21 @@ class LossFunction:
         network: keras.Model,
         style_layers: Sequence[str],
         content_layers: Sequence[str],
-        style_loss: StyleLoss = "gram",
+        style_loss: StyleLoss = GRAM,
         regions: int = 0,
-        grey: bool = False,
+        is_gray: bool = False,
     ) -> None:
         """`network` gives the activations of all those layers. With `regions`, so many parts of the picture have a
-        style of their own. A `grey` picture stays grey: its channels move together."""
+        style of their own. A picture that `is_gray` stays so: its channels move together."""
         self.network = network
         self.style_layers, self.content_layers = tuple(style_layers), tuple(content_layers)
-        self.style_loss, self.regions, self._grey = style_loss, regions, grey
+        self._style_loss, self.regions, self._is_gray = style_loss, regions, is_gray
         scalar = tf.TensorSpec((), tf.float32)
         many = max(1, regions)
         weights = LossWeights(scalar, scalar, scalar, (scalar,) * len(style_layers), (scalar,) * len(content_layers))
         grams, positions, guides = {}, {}, {}
         for layer in style_layers:
-            width = channels(layer) + (style_loss == "wasserstein")
+            width = style_loss.width(channels(layer))
             grams[layer] = (tf.TensorSpec((width, width), tf.float32),) * many
             positions[layer] = (scalar,) * many
             guides[layer] = (tf.TensorSpec((1, None, None, 1), tf.float32),) * regions
@@ -113,11 +106,8 @@ class LossFunction:
         differences'."""
 
         def guided(layer: str) -> tuple[tf.Tensor, ...]:
-            activations = with_one(features[layer]) if self.style_loss == "wasserstein" else features[layer]
-            if not self.regions:
-                return (gram_sum(activations),)
-            guides = (tf.cast(guide, activations.dtype) for guide in part["guides"][layer])
-            return tuple(gram_sum(activations * guide) for guide in guides)
+            guides = part["guides"][layer] if self.regions else (None,)
+            return tuple(self._style_loss.sum(features[layer], guide) for guide in guides)
 
         def difference(layer: str) -> tf.Tensor:
             return tf.reduce_sum(tf.square(tf.cast(features[layer], tf.float32) - part["content"][layer]))
@@ -130,14 +120,10 @@ class LossFunction:
     def _weighted(self, sums: Any, weights: Any, whole: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Style and content loss, and each style layer's share. A region counts by its share of the picture."""
 
-        def loss(gram: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-            if self.style_loss == "wasserstein":
-                return WASSERSTEIN_SCALE * wasserstein_2(gram, target)
-            return style_loss(gram, target)
-
         def of_layer(layer: str) -> tf.Tensor:
             grams, targets = sums["style"][layer], whole["style"][layer]
             regions = zip(grams, targets, whole["positions"][layer], whole["shares"][layer], strict=True)
+            loss = self._style_loss.distance
             return tf.add_n([share * loss(gram / positions, target) for gram, target, positions, share in regions])
 
         shares = [
@@ -159,7 +145,7 @@ class LossFunction:
 
     def _along(self, gradient: tf.Tensor) -> tf.Tensor:
         """The gradient along which the image may move."""
-        return gradient * 0 + tf.reduce_mean(gradient, -1, keepdims=True) if self._grey else gradient
+        return gradient * 0 + tf.reduce_mean(gradient, -1, keepdims=True) if self._is_gray else gradient
 
     def _core(self, features: Mapping[str, tf.Tensor], core: tf.Tensor) -> dict[str, tf.Tensor]:
         """Of each layer, the positions whose own square lies within (top, left, bottom, right), in px."""
@@ -218,7 +204,7 @@ class Objective:
         For R regions the targets are `(R, C, C)`, and the guides `(R, H, W)` say in 0 … 1 where each region is
         (spatially guided Gram matrices: Gatys, Ecker, Bethge, Hertzmann and Shechtman, 2017, arXiv:1611.07865).
         """
-        self.weights = weights  # may be changed between two calls
+        self.weights = weights  # unless a call gives others
         self.evaluations = 0  # so far
         self._function = function
         height, width = content.shape[1:3]
@@ -228,15 +214,17 @@ class Objective:
         }
         self._contents = self._content_targets(content)
 
-    def __call__(self, image: tf.Tensor) -> EvaluatedImage:
-        """Evaluate an image `(1, H, W, 3)`, float32."""
+    def __call__(self, image: tf.Tensor, weights: LossWeights | None = None) -> EvaluatedImage:
+        """Evaluate an image `(1, H, W, 3)`, float32, with these weights, by default the objective's own."""
         self.evaluations += 1
-        values, gradient = self._function.with_gradient(image, self._constants(), self._targets)
-        return EvaluatedImage(image, self._told(values), gradient, self.weights)
+        weights = weights or self.weights
+        values, gradient = self._function.with_gradient(image, self._constants(weights), self._targets)
+        return EvaluatedImage(image, self._losses(values), gradient, weights)
 
-    def losses(self, image: tf.Tensor) -> Losses:
-        """The losses alone, computed without tracing: for a picture now and then."""
-        return self._told(self._function.losses(image, self._constants(), self._targets))
+    def losses(self, image: tf.Tensor, weights: LossWeights | None = None) -> Losses:
+        """Return the losses alone, computed without tracing: for a single image."""
+        constants = self._constants(weights or self.weights)
+        return self._losses(self._function.losses(image, constants, self._targets))
 
     def _content_targets(self, content: np.ndarray) -> dict[str, tf.Tensor]:
         return self._function.content_targets(tf.constant(content))
@@ -245,12 +233,12 @@ class Objective:
     def _targets(self) -> dict[str, Any]:
         return {"content": self._contents, "guides": self._guides, **self._whole}
 
-    def _constants(self) -> LossWeights:
-        each = self.weights.content_layers or (1.0,) * len(self._function.content_layers)
-        weights = self.weights._replace(content_layers=each)
+    def _constants(self, weights: LossWeights) -> LossWeights:
+        each = weights.content_layers or (1.0,) * len(self._function.content_layers)
+        weights = weights._replace(content_layers=each)
         return tf.nest.map_structure(lambda weight: tf.constant(weight, tf.float32), weights)
 
-    def _told(self, values: tf.Tensor) -> Losses:
+    def _losses(self, values: tf.Tensor) -> Losses:
         style, content, variation, *shares = values.numpy().tolist()  # one transfer from the device
         layers = dict(zip(self._function.style_layers, shares, strict=True))
         return Losses(style + content + variation, style, content, variation, layers)

@@ -31,8 +31,8 @@ class Optimizer(Protocol):
     def average(self) -> tf.Tensor | None:
         """The mean of the last images, where one is kept."""
 
-    def enlarged(self, height: int, width: int) -> dict[str, np.ndarray]:
-        """The state for the same picture at another size, as far as it helps there."""
+    def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
+        """Return the state for the same image at another size, as far as it helps there."""
 
 
 def optimizer(
@@ -82,7 +82,7 @@ class Adam:
 
     def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
         self._move(evaluation.gradient)
-        return objective(self._image.read_value())
+        return objective(self._image.read_value(), evaluation.weights)
 
     def state(self) -> dict[str, np.ndarray]:
         return {
@@ -101,7 +101,7 @@ class Adam:
     def average(self) -> tf.Tensor | None:
         return None
 
-    def enlarged(self, height: int, width: int) -> dict[str, np.ndarray]:
+    def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
         """Both moments are smooth enough to be enlarged like pictures. The losses are means over pixels: of more of
         them, each has the smaller gradient."""
         share = self._image.shape[1] * self._image.shape[2] / (height * width)
@@ -138,8 +138,8 @@ class Averaged:
     def average(self) -> tf.Tensor | None:
         return self._sum / (1 - self._decay**self._steps) if self._steps else None
 
-    def enlarged(self, height: int, width: int) -> dict[str, np.ndarray]:
-        return self._moved.enlarged(height, width)
+    def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
+        return self._moved.state_at(height, width)
 
 
 class _Pair(NamedTuple):
@@ -240,7 +240,7 @@ class LBFGS:
             return None
         before = evaluation.losses.total
         for _ in range(self.TRIALS):
-            found = objective(self._limits.clip(evaluation.image + length * direction))
+            found = objective(self._limits.clip(evaluation.image + length * direction), evaluation.weights)
             move = found.image - evaluation.image
             rise = found.losses.total - before
             if rise <= self.SUFFICIENT * float(_dot(evaluation.gradient, move)) and rise < 0:
@@ -268,7 +268,7 @@ class LBFGS:
     def average(self) -> tf.Tensor | None:
         return None
 
-    def enlarged(self, height: int, width: int) -> dict[str, np.ndarray]:
+    def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
         return {}  # the losses' curvature is another at another size
 
     def _precondition(self, image: tf.Tensor) -> tf.Tensor:

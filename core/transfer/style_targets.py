@@ -1,4 +1,4 @@
-"""Style Gram targets from ONNX Runtime, cached on disk by content."""
+"""Style targets from ONNX Runtime, cached on disk by content."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from core import paths
+from core.losses.style_losses import GRAM, StyleLoss
 from core.timings import Timings
 from core.vgg.layers import AS_TRAINED, CONVOLUTIONS, Variant, channels, reach
 from core.vgg.onnx import IMAGE_INPUT, FeatureModel, gram_output
@@ -19,7 +20,7 @@ CACHE_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class StyleTargets:
-    """Gram matrices `(C, C)` by layer, and where they came from: "cache" or the ONNX Runtime provider used."""
+    """Statistics of a style loss by layer, and where they came from: "cache" or the ONNX Runtime provider used."""
 
     grams: Mapping[str, np.ndarray] = field(repr=False)
     source: str
@@ -33,23 +34,23 @@ def style_targets(
     providers: Sequence[str],
     timings: Timings | None = None,
     variant: Variant = AS_TRAINED,
-    with_one: bool = False,
+    loss: StyleLoss = GRAM,
     side: int | None = None,
 ) -> StyleTargets:
-    """The Gram matrices of a preprocessed style image `(1, H, W, 3)` at the named layers, from the cache or computed.
+    """Return a style loss's targets of a preprocessed style image `(1, H, W, 3)` at the named layers, from the cache if
+    possible.
 
-    `with_one` has them computed of the activations and one more channel of ones, `(C + 1, C + 1)`: see `core.losses`.
-    A picture longer than `side` is computed in tiles of so many px. Adds the phases "session" and "style targets" to
+    An image longer than `side` is computed in tiles of so many px. Adds the phases "session" and "style targets" to
     `timings`; `seconds` is the latter, without opening the session.
     """
     timings = Timings() if timings is None else timings
     with timings.phase("style targets"):
-        entry = _entry(style, layers, model, variant, with_one)
-        grams = _read(entry, layers, with_one)
+        entry = _entry(style, layers, model, variant, loss)
+        grams = _read(entry, layers, loss)
     if grams is not None:
         return StyleTargets(grams, "cache", timings["style targets"])
     tiled = side is not None and max(style.shape[1:3]) > side
-    in_graph = not tiled and not with_one and all(layer in CONVOLUTIONS for layer in layers)
+    in_graph = not tiled and loss.target_is_exported and all(layer in CONVOLUTIONS for layer in layers)
     with timings.phase("session"):
         outputs = [gram_output(layer) for layer in layers] if in_graph else list(layers)
         session = model.session(providers, outputs, variant)
@@ -57,7 +58,7 @@ def style_targets(
         if in_graph:
             grams = dict(zip(layers, session.run(outputs, {IMAGE_INPUT: style}), strict=True))
         else:
-            grams = _grams_of_activations(session, style, layers, with_one, side if tiled else None)
+            grams = _grams_of_activations(session, style, layers, loss, side if tiled else None)
         _write(entry, grams)
     return StyleTargets(grams, session.get_providers()[0], timings["style targets"])
 
@@ -78,7 +79,7 @@ def mixed(styles: Sequence[StyleTargets], mixes: np.ndarray) -> StyleTargets:
 
 
 def _grams_of_activations(
-    session: Any, style: np.ndarray, layers: Sequence[str], with_one: bool, side: int | None
+    session: Any, style: np.ndarray, layers: Sequence[str], loss: StyleLoss, side: int | None
 ) -> dict[str, np.ndarray]:
     """The Gram matrices, from the activations of the whole picture or of one tile after another."""
     from core.transfer.tiles import tiles
@@ -89,22 +90,20 @@ def _grams_of_activations(
         activations = session.run(list(layers), {IMAGE_INPUT: np.ascontiguousarray(tile.of(style))})
         for layer, values in zip(layers, activations, strict=True):
             positions = tile.core_at(layer, values).reshape(-1, values.shape[-1])
-            if with_one:
-                positions = np.pad(positions, ((0, 0), (0, 1)), constant_values=1)
-            sums[layer] = sums[layer] + (positions.T @ positions).astype(np.float64)
+            sums[layer] = sums[layer] + loss.sum_of_array(positions).astype(np.float64)
             counts[layer] += len(positions)
     return {layer: (total / counts[layer]).astype(np.float32) for layer, total in sums.items()}
 
 
-def _entry(style: np.ndarray, layers: Sequence[str], model: FeatureModel, variant: Variant, with_one: bool) -> Path:
+def _entry(style: np.ndarray, layers: Sequence[str], model: FeatureModel, variant: Variant, loss: StyleLoss) -> Path:
     key = hashlib.blake2b(digest_size=20)
-    unlike = (*variant, with_one) if variant != AS_TRAINED or with_one else ()
+    unlike = () if variant == AS_TRAINED and loss.target_is_exported else (*variant, loss.name)
     key.update(repr((model.manifest.sha256, tuple(layers), style.shape, style.dtype.str, *unlike)).encode())
     key.update(np.ascontiguousarray(style).data)
     return paths.cache() / "targets" / f"{key.hexdigest()}.npz"
 
 
-def _read(entry: Path, layers: Sequence[str], with_one: bool = False) -> dict[str, np.ndarray] | None:
+def _read(entry: Path, layers: Sequence[str], loss: StyleLoss) -> dict[str, np.ndarray] | None:
     """The cached matrices; `None` where there are none or the entry is damaged (the archive carries checksums)."""
     try:
         with np.load(entry) as arrays:
@@ -113,7 +112,7 @@ def _read(entry: Path, layers: Sequence[str], with_one: bool = False) -> dict[st
     except Exception:  # there is none, or it is damaged: in how many ways, only zip and pickle know
         return None
     whole = all(
-        gram.shape == 2 * (channels(layer) + with_one,) and gram.dtype == np.float32 for layer, gram in grams.items()
+        gram.shape == 2 * (loss.width(channels(layer)),) and gram.dtype == np.float32 for layer, gram in grams.items()
     )
     return grams if whole else None
 

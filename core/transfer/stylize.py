@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from core.errors import StudioError
 from core.images import preprocessing
-from core.settings import TransferSettings
+from core.settings import LossWeights, TransferSettings
 from core.transfer import optimizers
 from core.transfer.checkpoint import Checkpoint
 from core.transfer.objective import EvaluatedImage, Losses, Objective
@@ -53,21 +53,23 @@ class Step:
         """The image of the lowest total loss so far, like `image()`; that loss is `best.losses.total`."""
         return preprocessing.from_network(self.best.image.numpy())
 
-    def settled(self) -> "Step":
-        """This step with the mean of its images for the best, where a mean is kept and its loss is lower; to be asked
-        for at the end, since the loss has to be computed."""
-        mean = self.optimizer.average()
-        if mean is None:
+    def with_average(self) -> "Step":
+        """Return this step with the average of the last images as its best, if there is one and its loss is lower.
+
+        Evaluates the average: call it at the end only.
+        """
+        average = self.optimizer.average()
+        if average is None:
             return self
-        found = self.objective(mean)
+        found = self.objective(average, self.evaluated.weights)
         lower = found.losses.total < self.best.losses.total
         return dataclasses.replace(self, best=found, best_iteration=self.iteration) if lower else self
 
-    def enlarged(self, height: int, width: int) -> Checkpoint:
-        """To go on from here at another size, where the loss is another and the best has to be found anew."""
-        image = self.evaluated.image if self.optimizer.average() is None else self.settled().best.image
+    def checkpoint_at(self, height: int, width: int) -> Checkpoint:
+        """Return a checkpoint to resume from at another size, where the losses differ: its image is the best."""
+        image = self.evaluated.image if self.optimizer.average() is None else self.with_average().best.image
         larger = tf.image.resize(image, (height, width), tf.image.ResizeMethod.BICUBIC).numpy()
-        state = self.optimizer.enlarged(height, width)
+        state = self.optimizer.state_at(height, width)
         return Checkpoint(larger, larger, self.iteration, self.iteration, self.evaluations + 1, self.seconds, state)
 
     def checkpoint(self) -> Checkpoint:
@@ -88,24 +90,34 @@ def stylize(
     start: np.ndarray | Checkpoint,
     settings: TransferSettings,
     limits: optimizers.Limits | None = None,
+    weights: Callable[[int], LossWeights] | None = None,
+    iterations: Callable[[], int] | None = None,
 ) -> Iterator[Step]:
-    """Paint: yields the starting image's step and then one for each iteration up to `settings.iterations`.
+    """Optimize an image: yield a step for the initial image, then one for each iteration.
 
-    `start` is a preprocessed image `(1, H, W, 3)`, or the checkpoint of an earlier run, whose step comes first again.
-    Every pixel stays within its `limits`, by default those of a real one.
-    Who has seen enough just stops asking; who changes `objective.weights` between two steps steers, and from then on
-    the best image is the best by the new losses. Raises `Diverged` when a loss is no longer a finite number; what was
-    yielded before stays good.
+    Args:
+        objective: The losses to minimize.
+        start: A preprocessed image `(1, H, W, 3)`, or a checkpoint of an earlier run, whose step comes first again.
+        settings: The optimizer's settings.
+        limits: The range of each pixel, by default that of a real one.
+        weights: Returns the weights of the losses for the image of an iteration, by default the objective's own. It is
+            called before each iteration; when the weights change, the best image is found anew by the new losses.
+        iterations: Returns after which iteration to end, by default the one of the settings. Called after each step.
+
+    Raises:
+        Diverged: A loss is no longer a finite number. The steps yielded before stay valid.
     """
+    weights = weights or (lambda iteration: objective.weights)
     if not isinstance(start, Checkpoint):
         start = Checkpoint(start, start)
     began = time.perf_counter() - start.seconds
-    evaluated = objective(tf.constant(start.image))
+    evaluated = objective(tf.constant(start.image), weights(start.iteration))
     best = evaluated.without_gradient()
     best_iteration, evaluations_before = start.iteration, objective.evaluations - start.evaluations
     is_a_mean = not np.array_equal(start.best_image, start.image)  # of images up to this iteration, and none of them
     if start.best_iteration != start.iteration or is_a_mean:
-        best, best_iteration = objective(tf.constant(start.best_image)).without_gradient(), start.best_iteration
+        best = objective(tf.constant(start.best_image), evaluated.weights).without_gradient()
+        best_iteration = start.best_iteration
         evaluations_before += 1
     optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer, limits)
     first, exploded = start.iteration, 0  # iterations on end
@@ -126,8 +138,8 @@ def stylize(
             best, best_iteration = seen, iteration
         evaluations, seconds = objective.evaluations - evaluations_before, time.perf_counter() - began
         yield Step(iteration, evaluations, seconds, seen, best, best_iteration, optimizer, objective)
-        if iteration >= settings.iterations:
+        if iteration >= (iterations() if iterations else settings.iterations):
             return
-        if evaluated.weights != objective.weights:  # steered
-            evaluated = objective(evaluated.image)
+        if evaluated.weights != (wanted := weights(iteration + 1)):
+            evaluated = objective(evaluated.image, wanted)
         evaluated = optimizer.step(objective, evaluated)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from core.settings import LossWeights
 from core.transfer.objective import EvaluatedImage, Losses, LossFunction, Objective
 from core.transfer.tiles import GRID, Tile, tiles
 from core.vgg.layers import channels, reach, stride
@@ -27,21 +28,21 @@ class TiledObjective(Objective):
         self._border = reach((*function.style_layers, *function.content_layers))
         super().__init__(function, *arguments, **named)
 
-    def __call__(self, image: tf.Tensor) -> EvaluatedImage:
+    def __call__(self, image: tf.Tensor, weights: LossWeights | None = None) -> EvaluatedImage:
         self.evaluations += 1
-        weights = self._constants()
-        values, slopes = self._function.slopes(self._sums(image), weights, self._whole)
+        weights = weights or self.weights
+        values, slopes = self._function.slopes(self._sums(image), self._constants(weights), self._whole)
         gradient = np.zeros(image.shape, np.float32)
         for tile in self._tiles(image):
             part = self._function.part_gradient(tile.of(image), tile.core_within(), self._part(tile), slopes)
             top, left, bottom, right = tile.seen
             gradient[:, top:bottom, left:right] += part.numpy()
-        return EvaluatedImage(image, self._told(values), tf.constant(gradient), self.weights)
+        return EvaluatedImage(image, self._losses(values), tf.constant(gradient), weights)
 
-    def losses(self, image: tf.Tensor) -> Losses:
-        weights = self._constants()
-        values, _ = self._function.slopes(self._sums(image), weights, self._whole)
-        return self._told(values)
+    def losses(self, image: tf.Tensor, weights: LossWeights | None = None) -> Losses:
+        constants = self._constants(weights or self.weights)
+        values, _ = self._function.slopes(self._sums(image), constants, self._whole)
+        return self._losses(values)
 
     def _sums(self, image: tf.Tensor) -> Any:
         """In float64: the sums of many tiles are to be as good as one over the whole."""

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from core.errors import InputError
+from core.losses.style_losses import STYLE_LOSSES
 from core.presets import DEFAULT_PRESET, PRESETS, choose
 from core.settings import SETTINGS, TransferSettings
 from core.vgg.layers import CONVOLUTIONS, Precision
@@ -448,7 +449,7 @@ def test_knobs_cover_every_setting_and_tell_what_it_means():
     assert {setting.name: setting.choices for setting in SETTINGS.values() if setting.choices} == {
         "init": ("content", "preview", "style", "noise"),
         "colours": ("style", "luminance", "matched"),
-        "style_loss": ("gram", "wasserstein"),
+        "style_loss": tuple(STYLE_LOSSES),
         "pooling": ("max", "average"),
         "padding": ("zero", "replicate"),
         "precision": ("auto", "float32", "bfloat16"),

@@ -80,9 +80,9 @@ def perform(number: int, size: int, iterations: int) -> list[str]:
     killed = Killed(nodes, number // 2)
 
     class Watched(Recorder):
-        def note(self, told: StepUpdate) -> None:
-            super().note(told)
-            killed.look_at(self.run, told.iteration)
+        def write_step(self, step: StepUpdate) -> None:
+            super().write_step(step)
+            killed.look_at(self.run, step.iteration)
 
     ray_head.Recorder = Watched  # type: ignore[misc]
     try:

@@ -112,7 +112,7 @@ def painted(engine, wanted):
     subject = pictures().at(wanted, wanted.size)
     content, style = preprocessing.to_network(subject.photo), preprocessing.to_network(subject.styles[0])
     objective, _ = engine.objective(content, style, wanted)
-    *_, last = stylize(objective, subject.begun_from(subject.in_colours), wanted)
+    *_, last = stylize(objective, subject.initial_image(subject.photo_in_color), wanted)
     return subject, last
 
 
@@ -123,14 +123,14 @@ def test_a_painting_of_the_lightness_alone_keeps_the_photo_s_chroma(engine, opti
     subject, last = painted(engine, wanted)
     image = last.image()
     assert np.ptp(image, axis=-1).max() < 1e-2  # it is painted in greys
-    shown = preprocessing.to_uint8(subject.finished(image))
-    difference = np.linalg.norm(chroma(shown) - chroma(subject.in_colours), axis=-1)
+    shown = preprocessing.to_uint8(subject.finish(image))
+    difference = np.linalg.norm(chroma(shown) - chroma(subject.photo_in_color), axis=-1)
     assert np.median(difference) < 1 and difference.mean() < 2
-    assert np.abs(lightness(shown) - lightness(subject.in_colours)).mean() > 3  # and it was painted at all
+    assert np.abs(lightness(shown) - lightness(subject.photo_in_color)).mean() > 3  # and it was painted at all
     np.testing.assert_allclose(lightness(shown), image, atol=1.5)
     other, free = painted(engine, wanted.changed(colours="style"))
-    shown = preprocessing.to_uint8(other.finished(free.image()))
-    assert np.linalg.norm(chroma(shown) - chroma(other.in_colours), axis=-1).mean() > 4
+    shown = preprocessing.to_uint8(other.finish(free.image()))
+    assert np.linalg.norm(chroma(shown) - chroma(other.photo_in_color), axis=-1).mean() > 4
 
 
 def test_a_grey_picture_s_gradient_is_that_of_its_lightness(engine):
@@ -148,13 +148,13 @@ def test_the_subject_is_in_the_colours_that_it_is_painted_in():
     plain, grey, other = (given.at(TransferSettings(colours=word), 96) for word in ("style", "luminance", "matched"))
     photo = geometry.resize(given.photo, 96)
     for subject in (plain, grey, other):
-        np.testing.assert_array_equal(subject.in_colours, photo)
+        np.testing.assert_array_equal(subject.photo_in_color, photo)
     np.testing.assert_array_equal(plain.photo, photo)
     np.testing.assert_array_equal(grey.photo, lightness(photo))
     np.testing.assert_array_equal(grey.styles[0], lightness(plain.styles[0]))
     np.testing.assert_array_equal(other.photo, photo)
     np.testing.assert_array_equal(other.styles[0], color.matched(plain.styles[0], photo))
-    np.testing.assert_array_equal(plain.finished(photo * 0.5), photo * 0.5)
+    np.testing.assert_array_equal(plain.finish(photo * 0.5), photo * 0.5)
 
 
 @pytest.mark.parametrize(("scale", "longer"), [(1.0, 96), (0.5, 48), (2.0, 192), (0.1, 32)])

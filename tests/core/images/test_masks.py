@@ -10,12 +10,12 @@ from PIL import Image
 from core.images import codec, preprocessing
 from core.images.masks import blend, regions
 from core.jobs import execution
+from core.losses.style_losses import gram_matrix
 from core.runs import store
 from core.runs.spec import RunSpec, Style
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.transfer.inputs import Inputs
-from core.transfer.losses import gram_matrix
 from core.transfer.optimizers import Limits
 from core.transfer.stylize import stylize
 from core.vgg.network import feature_network
@@ -246,7 +246,7 @@ def test_what_is_kept_is_the_photo_where_white_and_near_it_where_grey(engine, gi
     )
     objective, _ = engine.objective(content, styles, settings)
     start = np.asarray(Image.fromarray(subject.styles[0]).resize(shape[::-1]))
-    begun = subject.begun_from(start)
+    begun = subject.initial_image(start)
     for step in stylize(objective, begun, settings, Limits(*subject.limits())):
         moved = np.abs(step.image() - subject.photo).max(-1)
         assert moved[mask == 1].max() <= 1e-3

@@ -772,8 +772,8 @@ def test_memory_that_runs_out_is_told_with_what_to_do(paced, engine, monkeypatch
     """TensorFlow's own error, in the midst of a run; the next run is painted all the same."""
     real = real_stylize
 
-    def stylize(objective, *arguments):
-        for step in real(objective, *arguments):
+    def stylize(objective, *arguments, **callables):
+        for step in real(objective, *arguments, **callables):
             yield step
             if step.iteration == 1 and not failed:
                 failed.append(step)

@@ -104,16 +104,16 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
     painted = [new_run(seed, optimizer=("adam", "l-bfgs")[seed % 2]) for seed in range(4)]
     alone = [new_run(seed, optimizer=("adam", "l-bfgs")[seed % 2]) for seed in range(4)]
     lines, lost = [], []
-    note = Recorder.note
+    write_step = Recorder.write_step
 
     def noted(recorder, told):
-        note(recorder, told)
+        write_step(recorder, told)
         if not lost and recorder.run.checkpoint.exists() and told.iteration > 5:
             lost.append((recorder.run, told.iteration))
             (line,) = [line for line in lines if line.startswith(f"{recorder.run.id} begins")]
             nodes.kill(next(node.node_id for node in nodes.nodes if node.node_id[:8] in line))
 
-    monkeypatch.setattr(Recorder, "note", noted)
+    monkeypatch.setattr(Recorder, "write_step", noted)
     ray_head.paint_all(painted, nodes.address, lines.append)
     nodes.add()
     ((run, iteration),) = lost

@@ -84,7 +84,7 @@ def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
         began = run.record()
         for method, given, named in paint(run):
             getattr(recorder, method)(*given, **named)
-            if method == "note" and given[0].iteration == 2:
+            if method == "write_step" and given[0].iteration == 2:
                 break
         recorder.put_back("It goes on.")
     waits = run.record()
@@ -101,7 +101,7 @@ def test_a_run_whose_painters_are_lost_keeps_the_best_of_its_last_checkpoint(own
     with pytest.raises(StudioError), Recorder(run) as recorder:
         for method, given, named in paint(run):
             getattr(recorder, method)(*given, **named)
-            if method == "note" and given[0].iteration == 2:
+            if method == "write_step" and given[0].iteration == 2:
                 raise StudioError("Its worker is gone.")
     told = run.record()
     assert (told.status, told.message, told.best_iteration) == ("failed", "Its worker is gone.", 2)
@@ -113,7 +113,7 @@ def test_a_run_that_is_ended_before_its_next_painter_has_begun_keeps_the_best_of
     with Recorder(run) as recorder:
         for method, given, named in paint(run):
             getattr(recorder, method)(*given, **named)
-            if method == "note" and given[0].iteration == 2:
+            if method == "write_step" and given[0].iteration == 2:
                 break
         recorder.put_back("It goes on.")
     with pytest.raises(KeyboardInterrupt), Recorder(run):
@@ -124,8 +124,8 @@ def test_a_run_that_is_ended_before_its_next_painter_has_begun_keeps_the_best_of
 
 def test_pictures_and_checkpoints_travel_only_where_they_are_due(own_home, paint, monkeypatch):
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "1000")
-    monkeypatch.setattr("core.runs.recorder.LIVE_SECONDS", 1000.0)
-    told = [given[0] for method, given, _ in paint(new_run()) if method == "note"]
+    monkeypatch.setattr("core.jobs.execution.LIVE_SECONDS", 1000.0)
+    told = [given[0] for method, given, _ in paint(new_run()) if method == "write_step"]
     assert [note.iteration for note in told] == [0, 1, 2, 3, 4]
     assert [note.picture is not None for note in told] == [True, False, True, False, True]
     assert not any(note.checkpoint for note in told)
@@ -155,8 +155,8 @@ def test_a_failure_is_told_and_does_not_travel(own_home, paint, monkeypatch, err
     """An error's own class may need TensorFlow to be read."""
     real = real_stylize
 
-    def stylize(*given):
-        for step in real(*given):
+    def stylize(*given, **callables):
+        for step in real(*given, **callables):
             yield step
             if step.iteration == 2:
                 raise error
@@ -171,7 +171,7 @@ def test_a_failure_is_told_and_does_not_travel(own_home, paint, monkeypatch, err
 
 def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
     calls = list(paint(new_run()))
-    assert {method for method, _, _ in calls} == {"update", "live", "note", "keep", "conclude", "end"}
+    assert {method for method, _, _ in calls} == ray_worker.CALLS
     (tmp_path / "calls").write_bytes(pickle.dumps(calls))
     code = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); print('tensorflow' in sys.modules)"
     done = subprocess.run(
@@ -192,10 +192,10 @@ def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
         None,
         ("update", (), {"owner": "someone"}),
         ("update", (), {"writer": None}),
-        ("conclude", (), {"job": "0"}),
-        ("end", ({"status": "done", "owner": "someone"}, {}), {}),
-        ("end", ([["status"]], {}), {}),
-        ("live", (), {}),
+        ("write_summary", (), {"job": "0"}),
+        ("write_end", ({"status": "done", "owner": "someone"}, {}), {}),
+        ("write_end", ([["status"]], {}), {}),
+        ("write_live_picture", (), {}),
     ],
 )
 def test_what_no_painter_tells_ends_the_run_and_changes_nothing_else(own_home, call):

@@ -188,7 +188,7 @@ def last(engine, photo, painting):
 def test_adam_s_moments_are_enlarged_and_made_as_small_as_the_gradient_is(last):
     settings = TransferSettings(**LAYERS, iterations=5)
     step = last(settings)
-    state, larger = step.optimizer.state(), step.enlarged(128, 192)
+    state, larger = step.optimizer.state(), step.checkpoint_at(128, 192)
     assert larger.image.shape == larger.best_image.shape == (1, 128, 192, 3)
     assert (larger.iteration, larger.best_iteration, larger.evaluations) == (5, 5, 7)
     moments = [name for name, array in state.items() if array.ndim == 4]
@@ -206,16 +206,16 @@ def test_adam_s_moments_are_enlarged_and_made_as_small_as_the_gradient_is(last):
 
 def test_l_bfgs_begins_anew_at_another_size(last):
     step = last(TransferSettings(**LAYERS, iterations=3, optimizer="l-bfgs"))
-    assert step.optimizer.state()["s_y-0"] and step.enlarged(128, 192).optimizer == {}
+    assert step.optimizer.state()["s_y-0"] and step.checkpoint_at(128, 192).optimizer == {}
 
 
 def test_of_an_average_the_next_stage_begins_with_the_better_picture(last):
     settings = TransferSettings(**LAYERS, iterations=12, averaging=0.8, learning_rate=60.0)
     step = last(settings)
-    best = step.settled().best.image
+    best = step.with_average().best.image
     expected = tf.image.resize(best, (128, 192), "bicubic").numpy()
-    np.testing.assert_allclose(step.enlarged(128, 192).image, expected, atol=1e-3)
-    assert "mean-sum" not in step.enlarged(128, 192).optimizer
+    np.testing.assert_allclose(step.checkpoint_at(128, 192).image, expected, atol=1e-3)
+    assert "mean-sum" not in step.checkpoint_at(128, 192).optimizer
 
 
 def test_all_stages_take_tiles_of_the_last_ones_size(own_home, make_engine, monkeypatch):

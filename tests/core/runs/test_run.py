@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -23,11 +24,12 @@ from PIL import Image
 from core import paths
 from core.errors import InputError, StudioError
 from core.images import codec, preprocessing
+from core.jobs.execution import StepReporter, _checkpoint_interval
 from core.machine.processes import ProcessId
 from core.presets import PRESETS
 from core.runs import recovery, store
 from core.runs.record import Request, RunRecord, Steering, metadata
-from core.runs.recorder import Recorder, _checkpoint_interval
+from core.runs.recorder import Recorder
 from core.runs.run import METRICS, Run
 from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
@@ -46,6 +48,26 @@ def picture(width=48, height=40, seed=1):
 def new_run(settings=SETTINGS, content=None, content_name="photo", style_name="painting"):
     spec = RunSpec([Style(style_name, picture(seed=2))], settings, "reference")
     return store.create(spec, content or picture(), content_name)
+
+
+class Plain:
+    """A stage whose images and losses are final as they are."""
+
+    @staticmethod
+    def finish(rgb):
+        return rgb
+
+    @staticmethod
+    def final_losses(best):
+        return best.losses
+
+
+@contextlib.contextmanager
+def reporting(run, stage=Plain):
+    """A reporter of steps to the run's recorder."""
+    with Recorder(run) as recorder, StepReporter(recorder) as reporter:
+        reporter.write = functools.partial(reporter.write, stage=stage)
+        yield reporter
 
 
 def rewrite(run, **changes):
@@ -322,8 +344,8 @@ def test_queued_run_waits_in_the_queue_or_with_who_made_it(gone_writer):
 
 def test_run_is_recorded_once(steps):
     run = new_run()
-    with Recorder(run) as recorder:
-        recorder.write(steps[0])
+    with reporting(run) as reporter:
+        reporter.write(steps[0])
     before = (run.path / "metrics.csv").read_bytes()
     with pytest.raises(StudioError, match=rf"^The run {run.id} is done already"), Recorder(run):
         pass
@@ -422,9 +444,9 @@ def test_newest_first_also_within_a_second():
 
 def test_half_a_line_is_not_read(steps):
     run = new_run()
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         for step in steps[:3]:
-            recorder.write(step)
+            reporter.write(step)
     whole = run.metrics()
     lines = (run.path / "metrics.csv").read_text().splitlines(keepends=True)
     with (run.path / "metrics.csv").open("a") as file:
@@ -442,12 +464,12 @@ def test_half_a_line_is_not_read(steps):
 
 def test_the_last_rows_are_read_alone(steps):
     run = new_run()
-    with Recorder(run) as recorder:
-        recorder.write(steps[0])
+    with reporting(run) as reporter:
+        reporter.write(steps[0])
         for last in (1, 2):
             assert run.metrics(last=last).equals(run.metrics())
         for step in steps[1:4]:
-            recorder.write(step)
+            reporter.write(step)
     whole = run.metrics()
     for last in (1, 2, 3, 4, 5, 9):
         expected = whole.tail(last).reset_index(drop=True)
@@ -459,8 +481,8 @@ def test_the_last_rows_are_read_alone(steps):
 
 def test_of_a_long_run_the_last_rows_are_read_without_what_is_before(steps):
     run = new_run()
-    with Recorder(run) as recorder:
-        recorder.write(steps[0])
+    with reporting(run) as reporter:
+        reporter.write(steps[0])
     file = run.path / "metrics.csv"
     heading, line = file.read_text().splitlines()
     rows = [line.replace("0", str(iteration), 1) for iteration in range(2000)]
@@ -475,9 +497,9 @@ def test_of_a_long_run_the_last_rows_are_read_without_what_is_before(steps):
 
 def test_metrics_hold_every_step(steps):
     run = new_run()
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         for step in steps:
-            recorder.write(step)
+            reporter.write(step)
     metrics = run.metrics()
     assert list(metrics.columns) == [*METRICS, *steps[0].losses.style_layers]
     assert list(metrics["iteration"]) == [0, 1, 2, 3, 4]
@@ -492,9 +514,9 @@ def test_metrics_hold_every_step(steps):
 
 def test_frames_at_their_interval_and_the_live_picture(steps):
     run = new_run(content=picture(96, 64))
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         for step in steps:
-            recorder.write(step)
+            reporter.write(step)
             live = codec.read_image(run.live)
             assert live.size == (96, 64)
             if step.iteration % 2 == 0:
@@ -508,15 +530,15 @@ def test_frames_at_their_interval_and_the_live_picture(steps):
 
 def test_the_live_picture_is_written_now_and_then(steps, monkeypatch):
     run = new_run(SETTINGS.model_copy(update={"frame_every": 100}))
-    monkeypatch.setattr("core.runs.recorder.LIVE_SECONDS", 0.5)
-    with Recorder(run) as recorder:
-        recorder.write(steps[0])
+    monkeypatch.setattr("core.jobs.execution.LIVE_SECONDS", 0.5)
+    with reporting(run) as reporter:
+        reporter.write(steps[0])
         first = run.live.stat().st_mtime_ns
-        recorder._live_written = time.perf_counter()
-        recorder.write(steps[1])
+        reporter._live_written = time.perf_counter()
+        reporter.write(steps[1])
         assert run.live.stat().st_mtime_ns == first
         time.sleep(0.5)
-        recorder.write(steps[2])
+        reporter.write(steps[2])
         assert run.live.stat().st_mtime_ns > first
     assert [iteration for iteration, _ in run.frames()] == [0]
 
@@ -524,15 +546,15 @@ def test_the_live_picture_is_written_now_and_then(steps, monkeypatch):
 def test_the_start_is_shown_before_any_step(steps):
     run = new_run()
     start = np.asarray(picture(96, 64))
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         assert not run.live.exists()
-        recorder.show(start)
+        reporter.sink.write_live_picture(codec.encode_jpeg(start))
         shown = np.asarray(codec.read_image(run.live), float)
         assert np.abs(shown - start).mean() < 40 and shown.shape == (64, 96, 3)  # noise suffers from JPEG
         assert run.metrics().empty and run.frames() == []
         assert run.record().status == "preparing"
         before = run.live.read_bytes()
-        recorder.write(steps[0])
+        reporter.write(steps[0])
         assert run.live.read_bytes() == run.frames()[0][1].read_bytes() != before
 
 
@@ -679,9 +701,9 @@ def test_steering_is_recorded_in_order():
     run = store.create(RunSpec([Style("b", picture(seed=2))], SETTINGS, "draft", steering=changes), picture(), "a")
     assert [change.iteration for change in run.record().steering] == [2, 9, 9]
     recorder = Recorder(run)
-    assert recorder.steered(2) == SETTINGS
-    assert recorder.steered(3) == recorder.steered(9) == SETTINGS.changed(content_weight=5.0)
-    assert recorder.steered(10) == SETTINGS.changed(content_weight=5.0, style_weight=2.0)  # the later of the two
+    assert recorder.settings_at(2) == SETTINGS
+    assert recorder.settings_at(3) == recorder.settings_at(9) == SETTINGS.changed(content_weight=5.0)
+    assert recorder.settings_at(10) == SETTINGS.changed(content_weight=5.0, style_weight=2.0)  # the later of the two
 
 
 def test_steering_that_would_leave_nothing_to_paint_is_refused(own_home):
@@ -695,29 +717,27 @@ def test_steering_that_would_leave_nothing_to_paint_is_refused(own_home):
 def test_answers(steps):
     """What is wanted is taken up once, and recorded where it begins."""
     run = new_run()
-    with Recorder(run) as recorder:
-        recorder.answer(Request(weights={"style_weight": 3.0}))  # nothing is painted yet
-        assert run.record().steering == []
-        recorder.write(steps[0])
-        recorder.write(steps[1])
+    with reporting(run) as reporter:
+        reporter.write(steps[0])
+        reporter.write(steps[1])
         wanted = Request(weights={"style_weight": 3, "content_weight": 1e3}, iterations=90)
-        recorder.answer(wanted)
+        reporter.sink.apply_request(wanted, 1)
         record = run.record()
         assert record.settings == SETTINGS.changed(iterations=90)
         assert record.steering == steering((1, {"style_weight": 3.0}))  # the content's weight was that already
-        assert (recorder.steered(1), recorder.steered(2)) == (
+        assert (reporter.sink.settings_at(1), reporter.sink.settings_at(2)) == (
             record.settings,
             record.settings.changed(style_weight=3.0),
         )
-        recorder.write(steps[2])
-        recorder.answer(wanted)
-        recorder.answer(wanted.model_copy(update={"iterations": 80}))
+        reporter.write(steps[2])
+        reporter.sink.apply_request(wanted, 2)
+        reporter.sink.apply_request(wanted.model_copy(update={"iterations": 80}), 2)
         assert run.record().steering == record.steering and run.record().settings.iterations == 80
-        recorder.answer(Request(weights={"style_weight": 0.01, "style_layer_weights": [1, 1, 1, 1, 5]}))
+        reporter.sink.apply_request(Request(weights={"style_weight": 0.01, "style_layer_weights": [1, 1, 1, 1, 5]}), 2)
         assert run.record().steering[1:] == steering(
             (2, {"style_weight": 0.01, "style_layer_weights": [1.0, 1.0, 1.0, 1.0, 5.0]})
         )
-        assert recorder.steered(3).loss_weights().style_layers == (1.0, 1.0, 1.0, 1.0, 5.0)
+        assert reporter.sink.settings_at(3).loss_weights().style_layers == (1.0, 1.0, 1.0, 1.0, 5.0)
     assert (run.record().status, run.record().message) == ("done", "")
 
 
@@ -734,13 +754,13 @@ def test_answers(steps):
 )
 def test_what_cannot_be_is_left_aside_and_said(steps, request_, said):
     run = new_run()
-    with Recorder(run) as recorder:
-        recorder.write(steps[0])
-        recorder.answer(request_)
+    with reporting(run) as reporter:
+        reporter.write(steps[0])
+        reporter.sink.apply_request(request_, 0)
         record = run.record()
         assert (record.steering, record.settings, record.status) == ([], SETTINGS, "running")
-        recorder.write(steps[1])
-        recorder.answer(Request(weights={"style_weight": 3.0}))
+        reporter.write(steps[1])
+        reporter.sink.apply_request(Request(weights={"style_weight": 3.0}), 1)
         assert run.record().steering == steering((1, {"style_weight": 3.0}))
     assert re.match(f"It went on unchanged: {said}", record.message), record.message
     assert "\n" not in record.message
@@ -749,9 +769,9 @@ def test_what_cannot_be_is_left_aside_and_said(steps, request_, said):
 def test_progress_after_steering_is_by_the_weights_that_count(steps):
     """Losses by other weights are no measure: the best is the best since they changed."""
     run = new_run()
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         for step in steps:
-            recorder.write(step)
+            reporter.write(step)
     lines = (run.path / "metrics.csv").read_text().splitlines()
     cells = [line.split(",") for line in lines]
     for row, total in zip(cells[1:], (5.0, 1.0, 90.0, 70.0, 80.0), strict=True):
@@ -769,24 +789,26 @@ def test_progress_after_steering_is_by_the_weights_that_count(steps):
 # How a run ends
 
 
+STOP = Request(stop=True)
+
+
 def recorded(steps, ending=None):
-    """A run of these steps that ended by `ending`: an exception, or a call on the recorder."""
+    """A run of these steps that ended by `ending`: an exception or a request."""
     run = new_run()
-    recorder = Recorder(run)
     if isinstance(ending, BaseException):
-        with pytest.raises(type(ending)), recorder:
+        with pytest.raises(type(ending)), reporting(run) as reporter:
             for step in steps:
-                recorder.write(step)
+                reporter.write(step)
             raise ending
     else:
-        with recorder:
+        with reporting(run) as reporter:
             assert run.record().status == "preparing"
             assert run.record().writer == ProcessId.this_process()
             for step in steps:
-                recorder.write(step)
+                reporter.write(step)
                 assert run.record().status == "running"
             if ending:
-                ending(recorder)
+                reporter.sink.apply_request(ending, steps[-1].iteration)
     record = run.record()
     assert record.writer is None
     assert record.timings["total"] > 0
@@ -813,7 +835,7 @@ def test_done(steps):
 
 
 def test_stopped(steps):
-    run, record = recorded(steps[:3], lambda recorder: recorder.answer(Request(stop=True)))
+    run, record = recorded(steps[:3], STOP)
     assert (record.status, record.message) == ("stopped", "")
     holds_the_best(run, record, steps[2])
 
@@ -846,9 +868,9 @@ def test_failed_for_want_of_memory(steps, error):
     """The best picture so far is kept all the same."""
     run = new_run()
     said = "Memory ran out at 96 × 80 pixels: choose a smaller size, or close other programs."
-    with pytest.raises(StudioError) as caught, Recorder(run) as recorder:
+    with pytest.raises(StudioError) as caught, reporting(run) as reporter:
         for step in steps[:3]:
-            recorder.write(step)
+            reporter.write(step)
         raise error
     assert str(caught.value) == said
     record = run.record()
@@ -869,14 +891,15 @@ def test_final_losses_are_what_is_said_of_the_best_picture(steps):
     """In the record, and in the picture's own words; the metrics keep what each step had."""
     run, asked = new_run(), []
 
-    def exact(best):
-        asked.append(best)
-        return dataclasses.replace(best.losses, total=best.losses.total + 1000.0)
+    class Exact(Plain):
+        @staticmethod
+        def final_losses(best):
+            asked.append(best)
+            return dataclasses.replace(best.losses, total=best.losses.total + 1000.0)
 
-    with Recorder(run) as recorder:
-        recorder.final_losses = exact
+    with reporting(run, Exact) as reporter:
         for step in steps:
-            recorder.write(step)
+            reporter.write(step)
         assert asked == []
     assert asked == [steps[-1].best]  # once, at the end
     expected = steps[-1].best.losses.total + 1000.0
@@ -893,40 +916,35 @@ def test_the_last_step_is_let_go_before_its_final_losses(engine, photo, painting
     (step,) = stylize(engine.objective(photo, painting, settings, Timings())[0], photo, settings)
     held, asked = weakref.ref(step), []
 
-    def exact(best):
-        asked.append(held())
-        return best.losses
+    class Exact(Plain):
+        @staticmethod
+        def final_losses(best):
+            asked.append(held())
+            return best.losses
 
-    with Recorder(new_run()) as recorder:
-        recorder.final_losses = exact
-        recorder.write(step)
+    with reporting(new_run(), Exact) as reporter:
+        reporter.write(step)
         del step
     assert asked == [None]
-
-
-def test_a_run_without_a_step_asks_for_no_final_losses():
-    run = new_run()
-    with pytest.raises(StudioError), Recorder(run) as recorder:
-        recorder.final_losses = lambda best: pytest.fail("there is no step")
-        raise StudioError("The weights are gone.")
-    assert run.record().best_total is None
 
 
 @pytest.mark.parametrize("error", [StudioError("The weights are gone."), MemoryError("no room"), KeyboardInterrupt()])
 def test_final_losses_that_cannot_be_computed_end_the_run_all_the_same(steps, error):
     """They take a network of their own, for which there may be no memory; a run must not go on for ever over it."""
 
-    def fail(best):
-        raise error
+    class Failing(Plain):
+        @staticmethod
+        def final_losses(best):
+            raise error
 
     run = new_run()
-    with contextlib.suppress(type(error), StudioError), Recorder(run) as recorder:
-        recorder.final_losses = fail
+    with contextlib.suppress(type(error), StudioError), reporting(run, Failing) as reporter:
         for step in steps:
-            recorder.write(step)
+            reporter.write(step)
     record = run.record()
     assert not record.unfinished and record.writer is None
     np.testing.assert_array_equal(np.load(run.path / "result.npy"), steps[-1].best_image())
+    assert run.result.exists()
 
 
 def test_result_in_both_forms_with_its_settings(steps):
@@ -950,7 +968,7 @@ def held(run):
 
 
 def test_a_run_that_ended_has_a_checkpoint_of_its_last_step(steps):
-    run, _ = recorded(steps[:3], lambda recorder: recorder.answer(Request(stop=True)))
+    run, _ = recorded(steps[:3], STOP)
     found = held(run)
     assert (found.iteration, found.best_iteration, found.evaluations) == (2, steps[2].best_iteration, 3)
     np.testing.assert_array_equal(found.image, steps[2].evaluated.image)
@@ -973,16 +991,16 @@ def test_a_run_without_a_step_has_none():
 def test_checkpoints_are_written_on_the_way_now_and_then(steps, monkeypatch):
     run = new_run()
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "1000")
-    with Recorder(run) as recorder:
-        recorder.write(steps[0])
+    with reporting(run) as reporter:
+        reporter.write(steps[0])
         assert not run.checkpoint.exists()
-        recorder._checkpoint_written -= 1000.0  # as long ago
-        recorder.write(steps[1])
+        reporter._checkpoint_written -= 1000.0  # as long ago
+        reporter.write(steps[1])
         assert held(run).iteration == 1
-        recorder.write(steps[2])
+        reporter.write(steps[2])
         assert held(run).iteration == 1
         monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0")
-        recorder.write(steps[3])
+        reporter.write(steps[3])
         assert held(run).iteration == 3
         assert [name for name in names(run.path) if name.startswith(".")] == [".draft-reserve"]
     assert not [name for name in names(run.path) if name.startswith(".")]
@@ -990,7 +1008,7 @@ def test_checkpoints_are_written_on_the_way_now_and_then(steps, monkeypatch):
 
 
 def stopped_run(steps):
-    return recorded(steps, lambda recorder: recorder.answer(Request(stop=True)))[0]
+    return recorded(steps, STOP)[0]
 
 
 def test_going_on_queues_the_run_once_more(steps):
@@ -1015,11 +1033,11 @@ def test_going_on_is_refused_while_it_has_not_ended(steps):
     run = new_run()
     with pytest.raises(InputError, match=rf"^The run {run.id} is queued; it can go on when it has ended\.$"):
         recovery.resume(run, 5)
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         for status in ("preparing", "running"):
             with pytest.raises(InputError, match=rf"^The run {run.id} is {status}; "):
                 recovery.resume(run, 5)
-            recorder.write(steps[0])
+            reporter.write(steps[0])
     recovery.resume(run)
     with pytest.raises(InputError, match=rf"^The run {run.id} is queued; "):
         recovery.resume(run)
@@ -1053,26 +1071,26 @@ def broken_off(run, writer, **changes):
 
 def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(steps, gone_writer):
     run = new_run()
-    with Recorder(run) as recorder:
-        recorder.write(steps[0])
-        recorder.write(steps[1])
-        broken = recorder.record.model_dump(mode="json")
+    with reporting(run) as reporter:
+        reporter.write(steps[0])
+        reporter.write(steps[1])
+        broken = reporter.sink.record.model_dump(mode="json")
     run.checkpoint.unlink()
     broken_off(run, gone_writer, iteration=None, timings=broken["timings"])
     assert recovery.starts_over(run, run.record())
     recovery.resume(run)
     assert run.record().status == "queued"
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         for step in steps[:3]:
-            recorder.write(step)
+            reporter.write(step)
     assert list(run.metrics()["iteration"]) == [0, 1, 2]
 
 
 def test_an_interrupted_run_has_the_best_picture_of_its_last_checkpoint(steps, gone_writer):
     run = new_run(content=picture(96, 64))
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         for step in steps:
-            recorder.write(step)
+            reporter.write(step)
     steps[2].checkpoint().save(run.checkpoint)
     for made in ("result.npy", "result.png"):
         (run.path / made).unlink()
@@ -1202,17 +1220,17 @@ def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer, rubbish):
     assert record.best_total == pytest.approx(steps[2].best.losses.total, rel=1e-8)
     assert codec.read_image(run.result).tobytes() == preprocessing.to_uint8(steps[2].best_image()).tobytes()
     recovery.resume(run)
-    with Recorder(run) as recorder:
-        recorder.write(steps[2])
+    with reporting(run) as reporter:
+        reporter.write(steps[2])
     assert run.metrics().equals(whole)
 
 
 def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, gone_writer):
     """Its writer died at iteration 4, amid a line, and its checkpoint was of iteration 2."""
     run = new_run()
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         for step in steps:
-            recorder.write(step)
+            reporter.write(step)
     whole = run.metrics()
     for torn in ("", "1", "4", "4,5,0.3"):
         *_, line = (run.path / "metrics.csv").read_text().splitlines()
@@ -1221,12 +1239,12 @@ def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, 
         rewrite(run, status="running", writer=gone_writer.model_dump())
         dataclasses.replace(held(run), iteration=2).save(run.checkpoint)
         recovery.resume(run)
-        with Recorder(run) as recorder:
-            recorder.write(steps[2])
+        with reporting(run) as reporter:
+            reporter.write(steps[2])
             assert run.metrics().equals(whole.iloc[:3])
             assert [iteration for iteration, _ in run.frames()] == [0, 2]  # no picture of what is done once more
-            recorder.write(steps[3])
-            recorder.write(steps[4])
+            reporter.write(steps[3])
+            reporter.write(steps[4])
         assert run.metrics().equals(whole), torn
         assert (run.path / "metrics.csv").read_text().splitlines()[-1] == line
 
@@ -1234,10 +1252,10 @@ def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, 
 def test_a_resumed_run_s_progress_is_that_of_its_metrics_until_it_ends(steps, gone_writer):
     run = stopped_run(steps[:2])
     recovery.resume(run)
-    with Recorder(run) as recorder:
+    with reporting(run) as reporter:
         assert run.with_progress(run.record()).iteration == 1
         for step in steps[1:4]:
-            recorder.write(step)
+            reporter.write(step)
         record = run.with_progress(run.record())
         assert (record.status, record.iteration, record.evaluations) == ("running", 3, 4)
         assert record.best_total == pytest.approx(steps[3].best.losses.total, rel=1e-8)
@@ -1252,8 +1270,8 @@ def test_the_first_step_s_time_is_no_later_step_s(steps, gone_writer):
     before = run.record().timings
     rewrite(run, timings={}, status="interrupted")
     recovery.resume(run)
-    with Recorder(run) as recorder:
-        recorder.write(steps[1])
+    with reporting(run) as reporter:
+        reporter.write(steps[1])
     assert "first step" in before and "first step" not in run.record().timings
 
 
@@ -1261,11 +1279,11 @@ def test_timings_of_both_parts_add_up(steps):
     run = stopped_run(steps[:2])
     before = run.record().timings
     recovery.resume(run)
-    with Recorder(run) as recorder:
-        with recorder.timings.phase("pictures"):
+    with reporting(run) as reporter:
+        with reporter.sink.timings.phase("pictures"):
             pass
-        recorder.write(steps[1])
-        recorder.write(steps[2])
+        reporter.write(steps[1])
+        reporter.write(steps[2])
     after = run.record().timings
     assert after["first step"] == before["first step"]
     assert after["total"] > before["total"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from core.losses.style_losses import STYLE_LOSSES, gram_matrix
 from core.settings import TransferSettings
-from core.transfer.losses import WASSERSTEIN_SCALE, gram_matrix, wasserstein_2, with_one
 from core.transfer.objective import LossFunction, Objective
 from core.vgg.network import feature_network
 
@@ -54,8 +54,8 @@ def test_one_trace_serves_every_size_weight_and_target(function, grams, painting
         for targets in (grams, other_grams):
             objective = Objective(function, targets, tf.constant(noise(height, width)), WEIGHTS)
             for style_weight in (1e-2, 3, 0):  # a whole number, too
-                objective.weights = SETTINGS.changed(style_weight=style_weight).loss_weights()
-                evaluation = objective(tf.constant(noise(height, width, seed=1)))
+                weights = SETTINGS.changed(style_weight=style_weight).loss_weights()
+                evaluation = objective(tf.constant(noise(height, width, seed=1)), weights)
                 assert evaluation.gradient.shape == (1, height, width, 3)
                 assert (evaluation.losses.style == 0) == (style_weight == 0)
     assert traces(function) == 1
@@ -109,8 +109,8 @@ def test_losses_alone_are_those_with_the_gradient_and_trace_nothing(function, gr
     assert traces(function) == 0 and objective.evaluations == 0
     assert flat(objective(image).losses) == pytest.approx(flat(alone), rel=1e-5)
     assert tuple(alone.style_layers) == STYLE_LAYERS
-    objective.weights = SETTINGS.changed(style_weight=2e-2).loss_weights()
-    assert objective.losses(image).style == pytest.approx(2 * alone.style, rel=1e-5)
+    twice = SETTINGS.changed(style_weight=2e-2).loss_weights()
+    assert objective.losses(image, twice).style == pytest.approx(2 * alone.style, rel=1e-5)
 
 
 def test_evaluations_are_counted(function, grams):
@@ -135,8 +135,7 @@ def test_content_layers_count_by_their_weights(network, function, grams, factors
     content, image = noise(32, 48), noise(32, 48, seed=1)
     objective = Objective(function, grams, tf.constant(content), WEIGHTS)
     plain = objective(tf.constant(image))
-    objective.weights = SETTINGS.changed(content_layer_weights=factors).loss_weights()
-    found = objective(tf.constant(image))
+    found = objective(tf.constant(image), SETTINGS.changed(content_layer_weights=factors).loss_weights())
     features, wanted = network(image), network(content)
     misses = [np.mean((features[layer].numpy().astype(float) - wanted[layer]) ** 2) for layer in CONTENT_LAYERS]
     reckoned = SETTINGS.content_weight * np.dot(factors, misses) / 2
@@ -148,13 +147,17 @@ def test_content_layers_count_by_their_weights(network, function, grams, factors
 
 
 def test_losses_of_distributions_are_those_of_a_plain_reckoning(network, painting):
-    function = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS, "wasserstein")
+    loss = STYLE_LOSSES["wasserstein"]
+
+    def statistic(features):
+        return loss.sum(features) / np.prod(features.shape[1:3])
+
+    function = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS, loss)
     image, features = noise(32, 48, seed=1), network(painting)
-    targets = {layer: gram_matrix(with_one(features[layer])).numpy() for layer in STYLE_LAYERS}
+    targets = {layer: statistic(features[layer]).numpy() for layer in STYLE_LAYERS}
     losses = Objective(function, targets, tf.constant(noise(32, 48)), WEIGHTS)(tf.constant(image)).losses
     for layer in STYLE_LAYERS:
-        moments = gram_matrix(with_one(network(image)[layer]))
-        distance = WASSERSTEIN_SCALE * float(wasserstein_2(moments, tf.constant(targets[layer])))
+        distance = float(loss.distance(statistic(network(image)[layer]), tf.constant(targets[layer])))
         share = SETTINGS.style_weight * distance / 2
         assert losses.style_layers[layer] == pytest.approx(share, rel=1e-3)
         assert share > 0
@@ -200,7 +203,7 @@ def test_bfloat16_losses_and_targets_are_told_in_float32(both, photo):
     targets = function.content_targets(tf.constant(photo))
     assert {target.dtype for target in targets.values()} == {tf.float32}
     assert evaluation.image.dtype == evaluation.gradient.dtype == tf.float32
-    values = function.losses(evaluation.image, objective._constants(), objective._targets)
+    values = function.losses(evaluation.image, objective._constants(objective.weights), objective._targets)
     assert values.dtype == tf.float32
     assert objective.losses(evaluation.image).total == pytest.approx(evaluation.losses.total, rel=0.01)
 

@@ -46,18 +46,19 @@ class Quadratic:
         self.evaluations = 0
         self.seen = []  # every image that was asked for
 
-    def value_and_gradient(self, flat):
+    def value_and_gradient(self, flat, weights=None):
         away = flat - self.centre
         return away @ self.matrix @ away / 2, self.matrix @ away
 
-    def __call__(self, image):
+    def __call__(self, image, weights=None):
+        weights = weights or self.weights
         self.evaluations += 1
         self.seen.append(image.numpy())
-        total, gradient = self.value_and_gradient(image.numpy().astype(float).ravel())
+        total, gradient = self.value_and_gradient(image.numpy().astype(float).ravel(), weights)
         total = self.lie(self.evaluations, total)
         gradient = gradient if math.isfinite(total) else np.full_like(gradient, math.nan)
         gradient = tf.constant(gradient.reshape(SHAPE), tf.float32)
-        return EvaluatedImage(image, Losses(total, total, 0.0, 0.0, {}), gradient, self.weights)
+        return EvaluatedImage(image, Losses(total, total, 0.0, 0.0, {}), gradient, weights)
 
 
 def run(objective, start, iterations, **changes):
@@ -303,11 +304,11 @@ class Tug(Quadratic):
         super().__init__(inside(), curvatures=(1.0, 30.0), **changes)
         self.other = Quadratic(inside(2), curvatures=(1.0, 300.0), seed=1)
 
-    def value_and_gradient(self, flat):
-        style, gradient = super().value_and_gradient(flat)
-        content, other_gradient = self.other.value_and_gradient(flat)
-        total = self.weights.style * style + self.weights.content * content
-        return total, self.weights.style * gradient + self.weights.content * other_gradient
+    def value_and_gradient(self, flat, weights):
+        style, gradient = super().value_and_gradient(flat, weights)
+        content, other_gradient = self.other.value_and_gradient(flat, weights)
+        total = weights.style * style + weights.content * content
+        return total, weights.style * gradient + weights.content * other_gradient
 
 
 ONLY_STYLE = LossWeights(1.0, 0.0, 0.0, ())
@@ -319,18 +320,13 @@ SHORT = settings_with(iterations=14, history=2)
 
 def painted(objective, start, settings, steering=None, until=None):
     """The steps from there on, steered as `perform` does it: by the weights that begin after an iteration."""
-    steering = steering or {}
-    iteration = start.iteration if isinstance(start, Checkpoint) else 0
-    for change in sorted(steering):
-        if change < iteration:
-            objective.weights = steering[change]
-    found = []
-    for step in stylize(objective, start, settings):
-        found.append(step)
-        if step.iteration == until:
-            break
-        objective.weights = steering.get(step.iteration, objective.weights)
-    return found
+
+    def weights(iteration):
+        changes = [change for change in sorted(steering or {}) if change < iteration]
+        return steering[changes[-1]] if changes else objective.weights
+
+    iterations = None if until is None else lambda: until
+    return list(stylize(objective, start, settings, weights=weights, iterations=iterations))
 
 
 def assert_same_course(found, expected):
@@ -421,8 +417,7 @@ def test_l_bfgs_forgets_what_it_knows_of_other_losses():
     for _ in range(5):
         evaluation = moves.step(objective, evaluation)
     assert len(moves._pairs) == 5
-    objective.weights = ONLY_STYLE
-    evaluation = moves.step(objective, objective(evaluation.image))
+    evaluation = moves.step(objective, objective(evaluation.image, ONLY_STYLE))
     assert len(moves._pairs) == 1
     moves.step(objective, evaluation)
     assert len(moves._pairs) == 2
@@ -521,14 +516,13 @@ def test_evaluations_count_every_trial(engine, photo, painting):
 
 
 def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, painting):
-    """`Objective.weights` may change between two calls: the loss before the change is no measure for those after."""
-    settings = TransferSettings(optimizer="l-bfgs", iterations=20)
+    """The loss before the change is no measure for those after."""
+    settings = TransferSettings(optimizer="l-bfgs", iterations=8)
+    raised = settings.changed(style_weight=3 * settings.style_weight).loss_weights()
     objective, _ = engine.objective(photo, painting, settings)
-    steps = stylize(objective, photo, settings)
-    before = [next(steps) for _ in range(4)][-1]
-    objective.weights = settings.changed(style_weight=3 * settings.style_weight).loss_weights()
-    after = [next(steps) for _ in range(5)][-1]
-    assert objective(after.evaluated.image).losses.total < objective(before.evaluated.image).losses.total
+    steps = list(stylize(objective, photo, settings, weights=lambda i: raised if i > 3 else objective.weights))
+    before, after = (objective(steps[at].evaluated.image, raised).losses.total for at in (3, 8))
+    assert after < before
 
 
 # The mean of the last pictures, and limits of one's own
@@ -566,12 +560,12 @@ def test_the_mean_is_better_than_the_last_of_far_steps(far_steps):
     last = far_steps(25)[-1]
     mean = last.objective.losses(last.optimizer.average())
     assert mean.total < 0.8 * last.losses.total
-    settled = last.settled()
-    assert settled.best.losses.total == pytest.approx(min(mean.total, last.best.losses.total), rel=1e-4)
-    assert settled.best.losses.total <= last.best.losses.total
+    averaged = last.with_average()
+    assert averaged.best.losses.total == pytest.approx(min(mean.total, last.best.losses.total), rel=1e-4)
+    assert averaged.best.losses.total <= last.best.losses.total
     if mean.total < last.best.losses.total:
-        assert settled.best_iteration == 25
-        np.testing.assert_allclose(settled.best.image, last.optimizer.average())
+        assert averaged.best_iteration == 25
+        np.testing.assert_allclose(averaged.best.image, last.optimizer.average())
 
 
 def test_an_averaged_run_that_goes_on_is_as_one_that_never_stopped(far_steps, tmp_path):
@@ -595,10 +589,10 @@ def test_the_mean_is_what_is_kept_of_a_run_where_it_is_the_best(own_home, engine
     settings = TransferSettings(size=64, iterations=30, init="noise", **layers, **far)
     run = store.create(RunSpec([Style("painting", style)], settings, "draft"), photo, "photo")
     *_, last = execution.perform(run, lambda *_: engine)
-    settled, record = last.settled(), run.record()
-    assert settled.best.losses.total < 0.9 * last.best.losses.total
-    assert record.best_total == pytest.approx(settled.best.losses.total) and record.best_iteration == 30
-    np.testing.assert_array_equal(np.load(run.path / "result.npy"), settled.best_image())
+    averaged, record = last.with_average(), run.record()
+    assert averaged.best.losses.total < 0.9 * last.best.losses.total
+    assert record.best_total == pytest.approx(averaged.best.losses.total) and record.best_iteration == 30
+    np.testing.assert_array_equal(np.load(run.path / "result.npy"), averaged.best_image())
     recovery.resume(run, 1)
     first, _ = execution.perform(run, lambda *_: engine)
     assert first.best.losses.total == pytest.approx(record.best_total)

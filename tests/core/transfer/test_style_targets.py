@@ -11,9 +11,9 @@ import pytest
 
 from core import paths
 from core.errors import StudioError
+from core.losses.style_losses import STYLE_LOSSES, gram_matrix
 from core.machine import hardware
 from core.timings import Timings
-from core.transfer.losses import gram_matrix, with_one
 from core.transfer.style_targets import CACHE_BYTES, StyleTargets, mixed, style_targets
 from core.vgg.layers import CONVOLUTIONS, Variant
 from core.vgg.network import feature_network
@@ -105,20 +105,20 @@ def test_targets_of_a_painting(networks, model, painting, own_home):
     assert_equal(again.grams, found.grams)
 
 
-@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize("loss", STYLE_LOSSES.values(), ids=STYLE_LOSSES)
 @pytest.mark.parametrize("padding", ["zero", "replicate"])
 @pytest.mark.parametrize("pooling", ["max", "average"])
-def test_targets_of_every_variant_are_those_of_tensorflow(weights, model, own_home, pooling, padding, ones):
+def test_targets_of_every_variant_are_those_of_tensorflow(weights, model, own_home, pooling, padding, loss):
     layers = ["block1_conv1", "conv4_2", "block3_conv1", "block5_conv1", "conv1_2"]
     image, variant = noise(70, 53), Variant(pooling, padding)
-    found = style_targets(image, layers, model, CPU, variant=variant, with_one=ones)
+    found = style_targets(image, layers, model, CPU, variant=variant, loss=loss)
     features = feature_network(weights, layers, variant=variant)(image)
     assert list(found.grams) == layers
     for layer in layers:
-        expected = gram_matrix(with_one(features[layer]) if ones else features[layer]).numpy()
+        expected = (loss.sum(features[layer]) / np.prod(features[layer].shape[1:3])).numpy()
         assert found.grams[layer].shape == expected.shape
         assert np.linalg.norm(found.grams[layer] - expected) <= 1e-5 * np.linalg.norm(expected), layer
-    again = style_targets(image, layers, without_file(model), CPU, variant=variant, with_one=ones)
+    again = style_targets(image, layers, without_file(model), CPU, variant=variant, loss=loss)
     assert again.source == "cache"
     assert_equal(again.grams, found.grams)
 
@@ -127,9 +127,9 @@ def test_each_variant_is_an_entry_of_its_own(model, own_home):
     layers = ["block1_conv2", "block2_conv1"]
     variants = [Variant(pooling, padding) for pooling in ("max", "average") for padding in ("zero", "replicate")]
     found = [
-        style_targets(noise(), layers, model, CPU, variant=variant, with_one=ones)
+        style_targets(noise(), layers, model, CPU, variant=variant, loss=loss)
         for variant in variants
-        for ones in (False, True)
+        for loss in STYLE_LOSSES.values()
     ]
     assert all(targets.source == "CPUExecutionProvider" for targets in found) and len(entries()) == len(found) == 8
     for number, one in enumerate(found[::2]):

@@ -11,14 +11,14 @@ import pytest
 import tensorflow as tf
 
 from core.images import codec, geometry, preprocessing
+from core.losses import content_losses
+from core.losses.style_losses import STYLE_LOSSES
 from core.presets import PRESETS
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.timings import Timings
-from core.transfer import losses
 from core.transfer.checkpoint import Checkpoint
 from core.transfer.engine import Engine
-from core.transfer.losses import WASSERSTEIN_SCALE, gram_matrix, wasserstein_2, with_one
 from core.transfer.stylize import Diverged, Step, stylize
 from core.vgg.layers import Variant
 from core.vgg.network import feature_network
@@ -194,11 +194,7 @@ def test_shares_belong_to_their_layers(engine, objective, photo, painting):
 def test_total_variation_by_hand(objective, painting):
     image = painting.astype(np.float64)
     across, down = np.diff(image, axis=2), np.diff(image, axis=1)
-    objective.weights = settings_with(total_variation_weight=3.0).loss_weights()
-    try:
-        losses = objective(tf.constant(painting)).losses
-    finally:
-        objective.weights = REFERENCE.loss_weights()
+    losses = objective(tf.constant(painting), settings_with(total_variation_weight=3.0).loss_weights()).losses
     assert losses.total_variation == pytest.approx(3 * ((across**2).mean() + (down**2).mean()), rel=1e-5)
     assert objective(tf.constant(painting)).losses.total_variation == 0
 
@@ -206,11 +202,7 @@ def test_total_variation_by_hand(objective, painting):
 def test_total_variation_smooths(objective, photo):
     def roughness(weight):
         settings = settings_with(total_variation_weight=weight, iterations=8)
-        objective.weights = settings.loss_weights()
-        try:
-            *_, last = stylize(objective, photo, settings)
-        finally:
-            objective.weights = REFERENCE.loss_weights()
+        *_, last = stylize(objective, photo, settings, weights=lambda iteration: settings.loss_weights())
         return np.mean(np.diff(last.image(), axis=0) ** 2) + np.mean(np.diff(last.image(), axis=1) ** 2)
 
     assert roughness(1e7) < 0.5 * roughness(0.0)
@@ -219,16 +211,16 @@ def test_total_variation_smooths(objective, photo):
 def test_weights_change_between_steps_without_tracing_again(engine, photo, painting):
     settings = settings_with(iterations=6)
     objective = engine.objective(photo, painting, settings, Timings())[0]
-    steps = stylize(objective, photo, settings)
+    other = settings_with(style_weight=3e-2, content_weight=5e2, total_variation_weight=2.0).loss_weights()
+    weights = [*2 * [settings.loss_weights()], other, settings_with(style_weight=0.0).loss_weights()]
+    steps = stylize(objective, photo, settings, weights=weights.__getitem__)
     before = [next(steps), next(steps)][-1]
-    objective.weights = settings_with(style_weight=3e-2, content_weight=5e2, total_variation_weight=2.0).loss_weights()
-    again = objective(before.evaluated.image).losses
+    again = objective(before.evaluated.image, other).losses
     assert again.style == pytest.approx(3 * before.losses.style, rel=1e-5)
     assert again.content == pytest.approx(before.losses.content / 2, rel=1e-5)
     assert again.total_variation > 0 == before.losses.total_variation
     after = next(steps)
     assert after.losses.total_variation > 0  # the run has them too
-    objective.weights = settings_with(style_weight=0.0).loss_weights()
     assert next(steps).losses.style == 0
     assert objective._function.with_gradient.experimental_get_tracing_count() == 1
 
@@ -245,21 +237,19 @@ def test_weights_change_between_steps_without_tracing_again(engine, photo, paint
 )
 def test_gradient_agrees_with_finite_differences(objective, photo, painting, loss_weights):
     image = (0.7 * photo + 0.3 * painting).astype(np.float32)
-    objective.weights = settings_with(**loss_weights).loss_weights()
+    weights = settings_with(**loss_weights).loss_weights()
     random = np.random.default_rng(5)
-    try:
-        gradient = objective(tf.constant(image)).gradient.numpy().astype(np.float64)
-        assert gradient.shape == image.shape
-        for _ in range(3):
-            # Each pixel by its own amount, but none against the slope, so that float32 has a difference to see.
-            direction = (np.sign(gradient) * random.uniform(0, 2, image.shape)).astype(np.float32)
-            length = 0.05
-            above, below = (
-                objective(tf.constant(image + sign * np.float32(length) * direction)).losses.total for sign in (1, -1)
-            )
-            assert (above - below) / (2 * length) == pytest.approx(float((gradient * direction).sum()), rel=0.01)
-    finally:
-        objective.weights = REFERENCE.loss_weights()
+    gradient = objective(tf.constant(image), weights).gradient.numpy().astype(np.float64)
+    assert gradient.shape == image.shape
+    for _ in range(3):
+        # Each pixel by its own amount, but none against the slope, so that float32 has a difference to see.
+        direction = (np.sign(gradient) * random.uniform(0, 2, image.shape)).astype(np.float32)
+        length = 0.05
+        above, below = (
+            objective(tf.constant(image + sign * np.float32(length) * direction), weights).losses.total
+            for sign in (1, -1)
+        )
+        assert (above - below) / (2 * length) == pytest.approx(float((gradient * direction).sum()), rel=0.01)
 
 
 # Style layer weights
@@ -271,14 +261,13 @@ def shares(objective, image):
 
 @pytest.fixture
 def weighted(objective):
-    """The shares of a picture's style layers by those weights, and how the objective is weighted before and after."""
+    """The objective with these weights of its style layers."""
 
     def by(*factors, **changes):
-        objective.weights = settings_with(style_layer_weights=factors, **changes).loss_weights()
-        return objective
+        weights = settings_with(style_layer_weights=factors, **changes).loss_weights()
+        return lambda image: objective(image, weights)
 
-    yield by
-    objective.weights = REFERENCE.loss_weights()
+    return by
 
 
 def test_style_layer_weights_multiply_the_shares(weighted, photo):
@@ -334,22 +323,18 @@ def test_the_picture_answers_to_steering(objective, photo, optimizer, changes, a
     """What counts more becomes less of a loss than in the run that goes straight, as the first weights measure it."""
     settings = settings_with(optimizer=optimizer, iterations=14)
     lasts = {}
-    try:
-        for name in ("plain", "steered"):
-            objective.weights = REFERENCE.loss_weights()
-            before = objective.evaluations
-            for step in stylize(objective, photo, settings):
-                if name == "steered" and step.iteration == 3:
-                    objective.weights = settings_with(**changes).loss_weights()
-                    evaluations = step.evaluations
-                if name == "steered" and step.iteration == 4:
-                    assert step.best is step.evaluated and step.best_iteration == 4
-                    assert step.evaluations >= evaluations + 2  # one of them for the image before, by the new weights
-            assert step.evaluations == objective.evaluations - before
-            objective.weights = REFERENCE.loss_weights()
-            lasts[name] = objective.losses(step.best.image)
-    finally:
-        objective.weights = REFERENCE.loss_weights()
+    changed = settings_with(**changes).loss_weights()
+    for name, later in (("plain", objective.weights), ("steered", changed)):
+        before = objective.evaluations
+        weights = lambda iteration, later=later: later if iteration > 3 else objective.weights  # noqa: E731
+        for step in stylize(objective, photo, settings, weights=weights):
+            if name == "steered" and step.iteration == 3:
+                evaluations = step.evaluations
+            if name == "steered" and step.iteration == 4:
+                assert step.best is step.evaluated and step.best_iteration == 4
+                assert step.evaluations >= evaluations + 2  # one of them for the image before, by the new weights
+        assert step.evaluations == objective.evaluations - before
+        lasts[name] = objective.losses(step.best.image)
     assert answers(lasts["steered"], lasts["plain"])
 
 
@@ -381,12 +366,9 @@ def test_going_on_from_a_checkpoint(engine, photo, painting, optimizer, tmp_path
 
 
 def test_hopeless_from_the_start(objective, photo):
-    objective.weights = settings_with(style_weight=1e37).loss_weights()
-    try:
-        with pytest.raises(Diverged) as caught:
-            next(stylize(objective, photo, settings_with(learning_rate=2.5)))
-    finally:
-        objective.weights = REFERENCE.loss_weights()
+    weights = settings_with(style_weight=1e37).loss_weights()
+    with pytest.raises(Diverged) as caught:
+        next(stylize(objective, photo, settings_with(learning_rate=2.5), weights=lambda iteration: weights))
     assert str(caught.value) == (
         "The loss is no longer a finite number at iteration 0: lower the learning rate (2.5) or the weights."
     )
@@ -394,14 +376,12 @@ def test_hopeless_from_the_start(objective, photo):
 
 @pytest.mark.parametrize("content_weight", [math.nan, 3e38])
 def test_diverging_on_the_way_leaves_a_finite_best(objective, photo, content_weight):
-    steps = stylize(objective, photo, settings_with(iterations=10))
+    settings = settings_with(iterations=10)
+    weights = [*3 * [objective.weights], settings.loss_weights()._replace(content=content_weight)]
+    steps = stylize(objective, photo, settings, weights=weights.__getitem__)
     seen = list(itertools.islice(steps, 3))
-    objective.weights = settings_with(content_weight=content_weight).loss_weights()
-    try:
-        with pytest.raises(Diverged, match=r"^The loss is no longer a finite number at iteration 3: "):
-            next(steps)
-    finally:
-        objective.weights = REFERENCE.loss_weights()
+    with pytest.raises(Diverged, match=r"^The loss is no longer a finite number at iteration 3: "):
+        next(steps)
     best = seen[-1].best
     assert math.isfinite(best.losses.total)
     assert np.isfinite(seen[-1].best_image()).all()
@@ -575,16 +555,15 @@ def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, p
     of_image, of_photo, of_painting = network(image), network(photo), network(painting)
 
     def style(layer):
-        if settings.style_loss == "gram":
-            return losses.style_loss(*(gram_matrix(of[layer]) for of in (of_image, of_painting)))
-        moments = (gram_matrix(with_one(of[layer])) for of in (of_image, of_painting))
-        return WASSERSTEIN_SCALE * wasserstein_2(*moments)
+        loss = STYLE_LOSSES[settings.style_loss]
+        features = (of[layer] for of in (of_image, of_painting))
+        return loss.distance(*(loss.sum(each) / np.prod(each.shape[1:3]) for each in features))
 
     found = engine.objective(photo, painting, settings)[0].losses(image)
     for layer in settings.style_layers:
         expected = settings.style_weight * float(style(layer)) / 2
         assert found.style_layers[layer] == pytest.approx(expected, rel=2e-3), layer
-    content = losses.content_loss(of_image["block2_conv2"], of_photo["block2_conv2"])
+    content = content_losses.content_loss(of_image["block2_conv2"], of_photo["block2_conv2"])
     assert found.content == pytest.approx(settings.content_weight * float(content), rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""The losses, against plain loops and figures reckoned by hand."""
+"""The style losses, against plain loops and hand-calculated values."""
 
 import itertools
 
@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 import tensorflow as tf
+from gradients import assert_same_gradient_in_a_graph, finite_differences, gradient_of, noise
 
-from core.transfer.losses import content_loss, gram_matrix, style_loss, total_variation, wasserstein_2, with_one
+from core.losses.style_losses import GRAM, STYLE_LOSSES, gram_matrix
 
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).normal(0, 10, shape).astype(np.float32)
+WASSERSTEIN = STYLE_LOSSES["wasserstein"]
 
 
 def plain_gram(features):
@@ -20,14 +19,6 @@ def plain_gram(features):
     for row, column, i, j in itertools.product(range(height), range(width), range(channels), range(channels)):
         gram[i, j] += float(features[0, row, column, i]) * float(features[0, row, column, j])
     return gram / (height * width)
-
-
-def plain_total_variation(image):
-    _, height, width, channels = image.shape
-    values = image[0].astype(float)
-    across = [(values[y, x + 1] - values[y, x]) ** 2 for y in range(height) for x in range(width - 1)]
-    down = [(values[y + 1, x] - values[y, x]) ** 2 for y in range(height - 1) for x in range(width)]
-    return sum(map(np.sum, across)) / (len(across) * channels) + sum(map(np.sum, down)) / (len(down) * channels)
 
 
 def test_gram_matrix_in_figures():
@@ -68,53 +59,12 @@ def test_gram_matrix_in_a_graph_of_unknown_size():
 
 def test_style_loss():
     gram, target = tf.constant([[1.0, 2.0], [2.0, 5.0]]), tf.constant([[0.0, 4.0], [4.0, 8.0]])
-    assert style_loss(gram, target) == 4.5  # (1 + 4 + 4 + 9) / 4
-    assert style_loss(target, gram) == 4.5
-    assert style_loss(gram, gram) == 0
+    assert GRAM.distance(gram, target) == 4.5  # (1 + 4 + 4 + 9) / 4
+    assert GRAM.distance(target, gram) == 4.5
+    assert GRAM.distance(gram, gram) == 0
     a, b = noise(7, 7), noise(7, 7, seed=1)
     squares = [(float(a[i, j]) - float(b[i, j])) ** 2 for i in range(7) for j in range(7)]
-    np.testing.assert_allclose(style_loss(tf.constant(a), tf.constant(b)), sum(squares) / 49, rtol=1e-6)
-
-
-def test_content_loss():
-    features, target = tf.constant([[[[1.0, 2.0], [3.0, 4.0]]]]), tf.constant([[[[1.0, 0.0], [0.0, 8.0]]]])
-    assert content_loss(features, target) == 7.25  # (0 + 4 + 9 + 16) / 4
-    assert content_loss(target, features) == 7.25
-    assert content_loss(features, features) == 0
-    a, b = noise(1, 3, 5, 4), noise(1, 3, 5, 4, seed=1)
-    squares = [(float(x) - float(y)) ** 2 for x, y in zip(a.flat, b.flat, strict=True)]
-    np.testing.assert_allclose(content_loss(tf.constant(a), tf.constant(b)), sum(squares) / 60, rtol=1e-6)
-
-
-def test_total_variation_in_figures():
-    # Across: 3² and 1², on average 5; down: 1² and 1², on average 1.
-    image = tf.repeat(tf.constant([[[[0.0], [3.0]], [[1.0], [2.0]]]]), 3, axis=-1)
-    assert total_variation(image) == 6
-
-
-@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 2, 2, 3), (1, 8, 3, 3)])
-def test_total_variation_is_that_of_plain_loops(shape):
-    image = noise(*shape)
-    np.testing.assert_allclose(total_variation(tf.constant(image)), plain_total_variation(image), rtol=1e-5)
-
-
-def test_total_variation_of_flat_striped_and_repeated_pictures():
-    assert total_variation(tf.fill((1, 4, 5, 3), 9.0)) == 0
-    rows = np.zeros((1, 4, 6, 3), np.float32)
-    rows[:, ::2] = 2
-    assert total_variation(tf.constant(rows)) == 4  # every step down is 2, none across
-    assert total_variation(tf.constant(rows.transpose(0, 2, 1, 3))) == 4
-    larger = np.zeros((1, 40, 60, 3), np.float32)
-    larger[:, ::2] = 2
-    assert total_variation(tf.constant(larger)) == 4  # a mean does not grow with the size
-
-
-@pytest.mark.parametrize("loss", [style_loss, content_loss])
-def test_gradient_of_a_mean_square(loss):
-    value, target = tf.Variable([[3.0, 1.0]]), tf.constant([[1.0, 1.0]])
-    with tf.GradientTape() as tape:
-        result = loss(value, target)
-    np.testing.assert_array_equal(tape.gradient(result, value), [[2, 0]])  # 2 (value - target) / 2
+    np.testing.assert_allclose(GRAM.distance(tf.constant(a), tf.constant(b)), sum(squares) / 49, rtol=1e-6)
 
 
 # The gradients that have formulas of their own
@@ -125,31 +75,9 @@ def straightforward_gram(features):
     return tf.transpose(rows) @ rows / tf.cast(tf.shape(rows)[0], features.dtype)
 
 
-def straightforward_total_variation(image):
-    across, down = image[:, :, 1:] - image[:, :, :-1], image[:, 1:] - image[:, :-1]
-    return tf.reduce_mean(across**2) + tf.reduce_mean(down**2)
-
-
 def weighted_gram(formula, upstream):
     """A number whose gradient takes every entry of the Gram matrix by another weight, and not symmetrically."""
     return lambda features: tf.reduce_sum(formula(features) * upstream)
-
-
-def gradient_of(function, value):
-    with tf.GradientTape() as tape:
-        tape.watch(value)
-        result = function(value)
-    return tape.gradient(result, value)
-
-
-def finite_differences(function, value, step=1e-3):
-    """By central differences, which are exact for a quadratic function but for rounding."""
-    gradient = np.zeros(value.shape)
-    for place in np.ndindex(value.shape):
-        moved = np.zeros(value.shape)
-        moved[place] = step
-        gradient[place] = (function(tf.constant(value + moved)) - function(tf.constant(value - moved))) / (2 * step)
-    return gradient
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 3), (1, 1, 1, 4), (1, 4, 1, 2)])
@@ -178,38 +106,16 @@ def test_gradient_of_a_style_loss_is_that_of_the_straightforward_formula():
     features = tf.constant(noise(1, 9, 13, 16))
     target = gram_matrix(tf.constant(noise(1, 5, 8, 16, seed=1)))
     ours, plain = (
-        gradient_of(lambda x, formula=formula: style_loss(formula(x), target), features)
+        gradient_of(lambda x, formula=formula: GRAM.distance(formula(x), target), features)
         for formula in (gram_matrix, straightforward_gram)
     )
     assert ours.dtype == tf.float32
     assert np.linalg.norm(ours - plain) <= 1e-5 * np.linalg.norm(plain)
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 4, 3), (1, 2, 2, 3), (1, 2, 6, 1)])
-def test_gradient_of_the_total_variation(shape):
-    image = noise(*shape).astype(float)
-    gradient = gradient_of(total_variation, tf.constant(image))
-    assert gradient.shape == shape
-    plain = gradient_of(straightforward_total_variation, tf.constant(image))
-    np.testing.assert_allclose(gradient, plain, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(gradient, finite_differences(total_variation, image), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("loss", "plain"),
-    [
-        (weighted_gram(gram_matrix, noise(3, 3)), weighted_gram(straightforward_gram, noise(3, 3))),
-        (total_variation, straightforward_total_variation),
-    ],
-    ids=["gram matrix", "total variation"],
-)
-def test_gradients_in_a_graph_of_unknown_size(loss, plain):
-    traced = tf.function(lambda x: gradient_of(loss, x), input_signature=[tf.TensorSpec((1, None, None, 3))])
-    for height, width in ((5, 7), (2, 9), (64, 96)):
-        image = tf.constant(noise(1, height, width, 3))
-        expected = gradient_of(plain, image).numpy()
-        assert np.linalg.norm(traced(image) - expected) <= 1e-5 * np.linalg.norm(expected)
-    assert traced.experimental_get_tracing_count() == 1
+def test_gradient_of_the_gram_matrix_in_a_graph_of_unknown_size():
+    loss, plain = (weighted_gram(formula, noise(3, 3)) for formula in (gram_matrix, straightforward_gram))
+    assert_same_gradient_in_a_graph(loss, plain)
 
 
 # The distance of distributions
@@ -223,7 +129,11 @@ def distribution(channels, seed, positions=400, rank=None):
 
 
 def moments(features):
-    return gram_matrix(with_one(tf.constant(features)))
+    return WASSERSTEIN.sum(features) / (features.shape[1] * features.shape[2])
+
+
+def wasserstein_2(statistic, target):
+    return WASSERSTEIN.distance(statistic, target) / WASSERSTEIN.SCALE
 
 
 def plain_wasserstein_2(one, other):
@@ -233,9 +143,9 @@ def plain_wasserstein_2(one, other):
     return (np.sum((mean - wanted_mean) ** 2) + np.trace(a) + np.trace(b) - 2 * cross) / len(mean)
 
 
-def test_with_one_gives_the_mean_beside_the_gram_matrix():
+def test_a_channel_of_ones_adds_the_mean_to_the_gram_matrix():
     features = noise(1, 5, 7, 3)
-    found = gram_matrix(with_one(tf.constant(features))).numpy()
+    found = moments(features).numpy()
     np.testing.assert_allclose(found[:3, :3], gram_matrix(tf.constant(features)), rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(found[3, :3], features.mean((0, 1, 2)), rtol=1e-5, atol=1e-5)
     assert found[3, 3] == 1
@@ -275,7 +185,7 @@ def test_gradient_of_wasserstein_2(channels):
     features, target = distribution(channels, 0, positions=12), moments(distribution(channels, 1))
 
     def loss(values):
-        return wasserstein_2(gram_matrix(with_one(values)), target)
+        return wasserstein_2(moments(values), target)
 
     gradient = gradient_of(loss, tf.constant(features))
     assert gradient.dtype == tf.float64
@@ -288,5 +198,5 @@ def test_gradient_of_wasserstein_2_is_finite_where_nothing_fires():
     nothing, alike = np.zeros((1, 1, 50, 4), np.float32), noise(1, 1, 50, 1) * np.ones(4, np.float32)
     for one, other in itertools.product((nothing, alike, noise(1, 1, 50, 4)), repeat=2):
         target = moments(other)
-        gradient = gradient_of(lambda x, t=target: wasserstein_2(gram_matrix(with_one(x)), t), tf.constant(one))
+        gradient = gradient_of(lambda x, t=target: wasserstein_2(moments(x), t), tf.constant(one))
         assert np.isfinite(gradient).all()
