@@ -1,7 +1,5 @@
 """The timing comparisons: Gram targets, one step, and from Start to the first painted picture."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

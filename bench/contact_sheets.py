@@ -1,7 +1,5 @@
 """Contact sheets: the same photo and painting with one control after another, and `fine` beside `reference`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

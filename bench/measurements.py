@@ -1,7 +1,5 @@
 """The timing comparisons as data: measured side by side in one run, kept with the machine that they are true of."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +69,7 @@ class Course(BaseModel):
     extrapolated: bool = False  # to_target is not measured, but the start and so many median steps
 
     @model_validator(mode="after")
-    def _a_total_for_each_second(self) -> Course:
+    def _a_total_for_each_second(self) -> "Course":
         if len(self.seconds) != len(self.totals):
             raise ValueError(f"{len(self.seconds)} seconds for {len(self.totals)} totals")
         return self
@@ -112,7 +110,7 @@ class Measurement(BaseModel):
         return f"{processor}, {self.created:%d %b %Y %H:%M} UTC"
 
     @staticmethod
-    def begin(weights: str) -> Measurement:
+    def begin(weights: str) -> "Measurement":
         """An empty measurement of this machine, now."""
         survey = hardware.survey()
         environment = {

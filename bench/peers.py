@@ -1,7 +1,5 @@
 """Other programs, measured beside ours in one run: they live in an environment of their own, made when asked for."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 import subprocess

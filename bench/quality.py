@@ -1,7 +1,5 @@
 """Time to quality: seconds from Start until a picture is as good as the published run's at iteration 900."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import statistics
@@ -44,7 +42,7 @@ class Pictures:
     style: np.ndarray
 
     @staticmethod
-    def read(name: str, content: Path, style: Path) -> Pictures:
+    def read(name: str, content: Path, style: Path) -> "Pictures":
         return Pictures(name, *(geometry.resize(codec.read_image(path), REFERENCE.size) for path in (content, style)))
 
 

@@ -4,8 +4,6 @@ Silent until a process calls `begin`. No event holds a picture, a request or a s
 that no name breaks a line or steers a terminal.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

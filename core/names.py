@@ -1,7 +1,5 @@
 """What people and files call things, made safe to show and to keep: on a page, on a terminal, in a report."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 

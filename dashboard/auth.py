@@ -4,8 +4,6 @@ Login is on where Streamlit finds a block `[auth]` among its secrets (README.md,
 the claims `iss` and `sub`, the only ones that OpenID Connect calls lasting: a name or an address may change hands.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

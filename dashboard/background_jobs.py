@@ -1,7 +1,5 @@
 """Commands of this program that run beside a page: started once, watched by their last words."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -4,8 +4,6 @@ Gauges tell how things stand. Counters and histograms are at 0 when the server s
 nothing away from them: Prometheus takes a counter that falls for one that began anew.
 """
 
-from __future__ import annotations
-
 import collections
 import errno
 import math
@@ -135,7 +133,7 @@ class Store(Collector):
             self._count(run.id, told)
         self._told = found
 
-    def _count(self, run_id: str, told: _Told) -> None:
+    def _count(self, run_id: str, told: "_Told") -> None:
         """Each beginning and each end once, also of a run that went on, or was deleted and came back."""
         if told.queued is None:
             return
@@ -188,7 +186,7 @@ class _Told:
     size: str = ""
 
     @staticmethod
-    def of(run: Run, stamp: tuple[int, int, int]) -> _Told:
+    def of(run: Run, stamp: tuple[int, int, int]) -> "_Told":
         written = stamp[2] / 1e9
         try:
             record = run.record()

@@ -1,7 +1,5 @@
 """Many runs as a contact sheet: tables whose rows and columns are what was different between them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

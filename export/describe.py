@@ -1,7 +1,5 @@
 """Describe runs in words: how their settings differ, and the command that repeats one."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from core.batches.plan import Job
     from core.batches.progress import BatchProgress
 
-
 OF_FOLDERS = "Instead of JOBS: every photo with every painting by every preset"
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from core.runs.run import Run
     from core.transfer.stylize import Step
 
-
 screen = Console(stderr=True)  # for people; standard output is for results
 
 

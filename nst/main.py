@@ -1,7 +1,5 @@
 """Run the command line, and turn every failure into one line on standard error."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

@@ -15,7 +15,6 @@ from core.settings import SETTINGS
 if TYPE_CHECKING:
     from core.settings import Setting
 
-
 Content = Annotated[
     str, typer.Argument(metavar="CONTENT", help="The photo: a file, or a sample's name such as chelsea.")
 ]

@@ -1,7 +1,5 @@
 """Commands that prepare and serve: export, prepare, doctor, dashboard, worker."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import typer

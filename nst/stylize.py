@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from core.settings import TransferSettings
     from core.transfer.stylize import Step
 
-
 OF_A_FOLDER = "A folder of photos"
 
 

@@ -3,8 +3,6 @@
 Each result's metadata holds a digest of what it was made of, so that an interrupted batch goes on where it was.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import shutil
@@ -49,7 +47,7 @@ class FolderBatch:
     later: TransferSettings | None = None  # of a film: of the frames after the first; `None` where it is no film
 
     @staticmethod
-    def of(folder: Path, target: Path, spec: RunSpec, later: TransferSettings | None = None) -> FolderBatch:
+    def of(folder: Path, target: Path, spec: RunSpec, later: TransferSettings | None = None) -> "FolderBatch":
         """Of the pictures in a folder, in natural order: frame2 comes before frame10.
 
         Raises `InputError` when there is none, or when the results cannot go to `target`.

@@ -21,7 +21,6 @@ from core.settings import SETTINGS
 if TYPE_CHECKING:
     from yaml import Node
 
-
 MOST_BYTES = 2**20  # of a file of runs
 MOST_LINES_TOLD = 10
 SUFFIXES = (".csv", ".yaml", ".yml")

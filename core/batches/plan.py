@@ -4,8 +4,6 @@ All of it is read and checked before the first run is made. Each run keeps the d
 batch that is asked for again goes on where it was.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import itertools
@@ -187,7 +185,7 @@ class Checker:
         self._styles: dict[tuple[PictureSource, ...], tuple[list[tuple[int, int]], bytes] | InputError] = {}
         self._decoder = Decoder()
 
-    def __enter__(self) -> Checker:
+    def __enter__(self) -> "Checker":
         return self
 
     def __exit__(self, *error: object) -> None:

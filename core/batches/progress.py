@@ -1,7 +1,5 @@
 """The progress of a batch: start its runs, watch them, and stop those that no longer wait for anyone."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

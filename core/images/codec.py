@@ -32,7 +32,6 @@ SETTINGS: dict[str, dict[str, object]] = {
     "TIFF": {"compression": "tiff_adobe_deflate"},
 }
 
-
 ORIENTATION = 0x0112  # the EXIF tags' numbers
 DESCRIPTION = 0x010E
 BITS_PER_SAMPLE = 258  # the TIFF tags' numbers

@@ -9,8 +9,6 @@ and the file's bytes from standard input, and writes a line of JSON (`{"size": [
 `{"error": sentence}`) and the pixels (RGB, 8 bits, row by row) to standard output.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -76,7 +74,7 @@ class Decoder:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Decoder:
+    def __enter__(self) -> "Decoder":
         return self
 
     def __exit__(

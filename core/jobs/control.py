@@ -1,7 +1,5 @@
 """Control a job from outside: stop it, cancel it, kill its process, and find out why it ended."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import time

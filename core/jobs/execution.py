@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from core.transfer.style_targets import StyleTargets
     from core.transfer.stylize import Step
 
-
 LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
 # A checkpoint may take this share of the time, but so much work, in seconds, is lost at most and need not be less;
 # NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.

@@ -1,7 +1,5 @@
 """The queue of runs: a file for each run that waits, by the name of the run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from filelock import FileLock

@@ -4,8 +4,6 @@ Ray tries nothing again by itself: a run whose worker is lost comes first in our
 checkpoint that was recorded. Beside `core.worker`, nothing in this program knows of Ray.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.util
@@ -132,7 +130,7 @@ class RayScheduler:
             self._ray.shutdown()
             raise
 
-    def __enter__(self) -> RayScheduler:
+    def __enter__(self) -> "RayScheduler":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:

@@ -1,7 +1,5 @@
 """When queued runs should start and end, and how a process waits until it is the turn of its run."""
 
-from __future__ import annotations
-
 import contextlib
 import heapq
 import math

@@ -1,7 +1,5 @@
 """The places that runs are painted at: one for each accelerator, or as many as NST_WORKERS says."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

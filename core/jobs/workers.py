@@ -1,7 +1,5 @@
 """The worker processes: start them, find those that are alive, and read what they report."""
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 import sys

@@ -4,8 +4,6 @@ The system releases the lock when the process ends, however that happens. So eve
 can tell, also in another container, where the process has another number or none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets
@@ -30,7 +28,7 @@ class ProcessId(BaseModel):
     namespace: str = ""  # its PID namespace: the processes of a container have numbers of their own
 
     @staticmethod
-    def this_process() -> ProcessId:
+    def this_process() -> "ProcessId":
         return ProcessId(pid=os.getpid(), lock=own_lock(), boot=_boot(), namespace=_namespace())
 
     def is_alive(self) -> bool:

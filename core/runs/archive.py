@@ -1,7 +1,5 @@
 """A run as one ZIP file, to be kept, sent and repeated elsewhere."""
 
-from __future__ import annotations
-
 import io
 import lzma
 import re

@@ -1,7 +1,5 @@
 """What people make of their runs: names, notes and favourites, a search, and deleting with a way back."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

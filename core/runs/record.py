@@ -1,7 +1,5 @@
 """The record of a run, `run.json`: settings, status, provenance, timings, and the changes made while it painted."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -33,7 +31,7 @@ class QueueEntry(BaseModel):
     waiter: ProcessId | None = None  # a process that waits to perform the run itself; otherwise a worker does
 
     @staticmethod
-    def of(run_id: str) -> QueueEntry | None:
+    def of(run_id: str) -> "QueueEntry | None":
         """The run's place; `None` where it has none, or its own process is gone."""
         try:
             place = QueueEntry.model_validate_json(paths.read(paths.queue() / run_id))
@@ -59,7 +57,7 @@ class Steering(BaseModel):
         return changes
 
     @staticmethod
-    def parse(text: str, settings: TransferSettings) -> Steering:
+    def parse(text: str, settings: TransferSettings) -> "Steering":
         """From "40:style_weight=0.1". Raises `InputError` when it is not like that, or does not fit the settings."""
         iteration, colon, change = text.partition(":")
         name, equals, value = change.partition("=")
@@ -69,7 +67,7 @@ class Steering(BaseModel):
         return Steering.of(int(iteration), {name: value}, settings)
 
     @staticmethod
-    def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> Steering:
+    def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> "Steering":
         """The changes as the settings' own types. Raises `InputError` when they do not fit, or cannot be steered."""
         try:
             Steering(iteration=iteration, changes=dict(changes))  # names that cannot be steered are told before values
@@ -147,14 +145,14 @@ class RunRecord(BaseModel):
         return when
 
     @model_validator(mode="after")
-    def _steering_that_fits(self) -> RunRecord:
+    def _steering_that_fits(self) -> "RunRecord":
         settings = self.settings
         for change in self.steering:
             settings = settings.changed(**change.changes)
         return self
 
     @staticmethod
-    def from_json(data: bytes, exists: Callable[[str], bool]) -> RunRecord:
+    def from_json(data: bytes, exists: Callable[[str], bool]) -> "RunRecord":
         """Return the record in `run.json`, migrated if it has version 1; `exists` says whether the run has a file of
         that name.
 

@@ -1,7 +1,5 @@
 """Record a run while it paints: metrics, pictures, checkpoints and how it ends."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import statistics

@@ -1,7 +1,5 @@
 """Runs that have ended: resume them, note how they ended, and keep what their checkpoint holds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime

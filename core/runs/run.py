@@ -38,7 +38,6 @@ from core.vgg.layers import is_layer
 if TYPE_CHECKING:
     import pandas as pd
 
-
 STYLES = tuple(f"style-{number}.png" for number in range(1, MOST_STYLES + 1))
 MASKS = tuple(f"mask-{number}.png" for number in range(1, MOST_STYLES + 1))
 INPUTS = ("content.png", *STYLES, *MASKS, "kept.png", "start.png")

@@ -1,7 +1,5 @@
 """What a run is asked to paint, and the digest of everything that its result depends on."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Create runs, and find them."""
 
-from __future__ import annotations
-
 import re
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """The sample gallery: three photos to paint and eight pictures to paint them after, all free to use and offline."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Callable
@@ -85,11 +83,11 @@ class PictureSource:
     is_sample: bool = False
 
     @staticmethod
-    def from_file(path: Path) -> PictureSource:
+    def from_file(path: Path) -> "PictureSource":
         return PictureSource(path, as_name(path.stem))
 
     @staticmethod
-    def from_text(text: str, folder: Path = Path()) -> PictureSource:
+    def from_text(text: str, folder: Path = Path()) -> "PictureSource":
         """Find what a person named: a file, by a path that may start at `folder`, or by a plain word a sample.
 
         Raises InputError for a word that is neither; a missing file is reported when it is read.

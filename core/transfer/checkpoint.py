@@ -1,7 +1,5 @@
 """Where a run stands, on disk: from there it goes on as if it had never stopped."""
 
-from __future__ import annotations
-
 import dataclasses
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -32,7 +30,7 @@ class Checkpoint:
     seconds: float = 0.0
     optimizer: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def brief(self) -> Checkpoint:
+    def brief(self) -> "Checkpoint":
         """The checkpoint of a run that may well be over: without optimizer state that is large (it begins anew)."""
         small = sum(array.nbytes for array in self.optimizer.values()) <= BRIEF * self.image.nbytes
         return self if small else dataclasses.replace(self, optimizer={})
@@ -54,7 +52,7 @@ class Checkpoint:
             return best, iteration
 
     @staticmethod
-    def load(path: Path) -> Checkpoint:
+    def load(path: Path) -> "Checkpoint":
         """Raises `StudioError` when there is none, or it is damaged."""
         with _opened(path) as kept:
             arrays = dict(kept)
@@ -62,7 +60,7 @@ class Checkpoint:
             scalars = {name: value.item() for name, value in arrays.items() if value.ndim == 0}
             return Checkpoint(**{**arrays, **scalars}, optimizer=state)._checked()
 
-    def _checked(self) -> Checkpoint:
+    def _checked(self) -> "Checkpoint":
         """Itself, if it holds what its fields say. Raises `ValueError`."""
         for image in (self.image, self.best_image):
             _check_image(image)

@@ -1,7 +1,5 @@
 """What is painted from what, at the size that it is painted at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How the image moves: optimizers that take an evaluated image to the next one, within the range of real pixels."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -39,7 +37,7 @@ def optimizer(
     image: tf.Tensor,
     settings: TransferSettings,
     state: Mapping[str, np.ndarray] | None = None,
-    limits: Limits | None = None,
+    limits: "Limits | None" = None,
 ) -> Optimizer:
     """The settings' optimizer for an image `(1, H, W, 3)` within limits, by default a real pixel's; with the state of
     one that had come to this image. Raises `StudioError` for a state that is not such a one's."""

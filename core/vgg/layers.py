@@ -4,8 +4,6 @@ A layer is called as Keras calls it, `block4_conv2`, or `relu4_2`, which is the 
 `conv4_2` are the same layer's before the ReLU.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """A sweep: the same pictures with several values of one or two settings, and what becomes of them in a table."""
 
-from __future__ import annotations
-
 import dataclasses
 import secrets
 from collections.abc import Callable, Sequence

@@ -25,7 +25,6 @@ from dashboard.run.evaluation import measure
 if TYPE_CHECKING:
     from export.contact_sheet import Sheet
 
-
 SIDE = 360  # px, of a picture in the table
 REFRESH_SECONDS = 2.0
 MEASURED_BY = "reference"  # whose losses the report measures by

@@ -1,7 +1,5 @@
 """Two to six runs beside each other: pictures, losses by one yardstick, curves, settings, seconds; and the report."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Mapping

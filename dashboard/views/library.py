@@ -1,7 +1,5 @@
 """Every run as a card: found again, marked, deleted, sent and brought in."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How long everything takes, here and elsewhere: `nst bench` from the page, and what was measured so far."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Write a report as a ZIP: the page, the result files, the metrics and a script that repeats the runs."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

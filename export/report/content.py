@@ -27,7 +27,6 @@ from export import describe
 if TYPE_CHECKING:
     import pandas as pd
 
-
 PICTURE_SIDE = 1024  # px, at most
 PICTURE_QUALITY = 85
 FRAME_SIDE = 192  # px

@@ -1,7 +1,5 @@
 """Runs as a report: one HTML page that needs nothing else, or a ZIP of it with pictures and numbers in full."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,6 @@ SHEET_SIDE = 360  # px, of a picture on it
 LARGE_SIDE = 640  # px, of the same beside all that is told of its run
 MOST_LARGE = 60  # runs that have one: with more, the page would take long to open
 MOST_CURVES = len(charts.COLOURS) * len(charts.DASHES)  # more lines nobody tells apart
-
 
 ABBREVIATIONS = {"cpu": "CPU", "cuda": "CUDA", "gpu": "GPU", "gpus": "GPUs", "onnx": "ONNX"}
 

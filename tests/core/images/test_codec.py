@@ -813,13 +813,13 @@ def in_fresh_python(code: str) -> str:
 
 def test_import_stays_light() -> None:
     heavy = "{'tensorflow', 'keras', 'tifffile', 'skimage', 'scipy'}"
-    assert in_fresh_python(f"import sys, core.images; print(sorted({heavy} & set(sys.modules)))") == "[]\n"
+    assert in_fresh_python(f"import sys, core.images.codec; print(sorted({heavy} & set(sys.modules)))") == "[]\n"
 
 
 def test_odd_files_are_read_without_remarks(tmp_path: Path) -> None:
     path = tmp_path / "odd.png"
     path.write_bytes(saved(Image.fromarray(noise()), "PNG", exif=DAMAGED_EXIF))
-    code = f"from pathlib import Path; from core.images import read_image; print(read_image(Path({str(path)!r})).size)"
+    code = f"from pathlib import Path; from core.images.codec import read_image; print(read_image(Path({str(path)!r})).size)"
     assert in_fresh_python(code) == "(48, 40)\n"
 
 

@@ -145,7 +145,8 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
 
 
 PAINT = (
-    "import sys; from core import cluster, runs; cluster.paint_all([*map(runs.find, sys.argv[2:])], sys.argv[1], print)"
+    "import sys; from core.jobs import ray_head; from core.runs import store; "
+    "ray_head.paint_all([*map(store.find, sys.argv[2:])], sys.argv[1], print)"
 )
 
 

@@ -222,7 +222,7 @@ def test_threads_may_share_it(network, coffee):
 def test_it_runs_on_the_processor_and_without_tensorflow(network):
     for session in (network._read_style, network._paint):
         assert session.get_providers() == ["CPUExecutionProvider"]
-    code = "import sys, numpy, core.preview as p; light = {'onnx', 'onnxruntime'} & set(sys.modules); "
+    code = "import sys, numpy, core.transfer.preview as p; light = {'onnx', 'onnxruntime'} & set(sys.modules); "
     code += "print(p.find().paint(*numpy.zeros((2, 32, 32, 3), 'uint8')).shape); "
     code += "print(light | {'tensorflow', 'keras', 'torch', 'streamlit'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
