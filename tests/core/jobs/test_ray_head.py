@@ -142,7 +142,8 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
 
 
 PAINT = (
-    "import sys; from core import cluster, runs; cluster.paint_all([*map(runs.find, sys.argv[2:])], sys.argv[1], print)"
+    "import sys; from core.jobs.ray_head import paint_all; from core.runs.store import find; "
+    "paint_all([*map(find, sys.argv[2:])], sys.argv[1], print)"
 )
 
 

@@ -207,7 +207,7 @@ def test_what_no_painter_tells_ends_the_run_and_changes_nothing_else(own_home, c
 
 
 def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
-    code = "from core import worker\nwith worker._folder() as folder: print(folder, flush=True); input()"
+    code = "from core.jobs import ray_worker\nwith ray_worker._folder() as folder: print(folder, flush=True); input()"
     painting, killed = (
         subprocess.Popen(
             [sys.executable, "-c", code],

@@ -120,7 +120,7 @@ def test_versions_name_what_decides_over_numbers():
 
 
 def test_tensorflow_is_imported_without_a_word():
-    code = "from core.hardware import import_tensorflow as load, survey; survey(); import sys; "
+    code = "from core.machine.hardware import import_tensorflow as load, survey; survey(); import sys; "
     code += "assert 'tensorflow' not in sys.modules; load(); print('after', file=sys.stderr); "
     code += "print('tensorflow' in sys.modules)"
     root = Path(__file__).parents[3]
@@ -158,7 +158,9 @@ def test_of_a_card_that_is_not_there_no_memory_is_told(monkeypatch, used):
 
 
 def test_what_tensorflow_took_of_the_card_s_memory_is_there_for_the_next_run():
-    code = "from core import hardware; free = [5e9, 1e9, 1e9]; hardware.free_card_memory = lambda: free.pop(0); "
+    code = (
+        "from core.machine import hardware; free = [5e9, 1e9, 1e9]; hardware.free_card_memory = lambda: free.pop(0); "
+    )
     code += "hardware.import_tensorflow(); hardware.import_tensorflow(); print(hardware.card_memory())"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
