@@ -819,7 +819,8 @@ def test_import_stays_light() -> None:
 def test_odd_files_are_read_without_remarks(tmp_path: Path) -> None:
     path = tmp_path / "odd.png"
     path.write_bytes(saved(Image.fromarray(noise()), "PNG", exif=DAMAGED_EXIF))
-    code = f"from pathlib import Path; from core.images.codec import read_image; print(read_image(Path({str(path)!r})).size)"
+    code = "from pathlib import Path; from core.images.codec import read_image; "
+    code += f"print(read_image(Path({str(path)!r})).size)"
     assert in_fresh_python(code) == "(48, 40)\n"
 
 

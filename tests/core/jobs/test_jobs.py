@@ -1160,9 +1160,10 @@ def test_both_workers_leave_when_nothing_waits(pair):
 
 SERVER = """
 import sys, time
-from core import jobs, runs
+from core.jobs import schedule
+from core.runs import store
 for name in sys.argv[1:]:
-    jobs.submit(runs.find(name))
+    schedule.submit(store.find(name))
 print("submitted", flush=True)
 time.sleep(600)
 """
