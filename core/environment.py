@@ -1,4 +1,4 @@
-"""The environment variables of this program, each defined once.
+"""The `NST_*` environment variables, each defined once.
 
 `python -m core.environment` prints them as the table in docs/operations.md.
 """

@@ -1,1 +1,1 @@
-"""What leaves the house: the ONNX model, with the proof that it computes the same."""
+"""What leaves the program: the ONNX model with its proof, charts, reports and time lapses."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from typing import NoReturn
 
 from typer._click.exceptions import ClickException
 
@@ -18,7 +19,7 @@ def main() -> None:
 
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    if os.environ.get("NST_LOG"):
+    if os.environ.get("NST_LOG"):  # read here: importing core.environment takes a tenth of a second
         log.begin()
     try:
         code = app(arguments, prog_name="nst", standalone_mode=False)
@@ -36,7 +37,7 @@ def main() -> None:
         if isinstance(error, StudioError):
             said = str(error)
         elif isinstance(error, OSError) and error.strerror:
-            said = _of_the_disk(error)
+            said = _describe_os_error(error)
         else:
             said = f"Something unforeseen failed ({type(error).__name__}: {error}); --debug shows where."
         _fail(2 if isinstance(error, InputError) else 1, said)
@@ -45,7 +46,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _of_the_disk(error: OSError) -> str:
+def _describe_os_error(error: OSError) -> str:
     """What the system says of a file, in a sentence."""
     from core import paths
 
@@ -54,7 +55,7 @@ def _of_the_disk(error: OSError) -> str:
     return f"{error.filename or paths.home()} cannot be read or written: {error.strerror}."
 
 
-def _fail(code: int, message: str) -> None:
+def _fail(code: int, message: str) -> NoReturn:
     if message:  # without arguments, the help has said it all
         print("nst: " + " ".join(legible(message).split()), file=sys.stderr)
     sys.exit(code)

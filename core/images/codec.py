@@ -1,4 +1,4 @@
-"""Pictures: between files, arrays and the network's representation; nothing else converts between these."""
+"""Read and write image files: RGB arrays in sRGB on the inside, and the formats that people use on the outside."""
 
 import json
 import logging

@@ -1,7 +1,7 @@
 """Runs painted on a Ray cluster: who computes is on a node, who records is here, and what is written is any run's.
 
 Ray tries nothing again by itself: a run whose worker is lost comes first in our own queue, and goes on from the last
-checkpoint that was recorded. Beside `core.worker`, nothing in this program knows of Ray.
+checkpoint that was recorded. Beside `core.jobs.worker`, nothing in this program knows of Ray.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from core.jobs.execution import EngineMaker, Report
 from core.jobs.ray_worker import AHEAD, CALLS, EngineAssets, FileBlob, RayWorker, program_version
 from core.jobs.slots import Slot, cluster_slots, first_free
 from core.runs.record import Request
-from core.runs.recorder import PAINTED, Recorder
+from core.runs.recorder import EXECUTION_FIELDS, Recorder
 from core.runs.recovery import fail
 from core.runs.run import Run
 from core.timings import Timings
@@ -356,7 +356,7 @@ def _record(recorder: Recorder, told: Any) -> None:
     try:
         method, given, named = told
         fields = set(named).union(*given[:1]) if method == "write_end" else set(named)
-        if method not in CALLS or not fields <= PAINTED:
+        if method not in CALLS or not fields <= EXECUTION_FIELDS:
             raise ValueError(f"{method} of {', '.join(map(str, fields))}")
         getattr(recorder, method)(*given, **named)
     except (TypeError, ValueError, AttributeError) as error:

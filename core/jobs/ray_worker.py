@@ -1,4 +1,4 @@
-"""What a node of a cluster runs: a process that paints one run after another, for `core.cluster` elsewhere.
+"""What a node of a cluster runs: a process that paints one run after another, for `core.jobs.ray_head` elsewhere.
 
 It gets a run's files, paints from a copy of them, and gives account of the run by a stream of calls, which are made
 where the run is recorded.

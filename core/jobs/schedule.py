@@ -87,8 +87,9 @@ def submit(*submitted: Run) -> None:
 
 @contextmanager
 def acquire_slot(run: Run, report: Report) -> Iterator[None]:
-    """Wait in the queue until it is this run's turn at one of the slots, saying so, and hold it: nobody else paints
-    there meanwhile.
+    """Wait in the queue until it is this run's turn at one of the slots, report the wait, and hold the slot.
+
+    Whether the run then fits into memory is `core.machine.memory.check`'s to decide.
 
     Raises `StudioError` when the run is taken out of the queue by someone.
     """

@@ -1,5 +1,4 @@
-"""Runs performed: in this process, or one after another by a worker process that outlives the page that started it.
-Each slot has a worker of its own."""
+"""The worker process: it performs queued runs one after another, and outlives the page that started it."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def own_lock() -> str:
 
 
 def is_locked(name: str) -> bool:
-    """Whether a process holds the lock of that name; the file of one that is gone is removed."""
+    """Tell whether a process holds the lock of that name. Remove the file if none does."""
     path = paths.home() / "processes" / name
     if not name or not path.exists():
         return False
@@ -81,7 +81,7 @@ def _lock_new_file(home: Path) -> FileLock:
     folder = home / "processes"
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        is_locked(path.name)
+        is_locked(path.name)  # removes those of processes that are gone
     lock = FileLock(folder / secrets.token_hex(8), thread_local=False)
     lock.acquire()
     return lock

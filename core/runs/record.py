@@ -1,4 +1,7 @@
-"""The record of a run, `run.json`: settings, status, provenance, timings, and the changes made while it painted."""
+"""What the small files of a run hold: its record `run.json`, its `request.json`, and its entry in the queue.
+
+The entry stands here because a run counts as queued only while it has one (see `Run.record`).
+"""
 
 import json
 import re
@@ -121,7 +124,7 @@ class RunRecord(BaseModel):
     styles: list[RecordedStyle] = Field(min_length=1, max_length=MOST_STYLES)
     owner: str = ""  # who started it, where people log in; empty elsewhere
     batch: Name = ""  # the batch or sweep that it was begun for
-    job: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")  # of `core.batch`, the digest of what was asked for there
+    job: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")  # `Job.digest` of `core.batches.plan`
     shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""

@@ -40,8 +40,8 @@ class StepUpdate:
     checkpoint: Checkpoint | None  # likewise
 
 
-# What painting says in a record; the rest is said by who records it.
-PAINTED = frozenset(
+# The fields of a record that execution may change, here or on a cluster's node; the recorder sets the others.
+EXECUTION_FIELDS = frozenset(
     {"status", "message", "settings", "start", "steering", "weights", "weights_sha256", "precision", "style_targets"}
     | {"environment", "iteration", "evaluations", "best_iteration", "best_total"}
 )
@@ -125,7 +125,7 @@ class ProgressSink(ABC):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         out_of_memory = None
-        if error and _is_of_memory(error):
+        if error and _is_out_of_memory(error):
             height, width = self.record.shape
             told = f"Memory ran out at {width} × {height} pixels: choose a smaller size, or close other programs."
             error = out_of_memory = StudioError(told)
@@ -273,7 +273,7 @@ class Recorder(ProgressSink):
             file.write(picture)
 
 
-def _is_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, the machine's or the GPU's: TensorFlow's own error is known by its name, as it must not
     be loaded to look at a run."""
     return isinstance(error, MemoryError) or any(

@@ -1,4 +1,4 @@
-"""The style transfer: an image starts as the photo and is moved, step by step, to where the losses are small."""
+"""The style transfer: an image is moved, step by step, to where the losses are small."""
 
 import dataclasses
 import itertools
@@ -114,8 +114,8 @@ def stylize(
     evaluated = objective(tf.constant(start.image), weights(start.iteration))
     best = evaluated.without_gradient()
     best_iteration, evaluations_before = start.iteration, objective.evaluations - start.evaluations
-    is_a_mean = not np.array_equal(start.best_image, start.image)  # of images up to this iteration, and none of them
-    if start.best_iteration != start.iteration or is_a_mean:
+    best_differs = not np.array_equal(start.best_image, start.image)  # also where the best is an average
+    if start.best_iteration != start.iteration or best_differs:
         best = objective(tf.constant(start.best_image), evaluated.weights).without_gradient()
         best_iteration = start.best_iteration
         evaluations_before += 1

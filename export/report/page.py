@@ -1,4 +1,4 @@
-"""Runs as a report: one HTML page that needs nothing else, or a ZIP of it with pictures and numbers in full."""
+"""Render runs as a report: one HTML page that needs nothing else."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -39,7 +39,7 @@ def html(
     """A page about the runs, without scripts or references to anything outside itself.
 
     `evaluations` are by the runs' names, and `measured_by` says whose losses they are, such as "the preset reference".
-    `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.timings`, by
+    `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.measurements`, by
     their titles. Raises `InputError` for no runs, or for one that cannot be read.
     """
     return render(content.read_run(found, evaluations), title, measured_by, frames, timings)
