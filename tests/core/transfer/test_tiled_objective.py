@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from core.images import codec, preprocessing
+from core.losses.style_losses import STYLE_LOSSES
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.transfer.style_targets import style_targets
@@ -234,12 +235,12 @@ def test_a_run_in_tiles_is_steered(engine, pair):
 
 
 @pytest.mark.parametrize(
-    ("layers", "with_one"), [(("block1_conv1", "block4_conv1"), False), (("block3_conv2", "conv4_2"), True)]
+    ("layers", "loss"), [(("block1_conv1", "block4_conv1"), "gram"), (("block3_conv2", "conv4_2"), "wasserstein")]
 )
 @pytest.mark.parametrize("side", [64, 144])
-def test_style_targets_in_tiles(engine, pair, own_home, monkeypatch, layers, with_one, side):
+def test_style_targets_in_tiles(engine, pair, own_home, monkeypatch, layers, loss, side):
     style, providers = pair[1][:, :187, :251], engine.choice(TransferSettings()).onnx_providers
-    asked = {"model": engine.model, "providers": providers, "with_one": with_one}
+    asked = {"model": engine.model, "providers": providers, "loss": STYLE_LOSSES[loss]}
     whole = style_targets(style, layers, **asked)
     monkeypatch.setenv("NST_HOME", str(own_home / "another cache"))
     tiled = style_targets(style, layers, **asked, side=side)
