@@ -21,7 +21,7 @@ from streamlit.util import calc_hash
 
 from core import paths
 from core.errors import StudioError
-from core.jobs import execution, schedule, workers
+from core.jobs import execution, workers
 from core.machine.processes import ProcessId
 from core.presets import choose
 from core.runs import store
@@ -47,8 +47,7 @@ def network(home):
 def started(monkeypatch):
     """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
     calls = []
-    for module in (workers, schedule):
-        monkeypatch.setattr(module, "start_worker", lambda: calls.append("worker"))
+    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
     return calls
 
 

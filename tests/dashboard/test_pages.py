@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from core import paths, presets, settings
 from core.errors import StudioError
 from core.images import codec, geometry
-from core.jobs import queue, schedule, workers
+from core.jobs import queue, workers
 from core.machine.processes import ProcessId
 from core.runs import store
 from core.runs.recorder import Recorder
@@ -29,8 +29,7 @@ DEFAULT = presets.DEFAULT_PRESET
 def started(monkeypatch):
     """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
     calls = []
-    for module in (workers, schedule):
-        monkeypatch.setattr(module, "start_worker", lambda: calls.append("worker"))
+    monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
     return calls
 
 
