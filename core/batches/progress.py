@@ -214,7 +214,7 @@ def _why_nothing_is_painted() -> str:
     said = workers.readiness()
     if said and not said.ready:
         return said.message
-    return "another run is being painted" if schedule.running() else "waiting for a painter"
+    return "another run is being painted" if schedule.running() else "waiting for a worker"
 
 
 def _ended_well(record: RunRecord | str | None) -> bool:

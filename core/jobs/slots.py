@@ -20,7 +20,7 @@ from core.runs.run import Run, writing
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one run at a time is painted, here or by a painter on a cluster. The first one's files have no
+    """A place where one run at a time is painted, here or by a worker on a cluster. The first one's files have no
     number."""
 
     number: int  # from 0
@@ -77,7 +77,7 @@ def local_slots() -> tuple[Slot, ...]:
 
 
 def cluster_slots() -> tuple[Slot, ...]:
-    """The places of all runs that painters on clusters may have at a time, whoever records them here."""
+    """The places of all runs that workers on clusters may have at a time, whoever records them here."""
     return tuple(Slot(number, on_cluster=True) for number in range(MOST_SLOTS))
 
 

@@ -457,7 +457,7 @@ def test_a_batch_is_watched_until_all_is_over(folder):
     watch = BatchProgress(found)
     seen = watch.snapshot()
     assert (seen.over, seen.runs, seen.iterations, seen.seconds_left) == (0, 4, 0, None)
-    assert seen.words == "0 of 4 over, waiting for a painter"
+    assert seen.words == "0 of 4 over, waiting for a worker"
     for run in (first, second, third):
         queue.dequeue(run)
     ended(first, timings={"total": 2.0})
