@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 
 from core import paths
@@ -105,9 +106,13 @@ def test_nothing_fetched_yet(without_models):
 
 
 def test_weights_without_a_model(without_models, monkeypatch, weights):
-    monkeypatch.setenv("NST_WEIGHTS", str(weights.path))
+    file = without_models / "mine.h5"
+    with h5py.File(file, "w") as layers:
+        for name, values in weights.layers.items():
+            layers[f"{name}/{name}_W_1:0"], layers[f"{name}/{name}_b_1:0"] = values
+    monkeypatch.setenv("NST_WEIGHTS", str(file))
     finding = found("VGG19 weights")
-    assert (finding.state, finding.found) == ("ok", f"user: {weights.path}")
+    assert (finding.state, finding.found) == ("ok", f"user: {file}")
     assert (found("ONNX model").state, found("ONNX model").found) == ("note", "not here yet")
 
 

@@ -231,7 +231,7 @@ def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
         for process in (painting, killed):
             process.kill()
             process.communicate()
-    assert list((own_home / "workers").iterdir()) == []
+    assert list((own_home / "ray-workers").iterdir()) == []
 
 
 # What a node is sent
