@@ -29,10 +29,11 @@ def choose(place: str, label: str, meaning: str, photo: Picture | None) -> Image
     if base and not geometry.of_one_shape(base.size, photo.image.size):
         st.caption("The mask has another shape than the photo: it is stretched to it.")
     mask = drawing.mask(photo.image.size, base)
-    if mask.getbbox() is None:
-        st.caption("Nothing is marked yet, so this changes nothing.")
-        return None
-    return mask
+    nothing_marked = mask.getbbox() is None
+    with st.container():  # keeps the place of the caption, so that what comes below does not move under the pointer
+        if nothing_marked:
+            st.caption("Nothing is marked yet, so this changes nothing.")
+    return None if nothing_marked else mask
 
 
 def keep(place: str, path: Path) -> None:
