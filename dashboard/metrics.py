@@ -22,9 +22,7 @@ from prometheus_client.registry import Collector
 from core import log, paths
 from core.environment import environment
 from core.errors import InputError, StudioError
-from core.jobs import queue, workers
-from core.jobs.slots import local_slots
-from core.jobs.workers import cluster_address
+from core.jobs import queue, slots, workers
 from core.machine import memory
 from core.machine.processes import ProcessId
 from core.runs import store
@@ -217,10 +215,10 @@ def _stamp(run: Run) -> tuple[int, int, int]:
 
 def _workers() -> Iterator[Metric]:
     alive = workers.workers()
-    if not cluster_address():  # which has as many as there is room for on the cluster
-        slots = len(local_slots())
-        yield _gauge("nst_slots", "Runs that can be painted at the same time.", slots)
-        yield _gauge("nst_easels", "Old name of nst_slots.", slots)
+    if not workers.cluster_address():  # which has as many as there is room for on the cluster
+        count = len(slots.local_slots())
+        yield _gauge("nst_slots", "Runs that can be painted at the same time.", count)
+        yield _gauge("nst_easels", "Old name of nst_slots.", count)
     yield _gauge("nst_workers", "Worker processes that are alive.", len(alive))
     yield _gauge(
         "nst_resident_memory_bytes",

@@ -7,12 +7,12 @@ Altair is imported by the functions: a page that draws nothing yet opens without
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from core.names import legible
 from core.runs.run import METRICS
 from core.settings import SETTINGS, TransferSettings
+from export.settings_text import plainly
 
 if TYPE_CHECKING:
     import altair as alt
@@ -35,8 +35,6 @@ TEXT = "currentColor"  # whatever the page around it writes in, light or dark
 
 POINTS = 400  # no eye tells more apart on a screen's width
 ROWS = 5000  # so many Altair takes
-NO_STAGES: Mapping[int, str] = MappingProxyType({})
-NO_STAGES_OF_ANY: Mapping[str, Mapping[int, str]] = MappingProxyType({})
 PHASES = 6  # drawn in their own colours; the smaller ones together
 
 SVG_WIDTH = 380  # px: legible unscaled on a phone, and two of them side by side on a desk
@@ -58,7 +56,7 @@ _SVG_CONFIG = {
 
 
 def loss_curves(
-    metrics: pd.DataFrame, steering: Sequence[Steering] = (), stages: Mapping[int, str] = NO_STAGES
+    metrics: pd.DataFrame, steering: Sequence[Steering] = (), stages: Mapping[int, str] = {}
 ) -> alt.Chart | alt.LayerChart:
     """Total, style and content loss over the iterations, on a logarithmic axis (a loss of 0 is not on it); where the
     weights were changed, a numbered vertical line, and where another size begins, a thin one with its name."""
@@ -68,7 +66,7 @@ def loss_curves(
     return _layered(lines, [*_stage_rules(stages), *_steering_rules(steering)])
 
 
-def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = NO_STAGES) -> alt.Chart | alt.LayerChart:
+def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = {}) -> alt.Chart | alt.LayerChart:
     """Each style layer's share in the style loss over the iterations, on a logarithmic axis; where another size begins,
     a thin line with its name."""
     layers = list(metrics.columns[len(METRICS) :])
@@ -90,8 +88,7 @@ def comparison(
     runs: Mapping[str, pd.DataFrame],
     over: Literal["iteration", "seconds"] = "iteration",
     published: pd.DataFrame | None = None,
-    published_name: str = "Published",
-    stages: Mapping[str, Mapping[int, str]] = NO_STAGES_OF_ANY,
+    stages: Mapping[str, Mapping[int, str]] = {},
     columns: int = 1,
 ) -> alt.Chart | alt.LayerChart:
     """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis; a
@@ -105,7 +102,7 @@ def comparison(
     begins = [_beginnings(metrics, stages.get(name, {})).assign(curve=name) for name, metrics in runs.items()]
     colours, dashes = _cycle(COLOURS, curves), _cycle(DASHES, curves)
     if published is not None:
-        curves[published_name] = published
+        curves["Published"] = published
         colours, dashes = [*colours, GREY], [*dashes, DOTS]
     long = pd.concat(
         [frame[[over, "total"]].rename(columns={"total": "loss"}).assign(curve=name) for name, frame in curves.items()]
@@ -216,22 +213,13 @@ def quality(courses: pd.DataFrame) -> alt.LayerChart:
     return lines + target.encode(y="target:Q", tooltip=[alt.Tooltip("target:Q", format=".4g")])
 
 
-def steering_words(change: Steering) -> str:
-    """What was changed, such as "Style weight 0.1"."""
-
-    def word(value: object) -> str:
-        if isinstance(value, list | tuple):
-            return ", ".join(map(word, value)) or "1 each"
-        return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-    return "; ".join(f"{SETTINGS[name].label} {word(value)}" for name, value in change.changes.items())
-
-
 def steering_marks(steering: Sequence[Steering]) -> dict[int, str]:
-    """What was changed, by the iteration after which it was: a numbered mark each in `loss_curves`."""
+    """What was changed, such as "Style weight 0.1", by the iteration after which it was: a numbered mark each in
+    `loss_curves`."""
     marks: dict[int, list[str]] = {}
     for change in steering:
-        marks.setdefault(change.iteration, []).append(steering_words(change))
+        words = (f"{SETTINGS[name].label} {plainly(value)}" for name, value in change.changes.items())
+        marks.setdefault(change.iteration, []).extend(words)
     return {iteration: "; ".join(words) for iteration, words in marks.items()}
 
 
@@ -275,12 +263,7 @@ def _thinned(metrics: pd.DataFrame, curves: int = 3) -> pd.DataFrame:
 
 
 def _curves(
-    long: pd.DataFrame,
-    over: str,
-    names: list[str],
-    colours: Sequence[str],
-    dashes: Sequence[list[int]],
-    columns: int,
+    long: pd.DataFrame, over: str, names: list[str], colours: Sequence[str], dashes: Sequence[list[int]], columns: int
 ) -> alt.Chart:
     """Lines of "loss" by "curve" over one of the other columns."""
     import altair as alt

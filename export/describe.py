@@ -15,17 +15,12 @@ from export import charts, settings_text
 def differences(record: RunRecord) -> list[tuple[str, str, str]]:
     """What a run was told otherwise than its preset says: the setting's label, its value and the preset's, in words.
     Nothing for a preset that is none here, as of an imported run."""
-    if record.preset not in PRESETS:
-        return []
-    usual = PRESETS[record.preset].settings()
-    return [
-        (
-            SETTINGS[name].label,
-            settings_text.describe_setting(SETTINGS[name], record.settings),
-            settings_text.describe_setting(SETTINGS[name], usual),
-        )
-        for name in settings_text.differing(record.settings, usual)
-    ]
+    told = []
+    for name in settings_text.own(record.preset, record.settings):
+        both = record.settings, PRESETS[record.preset].settings()
+        value, usual = (settings_text.describe_setting(SETTINGS[name], settings) for settings in both)
+        told.append((SETTINGS[name].label, value, usual))
+    return told
 
 
 def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[str]]]:
@@ -40,7 +35,8 @@ def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[st
         "Preset": lambda record: record.preset,
         "Started from": lambda record: record.start or "–",
         "Changed while painting": lambda record: (
-            "; ".join(f"after {iteration}: {change}" for iteration, change in steered(record)) or "–"
+            "; ".join(f"after {number}: {words}" for number, words in charts.steering_marks(record.steering).items())
+            or "–"
         ),
         "Precision used": lambda record: record.precision or "–",
         "Weights of VGG19": lambda record: record.weights or "–",
@@ -64,14 +60,6 @@ def phase_seconds(timings: Mapping[str, float]) -> dict[str, float]:
     if "median step" in timings:
         seconds["further steps"] = max(0.0, timings["total"] - sum(seconds.values()))
     return seconds
-
-
-def steered(record: RunRecord) -> list[tuple[int, str]]:
-    """The changes by iteration, in the order in which the drawing numbers them."""
-    changes: dict[int, list[str]] = {}
-    for change in record.steering:
-        changes.setdefault(change.iteration, []).append(charts.steering_words(change))
-    return [(iteration, "; ".join(told)) for iteration, told in changes.items()]
 
 
 def command_parts(run: Run, record: RunRecord, output: str = "result.png") -> list[str]:

@@ -7,14 +7,14 @@ from core.settings import SETTINGS, Setting, TransferSettings
 def describe_setting(setting: Setting, settings: TransferSettings) -> str:
     """A setting's value, with its unit."""
     value = getattr(settings, setting.name)
-    if isinstance(value, tuple):
-        return ", ".join(map(plainly, value)) or "1 each"
     unit = setting.unit.removesuffix("s") if setting.type is int and value == 1 else setting.unit  # one of the stages
     return f"{plainly(value)} {unit}".strip()
 
 
 def plainly(value: object) -> str:
-    """A number without the zeros that say nothing."""
+    """A number without the zeros that say nothing; of a list, each number."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plainly, value)) or "1 each"
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 

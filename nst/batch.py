@@ -48,8 +48,7 @@ def batch(
         ),
     ] = None,
     styles: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FOLDER", help="The paintings, likewise.", rich_help_panel=OF_FOLDERS),
+        list[str] | None, typer.Option(metavar="FOLDER", help="The paintings, likewise.", rich_help_panel=OF_FOLDERS)
     ] = None,
     sweep: Annotated[
         list[str] | None,

@@ -48,7 +48,7 @@ def reference(
     photo, name = read_picture(content)
     run = create(read_spec([style], settings_of_run, "reference"), photo, name)
     found: list[published.Row] = []
-    perform(run, weights, settings_of_run.iterations, lambda steps: found.extend(published.rows(steps, wanted)))
+    perform(run, weights, lambda steps: found.extend(published.rows(steps, wanted)))
     if as_json:
         console.print_json([row.as_json() for row in found])
         return
@@ -112,13 +112,12 @@ def bench(
 ) -> None:
     """Measure how long things take on this machine, side by side, and keep what was found as JSON."""
     from bench import measurements
-    from bench.measurements import read
     from core import paths
 
     if show:
         if parts or output or peers:
             raise InputError("--show only shows a measurement: give it without parts, --peers and --output.")
-        _print_measured(read(show), as_json)
+        _print_measurement(measurements.read(show), as_json)
         return
     wanted = tuple(parts) if parts else PARTS[:-1]
     if unknown := [part for part in wanted if part not in PARTS]:
@@ -135,17 +134,10 @@ def bench(
                 found.save(path)
     finally:  # what was measured is told also when a later part fails or is broken off
         if found and kept:
-            _print_measured(found, as_json)
+            _print_measurement(found, as_json)
             console.tell(f"The measurement is kept in {kept}")
     if "quality" in wanted and not (found and found.pairs):
         raise StudioError("No time to quality was measured.")
-
-
-def _print_measured(found: Measurement, as_json: bool) -> None:
-    if as_json:
-        print(console.printable(found.model_dump_json(indent=2)))
-    else:
-        _print_measurement(found)
 
 
 def _measure(
@@ -182,9 +174,12 @@ def _measure(
             yield found
 
 
-def _print_measurement(found: Measurement) -> None:
+def _print_measurement(found: Measurement, as_json: bool) -> None:
     from bench.measurements import MARKS
 
+    if as_json:
+        print(console.printable(found.model_dump_json(indent=2)))
+        return
     console.tell(f"{found.label} · VGG19 weights: {found.weights}")
     for comparison in found.comparisons:
         console.tell(f"\n{comparison.title}")

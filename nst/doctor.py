@@ -44,11 +44,10 @@ def _programs() -> Iterator[Finding]:
     yield Finding("ok" if good else "missing", "Python", version, "" if good else "use Python 3.11 to 3.13")
     found = hardware.versions()
     for package in ("tensorflow", "keras"):
-        yield (
-            Finding("ok", package, found[package])
-            if package in found
-            else Finding("missing", package, "not installed", "make dashboard installs the locked packages")
-        )
+        if package in found:
+            yield Finding("ok", package, found[package])
+        else:
+            yield Finding("missing", package, "not installed", "make dashboard installs the locked packages")
     runtimes = [package for package in ("onnxruntime-gpu", "onnxruntime") if package in found]
     if len(runtimes) == 2:
         yield Finding(
@@ -105,7 +104,10 @@ def _files() -> Iterator[Finding]:
             "make room, or set NST_HOME to another disk" if scarce else "",
         )
     yield from _weights_and_model()
-    yield _preview()
+    if preview.find():
+        yield Finding("ok", "instant preview", "its network is here")
+    else:
+        yield Finding("note", "instant preview", "its network is not here", "nst preview fetches it (4 MB)")
 
 
 def _weights_and_model() -> Iterator[Finding]:
@@ -130,12 +132,6 @@ def _weights_and_model() -> Iterator[Finding]:
         yield Finding("ok", "ONNX model", f"{model.path}, within {worst:.1e} of TensorFlow")
     else:
         yield Finding("note", "ONNX model", "not here yet", "made at the first run, or by nst export")
-
-
-def _preview() -> Finding:
-    if preview.find():
-        return Finding("ok", "instant preview", "its network is here")
-    return Finding("note", "instant preview", "its network is not here", "nst preview fetches it (4 MB)")
 
 
 def _float32_remedy(loaded: weights.Weights) -> str:

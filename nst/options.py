@@ -1,19 +1,14 @@
 """Arguments and options that several commands share."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from core.presets import DEFAULT_PRESET, PRESETS
-from core.settings import SETTINGS
-
-if TYPE_CHECKING:
-    from core.settings import Setting
+from core.settings import SETTINGS, Setting
 
 Content = Annotated[
     str, typer.Argument(metavar="CONTENT", help="The photo: a file, or a sample's name such as chelsea.")

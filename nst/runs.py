@@ -155,8 +155,7 @@ def report(
     by: By = "reference",
     title: Annotated[str, typer.Option(metavar="TEXT", help="Its title.")] = "",
     measure: Annotated[
-        bool,
-        typer.Option("--measure/--no-measure", help="Measure what has not been measured yet by the yardstick."),
+        bool, typer.Option("--measure/--no-measure", help="Measure what has not been measured yet by the yardstick.")
     ] = True,
     measured: Annotated[
         list[Path] | None,
@@ -165,20 +164,17 @@ def report(
     weights: Weights = None,
 ) -> None:
     """Write a report of runs, one page that needs nothing else: pictures, losses, settings, times, commands."""
-    from bench.measurements import read
-    from bench.measurements import tables as tables_of
+    from bench import measurements
     from core.runs import evaluation
     from core.runs.store import find
-    from export.report.content import check
-    from export.report.page import TITLE, check_writable
+    from export.report import content, page
 
-    check_writable(output)
+    page.check_writable(output)
     found = [find(run_id) for run_id in dict.fromkeys(run_ids)]
-    check(found)
-    measurements = [read(path) for path in measured or ()]
+    content.check(found)
+    tables = measurements.tables({each.label: each for each in map(measurements.read, measured or ())})
     evaluation.settings_of(by)
-    tables = tables_of({each.label: each for each in measurements})
-    write_report(found, output, by, title or TITLE, measure, weights, tables)
+    write_report(found, output, by, title or page.TITLE, measure, weights, tables)
 
 
 def write_report(

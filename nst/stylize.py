@@ -36,8 +36,7 @@ OF_A_FOLDER = "A folder of photos"
 @options.takes_settings
 def stylize(
     content: Annotated[
-        str,
-        typer.Argument(metavar="PHOTO", help="A file, a sample's name such as chelsea, or a folder of photos."),
+        str, typer.Argument(metavar="PHOTO", help="A file, a sample's name such as chelsea, or a folder of photos.")
     ],
     styles: Annotated[
         list[str],
@@ -73,8 +72,7 @@ def stylize(
         typer.Option(metavar="N:NAME=X", help="After iteration N, go on with another weight; may be given repeatedly."),
     ] = None,
     again: Annotated[
-        bool,
-        typer.Option("--again", help="Paint also what has been painted already.", rich_help_panel=OF_A_FOLDER),
+        bool, typer.Option("--again", help="Paint also what has been painted already.", rich_help_panel=OF_A_FOLDER)
     ] = False,
     sequence: Annotated[
         bool,
@@ -129,7 +127,7 @@ def stylize(
     spec = read_spec(styles, wanted, preset, mask, keep, start_from, steering)
     run = create(spec, photo, name)
     _tell_what_is_stretched(spec, photo.height, photo.width)
-    perform(run, weights, wanted.iterations, now=now)
+    perform(run, weights, now=now)
     _deliver(run, output, as_json)
 
 
@@ -155,7 +153,7 @@ def resume(
     codec.check_writable(output)
     run = find(run_id)
     recovery.resume(run, more)
-    perform(run, weights, run.record().settings.iterations, now=now)
+    perform(run, weights, now=now)
     _deliver(run, output, as_json)
 
 
@@ -190,14 +188,11 @@ def preview(
     from core.transfer.preview import obtain
 
     codec.check_writable(output)
-    (photo_given, photo_name), (painting_given, painting_name) = read_picture(content), read_picture(style)
-    photo, painting = (
-        geometry.resize(photo_given, size, photo_name),
-        geometry.resize(painting_given, size, painting_name),
-    )
-    opened = obtain(console.tell)
+    (photo, photo_name), (painting, painting_name) = read_picture(content), read_picture(style)
+    pair = geometry.resize(photo, size, photo_name), geometry.resize(painting, size, painting_name)
+    network = obtain(console.tell)
     began = time.perf_counter()
-    painted = opened.paint(photo, painting)
+    painted = network.paint(*pair)
     seconds = time.perf_counter() - began
     title = f"{photo_name} × {painting_name}, preview"
     codec.write_image(output, painted, {"Software": "Style Transfer Studio", "Title": title})
@@ -287,14 +282,10 @@ def _let_pass(steps: Iterator[Step]) -> None:
 
 
 def perform(
-    run: Run,
-    weights: Path | None,
-    iterations: int,
-    consume: Callable[[Iterator[Step]], None] = _let_pass,
-    now: bool = False,
+    run: Run, weights: Path | None, consume: Callable[[Iterator[Step]], None] = _let_pass, now: bool = False
 ) -> None:
     """Perform a run in this process when it is its turn, with a progress bar; `consume` takes the steps."""
-    with PaintingProgress(iterations) as progress:
+    with PaintingProgress(run.record().settings.iterations) as progress:
         _paint(run, progress, lambda tell, timings: load_engine(weights, tell, timings), consume, now)
 
 

@@ -15,12 +15,12 @@ AXIS = 90  # with its title, and the margins
 
 def draw(chart: alt.Chart | alt.LayerChart, key: str, height: int, legend_rows: int = 1) -> None:
     """The chart as wide as its place; Streamlit counts legend and axis into the height, which is the drawing's here."""
-    show(prepared(chart, height, legend_rows), key)
+    draw_prepared(prepared(chart, height, legend_rows), key)
 
 
 def prepared(chart: alt.Chart | alt.LayerChart, height: int, legend_rows: int = 1) -> dict[str, Any]:
-    """The chart as `show` takes it. To make this of it costs ten times what showing it does, so that what many sessions
-    see is prepared once."""
+    """The chart as `draw_prepared` takes it. To make this of it costs ten times what showing it does, so that what many
+    sessions see is prepared once."""
     import pandas as pd
 
     specification = chart.properties(height=height + AXIS + LEGEND_ROW * legend_rows).to_dict()
@@ -29,5 +29,5 @@ def prepared(chart: alt.Chart | alt.LayerChart, height: int, legend_rows: int = 
     return specification
 
 
-def show(prepared_chart: dict[str, Any], key: str) -> None:
+def draw_prepared(prepared_chart: dict[str, Any], key: str) -> None:
     st.vega_lite_chart(spec=prepared_chart, width="stretch", key=key)

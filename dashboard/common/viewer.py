@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +17,11 @@ _viewer = st.components.v2.component(
 )
 
 
-@dataclass(frozen=True)
-class ViewerImage:
-    """A picture by what is written under it, and its file's bytes, JPEG."""
-
-    label: str
-    jpeg: bytes
-
-
-def together(pictures: Sequence[ViewerImage], slider: bool = False, key: str = "viewer") -> None:
-    """Side by side at the same width under one zoom, or the first two under a slider."""
+def together(pictures: Sequence[tuple[str, bytes]], slider: bool, key: str) -> None:
+    """Show pictures, each a label and a JPEG, side by side at the same width under one zoom, or two under a slider."""
     data = [
-        {"label": shown.label, "source": "data:image/jpeg;base64," + base64.b64encode(shown.jpeg).decode()}
-        for shown in (pictures[:2] if slider else pictures)
+        {"label": label, "source": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}
+        for label, jpeg in pictures
     ]
     _viewer(data={"pictures": data, "slider": slider}, key=key)
 

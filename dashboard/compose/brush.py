@@ -70,11 +70,7 @@ def draw(photo: Picture, base: Image.Image | None, key: str) -> Drawing:
         kept = Drawing(photo=which, soft=SOFT)
     kept = kept.over(under)
     answer = _brush(
-        data={
-            "photo": _photo(which, photo.image),
-            "base": tinted,
-            "drawing": kept.model_dump(),
-        },
+        data={"photo": _photo(which, photo.image), "base": tinted, "drawing": kept.model_dump()},
         default={"drawing": None},
         on_drawing_change=lambda: None,
         key=key,

@@ -62,13 +62,7 @@ def _base(place: str) -> Image.Image | None:
         if own:
             return _mask(*own)
         if kept:
-            st.button(
-                "Without the run's mask",
-                key=f"unkeep-part-{place}",
-                icon=":material/close:",
-                on_click=st.session_state.pop,
-                args=(f"kept-part-{place}", None),
-            )
+            picture_picker.offer_to_drop(f"kept-part-{place}", "Without the run's mask", f"unkeep-part-{place}")
             return _mask(kept, "the run's mask")
     except (StudioError, OSError) as error:
         picture_picker.log_once(f"part-{place}", error)

@@ -55,7 +55,9 @@ def choose(place: str) -> Picture | None:
         if picture:
             with tools:
                 framing = crop.choose(place, picture.name, picture.image)
-            picture = _framed(picture, framing)
+            if framing != Crop():
+                image = framing.of(picture.image)
+                picture = Picture(picture.name, image, _preview(image))
     except (StudioError, OSError) as error:
         log_once(place, error)
         st.error(plain(str(error)))
@@ -107,11 +109,10 @@ def _own(place: str) -> tuple[bytes, str] | None:
 def upload(place: str, label: str, meaning: str) -> tuple[bytes, str] | None:
     """A file that the user brings to a place, and its name. It outlasts a look at another page, from which the
     uploader itself comes back empty."""
-    key = f"upload-{place}"
     shown = st.file_uploader(
         label,
         FILE_TYPES,
-        key=key,
+        key=f"upload-{place}",
         max_upload_size=codec.MAX_BYTES // 2**20,
         help=meaning,
         on_change=_note_upload,
@@ -119,14 +120,14 @@ def upload(place: str, label: str, meaning: str) -> tuple[bytes, str] | None:
     )
     own: tuple[bytes, str] | None = st.session_state.get(f"own-{place}")
     if own and not shown:
-        st.button(
-            f"Without {plain(own[1])}",
-            key=f"disown-{place}",
-            icon=":material/close:",
-            on_click=st.session_state.pop,
-            args=(f"own-{place}", None),
-        )
+        offer_to_drop(f"own-{place}", f"Without {plain(own[1])}", f"disown-{place}")
     return own
+
+
+def offer_to_drop(what: str, label: str, key: str, meaning: str | None = None) -> None:
+    """A button that takes a picture out of the session's state."""
+    drop = st.session_state.pop
+    st.button(label, key=key, icon=":material/close:", on_click=drop, args=(what, None), help=meaning)
 
 
 def _note_upload(place: str) -> None:
@@ -139,20 +140,10 @@ def _read(place: str, own: tuple[bytes, str] | None) -> Picture | None:
         return _uploaded(*own)
     if kept := st.session_state.get(f"kept-{place}"):
         path, name = kept
-        st.button(
-            "Choose another",
-            key=f"unkeep-{place}",
-            icon=":material/close:",
-            on_click=st.session_state.pop,
-            args=(f"kept-{place}", None),
-            help="It is the picture of the run that you came from.",
-        )
+        meaning = "It is the picture of the run that you came from."
+        offer_to_drop(f"kept-{place}", "Choose another", f"unkeep-{place}", meaning)
         return _kept(path, name)
     return _sample(_chosen_sample(place))
-
-
-def _has_own(place: str) -> bool:
-    return any(st.session_state.get(f"{source}-{place}") for source in ("own", "kept"))
 
 
 def _chosen_sample(place: str) -> str:
@@ -164,7 +155,8 @@ def _chosen_sample(place: str) -> str:
 
 def offer_samples(place: str) -> None:
     """The samples to choose from; at the very first start painting the styles takes a few seconds."""
-    chosen = None if _has_own(place) else _chosen_sample(place)
+    own, kept = (st.session_state.get(f"{source}-{place}") for source in ("own", "kept"))
+    chosen = None if own or kept else _chosen_sample(place)
     of_place = "" if place in SAMPLES else f"{place}-"
     with st.container(horizontal=True, gap="small", key=f"samples-{place}"):
         for sample in SAMPLES[_kind(place)]:
@@ -181,7 +173,6 @@ def offer_samples(place: str) -> None:
                     args=(place, sample.name),
                 )
     if chosen is None:
-        own = st.session_state.get(f"own-{place}")
         st.caption("Remove your own picture to choose a sample." if own else "“Choose another” offers the samples.")
 
 
@@ -205,13 +196,6 @@ def _sample(name: str) -> Picture:
 def _kept(path: Path, name: str) -> Picture:
     image = sandbox.read(path, name, max_bytes=4 * codec.MAX_PIXELS)  # of a run that may come from elsewhere
     return Picture(name, image, _preview(image))
-
-
-def _framed(picture: Picture, framing: Crop) -> Picture:
-    if framing == Crop():
-        return picture
-    image = framing.of(picture.image)
-    return Picture(picture.name, image, _preview(image))
 
 
 @st.cache_resource(show_spinner="Reading the picture …", max_entries=8)

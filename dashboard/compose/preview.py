@@ -21,17 +21,13 @@ SIZE = 512  # px
 
 def show(content: Picture, chosen: ChosenStyles) -> None:
     """The preview of the photo after the paintings; where its network is not here, what to do about it."""
-    network = _network()
-    if network is None:
+    try:
+        network = _opened()
+    except LookupError:
         said = workers.readiness()
         why = said and said.without_preview
-        st.caption(
-            plain(
-                f"There is no instant preview: {why}"
-                if why
-                else "There is no instant preview yet: its network comes with the preparation, or by nst preview."
-            )
-        )
+        yet = "There is no instant preview yet: its network comes with the preparation, or by nst preview."
+        st.caption(plain(f"There is no instant preview: {why}" if why else yet))
         return
     try:
         photo = geometry.resize(content.image, min(SIZE, max(content.image.size)), content.name)
@@ -49,16 +45,9 @@ def show(content: Picture, chosen: ChosenStyles) -> None:
     st.image(picture, caption=said, width="stretch", alt=said)
 
 
-def _network() -> Preview | None:
-    """Opened once for all sessions; one that is not here yet is looked for again."""
-    try:
-        return _opened()
-    except LookupError:
-        return None
-
-
 @st.cache_resource(show_spinner=False)
 def _opened() -> Preview:
+    """Opened once for all sessions. Raises `LookupError`, which is not cached, where the network is not here yet."""
     network = preview.find()
     if network is None:
         raise LookupError

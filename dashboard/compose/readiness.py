@@ -9,9 +9,8 @@ from dashboard.common.text import plain
 def show() -> None:
     """Start the preparation where it has not been done, and show how far it is; nothing once all is ready."""
     said = workers.readiness()
-    if said and said.ready:
-        return
-    _progress()
+    if not (said and said.ready):
+        _progress()
 
 
 @st.fragment(run_every=0.5)

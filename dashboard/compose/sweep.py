@@ -12,8 +12,7 @@ from core import log
 from core.batches import plan, progress
 from core.errors import InputError, StudioError
 from core.images import geometry
-from core.jobs import eta, schedule, workers
-from core.jobs.slots import local_slots
+from core.jobs import eta, schedule, slots, workers
 from core.runs import store
 from core.runs.run import Run
 from core.runs.spec import RunSpec
@@ -103,13 +102,13 @@ def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
     if workers.cluster_address():
         return "how long they take on the cluster cannot be told"
     measurements = eta.Measurements()
-    shapes = [geometry.resized_shape(photo.image.width, photo.image.height, each.size) for each in chosen]
-    seconds = [
-        eta.expected_seconds(each, shape, measurements=measurements) for each, shape in zip(chosen, shapes, strict=True)
-    ]
+    seconds = []
+    for each in chosen:
+        shape = geometry.resized_shape(photo.image.width, photo.image.height, each.size)
+        seconds.append(eta.expected_seconds(each, shape, measurements=measurements))
     if any(each is None for each in seconds):
         return "their time is known once this machine is measured"
-    return f"about {duration(sum(filter(None, seconds)) / len(local_slots()))}"
+    return f"about {duration(sum(filter(None, seconds)) / len(slots.local_slots()))}"
 
 
 def _enter(photo: Picture, chosen: Sequence[TransferSettings], spec: Callable[[], RunSpec]) -> str | None:

@@ -41,10 +41,7 @@ def actions(run: Run, record: RunRecord) -> None:
             args=(run, record),
         )
     st.button(
-        "Same settings, other picture",
-        icon=":material/content_copy:",
-        on_click=_other_picture,
-        args=(run, record),
+        "Same settings, other picture", icon=":material/content_copy:", on_click=_other_picture, args=(run, record)
     )
     if refused := st.session_state.pop("refused", ""):
         st.error(plain(refused))

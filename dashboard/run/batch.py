@@ -1,10 +1,7 @@
 """Show the runs of a sweep side by side, with links to their comparison and report."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 import streamlit as st
 from PIL import Image
@@ -19,11 +16,10 @@ from dashboard import auth
 from dashboard.common import viewer
 from dashboard.common.text import STATUSES, duration, plain
 from dashboard.common.url_state import MOST_RUNS
-from dashboard.run import view
+from dashboard.run import downloads, view
 from dashboard.run.evaluation import measure
-
-if TYPE_CHECKING:
-    from export.contact_sheet import Sheet
+from export import contact_sheet
+from export.contact_sheet import Sheet
 
 SIDE = 360  # px, of a picture in the table
 REFRESH_SECONDS = 2.0
@@ -104,8 +100,6 @@ def _seconds_left(unfinished: tuple[Run, ...]) -> float | None:
 
 
 def _table(found: Found) -> None:
-    from export import contact_sheet
-
     records = [record for _, record in found]
     words = contact_sheet.captions(records)
 
@@ -174,8 +168,7 @@ def _afterwards(found: Found) -> None:
     painted = [run for run, _ in found if run.result.is_file()]
     if not painted:
         return
-    by = evaluation.settings_of(MEASURED_BY)
-    evaluations = evaluation.evaluations(painted, by)
+    evaluations = evaluation.evaluations(painted, evaluation.settings_of(MEASURED_BY))
     with st.container(horizontal=True, vertical_alignment="center"):
         if len(painted) > 1:
             st.page_link(
@@ -184,15 +177,7 @@ def _afterwards(found: Found) -> None:
                 icon=":material/compare:",
                 query_params={"runs": ",".join(run.id for run in painted[:MOST_RUNS])},
             )
-        st.download_button(
-            "Report (HTML)",
-            lambda: _report(painted, evaluations),
-            "report.html",
-            "text/html",
-            type="primary",
-            icon=":material/description:",
-            on_click="ignore",
-        )
+        downloads.report(painted, evaluations, f"the preset {MEASURED_BY}")
         missing = [run.id for run in painted if run.id not in evaluations]
         measured = bool(missing) and st.toggle(
             "Measure them for the report",
@@ -201,9 +186,3 @@ def _afterwards(found: Found) -> None:
         )
     if measured:
         measure(missing, MEASURED_BY)
-
-
-def _report(painted: Sequence[Run], evaluations: Mapping[str, Any]) -> str:
-    from export.report import page
-
-    return str(page.html(painted, evaluations, measured_by=f"the preset {MEASURED_BY}"))

@@ -1,6 +1,8 @@
 """A run's picture in the format that one wants, its film, and the run itself."""
 
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -8,6 +10,7 @@ from core import paths
 from core.errors import StudioError
 from core.images import codec, preprocessing
 from core.runs import archive
+from core.runs.evaluation import Evaluation
 from core.runs.record import RunRecord, metadata
 from core.runs.run import Run
 from dashboard.common.text import plain
@@ -50,6 +53,26 @@ def whole(run: Run, label: str) -> None:
         width="stretch",
         on_click="ignore",
         help="With its inputs, so that it can be repeated elsewhere; the library imports it.",
+    )
+
+
+def report(
+    found: Sequence[Run],
+    evaluations: Mapping[str, Evaluation],
+    measured_by: str,
+    timings: Mapping[str, Sequence[Mapping[str, Any]]] = {},
+) -> None:
+    """A button for a report of runs as one page."""
+    from export.report import page
+
+    st.download_button(
+        "Report (HTML)",
+        lambda: page.html(found, evaluations, measured_by=measured_by, timings=timings),
+        "report.html",
+        "text/html",
+        type="primary",
+        icon=":material/description:",
+        on_click="ignore",
     )
 
 

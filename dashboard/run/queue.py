@@ -33,7 +33,7 @@ def show() -> None:
     mine = [owner is None or store.is_of(run, owner) for run, _ in found]
     st.header("Waiting", anchor=False)
     for number, (run, waiting) in enumerate(found):
-        title = f"**{plain(_title(run))}**" if mine[number] else "Someone else's run"
+        title = f"**{plain(title_of(run))}**" if mine[number] else "Someone else's run"
         with st.container(horizontal=True, vertical_alignment="center", key=f"waiting-{waiting.place}"):
             st.markdown(f"{waiting.place}. {title}{_begins(waiting)}", width="stretch")
             if not mine[number]:
@@ -59,7 +59,8 @@ def _begins(waiting: QueuePosition) -> str:
     return f", begins in about {duration(waiting.seconds)}" if waiting.seconds else ", begins now"
 
 
-def _title(run: Run) -> str:
+def title_of(run: Run) -> str:
+    """The name that a run was given, or its title; its id where its record cannot be read."""
     try:
         return library.marks(run).name or run.record().title
     except StudioError:

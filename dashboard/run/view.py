@@ -20,11 +20,10 @@ from core.jobs import control, eta, workers
 from core.runs import library
 from core.runs.record import RunRecord
 from core.runs.run import METRICS, Run
-from dashboard.common import charts
-from dashboard.common.charts import prepared
+from dashboard.common.charts import draw_prepared, prepared
 from dashboard.common.text import STATUSES, duration, plain
 from dashboard.run import actions, downloads, inputs, notifications, queue, steering
-from export.charts import CURVES
+from export import charts, describe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,9 +109,13 @@ def _live(run: Run) -> None:
         return
     _progress(record, seen)
     if seen.silent and record.writer:
-        _say_that_it_is_stuck(run, record.writer.pid, seen.silent)
+        st.warning(
+            f"Nothing has been heard of the painting process (number {record.writer.pid}) for {duration(seen.silent)}, "
+            "though it is alive: it may be stuck. If it is ended, the run can continue from its last checkpoint."
+        )
+        st.button("End it", icon=":material/power_off:", on_click=_kill, args=(run,))
     with st.container(horizontal=True, vertical_alignment="center"):
-        for name, label in CURVES.items():
+        for name, label in charts.CURVES.items():
             value = seen.metrics[name].iloc[-1] if len(seen.metrics) else None
             st.metric(f"{label} loss", value, format="compact", width=150)
         if run.request().stop:
@@ -121,14 +124,6 @@ def _live(run: Run) -> None:
             st.button("Stop", icon=":material/stop:", on_click=control.stop, args=(run,))
         notifications.offer(run.id)
     _pictures(run, record, seen.picture, "What painting starts from" if seen.metrics.empty else "Painted so far")
-
-
-def _say_that_it_is_stuck(run: Run, process: int, silent: float) -> None:
-    st.warning(
-        f"Nothing has been heard of the painting process (number {process}) for {duration(silent)}, "
-        "though it is alive: it may be stuck. If it is ended, the run can continue from its last checkpoint."
-    )
-    st.button("End it", icon=":material/power_off:", on_click=_kill, args=(run,))
 
 
 def _kill(run: Run) -> None:
@@ -143,8 +138,6 @@ def _loss_curves(run: Run, unfinished: bool) -> tuple[dict[str, Any], dict[int, 
     `unfinished` tells what a run that goes on has so far from all of it. Raises `StudioError` when the metrics are
     damaged.
     """
-    from export import charts  # here, so that the page for a new picture opens without it
-
     metrics = run.metrics()
     if len(metrics) < 2:
         return None
@@ -157,8 +150,6 @@ def _loss_curves(run: Run, unfinished: bool) -> tuple[dict[str, Any], dict[int, 
 
 @st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
 def _layer_curves(run: Run, unfinished: bool) -> dict[str, Any]:
-    from export import charts
-
     metrics = run.metrics()
     layers = len(metrics.columns) - len(METRICS)
     stages = charts.stage_marks(run.record().settings, metrics["iteration"].iloc[-1])
@@ -171,11 +162,11 @@ def _curves(run: Run, unfinished: bool) -> None:
         if not drawn:
             return
         chart, marks = drawn
-        charts.show(chart, f"curves-{run.id}")
+        draw_prepared(chart, f"curves-{run.id}")
         for number, (iteration, words) in enumerate(marks.items(), 1):
             st.caption(plain(f"{number}: after iteration {iteration}, {words}"))
         if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
-            charts.show(_layer_curves(run, unfinished), f"layer-curves-{run.id}")
+            draw_prepared(_layer_curves(run, unfinished), f"layer-curves-{run.id}")
     except StudioError as error:
         st.warning(plain(str(error)))
 
@@ -268,10 +259,8 @@ def _finished(run: Run, record: RunRecord) -> None:
         if run.result.is_file():
             downloads.picture(run, record)
         actions.actions(run, record)
-    if run.result.is_file():
-        _pictures(run, record, run.result, "Painted")
-    else:
-        _pictures(run, record, run.live, "Painted last")
+    painted = (run.result, "Painted") if run.result.is_file() else (run.live, "Painted last")
+    _pictures(run, record, *painted)
     _differences(record)
     _curves(run, record.unfinished)
     _frames(run)
@@ -280,8 +269,6 @@ def _finished(run: Run, record: RunRecord) -> None:
 
 def _differences(record: RunRecord) -> None:
     """What the run was told otherwise than its preset says."""
-    from export import describe
-
     if differing := describe.differences(record):
         told = " · ".join(f"{label}: {value}" for label, value, _ in differing)
         st.caption(f"Other than the preset: {plain(told)}")
@@ -289,16 +276,14 @@ def _differences(record: RunRecord) -> None:
 
 def _provenance(record: RunRecord) -> str:
     """What a record says of itself; an imported one may say anything."""
-    parts = [f"{record.shape[1]} × {record.shape[0]}", f"preset {record.preset}"]
-    if record.precision:
-        parts.append(record.precision)
-    if record.start:
-        parts.append(f"started from: {record.start}")
-    if record.weights:
-        parts.append(f"VGG19 weights: {record.weights}")
-    if record.style_targets:
-        parts.append(f"style targets: {record.style_targets}")
-    return plain(" · ".join(parts))
+    parts = [
+        f"{record.shape[1]} × {record.shape[0]} · preset {record.preset}",
+        record.precision,
+        record.start and f"started from: {record.start}",
+        record.weights and f"VGG19 weights: {record.weights}",
+        record.style_targets and f"style targets: {record.style_targets}",
+    ]
+    return plain(" · ".join(filter(None, parts)))
 
 
 def _frames(run: Run) -> None:
@@ -313,11 +298,7 @@ def _frames(run: Run) -> None:
 
 
 def _timings(record: RunRecord) -> None:
-    if "total" not in record.timings:
-        return
     import pandas as pd
-
-    from export import charts, describe
 
     seconds = describe.phase_seconds(record.timings)
     if not seconds:
@@ -331,9 +312,5 @@ def _timings(record: RunRecord) -> None:
         if "median step" in record.timings:
             rows["median step"] = record.timings["median step"]
         frame = pd.DataFrame({"phase": list(rows), "seconds": list(rows.values())})
-        st.dataframe(
-            frame,
-            hide_index=True,
-            column_config={"seconds": st.column_config.NumberColumn(format="%.3f")},
-            height="content",
-        )
+        columns = {"seconds": st.column_config.NumberColumn(format="%.3f")}
+        st.dataframe(frame, hide_index=True, column_config=columns, height="content")

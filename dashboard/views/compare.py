@@ -19,8 +19,9 @@ from dashboard.common import url_state, viewer
 from dashboard.common.charts import draw
 from dashboard.common.text import duration, plain
 from dashboard.common.url_state import MOST_RUNS
-from dashboard.run import inputs
+from dashboard.run import downloads, inputs
 from dashboard.run.evaluation import measure
+from export import charts, describe
 
 SIDE = 1024  # px, of what is looked at
 
@@ -70,9 +71,10 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
     if len(chosen) == 2:
         slider = st.segmented_control("Show", ["Side by side", "Slider"], default="Side by side") == "Slider"
     found = [(titles[run.id], viewer.jpeg(run.result, SIDE)) for run, _ in chosen]
-    for title, _ in (each for each in found if not each[1]):
-        st.warning(f"The picture of {plain(title)} is damaged.")
-    shown = [viewer.ViewerImage(title, jpeg) for title, jpeg in found if jpeg]
+    for title, jpeg in found:
+        if not jpeg:
+            st.warning(f"The picture of {plain(title)} is damaged.")
+    shown = [(title, jpeg) for title, jpeg in found if jpeg]
     viewer.together(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
     with st.expander("The photos and paintings", icon=":material/image:"):
         for run, record in chosen:
@@ -98,13 +100,8 @@ def _evaluations(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, E
         "Runs of different weights have incomparable losses of their own. Here every result is evaluated by the same "
         "losses, in float32; likeness is its structural similarity to the photo."
     )
-    own = [run.id for run, _ in chosen]
     by = st.selectbox(
-        "Measured by the losses of",
-        [*PRESETS, *own],
-        list(PRESETS).index("reference"),
-        format_func=words,
-        width=360,
+        "Measured by the losses of", [*PRESETS, *titles], list(PRESETS).index("reference"), format_func=words, width=360
     )
     settings = evaluation.settings_of(by)
     evaluations = evaluation.evaluations([run for run, _ in chosen], settings)
@@ -147,8 +144,6 @@ def _table(chosen: Chosen, titles: Mapping[str, str], evaluations: Mapping[str, 
 
 
 def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
-    from export import charts
-
     st.header("How the losses fell", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
         over = st.segmented_control("Over", ["iterations", "seconds"], default="iterations", required=True)
@@ -177,8 +172,6 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
 def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     import pandas as pd
 
-    from export import describe
-
     st.header("Settings that differ", anchor=False)
     rows = dict(describe.differing(chosen))
     if not rows:
@@ -189,8 +182,6 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
 
 
 def _phases(chosen: Chosen) -> None:
-    from export import charts, describe
-
     seconds = {
         f"Run {number}": describe.phase_seconds(record.timings)  # a phone has no room for their titles
         for number, (_, record) in enumerate(chosen, 1)
@@ -203,7 +194,6 @@ def _phases(chosen: Chosen) -> None:
 
 def _report(chosen: Chosen, evaluations: Mapping[str, Evaluation], by: str) -> None:
     from export.report import bundle, content
-    from export.report.page import html
 
     st.header("Report", anchor=False)
     st.caption(
@@ -223,15 +213,7 @@ def _report(chosen: Chosen, evaluations: Mapping[str, Evaluation], by: str) -> N
         return file.getvalue()
 
     with st.container(horizontal=True):
-        st.download_button(
-            "Report (HTML)",
-            lambda: html(found, evaluations, measured_by=by, timings=tables),
-            "report.html",
-            "text/html",
-            type="primary",
-            icon=":material/description:",
-            on_click="ignore",
-        )
+        downloads.report(found, evaluations, by, tables)
         st.download_button(
             "Report and everything (ZIP)",
             packed,

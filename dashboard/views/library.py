@@ -1,5 +1,6 @@
 """Every run as a card: found again, marked, deleted, sent and brought in."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 import streamlit as st
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from core.errors import StudioError
 from core.images import codec
@@ -20,8 +21,9 @@ from core.settings import SETTINGS
 from dashboard import auth
 from dashboard.common.text import STATUSES, duration, plain, size
 from dashboard.common.url_state import MOST_RUNS
-from dashboard.run import downloads, inputs
+from dashboard.run import downloads, inputs, queue
 from dashboard.run.inputs import Input
+from export import describe
 
 PER_PAGE = 24
 MOST_TOLD = 3  # settings on a card
@@ -122,8 +124,6 @@ def _card(entry: Entry) -> None:
 def _told(run: Run, record: RunRecord) -> str:
     """What makes it another picture than its preset's, beside the size, which stands above; and which parts of the
     photo are meant."""
-    from export import describe
-
     left_out = {SETTINGS[name].label for name in ("size", "frame_every", "memory")}
     differing = [(label, value) for label, value, _ in describe.differences(record) if label not in left_out]
     told = [f"{label} {value}" for label, value in differing[:MOST_TOLD]]
@@ -208,12 +208,8 @@ def _deleted() -> None:
     with st.expander(f"Deleted within a day: {len(found)}", icon=":material/delete_history:"):
         for run in found:
             with st.container(horizontal=True, vertical_alignment="center"):
-                try:
-                    title = library.marks(run).name or run.record().title
-                except StudioError:
-                    title = run.id
                 st.button("Restore", key=f"restore-{run.id}", icon=":material/undo:", on_click=_restore, args=([run],))
-                st.markdown(plain(f"{title}, {size(library.size(run))}"))
+                st.markdown(plain(f"{queue.title_of(run)}, {size(library.size(run))}"))
 
 
 def _restore(deleted: Sequence[Run]) -> None:
@@ -306,26 +302,16 @@ def _card_picture(run: Run, record: RunRecord) -> bytes | None:
 
 @st.cache_data(show_spinner=False, max_entries=2000)
 def _drawn(path: Path, changed: float, given: Sequence[Input]) -> bytes:
-    picture = _thumbnail(path, THUMBNAIL)
+    picture = ImageOps.contain(codec.shrunk(path, THUMBNAIL), (THUMBNAIL, THUMBNAIL))
     place = FRAME
     side = min(INSET, picture.width // max(1, len(given)) - 2 * FRAME)
-    for inset in (_inset(each, side) for each in given):
-        if inset:
+    for each in given:
+        with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
+            inset = ImageOps.contain(each.drawn(side), (side, side))
             framed = ImageOps.expand(inset, FRAME // 2, "white")
             picture.paste(framed, (place, picture.height - framed.height - FRAME))
             place += framed.width + FRAME
     return codec.encode_jpeg(np.asarray(picture), quality=80)
-
-
-def _inset(given: Input, side: int) -> Image.Image | None:
-    try:
-        return ImageOps.contain(given.drawn(side), (side, side))
-    except (OSError, StudioError):
-        return None
-
-
-def _thumbnail(path: Path, side: int) -> Image.Image:
-    return ImageOps.contain(codec.shrunk(path, side), (side, side))
 
 
 page()

@@ -18,25 +18,24 @@ from dashboard.common.text import duration, plain
 from dashboard.compose import mask_picker, picture_picker, preview, readiness, settings_form, style_picker, sweep
 from dashboard.compose.picture_picker import Picture
 from dashboard.compose.style_picker import ChosenStyles
-from dashboard.run import queue, view
-from dashboard.run.batch import link_from, show
+from dashboard.run import batch, queue, view
 
 
 def page() -> None:
     """A run or a batch that is chosen, or a run under way, or else what a new one needs."""
     run = _run_to_show()
-    batch = None if run else st.query_params.get("batch")
+    name = None if run else st.query_params.get("batch")
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         st.title("Style Transfer Studio", anchor=False, width="content")
-        if run or batch:
+        if run or name:
             with st.container(horizontal=True, width="content"):
                 if run:
-                    link_from(run)
+                    batch.link_from(run)
                 st.button("New picture", icon=":material/add:", on_click=_compose)
     if run:
         view.show(run)
-    elif batch:
-        show(batch)
+    elif name:
+        batch.show(name)
     else:
         _new_picture()
 
@@ -66,10 +65,6 @@ def _compose() -> None:
         st.session_state.pop(source, None)
     mask_picker.forget("photo")
     style_picker.forget()
-
-
-def _watch(run_id: str) -> None:
-    st.query_params["run"] = run_id
 
 
 def _new_picture() -> None:
@@ -151,11 +146,11 @@ def _start(
             st.error(plain(str(error)))
             return
         st.session_state.composing = False
-        _watch(run.id)
+        st.query_params["run"] = run.id
         st.rerun()
-    if batch := sweep.offer(content, styles, settings, spec):
+    if name := sweep.offer(content, styles, settings, spec):
         st.session_state.composing = False
-        st.query_params["batch"] = batch
+        st.query_params["batch"] = name
         st.rerun()
 
 

@@ -13,6 +13,7 @@ from dashboard import background_jobs
 from dashboard.common import url_state
 from dashboard.common.charts import draw
 from dashboard.common.text import duration, plain
+from export import charts
 
 PARTS = {
     "targets": "Gram targets: TensorFlow, ONNX Runtime and the cache (a minute)",
@@ -142,8 +143,6 @@ def _remove(name: str) -> None:
 
 
 def _comparisons(shown: dict[str, Measurement]) -> None:
-    from export import charts
-
     for title, rows in measurements.tables(shown).items():
         st.header(plain(title), anchor=False)
         for size, of_size in pd.DataFrame(rows).groupby("size"):  # not a facet, which would not become narrower
@@ -187,8 +186,6 @@ def _told(pair: Pair) -> list[Course]:
 
 
 def _qualities(shown: dict[str, Measurement]) -> None:
-    from export import charts
-
     pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if _told(pair))
     for name in pairs:
         st.header(plain(f"Time to quality: {name}"), anchor=False)

@@ -12,7 +12,7 @@ from core.runs.record import RUN_ID, RunRecord
 from core.runs.run import Run
 from export import describe
 from export.report import content
-from export.report.content import NO_EVALUATIONS, NO_TIMINGS, ReportRun, Timings
+from export.report.content import ReportRun, TimingRows
 from export.report.page import TITLE, render
 
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the same bytes
@@ -21,16 +21,15 @@ FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the
 def write_zip(
     target: IO[bytes],
     found: Sequence[Run],
-    evaluations: Mapping[str, Evaluation] = NO_EVALUATIONS,
+    evaluations: Mapping[str, Evaluation] = {},
     title: str = TITLE,
     measured_by: str = "",
-    frames: bool = True,
-    timings: Timings = NO_TIMINGS,
+    timings: Mapping[str, TimingRows] = {},
 ) -> None:
     """Write the page as report.html, tables of all runs as runs.csv and runs.json, and for each run a folder: its
     pictures in full size, metrics.csv, run.json, and repeat.sh, which paints it again. Raises as `html` does."""
     shown = content.read_run(found, evaluations)
-    page = render(shown, title, measured_by, frames, timings)
+    page = render(shown, title, measured_by, timings)
     with zipfile.ZipFile(target, "w") as archive:
         _add(archive, "report.html", page.encode())
         _add(archive, "runs.csv", _csv([_row(each) for each in shown]).encode())

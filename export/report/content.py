@@ -6,7 +6,6 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,9 +32,7 @@ FRAME_SIDE = 192  # px
 FRAME_QUALITY = 80
 FRAMES = 8  # on a strip
 LEGEND_CHARACTERS = 42  # so much of a name fits beside a curve
-Timings = Mapping[str, Sequence[Mapping[str, Any]]]
-NO_TIMINGS: Timings = MappingProxyType({})
-NO_EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({})
+TimingRows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,18 +72,13 @@ class ReportRun:
         return whole if len(whole) <= LEGEND_CHARACTERS else whole[: LEGEND_CHARACTERS - 1] + "…"
 
     @property
-    def seconds(self) -> float | None:
-        """From the first picture read to the end; a run that did not end by itself says none."""
-        return self.record.timings.get("total")
-
-    @property
     def phases(self) -> dict[str, float]:
         return describe.phase_seconds(self.record.timings)
 
 
 def check(found: Sequence[Run]) -> None:
     """Raise `InputError` where `html` would for what the runs say of themselves, before a long measurement."""
-    read_run(found, NO_EVALUATIONS)
+    read_run(found, {})
 
 
 def read_run(found: Sequence[Run], evaluations: Mapping[str, Evaluation]) -> list[ReportRun]:
@@ -99,8 +91,6 @@ def _read(number: int, run: Run, evaluation: Evaluation | None) -> ReportRun:
     try:
         record = run.record()
         metrics = _metrics(run)
-    except InputError:
-        raise
     except StudioError as error:
         raise InputError(str(error)) from error
     return ReportRun(number, run, run.with_progress(record), library.marks(run), metrics, evaluation)

@@ -14,7 +14,7 @@ from core.runs.run import SUMS, Run
 from core.settings import SETTINGS
 from export import charts, contact_sheet, describe, settings_text
 from export.report import content
-from export.report.content import FRAME_SIDE, NO_EVALUATIONS, NO_TIMINGS, Picture, ReportRun, Timings
+from export.report.content import FRAME_SIDE, Picture, ReportRun, TimingRows
 
 SUFFIXES = (".html", ".zip")
 TITLE = "Style transfer report"
@@ -30,19 +30,18 @@ ABBREVIATIONS = {"cpu": "CPU", "cuda": "CUDA", "gpu": "GPU", "gpus": "GPUs", "on
 
 def html(
     found: Sequence[Run],
-    evaluations: Mapping[str, Evaluation] = NO_EVALUATIONS,
+    evaluations: Mapping[str, Evaluation] = {},
     title: str = TITLE,
     measured_by: str = "",
-    frames: bool = True,
-    timings: Timings = NO_TIMINGS,
+    timings: Mapping[str, TimingRows] = {},
 ) -> str:
     """A page about the runs, without scripts or references to anything outside itself.
 
     `evaluations` are by the runs' names, and `measured_by` says whose losses they are, such as "the preset reference".
-    `frames` shows how the pictures came about, where the runs are few. `timings` are tables of `bench.measurements`, by
-    their titles. Raises `InputError` for no runs, or for one that cannot be read.
+    `timings` are tables of `bench.measurements`, by their titles. Raises `InputError` for no runs, or for one that
+    cannot be read.
     """
-    return render(content.read_run(found, evaluations), title, measured_by, frames, timings)
+    return render(content.read_run(found, evaluations), title, measured_by, timings)
 
 
 def check_writable(path: Path) -> None:
@@ -52,7 +51,7 @@ def check_writable(path: Path) -> None:
     paths.check_writable(path)
 
 
-def render(shown: list[ReportRun], title: str, measured_by: str, frames: bool, timings: Timings) -> str:
+def render(shown: list[ReportRun], title: str, measured_by: str, timings: Mapping[str, TimingRows]) -> str:
     from markupsafe import Markup
 
     created = sorted(each.record.created for each in shown)
@@ -62,7 +61,7 @@ def render(shown: list[ReportRun], title: str, measured_by: str, frames: bool, t
         title=title,
         first=f"{created[0]:%Y-%m-%d}",
         last=f"{created[-1]:%Y-%m-%d}",
-        runs=_described_briefly(shown) if many else [_described(each, frames) for each in shown],
+        runs=_described_briefly(shown) if many else [_described(each) for each in shown],
         sheet=_contact_sheet(shown) if many else None,
         most_curves=MOST_CURVES,
         measured=any(each.evaluation for each in shown),
@@ -91,11 +90,11 @@ def _template() -> Any:
     return environment.get_template("report.html.j2")
 
 
-def _described(each: ReportRun, frames: bool, pictures: bool = True, drawn: bool = True) -> dict[str, Any]:
+def _described(each: ReportRun, pictures: bool = True, drawn: bool = True) -> dict[str, Any]:
     """What the page says of one run; with its pictures, and with its own curves."""
     from markupsafe import Markup
 
-    record = each.record
+    record, seconds = each.record, each.record.timings.get("total")
     own = {}
     if drawn and len(each.metrics) > 1:
         what = f"of {each.short}, {each.title}, over {len(each.metrics)} iterations"
@@ -117,15 +116,15 @@ def _described(each: ReportRun, frames: bool, pictures: bool = True, drawn: bool
         "preset": record.preset,
         "size": f"{record.shape[1]} × {record.shape[0]}",
         "iterations": f"{record.iteration or 0} of {record.settings.iterations}",
-        "loss": _number(record.best_total),
-        "seconds": "–" if each.seconds is None else f"{each.seconds:.1f}",
+        "loss": "–" if record.best_total is None else f"{record.best_total:.4g}",
+        "seconds": "–" if seconds is None else f"{seconds:.1f}",
         "evaluation": each.evaluation,
         "pictures": content.pictures(each) if pictures else [],
         "large": None,
-        "frames": content.frames(each) if frames else [],
+        "frames": content.frames(each) if pictures else [],
         "drawn": own,
         "stages": record.settings.stages,
-        "steering": describe.steered(record),
+        "steering": charts.steering_marks(record.steering),
         "settings": [
             (setting.label, settings_text.describe_setting(setting, record.settings)) for setting in SETTINGS.values()
         ],
@@ -136,8 +135,6 @@ def _described(each: ReportRun, frames: bool, pictures: bool = True, drawn: bool
 
 
 def _stages(each: ReportRun) -> Mapping[int, str]:
-    from export import charts
-
     return {} if each.metrics.empty else charts.stage_marks(each.record.settings, each.metrics["iteration"].iloc[-1])
 
 
@@ -147,7 +144,7 @@ def _described_briefly(shown: list[ReportRun]) -> list[dict[str, Any]]:
     told = contact_sheet.captions([each.record for each in shown])
     large, drawn = len(shown) <= MOST_LARGE, len(shown) <= MOST_CURVES
     return [
-        _described(each, frames=False, pictures=False, drawn=drawn)
+        _described(each, pictures=False, drawn=drawn)
         | {"title": legible(each.marks.name) or caption, "large": content.painted(each, LARGE_SIDE) if large else None}
         for each, caption in zip(shown, told, strict=True)
     ]
@@ -216,7 +213,7 @@ def _drawings(shown: list[ReportRun]) -> dict[str, str]:
     return drawn
 
 
-def _durations(title: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _durations(title: str, rows: TimingRows) -> list[dict[str, Any]]:
     """A drawing and a table for each size that was measured."""
     import pandas as pd
     from markupsafe import Markup
@@ -287,10 +284,6 @@ def _provenance(record: RunRecord) -> list[tuple[str, str]]:
         "Best iteration": "" if record.best_iteration is None else str(record.best_iteration),
     }
     return [(name, value) for name, value in told.items() if value]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _fact(name: str) -> str:

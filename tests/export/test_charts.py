@@ -121,9 +121,9 @@ def test_where_another_size_begins_is_a_point_on_the_runs_own_curve(over):
 
 def test_beside_a_published_run():
     published = pd.DataFrame({"iteration": [0, 100], "total": [5e8, 2e7]})
-    chart = charts.comparison({"ours": metrics()}, published=published, published_name="As published")
+    chart = charts.comparison({"ours": metrics()}, published=published)
     rows = drawn(chart)
-    assert list(rows[rows["curve"] == "As published"]["loss"]) == [5e8, 2e7]
+    assert list(rows[rows["curve"] == "Published"]["loss"]) == [5e8, 2e7]
     assert chart.to_dict()["encoding"]["color"]["scale"]["range"] == [COLOURS[0], GREY]
 
 
