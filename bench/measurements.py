@@ -123,8 +123,7 @@ class Measurement(BaseModel):
     def save(self, path: Path) -> None:
         """Write the measurement as JSON. Raises `StudioError` when it cannot be written."""
         try:
-            with paths.replacing(path) as file:
-                file.write(self.model_dump_json(indent=1).encode())
+            paths.write(path, self.model_dump_json(indent=1).encode())
         except OSError as error:
             raise StudioError(f"{path} could not be written: {error.strerror or error}.") from error
 

@@ -102,8 +102,7 @@ def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) ->
         "tensorflow": hardware.versions()["tensorflow"],
         "seconds": round(step.seconds, 1),
     }
-    with paths.replacing(_own_file()) as file:
-        file.write(json.dumps([entry, *_own_targets()], indent=1, ensure_ascii=False).encode())
+    paths.write(_own_file(), json.dumps([entry, *_own_targets()], indent=1, ensure_ascii=False).encode())
     return step.losses.total
 
 

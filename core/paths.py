@@ -122,11 +122,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         draft.replace(path)
         _flush(path.parent)
     except BaseException:
-        with contextlib.suppress(
-            OSError
-        ):  # such as a folder that is read-only by now: the error that counts is the first
+        with contextlib.suppress(OSError):  # such as a read-only folder by now: the first error counts
             draft.unlink(missing_ok=True)
         raise
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file of these bytes, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def put_in_place(draft: Path, folder: Path) -> None:

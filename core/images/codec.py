@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from core import paths
 from core.errors import InputError, StudioError
 from core.images import color_profiles
-from core.paths import check_writable as check_writable_file
-from core.paths import is_file, replacing
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 100_000_000
@@ -116,7 +115,7 @@ def read_exact(path: Path) -> np.ndarray:
 
 def array_kind(path: Path) -> tuple[Any, ...]:
     """Shape and type of the array in a .npy file that is as long as it says; nothing where there is none."""
-    if not is_file(path):  # such as a pipe, which would be waited for
+    if not paths.is_file(path):  # such as a pipe, which would be waited for
         return ()
     try:
         with path.open("rb") as file:
@@ -145,7 +144,7 @@ def read_metadata(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, str]:
 def check_writable(path: Path) -> None:
     """Raise InputError if `write_image` is bound to fail there: for the suffix, the folder or the permissions."""
     _write_format(path)
-    check_writable_file(path)
+    paths.check_writable(path)
 
 
 def write_image(path: Path, rgb: np.ndarray, metadata: Mapping[str, str] = {}) -> None:
@@ -162,8 +161,7 @@ def write_image(path: Path, rgb: np.ndarray, metadata: Mapping[str, str] = {}) -
     except (OSError, ValueError) as error:  # such as more pixels a side than the format can hold
         raise StudioError(f"{path} cannot be written as {file_format}: {error}.") from error
     try:
-        with replacing(path) as file:
-            file.write(data)
+        paths.write(path, data)
     except OSError as error:
         raise StudioError(f"{path} could not be written: {error.strerror or error}.") from error
 

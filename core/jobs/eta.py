@@ -122,8 +122,7 @@ def measure_pace(engine: "Engine") -> None:
         step_per_pixel=statistics.median(durations) / (photo.shape[1] * photo.shape[2]),
         start=sum(timings.values()) + steps[0].seconds,
     )
-    with paths.replacing(_file()) as file:
-        file.write(pace.model_dump_json().encode())
+    paths.write(_file(), pace.model_dump_json().encode())
 
 
 def _measured_runs() -> Iterator[tuple[RunRecord, Pace]]:

@@ -54,8 +54,7 @@ def _entries() -> list[tuple[Run, QueueEntry]]:
 
 
 def _write_entry(run: Run, entry: QueueEntry) -> None:
-    with paths.replacing(paths.queue() / run.id) as file:
-        file.write(entry.model_dump_json().encode())
+    paths.write(paths.queue() / run.id, entry.model_dump_json().encode())
 
 
 def _queue_lock() -> FileLock:

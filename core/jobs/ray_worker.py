@@ -69,8 +69,7 @@ class FileBlob:
                     content = fetch(self.content)
                     if not self._is(content):
                         raise StudioError(f"{self.name} came damaged to {platform.node()} (its hash is wrong).")
-                    with paths.replacing(path) as file:
-                        file.write(content)
+                    paths.write(path, content)
         except OSError as error:
             raise StudioError(f"{path} cannot be written on {platform.node()}: {error.strerror or error}.") from error
         return path

@@ -41,8 +41,8 @@ class Slot:
     @contextmanager
     def occupied_by(self, run: Run) -> Iterator[None]:
         """Say which run has the turn here. Raises `StudioError` where that cannot be written."""
-        with writing(run, paths.home()), paths.replacing(self._file("painting")) as file:
-            file.write(run.id.encode())
+        with writing(run, paths.home()):
+            paths.write(self._file("painting"), run.id.encode())
         try:
             yield
         finally:

@@ -115,8 +115,8 @@ def announce(slot: Slot, message: str, ready: bool, failed: bool = False, withou
     said = Readiness(
         message=message, ready=ready, failed=failed, without_preview=without_preview, writer=ProcessId.this_process()
     )
-    with contextlib.suppress(OSError), paths.replacing(slot.readiness_file) as file:  # a run need not fail for it
-        file.write(said.model_dump_json().encode())
+    with contextlib.suppress(OSError):  # a run need not fail for it
+        paths.write(slot.readiness_file, said.model_dump_json().encode())
 
 
 def worker_log() -> Path:

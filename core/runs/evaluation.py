@@ -84,8 +84,7 @@ def evaluate(
             structural_similarity(content, preprocessing.to_uint8(result), channel_axis=2, data_range=255)
         ),
     )
-    with paths.replacing(_file(run, by)) as file:
-        file.write(evaluation.model_dump_json().encode())
+    paths.write(_file(run, by), evaluation.model_dump_json().encode())
     return evaluation
 
 

@@ -78,8 +78,7 @@ def mark(run: Run, **changes: Any) -> None:
         raise InputError(f"{first['loc'][0]}: {first['msg']}.") from error
     if not run.path.is_dir():
         raise InputError(f"The run {run.id} is no longer there.")
-    with paths.replacing(run.path / "marks.json") as file:
-        file.write(changed.model_dump_json().encode())
+    paths.write(run.path / "marks.json", changed.model_dump_json().encode())
 
 
 def select(
@@ -166,8 +165,7 @@ def quota() -> Quota:
 
 
 def set_quota(gigabytes: float) -> None:
-    with paths.replacing(_quota_file()) as file:
-        file.write(Quota(gigabytes=gigabytes).model_dump_json().encode())
+    paths.write(_quota_file(), Quota(gigabytes=gigabytes).model_dump_json().encode())
 
 
 def beyond_quota(found: Iterable[Entry], quota: Quota) -> list[Entry]:

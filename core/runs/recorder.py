@@ -176,7 +176,7 @@ class Recorder(ProgressSink):
 
     def write_live_picture(self, picture: bytes) -> None:
         with writing(self.run):
-            self._write_picture(self.run.live, picture)
+            paths.write(self.run.live, picture)
 
     def write_step(self, step: StepUpdate) -> None:
         with writing(self.run):
@@ -188,11 +188,12 @@ class Recorder(ProgressSink):
                 self._step_seconds.append(step.seconds - self._noted)
             self._noted = step.seconds
             losses = (f"{value:.9g}" for value in step.losses.values())
-            self._write_line([str(step.iteration), str(step.evaluations), f"{step.seconds:.4f}", *losses])
+            with (self.run.path / "metrics.csv").open("a") as file:
+                file.write(",".join([f"{step.iteration},{step.evaluations},{step.seconds:.4f}", *losses]) + "\n")
             if step.picture:
                 if step.iteration % self.record.settings.frame_every == 0:
-                    self._write_picture(self.run.path / "frames" / f"{step.iteration:06d}.jpg", step.picture)
-                self._write_picture(self.run.live, step.picture)
+                    paths.write(self.run.path / "frames" / f"{step.iteration:06d}.jpg", step.picture)
+                paths.write(self.run.live, step.picture)
             if step.checkpoint:
                 self._save(step.checkpoint)
 
@@ -261,16 +262,7 @@ class Recorder(ProgressSink):
         for iteration, frame in self.run.frames():
             if iteration > step.iteration:
                 frame.unlink()
-        with paths.replacing(self.run.path / "metrics.csv") as file:
-            file.write(("\n".join(kept) + "\n").encode())
-
-    def _write_line(self, values: list[str]) -> None:
-        with (self.run.path / "metrics.csv").open("a") as file:
-            file.write(",".join(values) + "\n")
-
-    def _write_picture(self, path: Path, picture: bytes) -> None:
-        with paths.replacing(path) as file:
-            file.write(picture)
+        paths.write(self.run.path / "metrics.csv", ("\n".join(kept) + "\n").encode())
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

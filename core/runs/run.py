@@ -203,8 +203,7 @@ class Run:
             weights = {**request.weights, **weights}
             Steering.of(0, weights, settings)
         request = Request.model_validate({**request.model_dump(), **wishes, "weights": weights or request.weights})
-        with paths.replacing(self.path / "request.json") as file:
-            file.write(request.model_dump_json().encode())
+        paths.write(self.path / "request.json", request.model_dump_json().encode())
 
     def request(self) -> Request:
         """What is wanted of the run; nothing where that cannot be read."""
@@ -243,8 +242,7 @@ def lines_before(run: Run, iteration: int) -> dict[int, str]:
 
 
 def write_record(run: Run, record: RunRecord) -> None:
-    with paths.replacing(run.path / "run.json") as file:
-        file.write(record.model_dump_json(indent=2).encode())
+    paths.write(run.path / "run.json", record.model_dump_json(indent=2).encode())
 
 
 @contextmanager
