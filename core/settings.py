@@ -375,21 +375,17 @@ def _read_settings() -> dict[str, Setting]:
     settings = {}
     for name, field in TransferSettings.model_fields.items():
         extra = field.json_schema_extra
-        assert isinstance(extra, dict)  # as _knob() made it
+        assert isinstance(extra, dict)  # as _setting() made it
         words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         settings[name] = Setting(
             name=name,
             label=str(field.title),
             meaning=str(field.description),
-            group=extra["group"],  # type: ignore[arg-type]
-            unit=str(extra["unit"]),
             type=str if words else {int: int, float: float}.get(field.annotation, tuple),  # type: ignore[arg-type]
             choices=words,
-            steered=bool(extra["steered"]),
-            shapes_result=bool(extra["shapes_result"]),
-            each_of=str(extra["each_of"]),
             minimum=_limit(field.metadata, "ge"),
             maximum=_limit(field.metadata, "le"),
+            **extra,  # type: ignore[arg-type]
         )
     return settings
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from core import paths
 from core.errors import InputError, StudioError
 from core.images import codec, sandbox
-from core.images.sandbox import Decoder
 from core.runs.record import SOFTWARE
 from core.runs.run import Run
 from core.runs.spec import RunSpec, made_of
@@ -59,9 +58,8 @@ class FolderBatch:
         for photo in photos:
             output = batch.output(photo)
             if output in outputs:
-                raise InputError(
-                    f"{outputs[output].name} and {photo.name} would both become {output.name}: rename one."
-                )
+                both = f"{outputs[output].name} and {photo.name}"
+                raise InputError(f"{both} would both become {output.name}: rename one.")
             outputs[output] = photo
         paths.check_writable(next(iter(outputs)) if target.is_dir() else target)
         return batch
@@ -82,10 +80,8 @@ class FolderBatch:
         for photo in self.photos:
             before = items[-1] if self.later and items else None
             settings = self.later if self.later and before else self.spec.settings
-            digest, output = (
-                made_of(spec, settings, _bytes(photo), before.made_of if before else ""),
-                self.output(photo),
-            )
+            output = self.output(photo)
+            digest = made_of(spec, settings, _bytes(photo), before.made_of if before else "")
             is_painted = output.exists() and _made_of(output) == digest
             items.append(FolderItem(photo, output, settings, digest, before.output if before else None, is_painted))
         return items
@@ -123,7 +119,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
     Raises `InputError` when there is none.
     """
-    found = sorted(filter(_is_picture, _files(folder)), key=_natural)
+    found = sorted((path for path in _files(folder) if path.suffix.lower() in SUFFIXES), key=_natural)
     if not found:
         raise InputError(f"There is no picture in {folder}: none ends in {', '.join(SUFFIXES)}.")
     return found
@@ -134,10 +130,6 @@ def _files(folder: Path) -> list[Path]:
         return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror or error}.") from error
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:
@@ -156,7 +148,7 @@ def _check_target(folder: Path, target: Path) -> None:
 
 
 def _check_frames(photos: Sequence[Path]) -> None:
-    with Decoder() as decoder:
+    with sandbox.Decoder() as decoder:
         first = decoder.read(photos[0]).size
         for photo in photos[1:]:
             if (size := decoder.read(photo).size) != first:

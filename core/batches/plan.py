@@ -150,11 +150,8 @@ def as_its_type(name: str, value: Any) -> Any:
     """One setting's value, as far as it can be checked without the others."""
     if SETTINGS[name].each_of:  # as many as there are layers or paintings
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-    choices: dict[str, Any] = {
-        "size": SETTINGS["size"].maximum,
-        name: value,
-    }  # so large that there is room for any stages
-    return getattr(choose(**choices), name)
+    largest = SETTINGS["size"].maximum  # there is room for any stages
+    return getattr(choose(**{"size": largest, name: value}), name)
 
 
 def _pictures(named: Sequence[str]) -> list[PictureSource]:
@@ -189,7 +186,7 @@ class Checker:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._decoder.__exit__(None, None, None)
+        self._decoder.__exit__()
 
     def job(
         self, content: PictureSource, styles: tuple[PictureSource, ...], preset: str, wanted: TransferSettings
@@ -220,7 +217,7 @@ class Checker:
         try:
             return picture.read(self._decoder)
         except InputError:
-            self._decoder.__exit__(None, None, None)  # after an error it may be of no more use
+            self._decoder.__exit__()  # after an error it may be of no more use
             self._decoder = Decoder()
             raise
 

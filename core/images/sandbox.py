@@ -21,8 +21,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
@@ -47,18 +46,12 @@ class Wanted:
     ground: str = "white"
 
 
-def read(
-    source: Path | bytes,
-    name: str | None = None,
-    max_bytes: int = MAX_BYTES,
-    formats: tuple[str, ...] = READ_FORMATS,
-    max_pixels: int = MAX_PIXELS,
-    ground: str = "white",
-) -> Image.Image:
-    """As `images.read_image`, in a process of its own. Raises `InputError` also for a picture over which the decoder
-    breaks down or takes longer than SECONDS or more than MEMORY, and `StudioError` when no process can be started."""
+def read(source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Any) -> Image.Image:
+    """As `codec.read_image`, with the same options, in a process of its own. Raises `InputError` also for a picture
+    over which the decoder breaks down or takes longer than SECONDS or more than MEMORY, and `StudioError` when no
+    process can be started."""
     with Decoder() as decoder:
-        return decoder.read(source, name, max_bytes, formats, max_pixels, ground)
+        return decoder.read(source, name, max_bytes, **options)
 
 
 def read_mask(source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES) -> Image.Image:
@@ -77,9 +70,7 @@ class Decoder:
     def __enter__(self) -> "Decoder":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._process:
             self._process.kill()
             self._process.communicate()
@@ -103,14 +94,10 @@ class Decoder:
             answered = _exchange(process, wanted, data)
         if answered is None:
             took_too_long = late.is_set() or process.wait() == -getattr(signal, "SIGXCPU", signal.SIGTERM)
-            raise InputError(
-                f"{label} cannot be decoded: "
-                + (
-                    f"that takes longer than {SECONDS:.0f} s, so it is damaged or made to."
-                    if took_too_long
-                    else "it is damaged, and the decoder broke down over it."
-                )
-            )
+            why = "it is damaged, and the decoder broke down over it"
+            if took_too_long:
+                why = f"that takes longer than {SECONDS:.0f} s, so it is damaged or made to"
+            raise InputError(f"{label} cannot be decoded: {why}.")
         return answered
 
     def _started(self, label: str) -> subprocess.Popen[bytes]:
@@ -126,9 +113,8 @@ class Decoder:
                     env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else a stack of memory for each core
                 )
             except OSError as error:
-                raise StudioError(
-                    f"{label} cannot be decoded: no process can be started ({error.strerror or error})."
-                ) from error
+                why = f"no process can be started ({error.strerror or error})"
+                raise StudioError(f"{label} cannot be decoded: {why}.") from error
         return self._process
 
 

@@ -8,11 +8,7 @@ import psutil
 
 from core import log, paths
 from core.errors import InputError, StudioError
-from core.jobs import eta
-from core.jobs.queue import dequeue
-from core.jobs.schedule import running_in
-from core.jobs.slots import cluster_slots
-from core.jobs.workers import started_workers
+from core.jobs import eta, queue, schedule, slots, workers
 from core.machine.processes import ProcessId
 from core.runs import recovery
 from core.runs.record import RunRecord
@@ -57,7 +53,7 @@ def kill(run: Run) -> None:
         raise InputError(f"Nobody paints the run {run.id}.")
     if not writer.is_visible_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
-    if run in running_in(cluster_slots()):
+    if run in schedule.running_in(slots.cluster_slots()):
         run.ask(stop=True, at_once=True)
         return
     psutil.Process(writer.pid).kill()
@@ -73,7 +69,7 @@ def cancel(run: Run) -> None:
 
 def _remove_from_queue(run: Run) -> bool:
     """Take it out of the queue, for good; whether it was there."""
-    if taken := dequeue(run):
+    if taken := queue.dequeue(run):
         run.change(status="stopped")
         log.event("run withdrawn", run=run.id)
     return taken
@@ -95,8 +91,8 @@ def _describe_exit(writer: ProcessId) -> str:
         return "The machine was restarted while it was being painted."
     try:
         # The system may tell a moment after the lock was released.
-        mine = writer.pid in started_workers and writer.is_visible_here()
-        code = started_workers[writer.pid].wait(timeout=ENDING_SECONDS) if mine else None
+        mine = writer.pid in workers.started_workers and writer.is_visible_here()
+        code = workers.started_workers[writer.pid].wait(timeout=ENDING_SECONDS) if mine else None
     except subprocess.TimeoutExpired:
         code = None
     if code is None:

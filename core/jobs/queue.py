@@ -30,11 +30,7 @@ def move(run: Run, to_front: bool = False) -> None:
                 _write_entry(each, entry.model_copy(update={"order": float(order)}))
 
 
-def enqueue(run: Run, waiter: ProcessId | None) -> None:
-    enqueue_all([run], waiter)
-
-
-def enqueue_all(entering: Sequence[Run], waiter: ProcessId | None) -> None:
+def enqueue(entering: Sequence[Run], waiter: ProcessId | None) -> None:
     paths.queue().mkdir(parents=True, exist_ok=True)
     with _queue_lock():
         for file in paths.queue().iterdir():

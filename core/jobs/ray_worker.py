@@ -26,9 +26,7 @@ from filelock import FileLock
 
 from core import paths
 from core.errors import StudioError
-from core.jobs import execution
-from core.jobs.execution import Report
-from core.jobs.slots import try_acquire
+from core.jobs import execution, slots
 from core.machine import hardware
 from core.runs.record import Request
 from core.runs.recorder import ProgressSink, StepUpdate
@@ -156,7 +154,7 @@ class RayWorker:
             of, request = self._wish
             return request if of == run.id else Request()
 
-        def make_engine(report: Report, timings: Timings) -> Engine:
+        def make_engine(report: execution.Report, timings: Timings) -> Engine:
             self._engine = self._engine or _make_engine(outfit, timings)
             return self._engine
 
@@ -178,7 +176,7 @@ def _folder() -> Iterator[Path]:
     parent = paths.home() / "ray-workers"
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob("*.lock"):
-        if try_acquire(lock := FileLock(left)):
+        if slots.try_acquire(lock := FileLock(left)):
             shutil.rmtree(left.with_suffix(""), ignore_errors=True)
             left.unlink(missing_ok=True)
             lock.release()

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from core import log
 from core.environment import MOST_SLOTS
 from core.errors import StudioError
-from core.jobs import eta, workers
-from core.jobs.execution import Report
-from core.jobs.queue import dequeue, enqueue, enqueue_all, first_in_queue, queued_runs
-from core.jobs.slots import Slot, cluster_slots, first_free, local_slots
+from core.jobs import eta, execution, queue, slots, workers
 from core.machine.processes import ProcessId
 from core.runs.run import Run
 
@@ -53,14 +50,14 @@ def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float
         return math.inf if seconds is None else seconds
 
     under_way = [(run, 0.0, left(run)) for run in running()]
-    there = running_in(cluster_slots())
+    there = running_in(slots.cluster_slots())
     here = [ends for run, _, ends in under_way if run not in there]
-    free = [*here, *[0.0] * (len(local_slots()) - len(here))]  # of each slot
+    free = [*here, *[0.0] * (len(slots.local_slots()) - len(here))]  # of each slot
     if workers.cluster_address():
         free = [math.inf]
     heapq.heapify(free)
     found = under_way if with_painting else []
-    for run in queued_runs():
+    for run in queue.queued_runs():
         begins = free[0]
         found.append((run, begins, begins + left(run)))
         heapq.heapreplace(free, found[-1][2])
@@ -69,35 +66,35 @@ def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float
 
 def running() -> list[Run]:
     """The runs that are being painted by who holds a turn, here or on a cluster."""
-    return [*running_in(map(Slot, range(MOST_SLOTS))), *running_in(cluster_slots())]
+    return [*running_in(map(slots.Slot, range(MOST_SLOTS))), *running_in(slots.cluster_slots())]
 
 
-def running_in(places: Iterable[Slot]) -> list[Run]:
+def running_in(places: Iterable[slots.Slot]) -> list[Run]:
     return [run for slot in places if (run := slot.run())]
 
 
 def submit(*submitted: Run) -> None:
     """Put runs at the end of the queue, in this order, and start workers for them."""
-    enqueue_all(submitted, None)
+    queue.enqueue(submitted, None)
     for run in submitted:
         log.event("run queued", run=run.id)
-    for _ in range(min(len(submitted), len(local_slots()))):
+    for _ in range(min(len(submitted), len(slots.local_slots()))):
         workers.start_worker()
 
 
 @contextmanager
-def acquire_slot(run: Run, report: Report) -> Iterator[None]:
+def acquire_slot(run: Run, report: execution.Report) -> Iterator[None]:
     """Wait in the queue until it is this run's turn at one of the slots, report the wait, and hold the slot.
 
     Whether the run then fits into memory is `core.machine.memory.check`'s to decide.
 
     Raises `StudioError` when the run is taken out of the queue by someone.
     """
-    enqueue(run, ProcessId.this_process())
+    queue.enqueue([run], ProcessId.this_process())
     try:
-        told, places = 0, local_slots()[::-1]  # workers take the first ones
-        while not (first_in_queue() == (run, True) and (found := first_free(places, Slot.turn_lock))):
-            ahead = queued_runs()
+        told, places = 0, slots.local_slots()[::-1]  # workers take the first ones
+        while not (queue.first_in_queue() == (run, True) and (found := slots.first_free(places, slots.Slot.turn_lock))):
+            ahead = queue.queued_runs()
             if run not in ahead:
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
             if (place := ahead.index(run) + 1) != told:
@@ -108,7 +105,7 @@ def acquire_slot(run: Run, report: Report) -> Iterator[None]:
             time.sleep(0.2)
         slot, lock = found
         try:
-            if not dequeue(run):
+            if not queue.dequeue(run):
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
             slot.choose_card()
             with slot.occupied_by(run):
@@ -117,7 +114,7 @@ def acquire_slot(run: Run, report: Report) -> Iterator[None]:
             lock.release()
     except BaseException:
         with contextlib.suppress(OSError):  # what ended the block counts more
-            if dequeue(run):  # given up while it waited
+            if queue.dequeue(run):  # given up while it waited
                 run.change(status="stopped")
         raise
 

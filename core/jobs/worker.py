@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from core import log, paths, presets
+from core.environment import environment
 from core.errors import StudioError
-from core.jobs import eta, execution
-from core.jobs.execution import EngineMaker, Report
-from core.jobs.queue import count_for_workers, dequeue, next_queued, queued_runs
-from core.jobs.slots import Slot, first_free, local_slots, try_acquire
-from core.jobs.workers import announce, cluster_address, has_prepared, idle_seconds, readiness_by_slot, worker_log
+from core.jobs import eta, execution, queue, slots, workers
 from core.machine import hardware
 from core.machine.processes import ProcessId
 from core.runs import recovery
@@ -28,14 +25,14 @@ if TYPE_CHECKING:
     from core.transfer.engine import Engine
 
 
-def work(make_engine: EngineMaker) -> None:
+def work(make_engine: execution.EngineMaker) -> None:
     """Prepare, then perform queued runs in their order until none has come for a while: what a worker process does."""
-    idle_seconds()
+    _ = environment().worker_idle  # raises InputError before anything begins
     if not (found := _claim_slot()):
         return
     slot, lock = found
     try:
-        if address := cluster_address():
+        if address := workers.cluster_address():
             _work_on_cluster(address, slot, make_engine)
         else:
             _work_here(slot, _OneEngine(make_engine))
@@ -47,132 +44,132 @@ def work(make_engine: EngineMaker) -> None:
 class _OneEngine:
     """Makes the engine when it is first needed, and keeps it."""
 
-    def __init__(self, make: EngineMaker) -> None:
+    def __init__(self, make: execution.EngineMaker) -> None:
         self._make = make
         self.made: Engine | None = None
 
-    def __call__(self, report: Report, timings: Timings) -> Engine:
+    def __call__(self, report: execution.Report, timings: Timings) -> Engine:
         self.made = self.made or self._make(report, timings)
         return self.made
 
 
-def _work_here(slot: Slot, engine: _OneEngine) -> None:
+def _work_here(slot: slots.Slot, engine: _OneEngine) -> None:
     slot.choose_card()
     faulthandler.enable()  # a crash of the engine says where, in the worker's log
     log.event("worker started", pid=os.getpid())
     turn_lock = slot.turn_lock()
-    was_ready, tried = has_prepared(), False
-    announce(slot, "Ready." if was_ready else "Starting …", ready=was_ready)
+    was_ready, tried = workers.has_prepared(), False
+    workers.announce(slot, "Ready." if was_ready else "Starting …", ready=was_ready)
     idle_since = time.monotonic()
-    while time.monotonic() - idle_since < idle_seconds():
-        if not engine.made and not (was_ready and next_queued()):
+    while time.monotonic() - idle_since < environment().worker_idle:
+        if not engine.made and not (was_ready and queue.next_queued()):
             if not tried:  # later each run tries by itself
                 tried = True
                 _prepare(slot, engine)
-            if not engine.made and not next_queued():
+            if not engine.made and not queue.next_queued():
                 return  # whoever mends it starts another worker, which prepares anew
-        if next_queued() and try_acquire(turn_lock):
+        if queue.next_queued() and slots.try_acquire(turn_lock):
             try:
                 _perform_next(slot, engine)
             finally:
                 turn_lock.release()
             idle_since = time.monotonic()
         else:
-            if queued_runs():
+            if queue.queued_runs():
                 idle_since = time.monotonic()
             time.sleep(0.1)
 
 
-def _work_on_cluster(address: str, slot: Slot, make_engine: EngineMaker) -> None:
+def _work_on_cluster(address: str, slot: slots.Slot, make_engine: execution.EngineMaker) -> None:
     """Have queued runs painted on the cluster, as many at a time as it has room for, until none came for a while."""
     from core.jobs import ray_head
 
     def tell(message: str) -> None:
-        announce(slot, message, ready=has_prepared())
+        workers.announce(slot, message, ready=workers.has_prepared())
 
     def take_next() -> Run | None:
-        if not (run := next_queued()):
+        if not (run := queue.next_queued()):
             return None
         try:
-            return run if dequeue(run, ProcessId.this_process()) else None
+            return run if queue.dequeue(run, ProcessId.this_process()) else None
         except StudioError as error:  # it is no run, or is damaged: the others are painted all the same
             log.failed("run failed", error, run=run.id)
-            dequeue(run)
+            queue.dequeue(run)
             return None
 
     log.event("worker started", pid=os.getpid(), cluster=address)
     try:
         tell(f"Joining the cluster at {address} …")
         with ray_head.RayScheduler(address, tell, make_engine) as studio:
-            announce(slot, "Ready.", ready=True)
+            workers.announce(slot, "Ready.", ready=True)
             idle_since = time.monotonic()
-            while time.monotonic() - idle_since < idle_seconds():
-                if studio.go_round(count_for_workers(), take_next):
+            while time.monotonic() - idle_since < environment().worker_idle:
+                if studio.go_round(queue.count_for_workers(), take_next):
                     idle_since = time.monotonic()
-                log.keep_bounded(worker_log())
+                log.keep_bounded(workers.worker_log())
     except Exception as error:  # whatever it is, the page must not wait for ever
         log.failed("worker not ready", error, pid=os.getpid())
         said = str(error) if isinstance(error, StudioError) else f"The work on the cluster failed: {error!r}"
-        announce(slot, said, ready=False, failed=True)  # the runs wait: the next worker tries again
+        workers.announce(slot, said, ready=False, failed=True)  # the runs wait: the next worker tries again
 
 
-def _claim_slot() -> tuple[Slot, FileLock] | None:
+def _claim_slot() -> tuple[slots.Slot, FileLock] | None:
     """Return a slot without a worker and its lock, waiting for one while runs wait; `None` when it is not needed."""
-    places = local_slots()
-    found = first_free(places, Slot.work_lock) or _wait_for_slot(places)
-    if not found or count_for_workers():
+    places = slots.local_slots()
+    found = slots.first_free(places, slots.Slot.work_lock) or _wait_for_slot(places)
+    if not found or queue.count_for_workers():
         return found
     slot, lock = found
-    if any(said.writer.is_alive() for other, said in readiness_by_slot().items() if other != slot):
+    if any(said.writer.is_alive() for other, said in workers.readiness_by_slot().items() if other != slot):
         lock.release()  # one that is warm is enough
         return None
     return found
 
 
-def _wait_for_slot(places: Sequence[Slot]) -> tuple[Slot, FileLock] | None:
+def _wait_for_slot(places: Sequence[slots.Slot]) -> tuple[slots.Slot, FileLock] | None:
     """Wait, while runs do, for a slot whose worker leaves."""
     queueing = FileLock(paths.home() / "worker-next.lock")
-    if not try_acquire(queueing):  # one waiting is enough
+    if not slots.try_acquire(queueing):  # one waiting is enough
         return None
     try:
         while True:
             for _ in range(10):
-                if found := first_free(places, Slot.work_lock):
+                if found := slots.first_free(places, slots.Slot.work_lock):
                     return found
                 time.sleep(0.1)
-            if not count_for_workers():
+            if not queue.count_for_workers():
                 return None
     finally:
         queueing.release()
 
 
-def _prepare(slot: Slot, make_engine: EngineMaker) -> None:
+def _prepare(slot: slots.Slot, make_engine: execution.EngineMaker) -> None:
     """Load what runs need, and announce how far that is."""
-    was_ready = has_prepared()
+    was_ready = workers.has_prepared()
 
     def tell(message: str) -> None:
-        announce(slot, message, ready=was_ready)
+        workers.announce(slot, message, ready=was_ready)
 
     try:
         tell("Loading TensorFlow …")
         hardware.import_tensorflow()
         engine = make_engine(tell, Timings())
-        if not next_queued():  # a run that waits needs none of this
+        if not queue.next_queued():  # a run that waits needs none of this
             tell("Compiling the losses …")
             engine.warm_up(presets.PRESETS[presets.DEFAULT_PRESET].settings())
             tell("Measuring this machine's pace …")
             eta.measure_pace(engine)
-        announce(slot, "Ready.", ready=True, without_preview=_without_preview(tell))
+        workers.announce(slot, "Ready.", ready=True, without_preview=_without_preview(tell))
         log.event("worker ready", pid=os.getpid())
     except Exception as error:  # whatever it is, the page must not wait for ever
         log.failed("worker not ready", error, pid=os.getpid())
         known = isinstance(error, StudioError)
-        announce(slot, str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
+        workers.announce(slot, str(error) if known else f"Getting ready failed: {error!r}", ready=False, failed=True)
 
 
-def _without_preview(tell: Report) -> str:
+def _without_preview(tell: execution.Report) -> str:
     """Why there is no preview; nothing where there is one, or a run waits and it is not asked for now."""
-    if not next_queued():
+    if not queue.next_queued():
         try:
             preview.obtain(tell)
         except StudioError as error:
@@ -180,26 +177,26 @@ def _without_preview(tell: Report) -> str:
     return ""
 
 
-def _perform_next(slot: Slot, engine: _OneEngine) -> None:
-    if run := next_queued():  # another worker, or its user, may have taken the one that was there
+def _perform_next(slot: slots.Slot, engine: _OneEngine) -> None:
+    if run := queue.next_queued():  # another worker, or its user, may have taken the one that was there
         _perform(run, engine, slot)
-        log.keep_bounded(worker_log())
+        log.keep_bounded(workers.worker_log())
     if engine.made:  # whatever the preparation came to
-        announce(slot, "Ready.", ready=True)
+        workers.announce(slot, "Ready.", ready=True)
 
 
-def _perform(run: Run, make_engine: EngineMaker, slot: Slot) -> None:
+def _perform(run: Run, make_engine: execution.EngineMaker, slot: slots.Slot) -> None:
     taken = False
     try:
         with slot.occupied_by(run):
-            if taken := dequeue(run, ProcessId.this_process()):
+            if taken := queue.dequeue(run, ProcessId.this_process()):
                 for _ in execution.perform(run, make_engine):
                     pass
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
         log.failed("run failed", error, run=run.id)
-        if taken or next_queued() == run:
+        if taken or queue.next_queued() == run:
             _note_not_started(run, error)
-        dequeue(run)
+        queue.dequeue(run)
         if _says_that_it_is_painted(run):  # how it ended could not be written: with this process gone it is interrupted
             raise
 

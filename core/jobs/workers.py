@@ -75,7 +75,7 @@ def start_worker() -> None:
 
     Raises `InputError` where it could not know how long to stay.
     """
-    idle_seconds()
+    _ = environment().worker_idle  # raises InputError here, where it is seen
     paths.home().mkdir(parents=True, exist_ok=True)
     with log.bounded(worker_log()) as file:
         started = subprocess.Popen(
@@ -97,11 +97,6 @@ started_workers: dict[int, subprocess.Popen[bytes]] = {}  # the workers that thi
 def cluster_address() -> str:
     """Return the address of the Ray cluster that computes the queued runs; empty if this machine does."""
     return environment().ray_address
-
-
-def idle_seconds() -> float:
-    """Return how long a worker without work stays. Raises `InputError` if NST_WORKER_IDLE is not allowed."""
-    return environment().worker_idle
 
 
 def has_prepared() -> bool:

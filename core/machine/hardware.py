@@ -97,21 +97,17 @@ def _quickest(hardware: Hardware) -> tuple[Precision, str]:
 
 def versions() -> dict[str, str]:
     """The versions of what decides over a run's numbers and speed."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "style-transfer-studio",
-        "tensorflow",
-        "keras",
-        "onnxruntime-gpu",
-        "onnxruntime",
-        "numpy",
-        "pillow",
-    ):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    packages = ("style-transfer-studio", "tensorflow", "keras", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
+    found = {package: version for package in packages if (version := _version(package))}
+    return {"python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str:
+    """Return the version of a package; nothing if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def import_tensorflow() -> None:
@@ -151,15 +147,7 @@ def _cpuinfo(key: str) -> str:
 
 def missing_cuda_libraries() -> list[str]:
     """The packages that a GPU needs and that are not installed."""
-    return [package for package in CUDA_PACKAGES if not _installed(package)]
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    return [package for package in CUDA_PACKAGES if not _version(package)]
 
 
 def gpus() -> tuple[str, ...]:
@@ -195,12 +183,10 @@ def free_card_memory() -> float | None:
     try:
         pynvml.nvmlInit()
         try:
-            by_number = found[0].isdecimal()
-            handle = (
-                pynvml.nvmlDeviceGetHandleByIndex(int(found[0]))
-                if by_number
-                else pynvml.nvmlDeviceGetHandleByUUID(found[0])
-            )
+            if found[0].isdecimal():
+                handle = pynvml.nvmlDeviceGetHandleByIndex(int(found[0]))
+            else:
+                handle = pynvml.nvmlDeviceGetHandleByUUID(found[0])
             return float(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
         finally:
             pynvml.nvmlShutdown()

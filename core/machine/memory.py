@@ -81,26 +81,16 @@ def tile_sides(
     still_to_be_taken: float = 0.0,
     masks: int = 0,
 ) -> tuple[int | None, int | None]:
-    """`tile_side` for a photo of `shape` (height, width), and for paintings of such shapes, of which only what the
-    network finds in them is needed: no optimizer moves them."""
-    still = settings.changed(optimizer="adam", style_scale=1.0)
-    largest = max(paintings, key=math.prod)
-    return (
-        tile_side(settings, shape, on_gpu, still_to_be_taken, masks),
-        tile_side(still, largest, on_gpu, still_to_be_taken),
-    )
-
-
-def tile_side(
-    settings: TransferSettings,
-    shape: tuple[int, int],
-    on_gpu: bool = False,
-    still_to_be_taken: float = 0.0,
-    masks: int = 0,
-) -> int | None:
-    """The side in px of the tiles in which a picture of `shape` (height, width) is to be computed, so that the run
-    holds no more than it may; `None` where the whole picture fits. The others are `check`'s."""
+    """The side in px of the tiles in which a photo of `shape` (height, width) is to be computed, so that the run holds
+    no more than it may, and of those for paintings of such shapes; `None` where the whole picture fits. The others are
+    `check`'s."""
     allowed = _allowed(settings, on_gpu, still_to_be_taken)
+    still = settings.changed(optimizer="adam", style_scale=1.0)  # no optimizer moves a painting
+    largest = max(paintings, key=math.prod)
+    return _tile_side(settings, shape, allowed, masks), _tile_side(still, largest, allowed)
+
+
+def _tile_side(settings: TransferSettings, shape: tuple[int, int], allowed: float, masks: int = 0) -> int | None:
     if _needed(settings, shape, max(shape), masks) <= allowed:
         return None
     return next((side for side in TILES if _needed(settings, shape, side, masks) <= allowed), TILES[-1])

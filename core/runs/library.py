@@ -193,19 +193,9 @@ _KEYS: dict[Order, Callable[[Entry], Any]] = {
 
 
 def _text(entry: Entry) -> str:
-    record = entry.record
-    return " ".join(
-        (
-            entry.marks.name,
-            entry.marks.note,
-            record.content,
-            record.style,
-            record.preset,
-            record.status,
-            record.batch,
-            record.id,
-        )
-    ).casefold()
+    marks, record = entry.marks, entry.record
+    text = (marks.name, marks.note, record.content, record.style, record.preset, record.status, record.batch, record.id)
+    return " ".join(text).casefold()
 
 
 def _unfinished(run: Run) -> bool:

@@ -268,6 +268,5 @@ class Recorder(ProgressSink):
 def _is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, the machine's or the GPU's: TensorFlow's own error is known by its name, as it must not
     be loaded to look at a run."""
-    return isinstance(error, MemoryError) or any(
-        kind.__name__ == "ResourceExhaustedError" for kind in type(error).mro()
-    )
+    names = {kind.__name__ for kind in type(error).mro()}
+    return not names.isdisjoint(("MemoryError", "ResourceExhaustedError"))

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -13,7 +12,6 @@ from PIL import Image
 from core import paths
 from core.errors import InputError, StudioError
 from core.images import codec, sandbox
-from core.images.sandbox import Decoder
 from core.names import as_name
 from core.samples import synthetic
 
@@ -28,41 +26,31 @@ class Sample:
     name: str
     title: str
     credit: str
-    kind: Literal["photo", "style"]
+    paint: Callable[[], Image.Image] | None = None  # paints it; a photo is installed with scikit-image
 
     def path(self) -> Path:
         """The picture as an RGB file on disk; a style that is not there, or not whole, is painted in about a second.
 
         Raises StudioError when the photo is missing from the installation, OSError when the cache cannot be written.
         """
-        return _photo(self.name) if self.kind == "photo" else _painting(self.name)
+        return _painting(self.name, self.paint) if self.paint else _photo(self.name)
 
 
 PHOTOS = (
-    Sample("astronaut", "Astronaut", "Eileen Collins, photo by NASA, public domain", "photo"),
-    Sample("chelsea", "Chelsea", "photo by Stefan van der Walt, CC0", "photo"),
-    Sample("coffee", "Cup of coffee", "photo by Rachel Michetti, courtesy of Pikolo Espresso Bar, CC0", "photo"),
+    Sample("astronaut", "Astronaut", "Eileen Collins, photo by NASA, public domain"),
+    Sample("chelsea", "Chelsea", "photo by Stefan van der Walt, CC0"),
+    Sample("coffee", "Cup of coffee", "photo by Rachel Michetti, courtesy of Pikolo Espresso Bar, CC0"),
 )
 STYLES = (
-    Sample("night", "Swirling night", OWN, "style"),
-    Sample("waves", "Indigo waves", OWN, "style"),
-    Sample("glass", "Stained glass", OWN, "style"),
-    Sample("mosaic", "Roman mosaic", OWN, "style"),
-    Sample("mountains", "Misty mountains", OWN, "style"),
-    Sample("summer", "Dotted summer", OWN, "style"),
-    Sample("woodcut", "Woodcut valley", OWN, "style"),
-    Sample("circles", "Circles of colour", OWN, "style"),
+    Sample("night", "Swirling night", OWN, synthetic.swirling_night),
+    Sample("waves", "Indigo waves", OWN, synthetic.indigo_waves),
+    Sample("glass", "Stained glass", OWN, synthetic.stained_glass),
+    Sample("mosaic", "Roman mosaic", OWN, synthetic.mosaic_garden),
+    Sample("mountains", "Misty mountains", OWN, synthetic.misty_mountains),
+    Sample("summer", "Dotted summer", OWN, synthetic.dotted_summer),
+    Sample("woodcut", "Woodcut valley", OWN, synthetic.woodcut_valley),
+    Sample("circles", "Circles of colour", OWN, synthetic.circles_of_colour),
 )
-PAINTERS: dict[str, Callable[[], Image.Image]] = {
-    "night": synthetic.swirling_night,
-    "waves": synthetic.indigo_waves,
-    "glass": synthetic.stained_glass,
-    "mosaic": synthetic.mosaic_garden,
-    "mountains": synthetic.misty_mountains,
-    "summer": synthetic.dotted_summer,
-    "woodcut": synthetic.woodcut_valley,
-    "circles": synthetic.circles_of_colour,
-}
 
 
 def find(name: str) -> Sample:
@@ -98,7 +86,7 @@ class PictureSource:
             return PictureSource(find(text).path(), text, is_sample=True)
         return PictureSource.from_file(path)
 
-    def read(self, decoder: Decoder | None = None) -> Image.Image:
+    def read(self, decoder: sandbox.Decoder | None = None) -> Image.Image:
         """RGB and upright, a foreign file by the decoder that is given or one of its own. Raises as
         `sandbox.read` does."""
         if self.is_sample:
@@ -126,10 +114,10 @@ def _photo(name: str) -> Path:
     raise StudioError(f"The sample photo “{name}” is missing: install scikit-image, which brings it, once more.")
 
 
-def _painting(name: str) -> Path:
+def _painting(name: str, paint: Callable[[], Image.Image]) -> Path:
     file = paths.cache() / "samples" / f"{name}-{EDITION}.png"
     if not _whole(file):
-        picture = PAINTERS[name]()
+        picture = paint()
         with paths.replacing(file) as sink:
             picture.save(sink, format="PNG")
     return file

@@ -12,9 +12,8 @@ import numpy as np
 from core import paths
 from core.errors import StudioError
 
-BRIEF = (
-    8  # pictures' worth of optimizer state that is kept of a run that is done; Adam's fits, L-BFGS's history may not
-)
+# Pictures' worth of optimizer state that is kept of a run that is done: Adam's fits, L-BFGS's history may not.
+BRIEF = 8
 PREFIX = "optimizer-"  # of the optimizer's arrays in the file
 
 

@@ -112,7 +112,7 @@ def test_a_server_tells_sums_of_what_happens(own_home, engine, new_run, serve, f
         perform(missed := new_run("coffee", "glass"))
         missed.change(owner=OWNER)
         (waits := new_run("chelsea", "waves")).change(owner=OWNER)
-        queue.enqueue(waits, None)
+        queue.enqueue([waits], None)
 
         text = scraped_when(place, lambda now: now["nst_queue_length"] and now["nst_runs_ended_total", "done"] == 2)
         now = parsed(text)
@@ -227,7 +227,7 @@ def test_an_imported_run_was_not_painted_here(store, new_run, tmp_path):
 def test_a_run_waits_from_when_it_was_queued_until_it_is_begun(store, new_run):
     run, now = new_run(), datetime.now(UTC)
     run.change(queued=now - timedelta(seconds=20))
-    queue.enqueue(run, None)
+    queue.enqueue([run], None)
     found = look(store)
     assert 20 <= found["nst_queue_longest_wait_seconds"] < 3600
     assert (found["nst_queue_length"], found["nst_run_wait_seconds_count"]) == (1, 0)
@@ -256,7 +256,7 @@ def test_a_run_that_is_put_back_waits_anew(store, new_run):
 def test_a_run_that_was_withdrawn_adds_nothing_to_the_steps(store, new_run):
     run = ended(new_run(), precision="float32", style_targets="cache", timings={"median step": 0.3})
     recovery.resume(run)
-    queue.enqueue(run, None)
+    queue.enqueue([run], None)
     control.cancel(run)
     found = look(store)
     assert found["nst_runs_ended_total", "stopped"] == 1

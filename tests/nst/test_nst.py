@@ -566,7 +566,7 @@ def test_the_queue_is_listed_and_changed(files, own_home):
     assert "No run waits." in nst("queue").stderr
     a, b = (new_run(files, name, "style", choose("draft")) for name in "ab")
     for run in (a, b):
-        queue.enqueue(run, None)
+        queue.enqueue([run], None)
     done = nst("queue", "--up", b.id, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {

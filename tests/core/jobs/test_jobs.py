@@ -591,7 +591,7 @@ def test_who_gives_up_waiting_leaves_the_queue(queue_only):
 
 def test_who_is_killed_while_it_waits_does_not_hold_up_the_others(queue_only):
     run = new_run("a")
-    queue.enqueue(run, ProcessId(pid=2**22 + 1))
+    queue.enqueue([run], ProcessId(pid=2**22 + 1))
     run.change(writer=ProcessId(pid=2**22 + 1))
     (second,) = submitted("b")
     assert queue.next_queued() == second
@@ -863,8 +863,8 @@ def test_as_many_workers_are_started_as_runs_wait_and_places_have_none(started, 
         say(ready=True, slot=Slot(number))
     paths.queue().mkdir(parents=True)
     for number in range(waiting):
-        queue.enqueue(Run(paths.runs() / str(number)), None)
-    queue.enqueue(Run(paths.runs() / "command-line"), ProcessId.this_process())  # it needs no worker
+        queue.enqueue([Run(paths.runs() / str(number))], None)
+    queue.enqueue([Run(paths.runs() / "command-line")], ProcessId.this_process())  # it needs no worker
     workers.ensure_workers()
     assert len(started) == expected
 

@@ -220,6 +220,6 @@ def test_of_an_average_the_next_stage_begins_with_the_better_picture(last):
 
 def test_all_stages_take_tiles_of_the_last_ones_size(own_home, make_engine, monkeypatch):
     """What TensorFlow has once taken for larger ones, it keeps."""
-    monkeypatch.setattr(memory, "tile_side", lambda settings, shape, *rest: 48 if max(shape) == 256 else None)
+    monkeypatch.setattr(memory, "_tile_side", lambda settings, shape, *rest: 48 if max(shape) == 256 else None)
     sides = [step.objective.side for step in execution.perform(new_run(optimizer="adam"), make_engine)]
     assert len(sides) == 15 and set(sides) == {48}

@@ -21,7 +21,6 @@ from core.machine.memory import (
     check,
     estimate,
     shutil,
-    tile_side,
     tile_sides,
 )
 from core.machine.processes import ProcessId
@@ -50,6 +49,10 @@ def refusal(settings, shape, **more):
     with pytest.raises(InputError) as caught:
         check(settings, shape, **more)
     return str(caught.value)
+
+
+def tile_side(settings, shape, **more):
+    return tile_sides(settings, shape, [shape], **more)[0]
 
 
 def test_what_fits_is_not_refused(machine):

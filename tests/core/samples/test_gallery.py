@@ -14,7 +14,7 @@ from PIL import Image
 from core import paths
 from core.errors import InputError
 from core.samples import gallery, synthetic
-from core.samples.gallery import EDITION, PAINTERS, PHOTOS, STYLES, Sample, find
+from core.samples.gallery import EDITION, PHOTOS, STYLES, Sample, find
 
 PHOTO_SIZES = {"astronaut": (512, 512), "chelsea": (451, 300), "coffee": (600, 400)}
 every = pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
@@ -66,7 +66,7 @@ def test_style_is_cached_at_its_size(style: Sample) -> None:
 
 @every
 def test_painting_again_gives_the_same_picture(style: Sample) -> None:
-    assert PAINTERS[style.name]().tobytes() == pixels(style).tobytes()
+    assert style.paint().tobytes() == pixels(style).tobytes()
 
 
 @every
@@ -97,10 +97,9 @@ def test_a_painting_is_kept_until_it_is_damaged(home: Path) -> None:
     assert style.path().read_bytes() == sound
 
 
-def test_every_style_has_its_painter_and_every_name_is_its_own() -> None:
+def test_every_name_is_its_own() -> None:
     names = [sample.name for sample in PHOTOS + STYLES]
     assert len(set(names)) == len(names)
-    assert {style.name for style in STYLES} == set(PAINTERS)
 
 
 def test_find_knows_every_sample_and_lists_them_for_a_wrong_name() -> None:
