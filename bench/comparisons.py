@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from bench import baselines
-from bench.measurements import LEAST, SIZES, Comparison, Timing, interleaved
+from bench.measurements import LEAST, SIZES, Comparison, Report, Timing, interleaved
 from core import paths
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
@@ -33,7 +33,6 @@ from core.vgg.layers import Precision
 from core.vgg.network import feature_network
 from core.vgg.onnx import IMAGE_INPUT, gram_output
 
-Report = Callable[[str], None]
 PAIR = PHOTOS[1], STYLES[1]
 REFERENCE = PRESETS["reference"].settings()
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bench import reference
 from bench.comparisons import own_home
+from bench.measurements import Report
 from bench.quality import SAMPLE_PAIRS
 from core import presets
 from core.images import codec, geometry, preprocessing
@@ -19,8 +20,6 @@ from core.runs import evaluation, store
 from core.runs.spec import RunSpec, Style
 from core.samples.gallery import find
 from core.transfer.engine import Engine
-
-Report = Callable[[str], None]
 
 WIDTH, COLUMNS, MARGIN, LETTERS = 240, 4, 10, 14  # px of the sheet, all but the columns; pictures are of 3 : 2
 LARGE, FEW = 480, 2  # width and columns where pictures are looked at closely

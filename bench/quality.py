@@ -4,7 +4,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from bench import baselines, reference
 from bench.comparisons import REFERENCE, own_home
-from bench.measurements import MARKS, Course, Pair, folder
+from bench.measurements import MARKS, Course, Pair, Report, folder
 from core import paths
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
@@ -24,8 +24,6 @@ from core.settings import TransferSettings
 from core.transfer.engine import Engine
 from core.transfer.initial_image import create_initial_image
 from core.transfer.stylize import Step, stylize
-
-Report = Callable[[str], None]
 
 ITERATION = 900  # of the preset reference: the last row that was published
 STEPS = 20  # so many are measured of what would take too long to live through

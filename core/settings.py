@@ -32,19 +32,9 @@ def _setting(
     shapes_result: bool = True,
     **limits: Any,
 ) -> Any:
-    return Field(
-        default,
-        title=label,
-        description=meaning,
-        json_schema_extra={
-            "group": group,
-            "unit": unit,
-            "steered": steered,
-            "each_of": each_of,
-            "shapes_result": shapes_result,
-        },
-        **limits,
-    )
+    extra: dict[str, Any] = {"group": group, "unit": unit, "steered": steered, "each_of": each_of}
+    extra["shapes_result"] = shapes_result
+    return Field(default, title=label, description=meaning, json_schema_extra=extra, **limits)
 
 
 def _split(value: Any) -> Any:
@@ -272,7 +262,6 @@ class TransferSettings(BaseModel):
     epsilon: float = _setting(
         0.1, "Adam ε", "Added to the root of Adam's second moment: damps small gradients.", "optimizer", ge=1e-8, le=1e6
     )
-
     averaging: float = _setting(
         0.0,
         "Averaging",
@@ -292,7 +281,7 @@ class TransferSettings(BaseModel):
         return names
 
     @model_validator(mode="after")
-    def _a_weight_for_each_layer(self) -> "TransferSettings":
+    def _values_that_fit_each_other(self) -> "TransferSettings":
         for kind in ("style", "content"):
             weights, layers = getattr(self, f"{kind}_layer_weights"), getattr(self, f"{kind}_layers")
             if weights and len(weights) != len(layers):
@@ -300,26 +289,13 @@ class TransferSettings(BaseModel):
                     f"{kind}_layer_weights has {len(weights)} numbers for {len(layers)} {kind} layers: give one for "
                     "each, or none"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _a_blend(self) -> "TransferSettings":
         if self.style_blend and not any(self.style_blend):
             raise ValueError("style_blend cannot be all 0: there would be no style")
-        return self
-
-    @model_validator(mode="after")
-    def _a_coarsest_size(self) -> "TransferSettings":
-        least = type(self).model_fields["size"].metadata[0].ge
-        if self.stages > 1 and self.size >> (self.stages - 1) < least:
+        coarsest, least = self.size >> (self.stages - 1), type(self).model_fields["size"].metadata[0].ge
+        if self.stages > 1 and coarsest < least:
             raise ValueError(
-                f"{self.stages} stages to {self.size} px would begin at {self.size >> (self.stages - 1)} px; the least "
-                f"is {least} px"
+                f"{self.stages} stages to {self.size} px would begin at {coarsest} px; the least is {least} px"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _something_to_do(self) -> "TransferSettings":
         if self.style_weight == 0 and self.content_weight == 0:
             raise ValueError("style_weight and content_weight cannot both be 0: there would be nothing to paint")
         return self

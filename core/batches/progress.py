@@ -12,11 +12,10 @@ from typing import Literal
 from core.batches.plan import Job, Report
 from core.errors import InputError, StudioError
 from core.jobs import control, queue, schedule, workers
+from core.runs import recovery, store
 from core.runs.record import RunRecord
-from core.runs.recovery import resume, starts_over
 from core.runs.run import Run
 from core.runs.spec import RunSpec, Style
-from core.runs.store import create, readable_runs
 from core.samples.gallery import PictureSource
 from core.settings import SETTINGS, TransferSettings
 from core.timings import duration
@@ -57,7 +56,7 @@ def batch_items(wanted: Sequence[Job], again: bool = False) -> list[BatchItem]:
     logged in never count."""
     asked = {job.digest: job for job in wanted}
     found: dict[str, BatchItem] = {}
-    for run, record in readable_runs(owner="") if not again else ():
+    for run, record in store.readable_runs(owner="") if not again else ():
         if (job := asked.get(record.job)) and job.is_what(record):
             painted: State = "painted" if record.status == "done" and run.result.is_file() else "interrupted"
             item = BatchItem(job, run, "under way" if record.unfinished else painted)
@@ -88,7 +87,7 @@ def begin(due: Sequence[BatchItem], batch: str, report: Report = lambda line: No
         if not (item.run and _resume(item.run, job.settings)):
             styles = [Style(style.name, read(style)) for style in job.styles]
             spec = RunSpec(styles, job.settings, job.preset)
-            item.run = create(spec, read(job.content), job.content.name, batch=batch, job=job.digest)
+            item.run = store.create(spec, read(job.content), job.content.name, batch=batch, job=job.digest)
         begun.append(item.run)
     return begun
 
@@ -96,7 +95,7 @@ def begin(due: Sequence[BatchItem], batch: str, report: Report = lambda line: No
 def _resume(run: Run, wanted: TransferSettings) -> bool:
     """Resume a run by the settings asked for now, which may allow more memory; say whether it was possible."""
     try:
-        resume(run)
+        recovery.resume(run)
         run.change(settings=wanted)
         return True
     except StudioError:  # such as a damaged checkpoint
@@ -244,7 +243,7 @@ def cancel_waiting(unfinished: Sequence[Run]) -> list[Run]:
             if record.unfinished and not of_nobody:
                 control.stop(run)
                 asked.append(run)
-            elif starts_over(run, record) and not record.timings:  # it was never begun, on an earlier day either
+            elif recovery.starts_over(run, record) and not record.timings:  # never begun, on an earlier day either
                 shutil.rmtree(run.path, ignore_errors=True)
             elif of_nobody:
                 run.change(status="stopped")

@@ -177,15 +177,8 @@ def encode_tiff16(rgb: np.ndarray, metadata: Mapping[str, str] = {}) -> bytes:
 
     file = BytesIO()
     levels = np.rint(np.clip(rgb, 0, 255) * (65535 / 255)).astype(np.uint16)
-    description = json.dumps(dict(metadata))
-    tifffile.imwrite(
-        file,
-        levels,
-        photometric="rgb",
-        iccprofile=color_profiles.srgb_profile(),
-        description=description,
-        metadata=None,
-    )
+    profile, description = color_profiles.srgb_profile(), json.dumps(dict(metadata))
+    tifffile.imwrite(file, levels, photometric="rgb", iccprofile=profile, description=description, metadata=None)
     return file.getvalue()
 
 

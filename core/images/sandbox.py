@@ -4,13 +4,12 @@ A decoder is a large piece of C that was written for friendly files. `read` star
 page, hands it the file's bytes and takes raw pixels back; `Decoder` does so for many files by one process. Pictures
 that this program wrote itself are read at once, by `images.read_image`.
 
-`python -m core.images.sandbox SECONDS BYTES` is that process. It reads, for each picture, a line of JSON (`Wanted`)
-and the file's bytes from standard input, and writes a line of JSON (`{"size": [width, height]}` or
-`{"error": sentence}`) and the pixels (RGB, 8 bits, row by row) to standard output.
+`python -m core.images.sandbox SECONDS BYTES` is that process. It reads, for each picture, a line of JSON (the file's
+size and the options of `codec.read_image`) and the file's bytes from standard input, and writes a line of JSON
+(`{"size": [width, height]}` or `{"error": sentence}`) and the pixels (RGB, 8 bits, row by row) to standard output.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -19,7 +18,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,18 +30,6 @@ from core.images.codec import MAX_BYTES, MAX_PIXELS, READ_FORMATS
 SECONDS = 60.0  # of the clock, and of the processor, for one picture
 MEMORY = 4 * 2**30  # bytes of address space: what the largest pictures take in their most wasteful kinds
 ANSWER_BYTES = 64 * 2**10  # of the line of JSON
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of the process; `size` bytes of a file follow."""
-
-    label: str
-    size: int
-    max_bytes: int
-    formats: tuple[str, ...]
-    max_pixels: int
-    ground: str = "white"
 
 
 def read(source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Any) -> Image.Image:
@@ -89,9 +75,9 @@ class Decoder:
         label = codec.label_of(source, name)
         data = codec.bytes_of(source, label, max_bytes)
         process = self._started(label)
-        wanted = Wanted(label, len(data), max_bytes, formats, max_pixels, ground)
+        options = {"max_bytes": max_bytes, "formats": formats, "max_pixels": max_pixels, "ground": ground}
         with _time_limit(process) as late:
-            answered = _exchange(process, wanted, data)
+            answered = _exchange(process, {"size": len(data), "name": label, **options}, data)
         if answered is None:
             took_too_long = late.is_set() or process.wait() == -getattr(signal, "SIGXCPU", signal.SIGTERM)
             why = "it is damaged, and the decoder broke down over it"
@@ -136,11 +122,11 @@ def _time_limit(process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
         timer.cancel()
 
 
-def _exchange(process: subprocess.Popen[bytes], wanted: Wanted, data: bytes) -> Image.Image | None:
+def _exchange(process: subprocess.Popen[bytes], wanted: dict[str, Any], data: bytes) -> Image.Image | None:
     """The picture that the process makes of the bytes; nothing if it ends over them. Raises `InputError` as it says."""
     assert process.stdin and process.stdout
     try:
-        process.stdin.write(json.dumps(dataclasses.asdict(wanted)).encode() + b"\n" + data)
+        process.stdin.write(json.dumps(wanted).encode() + b"\n" + data)
         process.stdin.flush()
     except OSError:  # it is gone
         return None
@@ -158,20 +144,17 @@ def _exchange(process: subprocess.Popen[bytes], wanted: Wanted, data: bytes) -> 
 def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
     """Decode what is asked for, each picture in so many seconds of the processor, until nothing more is."""
     while line := requests.readline():
-        wanted = Wanted(**json.loads(line))
+        options = json.loads(line)
         _limit_seconds(seconds)
         answer: dict[str, object]
         pixels = b""
         try:
-            data = requests.read(wanted.size)
-            image = codec.read_image(
-                data, wanted.label, wanted.max_bytes, tuple(wanted.formats), wanted.max_pixels, wanted.ground
-            )
+            image = codec.read_image(requests.read(options.pop("size")), **options)
             answer, pixels = {"size": image.size}, image.tobytes()
         except InputError as error:
             answer = {"error": str(error)}
         except MemoryError:
-            answer = {"error": f"{wanted.label} does not fit into memory: use a smaller picture."}
+            answer = {"error": f"{options['name']} does not fit into memory: use a smaller picture."}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.write(pixels)
         answers.flush()

@@ -74,15 +74,14 @@ def evaluate(
         photo, styles, given, precision="float32", masks=subject.masks, side=side, style_side=style_side
     )
     losses = objective.losses(preprocessing.to_network(COLOR_MODES[given.colours].convert(result)))
+    similarity = structural_similarity(content, preprocessing.to_uint8(result), channel_axis=2, data_range=255)
     evaluation = Evaluation(
         run=run.id,
         total=losses.total,
         style=losses.style,
         content=losses.content,
         total_variation=losses.total_variation,
-        similarity=float(
-            structural_similarity(content, preprocessing.to_uint8(result), channel_axis=2, data_range=255)
-        ),
+        similarity=float(similarity),
     )
     paths.write(_file(run, by), evaluation.model_dump_json().encode())
     return evaluation

@@ -141,13 +141,13 @@ def deleted(owner: str | None = None) -> list[Run]:
     """What can still be had back, the last deleted first, of an owner's only theirs; what was deleted long ago is
     removed for good."""
     empty_trash()
-    found = [Run(path) for path in sorted(_files(trash()), key=_since, reverse=True)]
+    found = [Run(path) for path in sorted(trash().glob("*"), key=_since, reverse=True)]
     return [run for run in found if owner is None or store.is_of(run, owner)]
 
 
 def empty_trash(older_than: float = TRASH_SECONDS) -> None:
     """Remove for good what was deleted long ago."""
-    for path in _files(trash()):
+    for path in trash().glob("*"):
         if time.time() - _since(path) > older_than:
             shutil.rmtree(path, ignore_errors=True)
             log.event("run removed for good", run=path.name)
@@ -211,10 +211,6 @@ def _since(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return time.time()
-
-
-def _files(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _bytes_in(folder: Path) -> int:

@@ -15,9 +15,9 @@ FINE = 2  # what is drawn with hard edges is drawn this many times larger and th
 Array = np.ndarray
 
 
-def _grid(scale: int = 1) -> tuple[Array, Array]:
-    """x and y of every pixel, in pixels of the finished picture, for a canvas `scale` times as large."""
-    y, x = np.mgrid[0 : HEIGHT * scale, 0 : WIDTH * scale].astype(np.float32) / scale
+def _grid() -> tuple[Array, Array]:
+    """x and y of every pixel."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     return x, y
 
 
