@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from core.presets import PRESETS
 from core.runs.record import RunRecord, Steering
@@ -13,8 +12,7 @@ from export import charts, settings_text
 
 
 def differences(record: RunRecord) -> list[tuple[str, str, str]]:
-    """What a run was told otherwise than its preset says: the setting's label, its value and the preset's, in words.
-    Nothing for a preset that is none here, as of an imported run."""
+    """The settings that are not the preset's: label, value and the preset's value. None for an unknown preset."""
     told = []
     for name in settings_text.own(record.preset, record.settings):
         both = record.settings, PRESETS[record.preset].settings()
@@ -47,8 +45,7 @@ def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[st
 
 
 def command(run: Run, record: RunRecord, output: str = "result.png") -> str:
-    """The line for a shell, in a folder with the run's pictures, that paints the run once more: the preset, and only
-    those settings that are not the preset's."""
+    """The line for a shell that paints the run once more, in a folder with its pictures."""
     return " ".join(command_parts(run, record, output))
 
 
@@ -67,8 +64,10 @@ def command_parts(run: Run, record: RunRecord, output: str = "result.png") -> li
     preset = record.preset if record.preset in PRESETS else "reference"  # whose settings are the defaults
     styles = styles_of(run, record)
     parts = [["nst", "stylize", run.content.name, *(style.path.name for style in styles)], ["--preset", preset]]
-    for name in settings_text.differing(record.settings, PRESETS[preset].settings()):
-        parts.append([f"--{name.replace('_', '-')}", _option(getattr(record.settings, name))])
+    for name in settings_text.own(preset, record.settings):
+        value = getattr(record.settings, name)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        parts.append([f"--{name.replace('_', '-')}", text])
     for number, style in enumerate(styles, 1):
         if style.mask:
             parts.append(["--mask", f"{number}:{style.mask.name}"])
@@ -79,10 +78,6 @@ def command_parts(run: Run, record: RunRecord, output: str = "result.png") -> li
     for change in record.steering:
         parts += [["--steer", option] for option in _spelt_out(change, record.settings).options()]
     return [shlex.join(part) for part in [*parts, ["-o", output]]]
-
-
-def _option(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _spelt_out(change: Steering, settings: TransferSettings) -> Steering:

@@ -20,9 +20,7 @@ def plainly(value: object) -> str:
 
 def own(preset: str, settings: TransferSettings) -> list[str]:
     """The names of the settings that are not the preset's; none for a preset that is none here."""
-    return differing(settings, PRESETS[preset].settings()) if preset in PRESETS else []
-
-
-def differing(settings: TransferSettings, usual: TransferSettings) -> list[str]:
-    """The names of the settings in which the two differ."""
+    if preset not in PRESETS:
+        return []
+    usual = PRESETS[preset].settings()
     return [name for name in SETTINGS if getattr(settings, name) != getattr(usual, name)]

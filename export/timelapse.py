@@ -1,9 +1,6 @@
 """A run as a short film: its intermediate pictures and its result, as an animated WebP."""
 
 import io
-from pathlib import Path
-
-from PIL import Image
 
 from core.errors import InputError
 from core.images import codec
@@ -17,17 +14,15 @@ QUALITY = 82
 
 
 def animate(run: Run, longest: int | None = None) -> bytes:
-    """The film as a file, in the run's size or with sides of at most `longest` pixels.
-
-    Raises `InputError` for a run that kept no picture on its way.
-    """
+    """The film as a file, its sides at most `longest` pixels. Raises `InputError` for a run without frames."""
     pictures = [path for _, path in run.frames()]
     if not pictures:
         raise InputError(f"The run {run.id} kept no picture on its way.")
     pictures = pictures[:: -(-len(pictures) // FRAMES)]
     if run.result.is_file():
         pictures.append(run.result)
-    first, *others = (_frame(path, longest) for path in pictures)
+    side = longest or int(SETTINGS["size"].maximum or 0)
+    first, *others = (codec.shrunk(path, side) for path in pictures)
     film = io.BytesIO()
     first.save(
         film,
@@ -40,7 +35,3 @@ def animate(run: Run, longest: int | None = None) -> bytes:
         method=2,
     )
     return film.getvalue()
-
-
-def _frame(path: Path, longest: int | None) -> Image.Image:
-    return codec.shrunk(path, longest or int(SETTINGS["size"].maximum or 0))

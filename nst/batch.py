@@ -16,7 +16,6 @@ from core.names import legible
 from core.presets import DEFAULT_PRESET
 from nst import console, options
 from nst.app import app
-from nst.console import screen
 from nst.engine import load_engine
 from nst.options import By, Json
 from nst.runs import write_report
@@ -173,8 +172,7 @@ def _paint_batch(
 
 
 def _run_batch(progress: BatchProgress, name: str, address: str | None) -> None:
-    """Begin the runs that are not painted and show a progress bar until all are over; on a cluster, also report how
-    each one fares."""
+    """Begin the runs that are not painted, and show their progress until all are over."""
     from core.batches.progress import begin
     from core.jobs import ray_head, schedule
 
@@ -184,10 +182,11 @@ def _run_batch(progress: BatchProgress, name: str, address: str | None) -> None:
         ray_head.paint_all(begun, address, partial(_report_cluster, progress), partial(load_engine, None))
     else:
         schedule.submit(*begun)
+    on_terminal = console.screen.is_terminal
     words = TextColumn("{task.description}", markup=False)  # of pictures' names, too
     columns = (words, BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[left]}"))
     with (
-        Progress(*columns, console=screen, disable=not screen.is_terminal) as bar,
+        Progress(*columns, console=console.screen, disable=not on_terminal) as bar,
         console.interrupt_noticed() as interrupted,
     ):
         iterations = sum(item.job.settings.iterations for item in progress.items)
@@ -197,7 +196,7 @@ def _run_batch(progress: BatchProgress, name: str, address: str | None) -> None:
             if interrupted:
                 raise KeyboardInterrupt
             bar.update(task, completed=seen.iterations, description=legible(seen.words), left=seen.left)
-            if not screen.is_terminal:
+            if not on_terminal:
                 for line in progress.endings()[told_of:]:
                     console.tell(line)
                 told_of = seen.over

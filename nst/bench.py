@@ -44,9 +44,9 @@ def reference(
             raise StudioError(f"{error} Name the pair: nst reference CONTENT STYLE.") from error
     elif not published.is_published(Path(content), Path(style)):
         console.tell("These are not the published pictures: the numbers beside yours are another pair's.")
-    settings_of_run = choose("reference", iterations=max(max(wanted), 1))
     photo, name = read_picture(content)
-    run = create(read_spec([style], settings_of_run, "reference"), photo, name)
+    settings = choose("reference", iterations=max(max(wanted), 1))
+    run = create(read_spec([style], settings, "reference"), photo, name)
     found: list[published.Row] = []
     perform(run, weights, lambda steps: found.extend(published.rows(steps, wanted)))
     if as_json:

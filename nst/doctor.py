@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from core import paths
@@ -15,7 +15,6 @@ from core.transfer import preview
 from core.vgg import weights
 from core.vgg.onnx import find_model
 
-State = Literal["ok", "note", "missing"]
 DISK_BYTES = 2 * 2**30
 MEMORY_BYTES = 4 * 2**30
 
@@ -24,13 +23,10 @@ MEMORY_BYTES = 4 * 2**30
 class Finding:
     """One line of the examination: "missing" keeps a transfer from working, "note" is worth knowing."""
 
-    state: State
+    state: Literal["ok", "note", "missing"]
     what: str
     found: str
     remedy: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        return {key: str(value) for key, value in asdict(self).items()}
 
 
 def examine() -> list[Finding]:
@@ -50,12 +46,8 @@ def _programs() -> Iterator[Finding]:
             yield Finding("missing", package, "not installed", "make dashboard installs the locked packages")
     runtimes = [package for package in ("onnxruntime-gpu", "onnxruntime") if package in found]
     if len(runtimes) == 2:
-        yield Finding(
-            "missing",
-            "ONNX Runtime",
-            "onnxruntime and onnxruntime-gpu overwrite each other",
-            "pip uninstall both, then install from requirements.lock",
-        )
+        remedy = "pip uninstall both, then install from requirements.lock"
+        yield Finding("missing", "ONNX Runtime", "onnxruntime and onnxruntime-gpu overwrite each other", remedy)
     elif runtimes:
         yield Finding("ok", runtimes[0], found[runtimes[0]])
     else:
@@ -66,17 +58,11 @@ def _machine() -> Iterator[Finding]:
     survey = hardware.survey()
     choice = hardware.choose(survey)
     yield Finding("ok", "processor", f"{survey.processor}, {survey.cores} cores")
-    few = survey.memory_bytes < MEMORY_BYTES
-    yield Finding(
-        "note" if few else "ok",
-        "memory",
-        f"{survey.memory_bytes / 2**30:.0f} GiB",
-        "pictures over 512 px may not fit" if few else "",
-    )
+    remedy = "pictures over 512 px may not fit" if survey.memory_bytes < MEMORY_BYTES else ""
+    yield Finding("note" if remedy else "ok", "memory", f"{survey.memory_bytes / 2**30:.0f} GiB", remedy)
     if survey.gpus:
-        missing = hardware.missing_cuda_libraries()
-        remedy = "make gpu installs NVIDIA's CUDA 12 libraries" if missing else ""
-        yield Finding("note" if missing else "ok", "GPU", ", ".join(survey.gpus), remedy)
+        remedy = "make gpu installs NVIDIA's CUDA 12 libraries" if hardware.missing_cuda_libraries() else ""
+        yield Finding("note" if remedy else "ok", "GPU", ", ".join(survey.gpus), remedy)
     elif survey.cuda_libraries:
         remedy = "install NVIDIA's driver; a container also needs NVIDIA's container toolkit and --gpus all"
         yield Finding("note", "GPU", f"CUDA's libraries are here, but {survey.without_gpu}", remedy)
@@ -96,13 +82,8 @@ def _files() -> Iterator[Finding]:
         yield Finding("missing", "folder", f"{home} is not writable", "set NST_HOME to a folder of yours")
     else:
         free = shutil.disk_usage(existing).free
-        scarce = free < DISK_BYTES
-        yield Finding(
-            "note" if scarce else "ok",
-            "folder",
-            f"{home}, {free / 2**30:.0f} GiB free",
-            "make room, or set NST_HOME to another disk" if scarce else "",
-        )
+        remedy = "make room, or set NST_HOME to another disk" if free < DISK_BYTES else ""
+        yield Finding("note" if remedy else "ok", "folder", f"{home}, {free / 2**30:.0f} GiB free", remedy)
     yield from _weights_and_model()
     if preview.find():
         yield Finding("ok", "instant preview", "its network is here")
@@ -126,15 +107,11 @@ def _weights_and_model() -> Iterator[Finding]:
         remedy = "fetched at the first run (80 MB from Keras, or 18 MB from the package index)"
         yield Finding("note", "VGG19 weights", "not here yet", remedy)
     else:
-        yield Finding("ok", "VGG19 weights", f"{loaded.provenance}: {loaded.path}", _float32_remedy(loaded))
+        original = f"for the float32 original, put Keras's {weights.KERAS_FILE} into {weights.keras_cache().parent}"
+        remedy = original if loaded.provenance == "imagenet, 8-bit" else ""
+        yield Finding("ok", "VGG19 weights", f"{loaded.provenance}: {loaded.path}", remedy)
     if loaded and (model := find_model(loaded.sha256)):
         worst = max(model.manifest.parity.values())
         yield Finding("ok", "ONNX model", f"{model.path}, within {worst:.1e} of TensorFlow")
     else:
         yield Finding("note", "ONNX model", "not here yet", "made at the first run, or by nst export")
-
-
-def _float32_remedy(loaded: weights.Weights) -> str:
-    if loaded.provenance != "imagenet, 8-bit":
-        return ""
-    return f"for the float32 original, put Keras's {weights.KERAS_FILE} into {weights.keras_cache().parent}"

@@ -165,12 +165,11 @@ def report(
 ) -> None:
     """Write a report of runs, one page that needs nothing else: pictures, losses, settings, times, commands."""
     from bench import measurements
-    from core.runs import evaluation
-    from core.runs.store import find
+    from core.runs import evaluation, store
     from export.report import content, page
 
     page.check_writable(output)
-    found = [find(run_id) for run_id in dict.fromkeys(run_ids)]
+    found = [store.find(run_id) for run_id in dict.fromkeys(run_ids)]
     content.check(found)
     tables = measurements.tables({each.label: each for each in map(measurements.read, measured or ())})
     evaluation.settings_of(by)
@@ -189,8 +188,7 @@ def write_report(
     """Write the report of runs, measured first by the yardstick where that is wanted, and say where it is."""
     from core import paths
     from core.runs import evaluation
-    from export.report.bundle import write_zip
-    from export.report.page import html
+    from export.report import bundle, page
 
     if measure:
         _evaluations([run for run in found if (run.path / "result.npy").is_file()], by, weights)
@@ -199,9 +197,9 @@ def write_report(
     try:
         with paths.replacing(output) as file:
             if output.suffix.lower() == ".zip":
-                write_zip(file, *contents, timings=tables)
+                bundle.write_zip(file, *contents, timings=tables)
             else:
-                file.write(html(*contents, timings=tables).encode())
+                file.write(page.html(*contents, timings=tables).encode())
     except OSError as error:
         raise StudioError(f"{output} could not be written: {error.strerror or error}.") from error
     console.tell(f"The report of {len(found)} run{'s'[: len(found) > 1]} is in {output}")

@@ -1,5 +1,6 @@
 """Commands that prepare and serve: export, prepare, doctor, dashboard, worker."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -55,7 +56,7 @@ def doctor(as_json: Json = False) -> None:
 
     findings = examine()
     if as_json:
-        console.print_json([finding.as_json() for finding in findings])
+        console.print_json([asdict(finding) for finding in findings])
     else:
         marks = {"ok": "[green]✓[/green]", "note": "[yellow]•[/yellow]", "missing": "[red]✗[/red]"}
         console.print_table(

@@ -147,11 +147,10 @@ def resume(
 ) -> None:
     """Go on with a run from where it stands: one that was stopped or broken off, or for more iterations."""
     from core.images import codec
-    from core.runs import recovery
-    from core.runs.store import find
+    from core.runs import recovery, store
 
     codec.check_writable(output)
-    run = find(run_id)
+    run = store.find(run_id)
     recovery.resume(run, more)
     perform(run, weights, now=now)
     _deliver(run, output, as_json)

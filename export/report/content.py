@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from core.runs import library
 from core.runs.evaluation import Evaluation
 from core.runs.library import Marks
 from core.runs.record import RunRecord
-from core.runs.run import METRICS, Run
+from core.runs.run import Run
 from core.runs.styles import styles_of
 from export import describe
 
@@ -33,6 +33,7 @@ FRAME_QUALITY = 80
 FRAMES = 8  # on a strip
 LEGEND_CHARACTERS = 42  # so much of a name fits beside a curve
 TimingRows = Sequence[Mapping[str, Any]]
+Kind = Literal["input", "mask", "painted"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Picture:
     height: int
     caption: str
     alternative: str
-    kind: Literal["input", "mask", "painted"] = "input"
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,15 @@ def read_run(found: Sequence[Run], evaluations: Mapping[str, Evaluation]) -> lis
 
 
 def _read(number: int, run: Run, evaluation: Evaluation | None) -> ReportRun:
-    try:
-        record = run.record()
-        metrics = _metrics(run)
-    except StudioError as error:
-        raise InputError(str(error)) from error
-    return ReportRun(number, run, run.with_progress(record), library.marks(run), metrics, evaluation)
-
-
-def _metrics(run: Run) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        metrics = run.metrics()
-        numeric = all(pd.api.types.is_numeric_dtype(kind) for kind in metrics.dtypes) or metrics.empty
-    except Exception as error:  # pandas raises nearly anything
-        raise InputError(f"The metrics of the run {run.id} are damaged.") from error
-    if not numeric or tuple(metrics.columns[: len(METRICS)]) != METRICS:
+        record, metrics = run.record(), run.metrics()
+    except StudioError as error:
+        raise InputError(str(error)) from error
+    if not (metrics.empty or all(map(pd.api.types.is_numeric_dtype, metrics.dtypes))):
         raise InputError(f"The metrics of the run {run.id} are damaged.")
-    return metrics
+    return ReportRun(number, run, run.with_progress(record), library.marks(run), metrics, evaluation)
 
 
 def bytes_of(path: Path, run: Run) -> bytes:
@@ -117,13 +108,19 @@ def bytes_of(path: Path, run: Run) -> bytes:
 
 
 def picture(
-    run: Run, path: Path, caption: str, alternative: str, side: int = PICTURE_SIDE, quality: int = PICTURE_QUALITY
+    run: Run,
+    path: Path,
+    caption: str,
+    alternative: str,
+    side: int = PICTURE_SIDE,
+    quality: int = PICTURE_QUALITY,
+    kind: Kind = "input",
 ) -> Picture:
     """The picture as JPEG, its longer side at most `side` px."""
     own_copy = codec.read_image(path, f"{path.name} of the run {run.id}", max_bytes=4 * codec.MAX_PIXELS)
     own_copy.thumbnail((side, side), Image.Resampling.LANCZOS)
     data = base64.b64encode(codec.encode_jpeg(np.asarray(own_copy), quality)).decode()
-    return Picture(f"data:image/jpeg;base64,{data}", *own_copy.size, legible(caption), legible(alternative))
+    return Picture(f"data:image/jpeg;base64,{data}", *own_copy.size, legible(caption), legible(alternative), kind)
 
 
 def pictures(each: ReportRun) -> list[Picture]:
@@ -142,16 +139,15 @@ def pictures(each: ReportRun) -> list[Picture]:
     title = f"{record.content} in the manner of {record.style}"
     if run.result.is_file():
         caption = f"Result: best picture, iteration {record.best_iteration}"
-        pictures.append(replace(picture(run, run.result, caption, f"The result: {title}"), kind="painted"))
+        pictures.append(picture(run, run.result, caption, f"The result: {title}", kind="painted"))
     elif run.live.is_file():
         caption = "Painted so far" if record.unfinished else "No result; the last picture that was seen"
-        unfinished = picture(run, run.live, caption, f"Not finished: {title}", side)
-        pictures.append(replace(unfinished, kind="painted"))
+        pictures.append(picture(run, run.live, caption, f"Not finished: {title}", side, kind="painted"))
     return pictures
 
 
 def _mask(run: Run, path: Path, caption: str, alternative: str) -> Picture:
-    return replace(picture(run, path, caption, alternative, FRAME_SIDE), kind="mask")
+    return picture(run, path, caption, alternative, FRAME_SIDE, kind="mask")
 
 
 def frames(each: ReportRun) -> list[Picture]:
@@ -172,5 +168,5 @@ def painted(each: ReportRun, side: int) -> Picture | None:
         if path.is_file():
             what = "" if path == each.run.result else "Not finished: "
             alternative = f"{what}{record.content} in the manner of {record.style}"
-            return replace(picture(each.run, path, "", alternative, side), kind="painted")
+            return picture(each.run, path, "", alternative, side, kind="painted")
     return None

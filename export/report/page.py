@@ -52,10 +52,7 @@ def check_writable(path: Path) -> None:
 
 
 def render(shown: list[ReportRun], title: str, measured_by: str, timings: Mapping[str, TimingRows]) -> str:
-    from markupsafe import Markup
-
     created = sorted(each.record.created for each in shown)
-    drawn = {name: Markup(drawing) for name, drawing in _drawings(shown).items()}
     many = len(shown) > FEW
     return _template().render(
         title=title,
@@ -68,7 +65,7 @@ def render(shown: list[ReportRun], title: str, measured_by: str, timings: Mappin
         lowest=min((each.evaluation.total for each in shown if each.evaluation), default=None),
         measured_by=measured_by,
         comparable=comparable(each.record for each in shown),
-        drawn=drawn,
+        drawn=_drawings(shown),
         staged=any(len(_stages(each)) > 1 for each in shown),
         differences=_differences(shown),
         timings=_timings(shown),
@@ -92,17 +89,15 @@ def _template() -> Any:
 
 def _described(each: ReportRun, pictures: bool = True, drawn: bool = True) -> dict[str, Any]:
     """What the page says of one run; with its pictures, and with its own curves."""
-    from markupsafe import Markup
-
     record, seconds = each.record, each.record.timings.get("total")
     own = {}
     if drawn and len(each.metrics) > 1:
         what = f"of {each.short}, {each.title}, over {len(each.metrics)} iterations"
         stages = _stages(each)
         losses = charts.loss_curves(each.metrics, record.steering, stages)
-        own["losses"] = Markup(charts.svg(losses, f"The losses {what}"))
+        own["losses"] = charts.svg(losses, f"The losses {what}")
         layers = charts.layer_curves(each.metrics, stages)
-        own["layers"] = Markup(charts.svg(layers, f"The style layers' shares {what}"))
+        own["layers"] = charts.svg(layers, f"The style layers' shares {what}")
     return {
         "number": each.number,
         "short": each.short,
@@ -178,10 +173,9 @@ def _contact_sheet(shown: list[ReportRun]) -> dict[str, Any]:
         }
         for table in contact_sheet.sheets(records)
     ]
-    alike = [
-        name for name in (contact_sheet.PHOTO, contact_sheet.PAINTING) if name not in contact_sheet.varying(records)
-    ]
-    common = [picture for name in alike if (picture := _of_heading(name, shown[0]))]
+    different = contact_sheet.varying(records)
+    alike = [name for name in (contact_sheet.PHOTO, contact_sheet.PAINTING) if name not in different]
+    common = [_of_heading(name, shown[0]) for name in alike]
     return {"tables": tables, "pictures": pictures, "common": common}
 
 
@@ -216,7 +210,6 @@ def _drawings(shown: list[ReportRun]) -> dict[str, str]:
 def _durations(title: str, rows: TimingRows) -> list[dict[str, Any]]:
     """A drawing and a table for each size that was measured."""
     import pandas as pd
-    from markupsafe import Markup
 
     shown = []
     for size in dict.fromkeys(row["size"] for row in rows):
@@ -229,7 +222,7 @@ def _durations(title: str, rows: TimingRows) -> list[dict[str, Any]]:
             {
                 "title": name,
                 "machine": ", ".join(dict.fromkeys(str(row["machine"]) for row in of_size)),
-                "drawn": Markup(charts.svg(drawing, f"{name}: seconds; the table has the numbers")),
+                "drawn": charts.svg(drawing, f"{name}: seconds; the table has the numbers"),
                 "rows": [
                     (
                         row["way"] if alone else f"{row['way']} · {row['machine']}",

@@ -1,6 +1,5 @@
 """The examination of the machine: what it finds here, and what it says where something is missing."""
 
-import json
 import os
 import subprocess
 import sys
@@ -86,16 +85,6 @@ def test_a_host_whose_driver_is_missing_is_told_so(monkeypatch):
     monkeypatch.setattr(hardware, "survey", lambda: replace(machine, cuda_libraries=True))
     assert found("GPU").found == "CUDA's libraries are here, but no NVIDIA driver (a library)"
     assert "--gpus all" in found("GPU").remedy
-
-
-def test_as_json():
-    finding = Finding("note", "memory", "2 GiB", "buy some")
-    assert json.loads(json.dumps(finding.as_json())) == {
-        "state": "note",
-        "what": "memory",
-        "found": "2 GiB",
-        "remedy": "buy some",
-    }
 
 
 def test_nothing_fetched_yet(without_models):
