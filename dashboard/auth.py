@@ -54,8 +54,7 @@ def may_see() -> str | None:
 def _login() -> Mapping[str, Any] | None:
     """The settings of the login; `None` where there is none. Settings that cannot be read open no door."""
     if st.secrets.load_if_toml_exists():
-        login: Mapping[str, Any] | None = st.secrets.get("auth")
-        return login
+        return st.secrets.get("auth")
     if found := [path for path in st.get_option("secrets.files") if Path(path).exists()]:
         log.refused("login not set up", f"{found[0]} cannot be read")
         raise StudioError("The page is closed: the settings of its login cannot be read.")

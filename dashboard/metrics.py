@@ -39,10 +39,7 @@ STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 120)  # seconds
 
 
 def serve_where_asked() -> None:
-    """Answer Prometheus in a thread of this process, at the port that NST_METRICS_PORT names; without one do nothing.
-
-    Raises `InputError` where it names no port, or one at which nothing can be served.
-    """
+    """Answer Prometheus at the port that NST_METRICS_PORT names, if any. Raises `InputError` where that fails."""
     port, address = environment().metrics_port, environment().metrics_address
     if port is None:
         return

@@ -58,8 +58,7 @@ _SVG_CONFIG = {
 def loss_curves(
     metrics: pd.DataFrame, steering: Sequence[Steering] = (), stages: Mapping[int, str] = {}
 ) -> alt.Chart | alt.LayerChart:
-    """Total, style and content loss over the iterations, on a logarithmic axis (a loss of 0 is not on it); where the
-    weights were changed, a numbered vertical line, and where another size begins, a thin one with its name."""
+    """Total, style and content loss over the iterations, with lines where weights change or another size begins."""
     wide = _thinned(metrics).rename(columns=CURVES)
     long = wide.melt("iteration", list(CURVES.values()), "curve", "loss")
     lines = _curves(long, "iteration", list(CURVES.values()), COLOURS[:3], [DASHES[0]] * 3, columns=3)
@@ -67,8 +66,7 @@ def loss_curves(
 
 
 def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = {}) -> alt.Chart | alt.LayerChart:
-    """Each style layer's share in the style loss over the iterations, on a logarithmic axis; where another size begins,
-    a thin line with its name."""
+    """Each style layer's share in the style loss over the iterations, with lines where another size begins."""
     layers = list(metrics.columns[len(METRICS) :])
     long = _thinned(metrics, len(layers)).melt("iteration", layers, "curve", "loss")
     lines = _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=2)
@@ -76,8 +74,7 @@ def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = {}) -> alt.C
 
 
 def stage_marks(settings: TransferSettings, last: int) -> dict[int, str]:
-    """The size that is painted at by each stage's first iteration, up to the last iteration that there is: losses of
-    different sizes do not compare. Nothing where there is one size alone."""
+    """Each stage's size by its first iteration, up to the `last` one there is; nothing if there is only one size."""
     schedule = settings.schedule()
     begins = [0, *(end + 1 for _, end in schedule[:-1])]
     marks = {start: f"{size} px" for start, (size, _) in zip(begins, schedule, strict=True) if start <= last}
@@ -91,11 +88,9 @@ def comparison(
     stages: Mapping[str, Mapping[int, str]] = {},
     columns: int = 1,
 ) -> alt.Chart | alt.LayerChart:
-    """The total losses of several runs, by their names, over the iterations or the seconds, on a logarithmic axis; a
-    point on a run's curve where another of its `stages` begins. The legend has so many columns.
+    """The total losses of several runs, by their names, with a point where another of a run's `stages` begins.
 
-    `published` is one more curve, dotted and grey: its columns are "total" and "iteration" or "seconds".
-    """
+    `published` is one more curve; it has the columns "total" and `over`. The legend has so many `columns`."""
     import pandas as pd
 
     curves = {name: _thinned(metrics, len(runs)) for name, metrics in runs.items()}
@@ -162,12 +157,9 @@ def phases_of_runs(runs: Mapping[str, Mapping[str, float]]) -> alt.Chart:
 
 
 def durations(timings: pd.DataFrame) -> alt.LayerChart:
-    """How long each way takes: a bar to the median on a logarithmic axis, and a line from the 10th to the 90th
-    percentile.
+    """How long each way takes: a bar to the median, and a line from the 10th to the 90th percentile.
 
-    A row of `timings` is a "way" with "median", "low" and "high" in seconds, its "size" in px (0: of no size) and the
-    "machine" that it was measured on.
-    """
+    A row of `timings` is a "way" on a "machine", with "median", "low" and "high" in seconds."""
     import altair as alt
 
     rows = timings.assign(low_end=timings["low"].min() / 2)
@@ -214,8 +206,7 @@ def quality(courses: pd.DataFrame) -> alt.LayerChart:
 
 
 def steering_marks(steering: Sequence[Steering]) -> dict[int, str]:
-    """What was changed, such as "Style weight 0.1", by the iteration after which it was: a numbered mark each in
-    `loss_curves`."""
+    """What was changed, such as "Style weight 0.1", by the iteration after which it was; `loss_curves` marks it."""
     marks: dict[int, list[str]] = {}
     for change in steering:
         words = (f"{SETTINGS[name].label} {plainly(value)}" for name, value in change.changes.items())

@@ -70,8 +70,7 @@ def captions(records: Sequence[RunRecord]) -> list[str]:
 
 
 def varying(records: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """What is different between the runs, and each run's value of it: photo, painting, preset, and every setting that
-    some run was told otherwise than its preset says, and not all alike."""
+    """What differs between the runs, with each run's value: photo, painting, preset, and settings not the preset's."""
     values = {
         PHOTO: [legible(record.content) for record in records],
         PAINTING: [legible(record.style) for record in records],

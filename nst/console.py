@@ -54,8 +54,7 @@ def interrupt_stops(run: Run) -> Iterator[None]:
 
 @contextmanager
 def interrupt_noticed() -> Iterator[list[int]]:
-    """Ctrl-C is noted in what is given, for the block to look at: an exception out of nowhere may be lost in C code of
-    a library. A second one interrupts."""
+    """Note Ctrl-C in a list for the block to read, as C code may lose an exception. A second one interrupts."""
     noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:

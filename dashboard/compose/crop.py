@@ -41,22 +41,16 @@ def choose(kind: str, picture: str, image: Image.Image) -> Crop:
         version = st.session_state.get(f"{key}-version", 0)  # a slider takes a new value only under a new key
         across = st.slider("From left to right", 0, 100, now.across, format="%d %%", key=f"{key}-across-{version}")
         down = st.slider("From top to bottom", 0, 100, now.down, format="%d %%", key=f"{key}-down-{version}")
-    return _kept(now, across, down, image)
-
-
-def _set(key: str, framing: Crop) -> None:
-    st.session_state[key] = framing
-    st.session_state[f"{key}-version"] = st.session_state.get(f"{key}-version", 0) + 1
-
-
-def _kept(now: Crop, across: tuple[int, int], down: tuple[int, int], image: Image.Image) -> Crop:
-    """The framing with these cuts, unless too little would be left to paint."""
-    framing = replace(now, across=across, down=down)
-    width, height = image.size if framing.turns % 2 == 0 else image.size[::-1]
+    width, height = image.size if now.turns % 2 == 0 else image.size[::-1]
     left = min((across[1] - across[0]) * width, (down[1] - down[0]) * height) / 100
     if left < codec.MIN_SIDE:
         st.warning(
             f"So little of the picture cannot be painted: keep {codec.MIN_SIDE} pixels at least. It is kept whole."
         )
-        return replace(now, across=(0, 100), down=(0, 100))
-    return framing
+        across = down = (0, 100)
+    return replace(now, across=across, down=down)
+
+
+def _set(key: str, framing: Crop) -> None:
+    st.session_state[key] = framing
+    st.session_state[f"{key}-version"] = st.session_state.get(f"{key}-version", 0) + 1

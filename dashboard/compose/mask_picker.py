@@ -13,10 +13,7 @@ from dashboard.compose.picture_picker import Picture
 
 
 def choose(place: str, label: str, meaning: str, photo: Picture | None) -> Image.Image | None:
-    """Let the user mark a part of the photo, white in what comes back; `None` where none is marked.
-
-    `place` is whose part it is.
-    """
+    """Let the user mark the part of the photo for a place, white in the mask; `None` where nothing is marked."""
     if not st.toggle(label, key=f"part-{place}", help=meaning, persist_state="session"):
         return None
     if not photo:

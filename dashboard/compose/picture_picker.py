@@ -1,9 +1,9 @@
 """Choosing a picture: from the samples, one of one's own, what the camera sees, or that of an earlier run."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import streamlit as st
 from PIL import Image, ImageOps
@@ -17,8 +17,6 @@ from dashboard.common.text import plain
 from dashboard.compose import crop
 from dashboard.compose.crop import Crop
 
-Kind = Literal["photo", "style"]
-SAMPLES: dict[Kind, tuple[Sample, ...]] = {"photo": PHOTOS, "style": STYLES}
 TILE = 104  # pixels
 PREVIEW = (640, 480)  # pixels
 FILE_TYPES = ["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"]
@@ -45,8 +43,7 @@ def heading(title: str) -> DeltaGenerator:
 def choose(place: str) -> Picture | None:
     """Let the user choose the picture of a place: "photo", "style" for the first painting, "style-2" for the next …
 
-    `None` when what they uploaded cannot be used (they are told why).
-    """
+    `None` if theirs cannot be used, which the page says."""
     shown = st.empty()
     tools = st.container(horizontal=True)
     own = _own(place)
@@ -67,8 +64,8 @@ def choose(place: str) -> Picture | None:
     return picture
 
 
-def _kind(place: str) -> Kind:
-    return "photo" if place == "photo" else "style"
+def _samples(place: str) -> Sequence[Sample]:
+    return PHOTOS if place == "photo" else STYLES
 
 
 def log_once(place: str, error: Exception) -> None:
@@ -148,18 +145,18 @@ def _read(place: str, own: tuple[bytes, str] | None) -> Picture | None:
 
 def _chosen_sample(place: str) -> str:
     """Each place begins with another sample."""
-    of_kind = SAMPLES[_kind(place)]
+    samples = _samples(place)
     number = int(place.partition("-")[2] or 1)
-    return st.session_state.setdefault(f"sample-{place}", of_kind[(number - 1) % len(of_kind)].name)
+    return st.session_state.setdefault(f"sample-{place}", samples[(number - 1) % len(samples)].name)
 
 
 def offer_samples(place: str) -> None:
     """The samples to choose from; at the very first start painting the styles takes a few seconds."""
     own, kept = (st.session_state.get(f"{source}-{place}") for source in ("own", "kept"))
     chosen = None if own or kept else _chosen_sample(place)
-    of_place = "" if place in SAMPLES else f"{place}-"
+    of_place = "" if place in ("photo", "style") else f"{place}-"
     with st.container(horizontal=True, gap="small", key=f"samples-{place}"):
-        for sample in SAMPLES[_kind(place)]:
+        for sample in _samples(place):
             with st.container(width=TILE, gap="xxsmall"):
                 st.image(_thumbnail(sample.name), width="stretch", alt=sample.title)
                 st.button(
@@ -169,15 +166,11 @@ def offer_samples(place: str) -> None:
                     help=sample.credit,
                     width="stretch",
                     disabled=chosen is None,
-                    on_click=_choose_sample,
-                    args=(place, sample.name),
+                    on_click=st.session_state.update,
+                    args=({f"sample-{place}": sample.name},),
                 )
     if chosen is None:
         st.caption("Remove your own picture to choose a sample." if own else "“Choose another” offers the samples.")
-
-
-def _choose_sample(place: str, name: str) -> None:
-    st.session_state[f"sample-{place}"] = name
 
 
 @st.cache_data(show_spinner="Painting the sample styles …", max_entries=32)

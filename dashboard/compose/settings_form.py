@@ -45,8 +45,7 @@ def choose_preset() -> str:
 
 
 def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> TransferSettings | None:
-    """Let the user change the preset's settings; `None` when they do not fit (they are told why). What each painting
-    counts is chosen beside them."""
+    """Let the user change the preset's settings; `None` when they do not fit, which the page says."""
     given: dict[str, Any] = {name: _widget(SETTINGS[name], preset) for name in IN_SIGHT}
     given["style_blend"] = style_blend
     with st.expander("More settings", icon=":material/tune:"):
@@ -64,29 +63,23 @@ def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> Transfe
 
 
 def _widget(setting: Setting, preset: str) -> Any:
-    """A widget for one setting (for each layer, where it has a number for each).
-
-    Its key names the preset, so that another preset brings its own values; its value is set by the key, so that
-    `prefill` can.
-    """
+    """A widget for one setting, or for each layer. Its key names the preset, which brings its own values."""
     value = getattr(PRESETS[preset].settings(), setting.name)
     label = f"{setting.label} ({setting.unit})" if setting.unit else setting.label
     key = f"{preset}-{setting.name}"
     if setting.each_of:
         return layer_weights(setting, st.session_state[f"{preset}-{setting.each_of}"], key)
     st.session_state.setdefault(key, list(value) if setting.type is tuple else value)
+    common: dict[str, Any] = {"help": setting.meaning, "key": key, "persist_state": "session"}
     if setting.choices:
-        return st.selectbox(label, setting.choices, help=setting.meaning, key=key, persist_state="session")
+        return st.selectbox(label, setting.choices, **common)
     if setting.type is tuple:
-        return st.multiselect(label, LAYERS, format_func=_layer, help=setting.meaning, key=key, persist_state="session")
+        return st.multiselect(label, LAYERS, format_func=_layer, **common)
     if setting.type is int:
         step = 64 if setting.name == "size" else 1
-        low, high = int(setting.minimum or 0), int(setting.maximum or 2**31)
-        return st.number_input(label, low, high, step=step, help=setting.meaning, key=key, persist_state="session")
+        return st.number_input(label, int(setting.minimum or 0), int(setting.maximum or 2**31), step=step, **common)
     low, high = float(setting.minimum or 0), setting.maximum and float(setting.maximum)
-    return st.number_input(
-        label, low, high, step=_step(value), format="%g", help=setting.meaning, key=key, persist_state="session"
-    )
+    return st.number_input(label, low, high, step=_step(value), format="%g", **common)
 
 
 def _layer(name: str) -> str:
@@ -99,8 +92,7 @@ def _step(value: float) -> float:
 
 
 def layer_weights(setting: Setting, layers: Sequence[str], key: str) -> tuple[float, ...]:
-    """A slider for each layer; no number at all where all count alike, as the settings have it. A layer that is alone
-    needs none, unless the run that is shown has one."""
+    """A slider for each layer, if there are several or the shown run has a weight; no numbers if all count alike."""
     weights = [st.session_state.setdefault(f"{key}-{layer}", 1.0) for layer in layers]
     if len(layers) == 1 and weights == [1.0]:
         return ()

@@ -81,8 +81,7 @@ def forget() -> None:
 
 
 def _places() -> tuple[str, ...]:
-    places: tuple[str, ...] = st.session_state.setdefault("paintings", PLACES[:1])
-    return places
+    return st.session_state.setdefault("paintings", PLACES[:1])
 
 
 def _add(seen: tuple[str, ...]) -> None:

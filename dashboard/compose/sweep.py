@@ -30,10 +30,7 @@ OFFERED = [name for name, setting in SETTINGS.items() if setting.type is not tup
 
 
 def offer(photo: Picture, styles: ChosenStyles, settings: TransferSettings, spec: Callable[[], RunSpec]) -> str | None:
-    """Let the user try several values; the name of the batch once its runs wait in the queue.
-
-    `spec` makes what all its runs have in common but for the settings.
-    """
+    """Let the user try several values; the name of the batch once its runs wait. `spec` makes what they share."""
     with st.expander("Try several values", icon=":material/grid_on:"):
         st.caption("The same pictures with each combination of the values, side by side in a table.")
         wanted: dict[str, list[Any]] = {}

@@ -100,8 +100,7 @@ def _layers(settings: TransferSettings, kind: str) -> tuple[str, ...]:
 
 
 def _weights(settings: TransferSettings, kind: str) -> tuple[float, ...]:
-    weights: tuple[float, ...] = getattr(settings.loss_weights(), f"{kind}_layers")
-    return weights
+    return getattr(settings.loss_weights(), f"{kind}_layers")
 
 
 def _up_to_date(run: Run, at: dict[str, float], wanted: dict[str, float]) -> dict[str, _Slider]:

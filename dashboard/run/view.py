@@ -19,7 +19,7 @@ from core.images import codec
 from core.jobs import control, eta, workers
 from core.runs import library
 from core.runs.record import RunRecord
-from core.runs.run import METRICS, Run
+from core.runs.run import METRICS, SUMS, Run
 from dashboard.common.charts import draw_prepared, prepared
 from dashboard.common.text import STATUSES, duration, plain
 from dashboard.run import actions, downloads, inputs, notifications, queue, steering
@@ -66,8 +66,7 @@ def ensure_workers() -> None:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What everyone who watches a run sees of it: read once for all, as twenty sessions would otherwise read and encode
-    the same picture forty times a second."""
+    """What all who watch a run see of it: read and encoded once, however many sessions there are."""
 
     metrics: pd.DataFrame  # of the last steps
     silent: float | None  # seconds, where nothing has been heard for too long
@@ -133,11 +132,9 @@ def _kill(run: Run) -> None:
 
 @st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
 def _loss_curves(run: Run, unfinished: bool) -> tuple[dict[str, Any], dict[int, str]] | None:
-    """The chart, prepared once for all who watch, and its marks; nothing before the second step.
+    """The chart and its marks, prepared once for all who watch; nothing before the second step.
 
-    `unfinished` tells what a run that goes on has so far from all of it. Raises `StudioError` when the metrics are
-    damaged.
-    """
+    `unfinished` keeps the cache from taking a run that has ended for what it was before. Raises `StudioError`."""
     metrics = run.metrics()
     if len(metrics) < 2:
         return None
@@ -184,10 +181,9 @@ def _progress(record: RunRecord, seen: _Snapshot) -> None:
         rest = eta.seconds_of_the_rest(record.settings, metrics)
         left = f", {duration(rest)} left" if rest is not None else ""
         rate = f"{1 / step:.1f} iterations a second" if step and step < 1 else f"{step:.1f} s an iteration"
-        text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}"
-        text += f" · {seen.memory / 1e9:.1f} GB of memory" if seen.memory else ""
-        text = text if step else "The first step …"
-        st.progress(min(1.0, last["iteration"] / total), text)
+        held = f" · {seen.memory / 1e9:.1f} GB of memory" if seen.memory else ""
+        text = f"Iteration {int(last['iteration'])} of {total} · {rate}{left}{held}"
+        st.progress(min(1.0, last["iteration"] / total), text if step else "The first step …")
 
 
 def _memory(record: RunRecord) -> int:
@@ -261,17 +257,12 @@ def _finished(run: Run, record: RunRecord) -> None:
         actions.actions(run, record)
     painted = (run.result, "Painted") if run.result.is_file() else (run.live, "Painted last")
     _pictures(run, record, *painted)
-    _differences(record)
-    _curves(run, record.unfinished)
-    _frames(run)
-    _timings(record)
-
-
-def _differences(record: RunRecord) -> None:
-    """What the run was told otherwise than its preset says."""
     if differing := describe.differences(record):
         told = " · ".join(f"{label}: {value}" for label, value, _ in differing)
         st.caption(f"Other than the preset: {plain(told)}")
+    _curves(run, record.unfinished)
+    _frames(run)
+    _timings(record)
 
 
 def _provenance(record: RunRecord) -> str:
@@ -308,9 +299,7 @@ def _timings(record: RunRecord) -> None:
     with drawing:
         st.altair_chart(charts.phases(seconds), width="stretch", key="phases")
     with table:
-        rows = {**seconds, "total": record.timings["total"]}
-        if "median step" in record.timings:
-            rows["median step"] = record.timings["median step"]
+        rows = seconds | {name: record.timings[name] for name in SUMS if name in record.timings}
         frame = pd.DataFrame({"phase": list(rows), "seconds": list(rows.values())})
         columns = {"seconds": st.column_config.NumberColumn(format="%.3f")}
         st.dataframe(frame, hide_index=True, column_config=columns, height="content")

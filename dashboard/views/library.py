@@ -122,8 +122,7 @@ def _card(entry: Entry) -> None:
 
 
 def _told(run: Run, record: RunRecord) -> str:
-    """What makes it another picture than its preset's, beside the size, which stands above; and which parts of the
-    photo are meant."""
+    """The settings that are not the preset's, but for the size, which stands above; and where the paintings are."""
     left_out = {SETTINGS[name].label for name in ("size", "frame_every", "memory")}
     differing = [(label, value) for label, value, _ in describe.differences(record) if label not in left_out]
     told = [f"{label} {value}" for label, value in differing[:MOST_TOLD]]
@@ -162,14 +161,7 @@ def _confirm(entries: Sequence[Entry]) -> None:
         st.markdown(f"- and {len(entries) - 8} more")
     st.caption(f"{size(sum(entry.size for entry in entries))}. For a day they can be had back.")
     if st.button("Delete", type="primary", icon=":material/delete:", key="confirmed"):
-        gone = []
-        for entry in entries:
-            try:
-                library.delete(entry.run)
-                gone.append(entry.run)
-            except StudioError as error:
-                st.session_state["refused"] = str(error)
-        st.session_state["deleted"] = gone
+        _delete([entry.run for entry in entries])
         st.rerun()
 
 
@@ -190,15 +182,18 @@ def _damaged(entries: Sequence[Entry]) -> None:
     for run, why in library.damaged(entries):
         with st.container(horizontal=True, vertical_alignment="center", key=f"damaged-{run.id}"):
             st.warning(plain(why))
-            st.button("Delete", key=f"delete-{run.id}", icon=":material/delete:", on_click=_delete, args=(run,))
+            st.button("Delete", key=f"delete-{run.id}", icon=":material/delete:", on_click=_delete, args=([run],))
 
 
-def _delete(run: Run) -> None:
-    try:
-        library.delete(run)
-        st.session_state["deleted"] = [run]
-    except StudioError as error:
-        st.session_state["refused"] = str(error)
+def _delete(runs: Sequence[Run]) -> None:
+    gone = []
+    for run in runs:
+        try:
+            library.delete(run)
+            gone.append(run)
+        except StudioError as error:
+            st.session_state["refused"] = str(error)
+    st.session_state["deleted"] = gone
 
 
 def _deleted() -> None:
@@ -263,8 +258,7 @@ def _set_quota() -> None:
 
 def _chosen() -> list[str]:
     """The runs that are ticked; kept apart from the ticks, which Streamlit forgets when they are out of sight."""
-    chosen: list[str] = st.session_state.setdefault("chosen", [])
-    return chosen
+    return st.session_state.setdefault("chosen", [])
 
 
 def _choose(name: str) -> None:

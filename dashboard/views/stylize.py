@@ -41,8 +41,7 @@ def page() -> None:
 
 
 def _run_to_show() -> Run | None:
-    """The run that the address names; otherwise, unless that names a batch, one under way, so that a reopened page
-    finds it again."""
+    """The run that the address names; else, unless it names a batch, one under way, which a reopened page finds."""
     if run_id := st.query_params.get("run"):
         try:
             return store.find(run_id, auth.may_see())

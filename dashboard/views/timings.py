@@ -49,18 +49,16 @@ def _form() -> None:
         sizes = st.text_input("Sizes of a step (px)", QUICK_SIZES, key="sizes", help="From 64 to 4096, by commas.")
         st.caption("Measurements are true of a machine that does nothing else: do not paint meanwhile.")
         if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not parts):
+            options = []
             try:
-                background_jobs.start("bench", "bench", *parts, *(_sizes(sizes) if "step" in parts else ()))
+                if "step" in parts:  # the command refuses sizes for the others
+                    measurements.parse_sizes(sizes)
+                    options = ["--sizes", sizes]
+                background_jobs.start("bench", "bench", *parts, *options)
             except (StudioError, OSError) as error:
                 st.error(plain(str(error).removeprefix("--sizes ")))
                 return
             st.rerun()
-
-
-def _sizes(text: str) -> tuple[str, str]:
-    """The option of the part `step`; the command refuses it for the others."""
-    measurements.parse_sizes(text)
-    return "--sizes", text
 
 
 @st.fragment(run_every=POLL_SECONDS)

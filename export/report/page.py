@@ -38,9 +38,7 @@ def html(
     """A page about the runs, without scripts or references to anything outside itself.
 
     `evaluations` are by the runs' names, and `measured_by` says whose losses they are, such as "the preset reference".
-    `timings` are tables of `bench.measurements`, by their titles. Raises `InputError` for no runs, or for one that
-    cannot be read.
-    """
+    `timings` are tables of `bench.measurements`, by their titles. Raises `InputError` for none or an unreadable run."""
     return render(content.read_run(found, evaluations), title, measured_by, timings)
 
 
@@ -134,8 +132,7 @@ def _stages(each: ReportRun) -> Mapping[int, str]:
 
 
 def _described_briefly(shown: list[ReportRun]) -> list[dict[str, Any]]:
-    """What the page says of each of many runs, whose pictures are on a contact sheet: there, a run is called by what it
-    has for itself."""
+    """What the page says of each of many runs: without the pictures, and called by what is different about it."""
     told = contact_sheet.captions([each.record for each in shown])
     large, drawn = len(shown) <= MOST_LARGE, len(shown) <= MOST_CURVES
     return [
@@ -146,8 +143,7 @@ def _described_briefly(shown: list[ReportRun]) -> list[dict[str, Any]]:
 
 
 def _contact_sheet(shown: list[ReportRun]) -> dict[str, Any]:
-    """The pictures of many runs in tables, or one after another where no table fits them; and what all have in
-    common."""
+    """The pictures of many runs, in tables where any fit, and the photo or painting that all have in common."""
     records = [each.record for each in shown]
     pictures = [
         {"number": each.number, "short": each.short, "words": caption, "status": each.record.status.capitalize(),

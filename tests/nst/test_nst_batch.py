@@ -227,24 +227,7 @@ def test_what_cannot_be_painted_is_told_and_the_others_are_painted(rows, own_hom
 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals are made as POSIX does")
-def test_one_bar_for_all_runs_on_a_terminal(rows, own_home, weights, model):
-    import pty
-
+def test_one_bar_for_all_runs_on_a_terminal(on_terminal, rows, own_home, weights, model):
     jobs_file = rows("photos/a.png,waves,draft,64,1", "photos/b.png,waves,draft,64,1")
-    screen, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    arguments = command(jobs_file, "--no-measure")
-    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=terminal) as process:
-        os.close(terminal)
-        seen = b""
-        while True:
-            try:
-                seen += (data := os.read(screen, 4096))
-            except OSError:  # the other side is gone (Linux)
-                break
-            if not data:
-                break
-    os.close(screen)
-    assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    text = on_terminal(command(jobs_file, "--no-measure"))
     assert re.search(r"0 of 2 over, .* \d/2 ", text) and re.search(r"2 of 2 over +\S+ +2/2 ", text)

@@ -177,25 +177,8 @@ def test_ctrl_c_ends_a_film_and_what_is_done_stays(photos, own_home, weights, mo
 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals are made as POSIX does")
-def test_one_bar_for_all_photos_on_a_terminal(photos, own_home, weights, model):
-    import pty
-
-    screen, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    arguments = command(photos, "waves", "-o", photos.parent / "out", *SMALL)
-    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=terminal) as process:
-        os.close(terminal)
-        seen = b""
-        while True:
-            try:
-                seen += (data := os.read(screen, 4096))
-            except OSError:  # the other side is gone (Linux)
-                break
-            if not data:
-                break
-    os.close(screen)
-    assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+def test_one_bar_for_all_photos_on_a_terminal(on_terminal, photos, own_home, weights, model):
+    text = on_terminal(command(photos, "waves", "-o", photos.parent / "out", *SMALL))
     assert re.search(r"1 of 2, photo2\.png: total \S+ +\S+ +\d/4 ", text)
     assert re.search(
         r"2 of 2, photo10\.png: total \S+ +\S+ +4/4 +\S+ it/s +\d:\d\d:\d\d", text
