@@ -15,19 +15,14 @@ AXIS = 90  # with its title, and the margins
 
 def draw(chart: alt.Chart | alt.LayerChart, key: str, height: int, legend_rows: int = 1) -> None:
     """The chart as wide as its place; Streamlit counts legend and axis into the height, which is the drawing's here."""
-    draw_prepared(prepared(chart, height, legend_rows), key)
+    st.vega_lite_chart(spec=prepared(chart, height, legend_rows), width="stretch", key=key)
 
 
 def prepared(chart: alt.Chart | alt.LayerChart, height: int, legend_rows: int = 1) -> dict[str, Any]:
-    """The chart as `draw_prepared` takes it. To make this of it costs ten times what showing it does, so that what many
-    sessions see is prepared once."""
+    """The chart as Streamlit takes it. This costs ten times what showing it does: prepare once what many see."""
     import pandas as pd
 
     specification = chart.properties(height=height + AXIS + LEGEND_ROW * legend_rows).to_dict()
     specification.pop("config", None)  # Altair's theme, in place of which comes the page's
     specification["datasets"] = {name: pd.DataFrame(rows) for name, rows in specification["datasets"].items()}
     return specification
-
-
-def draw_prepared(prepared_chart: dict[str, Any], key: str) -> None:
-    st.vega_lite_chart(spec=prepared_chart, width="stretch", key=key)

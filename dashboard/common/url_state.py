@@ -15,7 +15,7 @@ def choose(
     most: int,
     first: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """Let the user choose among the options, by default `first`; return also what the address asks for in vain."""
+    """Let the user choose among the options, by default `first`. What the address asks for and is none comes second."""
     asked = list(dict.fromkeys(part for part in st.query_params.get(name, "").split(",") if part))
     wanted = asked or list(first)
     if st.session_state.get(f"address-{name}") != wanted:  # another address than this page last wrote

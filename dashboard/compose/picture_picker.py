@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import streamlit as st
@@ -28,7 +29,15 @@ class Picture:
 
     name: str
     image: Image.Image
-    preview: bytes  # a small PNG
+
+    @cached_property
+    def preview(self) -> bytes:
+        """A small PNG, with see-through margins brought to one shape, so that the page keeps its lines."""
+        small = self.image.copy()
+        small.thumbnail(PREVIEW, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        png = io.BytesIO()
+        ImageOps.pad(small.convert("RGBA"), PREVIEW, color=(0, 0, 0, 0)).save(png, "PNG", compress_level=1)
+        return png.getvalue()
 
 
 def heading(title: str) -> DeltaGenerator:
@@ -53,8 +62,7 @@ def choose(place: str) -> Picture | None:
             with tools:
                 framing = crop.choose(place, picture.name, picture.image)
             if framing != Crop():
-                image = framing.of(picture.image)
-                picture = Picture(picture.name, image, _preview(image))
+                picture = Picture(picture.name, framing.of(picture.image))
     except (StudioError, OSError) as error:
         log_once(place, error)
         st.error(plain(str(error)))
@@ -181,26 +189,15 @@ def _thumbnail(name: str) -> bytes:
 @st.cache_resource(show_spinner=False, max_entries=16)
 def _sample(name: str) -> Picture:
     sample = find(name)
-    image = codec.read_image(sample.path(), name)
-    return Picture(sample.title, image, _preview(image))
+    return Picture(sample.title, codec.read_image(sample.path(), name))
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _kept(path: Path, name: str) -> Picture:
-    image = sandbox.read(path, name, max_bytes=4 * codec.MAX_PIXELS)  # of a run that may come from elsewhere
-    return Picture(name, image, _preview(image))
+    # The run may come from elsewhere.
+    return Picture(name, sandbox.read(path, name, max_bytes=4 * codec.MAX_PIXELS))
 
 
 @st.cache_resource(show_spinner="Reading the picture …", max_entries=8)
 def _uploaded(data: bytes, name: str) -> Picture:
-    image = sandbox.read(data, name)
-    return Picture(name.rsplit(".", 1)[0], image, _preview(image))
-
-
-def _preview(image: Image.Image) -> bytes:
-    """Small, and with see-through margins brought to one shape for both sides, so that the page keeps its lines."""
-    small = image.copy()
-    small.thumbnail(PREVIEW, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    png = io.BytesIO()
-    ImageOps.pad(small.convert("RGBA"), PREVIEW, color=(0, 0, 0, 0)).save(png, "PNG", compress_level=1)
-    return png.getvalue()
+    return Picture(name.rsplit(".", 1)[0], sandbox.read(data, name))

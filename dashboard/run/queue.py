@@ -24,8 +24,7 @@ def _queue() -> list[tuple[Run, QueuePosition]]:
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def show() -> None:
-    """The runs that wait, with what can be done about them; nothing where none does. What others wait for is not told
-    where people see their own runs alone, and nobody is passed there."""
+    """The runs that wait, with their buttons. Where people see only their own runs, the others' stay hidden."""
     found = _queue()
     if not found:
         return

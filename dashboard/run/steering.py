@@ -28,8 +28,7 @@ def show(run: Run) -> None:
 
 @dataclass
 class _Slider:
-    """What a slider was made to show. Where another value has to be shown there is a new slider: a browser that is told
-    to move one may still send the old place, as if someone had moved it back."""
+    """What a slider shows. Another value needs a new one: a browser told to move it may still send the old place."""
 
     value: float
     number: int = 0

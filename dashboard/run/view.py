@@ -20,7 +20,7 @@ from core.jobs import control, eta, workers
 from core.runs import library
 from core.runs.record import RunRecord
 from core.runs.run import METRICS, SUMS, Run
-from dashboard.common.charts import draw_prepared, prepared
+from dashboard.common.charts import prepared
 from dashboard.common.text import STATUSES, duration, plain
 from dashboard.run import actions, downloads, inputs, notifications, queue, steering
 from export import charts, describe
@@ -159,11 +159,12 @@ def _curves(run: Run, unfinished: bool) -> None:
         if not drawn:
             return
         chart, marks = drawn
-        draw_prepared(chart, f"curves-{run.id}")
+        st.vega_lite_chart(spec=chart, width="stretch", key=f"curves-{run.id}")
         for number, (iteration, words) in enumerate(marks.items(), 1):
             st.caption(plain(f"{number}: after iteration {iteration}, {words}"))
         if st.toggle("Style loss of each layer", key=f"layers-{run.id}"):
-            draw_prepared(_layer_curves(run, unfinished), f"layer-curves-{run.id}")
+            chart = _layer_curves(run, unfinished)
+            st.vega_lite_chart(spec=chart, width="stretch", key=f"layer-curves-{run.id}")
     except StudioError as error:
         st.warning(plain(str(error)))
 
