@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from core import paths
@@ -31,24 +32,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "TIFF": {"compression": "tiff_adobe_deflate"},
 }
 
-ORIENTATION = 0x0112  # the EXIF tags' numbers
-DESCRIPTION = 0x010E
-BITS_PER_SAMPLE = 258  # the TIFF tags' numbers
-COMPRESSION = 259
-PHOTOMETRIC = 262
-PLANAR = 284
-ICC_PROFILE = 34675
 TIFF_MODES = {(0, 1): "L", (1, 1): "L", (1, 2): "LA", (2, 3): "RGB", (2, 4): "RGBA"}  # by photometric and samples
-
-TRANSPOSED = {  # EXIF 2.32, tag Orientation: what puts the stored rows and columns upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 # `_check_size` compares every picture with MAX_PIXELS; Pillow's own limit would only warn, or fail without the figure.
 Image.MAX_IMAGE_PIXELS = None
@@ -82,9 +66,10 @@ def read_image(
         image = _decoded(data, label, formats, max_pixels)
         orientation, profile = _orientation(image), image.info.get("icc_profile")
         rgb = _over(ground, _eight_bit(image, label), profile)
-        if orientation in TRANSPOSED:
-            rgb = rgb.transpose(TRANSPOSED[orientation])
-    rgb.info = {}
+        rgb.info = {}
+        rgb.getexif()[Tag.Orientation] = orientation
+        ImageOps.exif_transpose(rgb, in_place=True)
+        rgb.getexif().clear()
     return rgb
 
 
@@ -101,10 +86,7 @@ def shrunk(path: Path, side: int) -> Image.Image:
 
 
 def read_exact(path: Path) -> np.ndarray:
-    """The picture in the .npy file of a run: RGB float32 (H, W, 3) in 0..255, with at most MAX_PIXELS.
-
-    Raises StudioError when there is none, or something else.
-    """
+    """Return the picture in a run's .npy file: RGB float32 (H, W, 3) in 0..255. Raises StudioError if it is none."""
     kind = array_kind(path)
     if len(kind) != 4 or kind[2:] != (3, np.float32) or kind[0] * kind[1] > MAX_PIXELS:
         raise StudioError(
@@ -138,7 +120,7 @@ def read_metadata(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, str]:
         if isinstance(image, PngImageFile):
             _check_size(*image.size, label)  # entries may follow the pixels, so these are decoded too
             return {key: str(text) for key, text in image.text.items()}
-        return _parsed_description(image.getexif().get(DESCRIPTION))
+        return _parsed_description(image.getexif().get(Tag.ImageDescription))
 
 
 def check_writable(path: Path) -> None:
@@ -283,7 +265,8 @@ def _tag(image: Image.Image, number: int, default: int) -> int:
 
 def _is_misread(image: Image.Image) -> bool:
     """Whether Pillow (13.0) takes the halves of 16-bit values for pixels: uncompressed, one plane a channel."""
-    return _tag(image, PLANAR, 1) == 2 and _tag(image, BITS_PER_SAMPLE, 1) > 8 and _tag(image, COMPRESSION, 1) == 1
+    planes, bits = _tag(image, Tag.PlanarConfiguration, 1), _tag(image, Tag.BitsPerSample, 1)
+    return planes == 2 and bits > 8 and _tag(image, Tag.Compression, 1) == 1
 
 
 def _decoded_by_tifffile(data: bytes, label: str, max_pixels: int) -> Image.Image:
@@ -298,7 +281,7 @@ def _decoded_by_tifffile(data: bytes, label: str, max_pixels: int) -> Image.Imag
         if mode is None or page.axes not in ("YX", "YXS", "SYX"):
             raise InputError(f"{label} is a TIFF of a kind that is not supported: save it as a PNG.")
         levels = _levels(page.asarray(), label)
-        tags = {number: page.tags[number].value for number in (ORIENTATION, ICC_PROFILE) if number in page.tags}
+        tags = {tag: page.tags[tag].value for tag in (Tag.Orientation, Tag.InterColorProfile) if tag in page.tags}
         dark_is_high = int(page.photometric) == 0
         premultiplied = 1 in page.extrasamples
     if page.axes == "SYX":
@@ -307,16 +290,15 @@ def _decoded_by_tifffile(data: bytes, label: str, max_pixels: int) -> Image.Imag
         levels = 255 - levels
     stored = mode[:-1] + "a" if premultiplied else mode  # Pillow writes premultiplied alpha in lower case
     image = Image.frombytes(stored, levels.shape[1::-1], np.ascontiguousarray(levels).tobytes()).convert(mode)
-    image.getexif()[ORIENTATION] = tags.get(ORIENTATION, 1)
-    if ICC_PROFILE in tags:
-        image.info["icc_profile"] = tags[ICC_PROFILE]
+    image.getexif()[Tag.Orientation] = tags.get(Tag.Orientation, 1)
+    image.info["icc_profile"] = tags.get(Tag.InterColorProfile)
     return image
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8, that is still to be applied; Pillow itself has turned a TIFF upright."""
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        return int(image.getexif().get(Tag.Orientation, 1))
     except Exception:  # a damaged EXIF block, in one of the many ways: the picture itself is fine
         return 1
 
@@ -341,9 +323,9 @@ def _eight_bit(image: Image.Image, label: str) -> Image.Image:
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image)
-    top = 4095 if _tag(image, BITS_PER_SAMPLE, 16) == 12 else 65535
+    top = 4095 if _tag(image, Tag.BitsPerSample, 16) == 12 else 65535
     levels = _levels(values, label, top)
-    if _tag(image, PHOTOMETRIC, 1) == 0:  # white is zero: Pillow heeds this in 8-bit pictures alone
+    if _tag(image, Tag.PhotometricInterpretation, 1) == 0:  # white is zero: Pillow heeds this in 8-bit pictures alone
         levels = 255 - levels
     grey = Image.fromarray(levels)
     if "transparency" in image.info:  # of a PNG: the one grey that is not painted
@@ -387,7 +369,7 @@ def _encoded(picture: Image.Image, file_format: str, metadata: Mapping[str, str]
     settings = dict(SETTINGS[file_format])
     if metadata:
         exif = Image.Exif()
-        exif[DESCRIPTION] = json.dumps(dict(metadata))  # ASCII, as the tag demands: other characters as \uXXXX
+        exif[Tag.ImageDescription] = json.dumps(dict(metadata))  # ASCII, as the tag demands: other characters as \uXXXX
         settings["exif"] = exif
     return _saved(picture, file_format, icc_profile=color_profiles.srgb_profile(), **settings)
 

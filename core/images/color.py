@@ -1,7 +1,7 @@
 """Color modes: the result has the colors of the style, or keeps those of the photo in one of two ways.
 
 Gatys, Bethge, Hertzmann and Shechtman, 2016, Preserving color in neural artistic style transfer, arXiv:1606.05897.
-Images are RGB, `(H, W, 3)`, 0 … 255.
+Images are RGB, `(H, W, 3)`, 0 … 255; what a mode changes comes out as float32.
 """
 
 from collections.abc import Mapping
@@ -13,40 +13,7 @@ YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.4
 RGB = np.linalg.inv(YCBCR).astype(np.float32)
 
 
-def lightness(rgb: np.ndarray) -> np.ndarray:
-    """The picture `(H, W, 3)`, 0 … 255, in greys of its lightness; float32, the three channels alike."""
-    return np.repeat(rgb.astype(np.float32) @ YCBCR[0][:, np.newaxis], 3, axis=2)
-
-
-def with_colours_of(photo: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """The lightness of `rgb` with the colours of `photo`, both `(H, W, 3)`, 0 … 255; float32.
-
-    Where no colour of the screen is so light or dark and so colourful, the lightness stays and the colour is made
-    paler: cut off at 0 and 255 it would be another.
-    """
-    light = lightness(rgb)
-    colour = photo.astype(np.float32) @ YCBCR.T
-    colour[..., 0] = 0
-    colour = colour @ RGB.T
-    room = np.where(colour > 0, 255 - light, light) / np.maximum(np.abs(colour), 1e-6)
-    return light + colour * np.clip(room.min(-1, keepdims=True), 0, 1)
-
-
-def matched(style: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """The style picture with the photo's mean colour and covariance, `(H, W, 3)`, float32 in 0 … 255.
-
-    Of the linear maps that do it this one moves the colours least: A = S^-½ (S^½ P S^½)^½ S^-½ for covariances S and P
-    (Olkin and Pukelsheim, 1982).
-    """
-    (mean, covariance), (wanted_mean, wanted) = _colours(style), _colours(photo)
-    covariance += 1e-3 * np.eye(3)  # a grey style has no colour that could be turned into another
-    root = _root(covariance)
-    inverse = np.linalg.inv(root)
-    turned = inverse @ _root(root @ wanted @ root) @ inverse
-    return np.clip((style - mean) @ turned.T + wanted_mean, 0, 255).astype(np.float32)
-
-
-def _colours(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pixels = rgb.reshape(-1, 3).astype(np.float64)
     return pixels.mean(0), np.cov(pixels.T)
 
@@ -80,17 +47,37 @@ class Luminance(ColorMode):
     is_gray = True
 
     def convert(self, rgb: np.ndarray) -> np.ndarray:
-        return lightness(rgb)
+        return np.repeat(rgb.astype(np.float32) @ YCBCR[0][:, np.newaxis], 3, axis=2)
 
     def finish(self, rgb: np.ndarray, photo: np.ndarray) -> np.ndarray:
-        return with_colours_of(photo, rgb)
+        """Return the lightness of `rgb` with the colors of the photo.
+
+        Where the screen has no color so light or dark and so colorful, the lightness stays and the color is made paler:
+        cut off at 0 and 255 it would be another.
+        """
+        light = self.convert(rgb)
+        color = photo.astype(np.float32) @ YCBCR.T
+        color[..., 0] = 0
+        color = color @ RGB.T
+        room = np.where(color > 0, 255 - light, light) / np.maximum(np.abs(color), 1e-6)
+        return light + color * np.clip(room.min(-1, keepdims=True), 0, 1)
 
 
 class Matched(ColorMode):
     """The colors of the photo: each style image gets them beforehand."""
 
     def convert_style(self, style: np.ndarray, photo: np.ndarray) -> np.ndarray:
-        return matched(style, photo)
+        """Return the style with the photo's mean color and covariance.
+
+        Of the linear maps that do it this one moves the colors least: A = S^-½ (S^½ P S^½)^½ S^-½ for covariances S and
+        P (Olkin and Pukelsheim, 1982).
+        """
+        (mean, covariance), (wanted_mean, wanted) = _statistics(style), _statistics(photo)
+        covariance += 1e-3 * np.eye(3)  # a gray style has no color that could be turned into another
+        root = _root(covariance)
+        inverse = np.linalg.inv(root)
+        turned = inverse @ _root(root @ wanted @ root) @ inverse
+        return np.clip((style - mean) @ turned.T + wanted_mean, 0, 255).astype(np.float32)
 
 
 COLOR_MODES: Mapping[str, ColorMode] = {"style": ColorMode(), "luminance": Luminance(), "matched": Matched()}

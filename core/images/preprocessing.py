@@ -10,10 +10,7 @@ NETWORK_MAX = np.float32(255) - MEANS_BGR
 
 
 def to_network(rgb: np.ndarray) -> np.ndarray:
-    """The network's representation of a picture: RGB 0..255 (H, W, 3) to float32 (1, H, W, 3).
-
-    The channels are blue, green, red less the means of ImageNet: Keras's `preprocess_input` for VGG19.
-    """
+    """Return a picture, RGB 0..255 (H, W, 3), as the network takes it: float32 (1, H, W, 3), BGR minus the means."""
     return (np.ascontiguousarray(rgb[..., ::-1], np.float32) - MEANS_BGR)[np.newaxis]
 
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +26,7 @@ from PIL import Image
 
 from core.errors import InputError, StudioError
 from core.images import codec
-from core.images.codec import MAX_BYTES, MAX_PIXELS, READ_FORMATS
+from core.images.codec import MAX_BYTES
 
 SECONDS = 60.0  # of the clock, and of the processor, for one picture
 MEMORY = 4 * 2**30  # bytes of address space: what the largest pictures take in their most wasteful kinds
@@ -62,22 +63,15 @@ class Decoder:
             self._process.communicate()
 
     def read(
-        self,
-        source: Path | bytes,
-        name: str | None = None,
-        max_bytes: int = MAX_BYTES,
-        formats: tuple[str, ...] = READ_FORMATS,
-        max_pixels: int = MAX_PIXELS,
-        ground: str = "white",
+        self, source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Any
     ) -> Image.Image:
-        """As the function `read`; after an error that is not the picture's size or kind, the process is of no more
-        use."""
+        """As the function `read`; only after an error over the picture's size or kind can the process go on."""
         label = codec.label_of(source, name)
         data = codec.bytes_of(source, label, max_bytes)
         process = self._started(label)
-        options = {"max_bytes": max_bytes, "formats": formats, "max_pixels": max_pixels, "ground": ground}
+        wanted = {"size": len(data), "name": label, "max_bytes": max_bytes, **options}
         with _time_limit(process) as late:
-            answered = _exchange(process, {"size": len(data), "name": label, **options}, data)
+            answered = _exchange(process, wanted, data)
         if answered is None:
             took_too_long = late.is_set() or process.wait() == -getattr(signal, "SIGXCPU", signal.SIGTERM)
             why = "it is damaged, and the decoder broke down over it"
@@ -145,7 +139,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
     """Decode what is asked for, each picture in so many seconds of the processor, until nothing more is."""
     while line := requests.readline():
         options = json.loads(line)
-        _limit_seconds(seconds)
+        _limit("RLIMIT_CPU", math.ceil(time.process_time() + seconds))  # ends an orphan too
         answer: dict[str, object]
         pixels = b""
         try:
@@ -160,34 +154,19 @@ def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
         answers.flush()
 
 
-def _limit_memory_and_files(memory: int) -> None:
-    """Where the platform has such limits: of memory, no file written, no core dumped; and where memory is short this
-    process is the one that the kernel ends (Linux)."""
+def _limit(name: str, most: int) -> None:
+    """Set a limit of this process, where the platform has such limits."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        for limit, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_AS, memory)):
-            _set(limit, most)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _limit_seconds(seconds: float) -> None:
-    """Of the processor, from now on: what ends an orphan too."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _set(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds))
-
-
-def _set(limit: int, most: int) -> None:
-    import resource
-
-    _, hard = resource.getrlimit(limit)
-    resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        limit = getattr(resource, name)
+        _, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 if __name__ == "__main__":
-    _limit_memory_and_files(int(sys.argv[2]))
+    for name, most in (("RLIMIT_CORE", 0), ("RLIMIT_FSIZE", 0), ("RLIMIT_AS", int(sys.argv[2]))):
+        _limit(name, most)
+    with contextlib.suppress(OSError):  # where memory is short, Linux ends this process before others
+        Path("/proc/self/oom_score_adj").write_text("1000")
     serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[1]))

@@ -1,7 +1,6 @@
 """A run as one ZIP file, to be kept, sent and repeated elsewhere."""
 
 import io
-import lzma
 import re
 import secrets
 import shutil
@@ -25,23 +24,12 @@ from core.runs.record import RUN_ID, VERSIONS, OtherVersionError, RunRecord
 from core.runs.run import INPUTS, MASKS, METRICS, METRICS_BYTES, STYLES, Run, write_record
 
 # what zipfile raises over a damaged file
-DAMAGED = (
-    zipfile.BadZipFile,
-    EOFError,
-    IndexError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-    lzma.LZMAError,
-    struct.error,
-    zlib.error,
-)
+DAMAGED = (zipfile.BadZipFile, EOFError, IndexError, OverflowError, RuntimeError, ValueError, struct.error, zlib.error)
 DRAFT = ".import-"  # how the name of a run's folder begins that is not whole yet
 MAX_FILES = 25_000
 MAX_BYTES = 2 * 2**30  # unpacked
 MAX_DIRECTORY = 8 * 2**20  # of the list of files, which zipfile reads whole and keeps
-OUTPUTS = ("result.png", "live.jpg")
-PICTURES = (*INPUTS, *OUTPUTS)
+PICTURES = (*INPUTS, "result.png", "live.jpg")
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 LIMITS = {"run.json": 2**20, "marks.json": 2**16, "metrics.csv": METRICS_BYTES}  # the others: a picture's
 PICTURE_BYTES = 4 * codec.MAX_PIXELS
@@ -66,8 +54,7 @@ def export_run(run: Run, target: IO[bytes]) -> None:
 
 
 def import_run(source: Path | bytes, name: str = "the file", owner: str = "") -> Run:
-    """The run of a ZIP that `export_run` wrote, checked and put among the others; one that is here already comes
-    beside it. It belongs to `owner` and to no batch, whatever it says itself.
+    """Check a ZIP that `export_run` wrote, and make a new run of it that belongs to `owner` and to no batch.
 
     Raises `InputError` for anything else than such a ZIP, `StudioError` when it cannot be written.
     """
@@ -82,7 +69,8 @@ def import_run(source: Path | bytes, name: str = "the file", owner: str = "") ->
 
 def _brought_in(source: Path | bytes, name: str, owner: str) -> Run:
     try:
-        with _opened(source) as file, zipfile.ZipFile(file) as archive:
+        raw = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0)
+        with _Source(raw) as file, zipfile.ZipFile(file) as archive:
             file.largest = MAX_BYTES
             members = _members(archive, name)
             data = b"".join(_chunks(archive, members["run.json"], LIMITS["run.json"], name))
@@ -126,10 +114,6 @@ class _Source(io.BufferedReader):
         if size is not None and size > self.largest:
             raise zipfile.BadZipFile(f"{size} bytes of directory")
         return super().read(size)
-
-
-def _opened(source: Path | bytes) -> _Source:
-    return _Source(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0))
 
 
 def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
@@ -227,6 +211,6 @@ def _check_pictures(draft: Run, record: RunRecord, name: str) -> None:
                 continue
             most = codec.MAX_PIXELS if picture.name in INPUTS else height * width
             label, kind = f"{name}: {picture.name}", FORMATS[picture.suffix]
-            size = decoder.read(picture, label, PICTURE_BYTES, (kind,), most).size
+            size = decoder.read(picture, label, PICTURE_BYTES, formats=(kind,), max_pixels=most).size
             if picture.name not in INPUTS and size != (width, height):
                 raise InputError(f"{label} has another size than the record tells of.")

@@ -1,7 +1,7 @@
 """Runs that have ended: resume them, note how they ended, and keep what their checkpoint holds."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import numpy as np
@@ -95,9 +95,8 @@ def record_ending(run: Run, cause: Callable[[ProcessId], str]) -> RunRecord:
 
 
 def with_checkpoint_result(run: Run, record: RunRecord) -> RunRecord:
-    """Make the best picture of its last checkpoint the run's result, where there is one and room for it; the record
-    then says so."""
-    try:
+    """Make the best image of the last checkpoint the run's result, if possible; return the record that says so."""
+    with suppress(StudioError, LookupError, ValueError, OSError):
         best, iteration = Checkpoint.load_best(run.checkpoint)
         _check_is_of(record, best)
         line = lines_before(run, iteration + 1)[iteration]
@@ -105,8 +104,6 @@ def with_checkpoint_result(run: Run, record: RunRecord) -> RunRecord:
         record = record.model_copy(update={"best_iteration": iteration, "best_total": total})
         write_array(run, preprocessing.from_network(best))
         codec.write_image(run.result, preprocessing.to_uint8(preprocessing.from_network(best)), metadata(record))
-    except (StudioError, LookupError, ValueError, OSError):
-        pass
     return record
 
 
@@ -124,12 +121,8 @@ def _check_is_of(record: RunRecord, image: np.ndarray) -> None:
 def _endings() -> Iterator[None]:
     """Held by who changes the record of a run that has ended. Raises `StudioError` when another holds it for long."""
     paths.home().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(paths.home() / "endings.lock", timeout=ENDINGS_SECONDS)
     try:
-        lock.acquire()
+        with FileLock(paths.home() / "endings.lock", timeout=ENDINGS_SECONDS):
+            yield
     except Timeout as error:
-        raise StudioError(f"Another process holds {lock.lock_file} for too long: end it, then try again.") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        raise StudioError(f"Another process holds {error.lock_file} for too long: end it, then try again.") from error

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import tifffile
 from PIL import Image, ImageCms
+from PIL.ExifTags import Base
 
-from core.images import codec
 from core.runs.run import METRICS
 from core.settings import TransferSettings
 from core.transfer.checkpoint import Checkpoint
@@ -40,8 +40,8 @@ def pictures():
     rgb, rgba = Image.fromarray(noise()), Image.fromarray(noise(channels=4))
     grey, palette = rgb.convert("L"), rgb.convert("P")
     exif = Image.Exif()
-    exif[codec.ORIENTATION] = 6
-    exif[codec.DESCRIPTION] = "a description"
+    exif[Base.Orientation] = 6
+    exif[Base.ImageDescription] = "a description"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return {
         "rgb.png": saved(rgb, "PNG", icc_profile=profile, exif=exif),

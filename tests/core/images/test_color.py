@@ -5,13 +5,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from core.images import codec, color, geometry, preprocessing
-from core.images.color import RGB, YCBCR, lightness, matched, with_colours_of
+from core.images import codec, geometry, preprocessing
+from core.images.color import COLOR_MODES, RGB, YCBCR
 from core.samples.gallery import PHOTOS, STYLES
 from core.settings import TransferSettings
 from core.transfer.inputs import Inputs
 from core.transfer.stylize import stylize
 
+lightness, matched = COLOR_MODES["luminance"].convert, COLOR_MODES["matched"].convert_style
 SHALLOW = {"style_layers": ("relu1_1", "relu2_1"), "content_layers": ("relu2_2",), "content_weight": 1.0, "size": 96}
 
 
@@ -49,7 +50,7 @@ def test_lightness_is_that_of_jpeg():
 def test_the_lightness_of_one_with_the_colours_of_the_other():
     """The lightness is kept to rounding, the chroma within half a grey level wherever the screen has such a colour."""
     photo, painted = random_picture(1, 100, 156), random_picture(2, 60, 196)
-    found = with_colours_of(photo, painted)
+    found = COLOR_MODES["luminance"].finish(painted, photo)
     assert found.min() >= -1e-3 and found.max() <= 255 + 1e-3
     np.testing.assert_allclose(lightness(found), lightness(painted), atol=0.05)
     np.testing.assert_allclose(chroma(found), chroma(photo), atol=0.5)
@@ -58,7 +59,7 @@ def test_the_lightness_of_one_with_the_colours_of_the_other():
 
 def test_a_colour_that_the_screen_has_not_is_made_paler_and_not_another():
     photo, painted = random_picture(1), random_picture(2)
-    found = with_colours_of(photo, painted)
+    found = COLOR_MODES["luminance"].finish(painted, photo)
     assert found.min() >= -1e-3 and found.max() <= 255 + 1e-3
     np.testing.assert_allclose(lightness(found), lightness(painted), atol=0.05)
     ours, theirs = chroma(found), chroma(photo)
@@ -153,7 +154,7 @@ def test_the_subject_is_in_the_colours_that_it_is_painted_in():
     np.testing.assert_array_equal(grey.photo, lightness(photo))
     np.testing.assert_array_equal(grey.styles[0], lightness(plain.styles[0]))
     np.testing.assert_array_equal(other.photo, photo)
-    np.testing.assert_array_equal(other.styles[0], color.matched(plain.styles[0], photo))
+    np.testing.assert_array_equal(other.styles[0], matched(plain.styles[0], photo))
     np.testing.assert_array_equal(plain.finish(photo * 0.5), photo * 0.5)
 
 

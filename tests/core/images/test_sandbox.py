@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ExifTags import Base
 
 from core import paths
 from core.errors import InputError, StudioError
@@ -32,7 +33,7 @@ def saved(image, file_format, **how):
 
 
 EXIF = Image.Exif()
-EXIF[codec.ORIENTATION] = 6
+EXIF[Base.Orientation] = 6
 
 
 @pytest.mark.parametrize(
