@@ -1,5 +1,6 @@
 """Contact sheets: the same photo and painting with one control after another, and `fine` beside `reference`."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -167,11 +168,6 @@ def fine(painter: CellPainter, told: Report, pairs: Sequence[tuple[str, str]] = 
     return sheet(pictures, FEW, LARGE)
 
 
-def published(painter: CellPainter, told: Report) -> Image.Image:
-    """The same of the published pair, whose pictures are not ours to publish."""
-    return fine(painter, told, [PUBLISHED])
-
-
 def paint(engine: Engine, folder: Path, sheets: Sequence[str], told: Report) -> None:
     """Write the named sheets into the folder, `controls.jpg` for one; the runs are nobody's.
 
@@ -187,5 +183,5 @@ def paint(engine: Engine, folder: Path, sheets: Sequence[str], told: Report) -> 
 SHEETS: Mapping[str, Callable[[CellPainter, Report], Image.Image]] = {
     "controls": controls,
     "fine": fine,
-    "published": published,
+    "published": functools.partial(fine, pairs=[PUBLISHED]),  # whose pictures are not ours to publish
 }

@@ -28,10 +28,12 @@ Loss = Annotated[float, Field(ge=0, le=1e30)]
 Name = Annotated[str, Field(max_length=200)]
 
 
-class Timing(BaseModel):
-    """How long one way of doing something took, each time."""
-
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Timing(_Strict):
+    """How long one way of doing something took, each time."""
 
     way: Name
     size: int | None = Field(default=None, ge=0, le=100_000)  # px, the picture's longer side
@@ -48,19 +50,15 @@ class Timing(BaseModel):
         return float(low), float(high)
 
 
-class Comparison(BaseModel):
+class Comparison(_Strict):
     """Ways of doing the same, measured side by side."""
-
-    model_config = ConfigDict(extra="forbid")
 
     title: Name
     timings: list[Timing] = Field(max_length=1000)
 
 
-class Course(BaseModel):
+class Course(_Strict):
     """How the float32 total loss of a picture falls with the time since Start, and when it reaches the target."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     way: Name
     seconds: Seconds = Field(max_length=20_000)
@@ -81,10 +79,8 @@ class Course(BaseModel):
         return reached[-1] if reached else None
 
 
-class Pair(BaseModel):
+class Pair(_Strict):
     """The courses of one pair of pictures."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     pair: Name
     shape: tuple[int, int]
@@ -92,10 +88,8 @@ class Pair(BaseModel):
     courses: list[Course] = Field(max_length=50)
 
 
-class Measurement(BaseModel):
+class Measurement(_Strict):
     """What `nst bench` found, in one run, and where."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal[1] = 1
     created: datetime

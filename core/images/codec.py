@@ -74,10 +74,7 @@ def read_image(
 
 
 def shrunk(path: Path, side: int) -> Image.Image:
-    """A picture that a run keeps, as RGB and no larger than `side`, quickly; it is PNG or JPEG, whatever its name.
-
-    Raises InputError as `read_image` does.
-    """
+    """Return a run's picture, a PNG or JPEG, as RGB of at most `side` px. Raises InputError as `read_image` does."""
     label = label_of(path, None)
     with _decoding(label), _opened(bytes_of(path, label, 4 * MAX_PIXELS), label, ("PNG", "JPEG")) as image:
         _check_size(*image.size, label)
@@ -110,10 +107,9 @@ def array_kind(path: Path) -> tuple[Any, ...]:
 
 
 def read_metadata(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, str]:
-    """The entries that `write_image` stored in a picture; of another program's PNG, its text entries.
+    """Return what `write_image` stored in a picture, or the text entries of another program's PNG.
 
-    A picture without such entries gives an empty dictionary. Raises InputError as `read_image` does for a file that
-    is missing, unreadable, empty, over `max_bytes` or not a picture.
+    Raises InputError for a file that is missing, unreadable, empty, over `max_bytes` or not a picture.
     """
     label = label_of(path, None)
     with _decoding(label), _opened(bytes_of(path, label, max_bytes), label) as image:

@@ -21,10 +21,7 @@ def resized_shape(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def resize(image: Image.Image, size: int, name: str = "the picture") -> np.ndarray:
-    """The picture with a longer side of `size` pixels: uint8 (H, W, 3), Lanczos filtered.
-
-    Raises InputError when the shorter side would come out under MIN_SIDE pixels.
-    """
+    """Return the picture, uint8 (H, W, 3), with a longer side of `size` px. Raises InputError as `shape_at` does."""
     height, width = shape_at(image.size, size, name)
     return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
 
@@ -32,8 +29,10 @@ def resize(image: Image.Image, size: int, name: str = "the picture") -> np.ndarr
 def shape_at(
     given: tuple[int, int], size: int, name: str, at: str = "", remedy: str = "choose a larger size"
 ) -> tuple[int, int]:
-    """(height, width) in pixels that `resize` gives of a picture of that width and height. Raises InputError as it
-    does; `at` says what makes it this size, where that is not the size alone."""
+    """Return the height and width that `resize` gives of a picture of that width and height.
+
+    Raises InputError when the shorter one is under MIN_SIDE; it says `at` which size, by default that of the settings.
+    """
     height, width = resized_shape(*given, size)
     if min(height, width) < MIN_SIDE:
         from core.settings import SETTINGS  # here, so that a picture is decoded without them

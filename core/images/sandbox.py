@@ -48,8 +48,7 @@ def read_mask(source: Path | bytes, name: str | None = None, max_bytes: int = MA
 
 
 class Decoder:
-    """A process that decodes one picture after another. Used as a context, at whose end it is gone; it is started by
-    the first picture."""
+    """A process that decodes one picture after another; the first one starts it, and the end of the context ends it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

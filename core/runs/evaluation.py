@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,16 +99,12 @@ def settings_of(by: str) -> TransferSettings:
 
 
 def evaluations(found: Iterable[Run], by: TransferSettings) -> dict[str, Evaluation]:
-    """What has been measured so far, by the runs' names."""
-    kept = {run.id: _kept(run, by) for run in found}
-    return {name: evaluation for name, evaluation in kept.items() if evaluation}
-
-
-def _kept(run: Run, by: TransferSettings) -> Evaluation | None:
-    try:
-        return Evaluation.model_validate_json(_file(run, by).read_bytes())
-    except (OSError, ValidationError):
-        return None
+    """Return the evaluations so far by the runs' names; a run without one is missing."""
+    kept = {}
+    for run in found:
+        with suppress(OSError, ValidationError):
+            kept[run.id] = Evaluation.model_validate_json(_file(run, by).read_bytes())
+    return kept
 
 
 def _file(run: Run, by: TransferSettings) -> Path:

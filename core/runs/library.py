@@ -116,7 +116,7 @@ def damaged(entries: Sequence[Entry]) -> list[tuple[Run, str]]:
 
 def delete(run: Run) -> None:
     """Take a run out of the library; for a day it can be had back. Raises `InputError` while it is being painted."""
-    if run.path.is_dir() and _unfinished(run):
+    if _unfinished(run):
         raise InputError(f"The run {run.id} is not over: stop it first.")
     trash().mkdir(parents=True, exist_ok=True)
     empty_trash()
@@ -138,8 +138,7 @@ def restore(run: Run) -> None:
 
 
 def deleted(owner: str | None = None) -> list[Run]:
-    """What can still be had back, the last deleted first, of an owner's only theirs; what was deleted long ago is
-    removed for good."""
+    """Remove for good what was deleted long ago; return the other deleted runs, the last one first."""
     empty_trash()
     found = [Run(path) for path in sorted(trash().glob("*"), key=_since, reverse=True)]
     return [run for run in found if owner is None or store.is_of(run, owner)]

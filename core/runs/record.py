@@ -156,8 +156,7 @@ class RunRecord(BaseModel):
 
     @staticmethod
     def from_json(data: bytes, exists: Callable[[str], bool]) -> "RunRecord":
-        """Return the record in `run.json`, migrated if it has version 1; `exists` says whether the run has a file of
-        that name.
+        """Return the record in `run.json`, migrated from version 1; `exists` says whether the run has such a file.
 
         Raises `OtherVersionError` for other versions, `ValueError` or `RecursionError` for a damaged record.
         """

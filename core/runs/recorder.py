@@ -234,8 +234,7 @@ class Recorder(ProgressSink):
         super().__exit__(kind, error, trace)
 
     def put_back(self, why: str) -> None:
-        """Have the run wait once more, as who painted it elsewhere is gone: it goes on from its last checkpoint, whose
-        picture is its result if it does not."""
+        """Queue the run again, as its worker elsewhere is gone; until it goes on, its checkpoint gives the result."""
         self._use_checkpoint_without_result()
         waits = {"queued": datetime.now(UTC), "begun": None, "writer": ProcessId.this_process()}
         self.write_end({"status": "queued", "message": why, **waits}, {})
@@ -266,7 +265,6 @@ class Recorder(ProgressSink):
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, the machine's or the GPU's: TensorFlow's own error is known by its name, as it must not
-    be loaded to look at a run."""
+    """Whether the machine's or the GPU's memory ran out; the names suffice, so that TensorFlow need not be loaded."""
     names = {kind.__name__ for kind in type(error).mro()}
     return not names.isdisjoint(("MemoryError", "ResourceExhaustedError"))

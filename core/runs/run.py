@@ -126,8 +126,7 @@ class Run:
         write_record(self, self.record().model_copy(update=changes))
 
     def metrics(self, last: int | None = None) -> pd.DataFrame:
-        """A row per iteration so far; with `last`, so many of the last ones, which hardly takes longer for a longer
-        run. Empty before the first. A line that is still being written is left out.
+        """Return a row for each iteration, or for the `last` ones, without a line that is still being written.
 
         Raises `StudioError` when the file is damaged.
         """
@@ -230,8 +229,7 @@ METRICS = ("iteration", "evaluations", "seconds", "total", "style", "content", "
 
 
 def lines_before(run: Run, iteration: int) -> dict[int, str]:
-    """The metrics' lines of the iterations before that one. After a loss of power, what follows the checkpoint may be
-    rubbish of any kind."""
+    """Return the metrics' lines before that iteration; after a power loss, anything may follow the checkpoint."""
     text = paths.read(run.path / "metrics.csv", METRICS_BYTES).decode(errors="replace")
     lines: dict[int, str] = {}
     for line in text[: text.rfind("\n") + 1].split("\n"):  # the last may be half a line

@@ -37,8 +37,7 @@ class RunSpec:
         return SEPARATOR.join(style.name for style in self.styles)
 
     def digest(self) -> bytes:
-        """Return a digest of the pictures and the steering, without the settings, which differ between a film's
-        frames."""
+        """Return a digest of the pictures and the steering, not of the settings: those of a film's frames differ."""
         pictures, masks = [style.picture for style in self.styles], [style.mask for style in self.styles]
         return pictures_digest(self.style_name, (*pictures, None, *masks, None, self.kept, self.start), self.steering)
 

@@ -29,10 +29,7 @@ class Sample:
     paint: Callable[[], Image.Image] | None = None  # paints it; a photo is installed with scikit-image
 
     def path(self) -> Path:
-        """The picture as an RGB file on disk; a style that is not there, or not whole, is painted in about a second.
-
-        Raises StudioError when the photo is missing from the installation, OSError when the cache cannot be written.
-        """
+        """Return the picture's file; paint a style that is missing or damaged. Raises StudioError or OSError."""
         return _painting(self.name, self.paint) if self.paint else _photo(self.name)
 
 
@@ -87,8 +84,7 @@ class PictureSource:
         return PictureSource.from_file(path)
 
     def read(self, decoder: sandbox.Decoder | None = None) -> Image.Image:
-        """RGB and upright, a foreign file by the decoder that is given or one of its own. Raises as
-        `sandbox.read` does."""
+        """Return the picture, decoded in another process if it is no sample. Raises as `sandbox.read` does."""
         if self.is_sample:
             return codec.read_image(self.path, self.name)
         return decoder.read(self.path) if decoder else sandbox.read(self.path)
