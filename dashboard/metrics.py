@@ -212,7 +212,7 @@ def _stamp(run: Run) -> tuple[int, int, int]:
 
 def _workers() -> Iterator[Metric]:
     alive = workers.workers()
-    if not workers.cluster_address():  # which has as many as there is room for on the cluster
+    if not environment().ray_address:  # which has as many as there is room for on the cluster
         count = len(slots.local_slots())
         yield _gauge("nst_slots", "Runs that can be painted at the same time.", count)
         yield _gauge("nst_easels", "Old name of nst_slots.", count)

@@ -15,19 +15,16 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from core import paths
 from core.environment import MOST_SLOTS, environment
 from core.errors import InputError, StudioError
 from core.jobs.execution import EngineMaker, Report
 from core.jobs.ray_worker import AHEAD, CALLS, EngineAssets, FileBlob, RayWorker, program_version
-from core.jobs.slots import Slot, cluster_slots, first_free
+from core.jobs.slots import AcquiredLock, Slot, cluster_slots, first_free
 from core.runs.record import Request
 from core.runs.recorder import EXECUTION_FIELDS, Recorder
 from core.runs.recovery import fail
@@ -66,7 +63,7 @@ def paint_all(
             raise KeyboardInterrupt
 
 
-@contextmanager
+@contextlib.contextmanager
 def _first_interrupt(act: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C acts; the second one interrupts."""
 
@@ -97,9 +94,6 @@ class _ClusterSlot:
     recording: Generator[None] | None = None  # goes on by one call
     has_painted: bool = False  # another run, since when it may have been lost unnoticed
     is_unlike: bool = False  # of another version: it paints nothing, and keeps another from coming to that node
-
-    def is_free(self) -> bool:
-        return bool(self.node) and not self.run and not self.is_unlike
 
 
 class RayScheduler:
@@ -152,11 +146,11 @@ class RayScheduler:
             self._again.clear()
         self._hire(waiting + len(self._again))
         for place in list(self._places):
-            if place.is_free() and not self.closing:
+            if place.node and not place.run and not place.is_unlike and not self.closing:
                 if not (found := first_free(cluster_slots(), Slot.turn_lock)):  # others have them all
                     break
                 if not (run := self._again.popleft() if self._again else take()):
-                    found[1].release()
+                    found[1].lock.release()
                     break
                 place.run, place.recording = run, self._recording(place, run, *found)
                 self._go_on(place)
@@ -256,12 +250,12 @@ class RayScheduler:
 
     # The runs
 
-    def _recording(self, place: _ClusterSlot, run: Run, slot: Slot, turn: FileLock) -> Generator[None]:
+    def _recording(self, place: _ClusterSlot, run: Run, slot: Slot, turn: AcquiredLock) -> Generator[None]:
         """Have a run painted, and record it: goes on by one call of the worker's each time, and gives its turn back in
         the end. Raises what the run fails for, once that is recorded."""
         from ray.exceptions import RayError, RayTaskError
 
-        with _hold_slot(slot, turn, run), Recorder(run) as recorder:
+        with turn, slot.occupied_by(run), Recorder(run) as recorder:
             self._ask(place, run, run.request())
             paint = place.worker.paint.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
             place.calls = paint.remote(run.id, _files(run), self._outfit)
@@ -340,15 +334,6 @@ class RayScheduler:
                 self._go_on(working[each])
             else:
                 self._welcome(coming[each])
-
-
-@contextmanager
-def _hold_slot(slot: Slot, lock: FileLock, run: Run) -> Iterator[None]:
-    try:
-        with slot.occupied_by(run):
-            yield
-    finally:
-        lock.release()
 
 
 def _record(recorder: Recorder, told: Any) -> None:

@@ -16,7 +16,6 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,24 +169,25 @@ class RayWorker:
             send(None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _folder() -> Iterator[Path]:
     """A folder for a copy of a run. Those of this node's workers that were killed go."""
     parent = paths.home() / "ray-workers"
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob("*.lock"):
-        if slots.try_acquire(lock := FileLock(left)):
-            shutil.rmtree(left.with_suffix(""), ignore_errors=True)
-            left.unlink(missing_ok=True)
-            lock.release()
+        if lock := slots.try_acquire(FileLock(left)):
+            with lock:
+                shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+                left.unlink(missing_ok=True)
     path = parent / secrets.token_hex(8)
-    with FileLock(path.with_suffix(".lock")) as lock:
+    own_lock = path.with_suffix(".lock")
+    with FileLock(own_lock):
         path.mkdir()
         try:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
+            own_lock.unlink(missing_ok=True)
 
 
 def _make_engine(outfit: EngineAssets, timings: Timings) -> Engine:

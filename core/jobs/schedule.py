@@ -5,11 +5,10 @@ import heapq
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from core import log
-from core.environment import MOST_SLOTS
+from core.environment import MOST_SLOTS, environment
 from core.errors import StudioError
 from core.jobs import eta, execution, queue, slots, workers
 from core.machine.processes import ProcessId
@@ -53,7 +52,7 @@ def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float
     there = running_in(slots.cluster_slots())
     here = [ends for run, _, ends in under_way if run not in there]
     free = [*here, *[0.0] * (len(slots.local_slots()) - len(here))]  # of each slot
-    if workers.cluster_address():
+    if environment().ray_address:
         free = [math.inf]
     heapq.heapify(free)
     found = under_way if with_painting else []
@@ -82,7 +81,7 @@ def submit(*submitted: Run) -> None:
         workers.start_worker()
 
 
-@contextmanager
+@contextlib.contextmanager
 def acquire_slot(run: Run, report: execution.Report) -> Iterator[None]:
     """Wait in the queue until it is this run's turn at one of the slots, report the wait, and hold the slot.
 
@@ -104,14 +103,12 @@ def acquire_slot(run: Run, report: execution.Report) -> Iterator[None]:
                 workers.ensure_workers()  # those before it need someone to paint them
             time.sleep(0.2)
         slot, lock = found
-        try:
+        with lock:
             if not queue.dequeue(run):
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
             slot.choose_card()
             with slot.occupied_by(run):
                 yield
-        finally:
-            lock.release()
     except BaseException:
         with contextlib.suppress(OSError):  # what ended the block counts more
             if queue.dequeue(run):  # given up while it waited

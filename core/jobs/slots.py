@@ -5,17 +5,18 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from core import paths
 from core.environment import MOST_SLOTS, environment
 from core.errors import StudioError
 from core.machine import hardware
 from core.runs.run import Run, writing
+
+AcquiredLock = AcquireReturnProxy[FileLock]  # as a context, it releases the lock at the end
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Slot:
     def readiness_file(self) -> Path:
         return self._file("worker", ".json")
 
-    @contextmanager
+    @contextlib.contextmanager
     def occupied_by(self, run: Run) -> Iterator[None]:
         """Say which run has the turn here. Raises `StudioError` where that cannot be written."""
         with writing(run, paths.home()):
@@ -87,17 +88,13 @@ def _accelerators() -> int:
     return min(max(len(hardware.cards()), 1), MOST_SLOTS)
 
 
-def first_free(places: Iterable[Slot], lock_of: Callable[[Slot], FileLock]) -> tuple[Slot, FileLock] | None:
-    """The first of the slots whose lock could be acquired, and the lock."""
-    for slot in places:
-        if try_acquire(lock := lock_of(slot)):
-            return slot, lock
-    return None
+def first_free(places: Iterable[Slot], lock_of: Callable[[Slot], FileLock]) -> tuple[Slot, AcquiredLock] | None:
+    """Return the first slot whose lock could be acquired, and that lock."""
+    return next(((slot, lock) for slot in places if (lock := try_acquire(lock_of(slot)))), None)
 
 
-def try_acquire(lock: FileLock) -> bool:
+def try_acquire(lock: FileLock) -> AcquiredLock | None:
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
-        return False
-    return True
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -31,14 +32,14 @@ def work(make_engine: execution.EngineMaker) -> None:
     if not (found := _claim_slot()):
         return
     slot, lock = found
-    try:
-        if address := workers.cluster_address():
-            _work_on_cluster(address, slot, make_engine)
-        else:
-            _work_here(slot, _OneEngine(make_engine))
-    finally:
-        log.event("worker left", pid=os.getpid())
-        lock.release()
+    with lock:
+        try:
+            if address := environment().ray_address:
+                _work_on_cluster(address, slot, make_engine)
+            else:
+                _work_here(slot, _OneEngine(make_engine))
+        finally:
+            log.event("worker left", pid=os.getpid())
 
 
 class _OneEngine:
@@ -57,7 +58,6 @@ def _work_here(slot: slots.Slot, engine: _OneEngine) -> None:
     slot.choose_card()
     faulthandler.enable()  # a crash of the engine says where, in the worker's log
     log.event("worker started", pid=os.getpid())
-    turn_lock = slot.turn_lock()
     was_ready, tried = workers.has_prepared(), False
     workers.announce(slot, "Ready." if was_ready else "Starting …", ready=was_ready)
     idle_since = time.monotonic()
@@ -68,11 +68,9 @@ def _work_here(slot: slots.Slot, engine: _OneEngine) -> None:
                 _prepare(slot, engine)
             if not engine.made and not queue.next_queued():
                 return  # whoever mends it starts another worker, which prepares anew
-        if queue.next_queued() and slots.try_acquire(turn_lock):
-            try:
+        if queue.next_queued() and (turn := slots.try_acquire(slot.turn_lock())):
+            with turn:
                 _perform_next(slot, engine)
-            finally:
-                turn_lock.release()
             idle_since = time.monotonic()
         else:
             if queue.queued_runs():
@@ -113,25 +111,24 @@ def _work_on_cluster(address: str, slot: slots.Slot, make_engine: execution.Engi
         workers.announce(slot, said, ready=False, failed=True)  # the runs wait: the next worker tries again
 
 
-def _claim_slot() -> tuple[slots.Slot, FileLock] | None:
+def _claim_slot() -> tuple[slots.Slot, slots.AcquiredLock] | None:
     """Return a slot without a worker and its lock, waiting for one while runs wait; `None` when it is not needed."""
     places = slots.local_slots()
     found = slots.first_free(places, slots.Slot.work_lock) or _wait_for_slot(places)
     if not found or queue.count_for_workers():
         return found
-    slot, lock = found
+    slot, held = found
     if any(said.writer.is_alive() for other, said in workers.readiness_by_slot().items() if other != slot):
-        lock.release()  # one that is warm is enough
+        held.lock.release()  # one that is warm is enough
         return None
     return found
 
 
-def _wait_for_slot(places: Sequence[slots.Slot]) -> tuple[slots.Slot, FileLock] | None:
-    """Wait, while runs do, for a slot whose worker leaves."""
-    queueing = FileLock(paths.home() / "worker-next.lock")
-    if not slots.try_acquire(queueing):  # one waiting is enough
+def _wait_for_slot(places: Sequence[slots.Slot]) -> tuple[slots.Slot, slots.AcquiredLock] | None:
+    """Wait for a slot whose worker leaves, as long as runs wait."""
+    if not (queueing := slots.try_acquire(FileLock(paths.home() / "worker-next.lock"))):  # one waiting is enough
         return None
-    try:
+    with queueing:
         while True:
             for _ in range(10):
                 if found := slots.first_free(places, slots.Slot.work_lock):
@@ -139,17 +136,11 @@ def _wait_for_slot(places: Sequence[slots.Slot]) -> tuple[slots.Slot, FileLock] 
                 time.sleep(0.1)
             if not queue.count_for_workers():
                 return None
-    finally:
-        queueing.release()
 
 
 def _prepare(slot: slots.Slot, make_engine: execution.EngineMaker) -> None:
     """Load what runs need, and announce how far that is."""
-    was_ready = workers.has_prepared()
-
-    def tell(message: str) -> None:
-        workers.announce(slot, message, ready=was_ready)
-
+    tell = functools.partial(workers.announce, slot, ready=workers.has_prepared())
     try:
         tell("Loading TensorFlow …")
         hardware.import_tensorflow()
@@ -194,25 +185,15 @@ def _perform(run: Run, make_engine: execution.EngineMaker, slot: slots.Slot) -> 
                     pass
     except Exception as error:  # it stands in the run's record, if that can be had; the next run may do better
         log.failed("run failed", error, run=run.id)
-        if taken or queue.next_queued() == run:
-            _note_not_started(run, error)
+        if (taken or queue.next_queued() == run) and _status(run) == "queued":  # otherwise its recorder has noted it
+            recovery.fail(run, str(error) if isinstance(error, StudioError) else f"It could not begin: {error}")
         queue.dequeue(run)
-        if _says_that_it_is_painted(run):  # how it ended could not be written: with this process gone it is interrupted
+        if _status(run) in ("preparing", "running"):  # its end is not on record: it counts as interrupted
             raise
 
 
-def _note_not_started(run: Run, error: Exception) -> None:
-    """Raises `StudioError` where that cannot be written, and leaves the run where it is."""
+def _status(run: Run) -> str:
     try:
-        if run.record().status != "queued":  # its recorder has noted it
-            return
+        return run.record().status
     except StudioError:  # it is no run
-        return
-    recovery.fail(run, str(error) if isinstance(error, StudioError) else f"It could not begin: {error}")
-
-
-def _says_that_it_is_painted(run: Run) -> bool:
-    try:
-        return run.record().status in ("preparing", "running")
-    except StudioError:
-        return False
+        return ""

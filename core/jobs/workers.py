@@ -94,11 +94,6 @@ def start_worker() -> None:
 started_workers: dict[int, subprocess.Popen[bytes]] = {}  # the workers that this process started, by their number
 
 
-def cluster_address() -> str:
-    """Return the address of the Ray cluster that computes the queued runs; empty if this machine does."""
-    return environment().ray_address
-
-
 def has_prepared() -> bool:
     """Whether a worker got ready here once: then all is fetched and exported, and only has to be loaded."""
     said = readiness()

@@ -10,9 +10,10 @@ import streamlit as st
 
 from core import log
 from core.batches import plan, progress
+from core.environment import environment
 from core.errors import InputError, StudioError
 from core.images import geometry
-from core.jobs import eta, schedule, slots, workers
+from core.jobs import eta, schedule, slots
 from core.runs import store
 from core.runs.run import Run
 from core.runs.spec import RunSpec
@@ -96,7 +97,7 @@ def around(setting: Setting, now: float) -> str:
 
 
 def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
-    if workers.cluster_address():
+    if environment().ray_address:
         return "how long they take on the cluster cannot be told"
     measurements = eta.Measurements()
     seconds = []

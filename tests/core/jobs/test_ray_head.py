@@ -304,7 +304,7 @@ def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
             return None if run in rounds else rounds.append(run) or run
 
         deadline = time.monotonic() + WAIT
-        while not any(place.is_free() for place in studio._places) and time.monotonic() < deadline:
+        while not any(place.node for place in studio._places) and time.monotonic() < deadline:
             studio.go_round(1, take)
         for _ in range(3):
             assert studio.go_round(1, take)

@@ -102,9 +102,9 @@ def test_the_first_that_is_free(own_home):
     own_home.mkdir()
     places = [Slot(0), Slot(1)]
     with Slot(0).turn_lock():
-        slot, lock = first_free(places, Slot.turn_lock)
+        slot, held = first_free(places, Slot.turn_lock)
         assert slot == Slot(1) and not try_acquire(Slot(1).turn_lock())
         assert first_free(places, Slot.turn_lock) is None
         assert first_free(places, Slot.work_lock)[0] == Slot(0)
-        lock.release()
+        held.lock.release()
         assert try_acquire(Slot(1).turn_lock())
