@@ -58,16 +58,13 @@ def bounded(path: Path) -> IO[bytes]:
 
 
 def keep_bounded(path: Path) -> None:
-    """Go on in a new file where this process writes its output to that one, and it has become long, or another process
-    has put it aside."""
-    try:
+    """Redirect this process's output from that log to a new one, if it has become long or was put aside."""
+    with contextlib.suppress(OSError):  # a log is no reason to stop working
         mine = os.fstat(sys.__stderr__.fileno()) if sys.__stderr__ else None
         if mine and ((_is(mine, path) and mine.st_size > LIMIT) or _is(mine, _aside(path))):
             with bounded(path) as file:
                 for number in (1, 2):  # also what libraries write there by themselves
                     os.dup2(file.fileno(), number)
-    except OSError:  # a log is no reason to stop working
-        pass
 
 
 def _aside(path: Path) -> Path:

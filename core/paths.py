@@ -6,7 +6,6 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -49,10 +48,8 @@ def models() -> Path:
 
 def find_model(name: str) -> Path | None:
     """The model file of that name: from the folder that is written to, or as shipped beside the code."""
-    for folder in (models(), CHECKOUT / "models"):
-        if is_file(folder / name):
-            return folder / name
-    return None
+    files = (models() / name, CHECKOUT / "models" / name)
+    return next(filter(is_file, files), None)
 
 
 def is_file(path: Path) -> bool:
@@ -105,13 +102,10 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path} cannot be written: the folder {folder} is not writable for you.")
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file so that a reader sees the old one or the whole new one, also after a crash.
-
-    Yields a binary file in the same folder; it takes the place of `path` when the block ends well and vanishes
-    when it does not.
-    """
+    """Yield a binary file that replaces `path` if the block ends well: a reader sees the old file or the whole new one,
+    also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{DRAFT}{secrets.token_hex(6)}")  # short, whatever the name's length
     try:
@@ -134,8 +128,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def put_in_place(draft: Path, folder: Path) -> None:
-    """Give a folder of whole files its name, so that after a loss of power it is there with all that is in it, or not
-    at all."""
+    """Rename a folder of whole files so that after a loss of power it has all of them or does not exist."""
     inside = list(draft.rglob("*"))
     if len(inside) > FEW and sys.platform == "linux":  # where it waits for the disk
         os.sync()

@@ -61,6 +61,5 @@ def choose(preset: str = DEFAULT_PRESET, **choices: Any) -> TransferSettings:
     """
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
-    return validated(
-        {**PRESETS[preset].changes, **{name: value for name, value in choices.items() if value is not None}}
-    )
+    chosen = {name: value for name, value in choices.items() if value is not None}
+    return validated({**PRESETS[preset].changes, **chosen})

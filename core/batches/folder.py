@@ -3,11 +3,10 @@
 Each result's metadata holds a digest of what it was made of, so that an interrupted batch goes on where it was.
 """
 
-import dataclasses
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core import paths
@@ -47,10 +46,7 @@ class FolderBatch:
 
     @staticmethod
     def of(folder: Path, target: Path, spec: RunSpec, later: TransferSettings | None = None) -> "FolderBatch":
-        """Of the pictures in a folder, in natural order: frame2 comes before frame10.
-
-        Raises `InputError` when there is none, or when the results cannot go to `target`.
-        """
+        """Return the batch of a folder. Raises `InputError` if it has no picture, or `target` cannot take results."""
         photos = pictures_in(folder)
         _check_target(folder, target)
         batch = FolderBatch(photos, target, spec, later)
@@ -92,15 +88,11 @@ class FolderBatch:
         spec = self.spec
         if item.before:
             result = codec.read_image(item.before, max_bytes=RESULT_BYTES)
-            spec = dataclasses.replace(spec, settings=item.settings, start=result, start_name=item.before.stem)
+            spec = replace(spec, settings=item.settings, start=result, start_name=item.before.stem)
         return create(spec, photo, item.photo.stem)
 
     def keep(self, item: FolderItem, run: Run) -> None:
-        """Write the result of a run that is done. Of a film the library keeps the first frame's run alone: it says how
-        all were painted, and the hundreds after it, hardly different, would bury the other runs.
-
-        Raises `StudioError` when it cannot be written.
-        """
+        """Write the result of a run that is done. Raises `StudioError` if that is impossible."""
         try:
             self.target.mkdir(exist_ok=True)
         except OSError as error:
@@ -109,27 +101,21 @@ class FolderBatch:
         self.forget(item, run)
 
     def forget(self, item: FolderItem, run: Run) -> None:
-        """Remove the run of a film's later frame, which the library is not to keep."""
+        """Remove the run of a film's later frame: hundreds of similar runs would bury the others in the library."""
         if item.before:
             shutil.rmtree(run.path, ignore_errors=True)
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder, in natural order: frame2 comes before frame10.
-
-    Raises `InputError` when there is none.
-    """
-    found = sorted((path for path in _files(folder) if path.suffix.lower() in SUFFIXES), key=_natural)
+    """Return the pictures in a folder, frame2 before frame10. Raises `InputError` if there is none."""
+    try:
+        files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror or error}.") from error
+    found = sorted((path for path in files if path.suffix.lower() in SUFFIXES), key=_natural)
     if not found:
         raise InputError(f"There is no picture in {folder}: none ends in {', '.join(SUFFIXES)}.")
     return found
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror or error}.") from error
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:

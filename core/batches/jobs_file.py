@@ -41,23 +41,23 @@ def from_file(
         plan.as_its_type(name, value)  # how they go together depends on the row
     rows = _rows(file)
     report(f"Looking at the pictures of {plan.count(len(rows), 'run')} …")
-    found: dict[str, tuple[Job, str]] = {}
-    wrong: dict[str, str] = {}  # what is wrong, by the place of its row
+    found: dict[str, tuple[Job, int]] = {}  # each with its line
+    wrong: dict[int, str] = {}  # what is wrong, by line
     with Checker() as checker:
         for row in rows:
             try:
                 job = row.job(checker, file.parent, preset, common)
                 if job.digest in found:
-                    raise InputError(f"{row.where}: it asks for the same run as {found[job.digest][1]}.")
+                    raise InputError(f"{row.where}: it asks for the same run as line {found[job.digest][1]}.")
                 found[job.digest] = (job, row.line)
             except InputError as error:
                 wrong.setdefault(row.line, str(error))
     if wrong:
-        first, *others = wrong.items()
-        lines = [line.removeprefix("line ") for line, _ in others]
+        first, *others = wrong
+        lines = list(map(str, others))
         more = f", and {len(lines) - MOST_LINES_TOLD} more" if len(lines) > MOST_LINES_TOLD else ""
         also = f" Also wrong: line{'s'[: len(lines) > 1]} {', '.join(lines[:MOST_LINES_TOLD])}{more}." if lines else ""
-        raise InputError(first[1] + also)
+        raise InputError(wrong[first] + also)
     return [job for job, _ in found.values()]
 
 
@@ -74,16 +74,12 @@ class _Row:
     """A run as a file asks for it."""
 
     file: str
-    number: int  # its line
+    line: int
     cells: Mapping[str, _Cell]
 
     @property
-    def line(self) -> str:
-        return f"line {self.number}"
-
-    @property
     def where(self) -> str:
-        return f"{self.file}, {self.line}"
+        return f"{self.file}, line {self.line}"
 
     def job(self, checker: Checker, folder: Path, preset: str, common: Mapping[str, Any]) -> Job:
         """Raises `InputError`, which says where."""
@@ -92,7 +88,8 @@ class _Row:
                 raise InputError(f"{self.where}: it names no {name}.")
         content = self._told("content", lambda: PictureSource.from_text(self._one("content"), folder))
         styles = self._told("style", lambda: tuple(PictureSource.from_text(word, folder) for word in self._styles()))
-        preset = self._one("preset") if "preset" in self.cells else preset
+        if "preset" in self.cells:
+            preset = self._told("preset", lambda: self._one("preset"))
         if preset not in PRESETS:
             raise self._error("preset", f"there is no preset {preset!r}; there are {', '.join(PRESETS)}.")
         chosen = {name: ",".join(cell.words) for name, cell in self.cells.items() if name in SETTINGS}
@@ -114,7 +111,7 @@ class _Row:
     def _one(self, name: str) -> str:
         words = self.cells[name].words
         if len(words) != 1:
-            raise self._error(name, f"{len(words)} were given, and a run has one.")
+            raise InputError(f"{len(words)} were given, and a run has one.")
         return words[0]
 
     def _told(self, name: str, look: Callable[[], Any]) -> Any:
@@ -125,8 +122,6 @@ class _Row:
 
     def _error(self, name: str, message: str) -> InputError:
         """What is wrong with a column; with the row where it is none of this row's."""
-        if message.startswith(f"{self.file}, line"):
-            return InputError(message)
         if name not in self.cells:
             return InputError(f"{self.where}: {message}")
         return InputError(f"{self.file}, line {self.cells[name].line}, column {name}: {message}")

@@ -16,8 +16,7 @@ from typing import Any
 
 from core.batches.folder import pictures_in
 from core.errors import InputError
-from core.images import codec, geometry
-from core.images.sandbox import Decoder
+from core.images import codec, geometry, sandbox
 from core.machine import memory
 from core.names import SEPARATOR
 from core.presets import DEFAULT_PRESET, choose
@@ -99,8 +98,7 @@ def check_count(count: int) -> None:
 
 
 def sweeps(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """The settings and their values, from a text like "style_weight=1e4,1e5" each. Raises `InputError` as `swept` does,
-    and for a setting that comes twice."""
+    """Return the values of each setting. Raises `InputError` as `swept` does, and for a setting that comes twice."""
     found: dict[str, list[Any]] = {}
     for name, values in map(swept, texts):
         if name in found:
@@ -110,8 +108,7 @@ def sweeps(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def swept(text: str) -> tuple[str, list[Any]]:
-    """From "style_weight=1e4,1e5" the setting and its values. Those of a setting that is a list itself are parted by
-    semicolons.
+    """Return the setting and the values of a text like "style_weight=1e4,1e5"; semicolons part values that are lists.
 
     Raises `InputError` for another text, an unknown setting, and values that it cannot have or that come twice.
     """
@@ -127,8 +124,7 @@ def swept(text: str) -> tuple[str, list[Any]]:
 
 
 def values_of(name: str, texts: Sequence[str]) -> list[Any]:
-    """The values of a setting as its own type. Raises `InputError` when there is none, or one that it cannot have or
-    that comes twice."""
+    """Return values of the setting's type. Raises `InputError` for one that is empty, not allowed or given twice."""
     values: list[Any] = []
     for text in map(str.strip, texts):
         if not text:
@@ -174,13 +170,12 @@ def guess(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 
 class Checker:
-    """Looks at every picture once, and keeps of it only what tells whether its runs can be painted. Used as a context,
-    at whose end the process that decodes is gone."""
+    """Reads every picture once, and keeps only what jobs are checked with. As a context, it ends its decoder."""
 
     def __init__(self) -> None:
         self._photos: dict[PictureSource, tuple[tuple[int, int], bytes] | InputError] = {}
         self._styles: dict[tuple[PictureSource, ...], tuple[list[tuple[int, int]], bytes] | InputError] = {}
-        self._decoder = Decoder()
+        self._decoder = sandbox.Decoder()
 
     def __enter__(self) -> "Checker":
         return self
@@ -218,7 +213,7 @@ class Checker:
             return picture.read(self._decoder)
         except InputError:
             self._decoder.__exit__()  # after an error it may be of no more use
-            self._decoder = Decoder()
+            self._decoder = sandbox.Decoder()
             raise
 
 

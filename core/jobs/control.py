@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from core import log, paths
+from core import log
 from core.errors import InputError, StudioError
 from core.jobs import eta, queue, schedule, slots, workers
 from core.machine.processes import ProcessId
@@ -42,11 +42,7 @@ def silent_for(run: Run, record: RunRecord) -> float | None:
 
 
 def kill(run: Run) -> None:
-    """Kill the process that computes a run; its last checkpoint stays. On a cluster this is the Ray worker alone: the
-    process that records the run here also records others.
-
-    Raises `InputError` when there is none.
-    """
+    """Kill the process that computes a run; its last checkpoint stays. Raises `InputError` if there is none."""
     record = run.record()
     writer = record.writer
     if record.status == "queued" or not (writer and writer.is_alive()):
@@ -54,7 +50,7 @@ def kill(run: Run) -> None:
     if not writer.is_visible_here():
         raise InputError(f"The run {run.id} is painted in another container: end it there.")
     if run in schedule.running_in(slots.cluster_slots()):
-        run.ask(stop=True, at_once=True)
+        run.ask(stop=True, at_once=True)  # ends its Ray worker alone: the process here also records other runs
         return
     psutil.Process(writer.pid).kill()
 
@@ -98,12 +94,10 @@ def _describe_exit(writer: ProcessId) -> str:
     if code is None:
         return "The process that painted it is gone."
     if code >= 0:
-        return (
-            f"The process that painted it ended with the exit status {code}; {paths.home() / 'worker.log'} may say why."
-        )
+        return f"The process that painted it ended with the exit status {code}; {workers.worker_log()} may say why."
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     if name == "SIGKILL":
         return "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
     if name in ("SIGTERM", "SIGINT", "SIGHUP"):
         return f"The process that painted it was told to end ({name})."
-    return f"The process that painted it crashed ({name}); {paths.home() / 'worker.log'} may say where."
+    return f"The process that painted it crashed ({name}); {workers.worker_log()} may say where."

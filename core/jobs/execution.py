@@ -113,16 +113,12 @@ class _Stage:
     """One size at which a run is painted: its inputs, and the losses of an image of that size."""
 
     def __init__(self, sink: ProgressSink, engine: Engine, inputs: ResizedInputs) -> None:
-        self._sink, self._engine, self._inputs = sink, engine, inputs
+        self._sink, self._engine, self.inputs = sink, engine, inputs
         self._settings, run = sink.record.settings, sink.run
         on_gpu, beside = bool(hardware.cards()), _memory_of_other_runs(run)
         shapes = [(style.shape[0], style.shape[1]) for style in inputs.styles]
         # In tiles as small as those of the last stage: what TensorFlow has once taken for larger ones, it keeps.
         self._sides = memory.tile_sides(self._settings, sink.record.shape, shapes, on_gpu, beside, sink.record.masks)
-
-    def finish(self, rgb: np.ndarray) -> np.ndarray:
-        """Return an optimized image, `(H, W, 3)`, 0 … 255, in its final colors."""
-        return self._inputs.finish(rgb)
 
     def final_losses(self, best: EvaluatedImage) -> Losses:
         """Return the losses of the best image in float32."""
@@ -132,7 +128,7 @@ class _Stage:
         return exact.losses(best.image, best.weights)
 
     def _objective(self, **options: Any) -> tuple[Objective, StyleTargets]:
-        inputs, (side, style_side) = self._inputs, self._sides
+        inputs, (side, style_side) = self.inputs, self._sides
         content, styles = preprocessing.to_network(inputs.photo), map(preprocessing.to_network, inputs.styles)
         return self._engine.objective(
             content, styles, self._settings, masks=inputs.masks, side=side, style_side=style_side, **options
@@ -154,7 +150,7 @@ class _Stage:
             sink.update(style_targets=targets.source, message="Compiling the first step …")
         begun = start.iteration if isinstance(start, Checkpoint) else 0
         first = begun if is_first else begun + 1
-        limits = self._inputs.limits()
+        limits = self.inputs.limits()
         if isinstance(start, Checkpoint) and not is_first and limits:
             start = dataclasses.replace(start, image=(within := np.clip(start.image, *limits)), best_image=within)
         steps = stylize(
@@ -216,7 +212,7 @@ class StepReporter:
         is_live_due = time.perf_counter() - self._live_written >= LIVE_SECONDS
         if not is_live_due and step.iteration % self.sink.record.settings.frame_every:
             return None
-        rgb = preprocessing.to_uint8(stage.finish(step.image()))
+        rgb = preprocessing.to_uint8(stage.inputs.finish(step.image()))
         height, width = self.sink.record.shape
         if rgb.shape[:2] != (height, width):
             rgb = np.asarray(Image.fromarray(rgb).resize((width, height)))
@@ -230,7 +226,7 @@ class StepReporter:
         last, self._last = last.with_average(), None
         checkpoint = last.checkpoint()
         is_over = last.iteration >= self.sink.record.settings.iterations
-        self.sink.write_result(stage.finish(last.best_image()), checkpoint.brief() if is_over else checkpoint)
+        self.sink.write_result(stage.inputs.finish(last.best_image()), checkpoint.brief() if is_over else checkpoint)
         summary = {"iteration": last.iteration, "evaluations": last.evaluations, "best_iteration": last.best_iteration}
         best, message = last.best, self.sink.record.message
         del last, checkpoint  # a second network may need their memory

@@ -70,7 +70,11 @@ def _work_here(slot: slots.Slot, engine: _OneEngine) -> None:
                 return  # whoever mends it starts another worker, which prepares anew
         if queue.next_queued() and (turn := slots.try_acquire(slot.turn_lock())):
             with turn:
-                _perform_next(slot, engine)
+                if run := queue.next_queued():  # another worker, or its user, may have taken the one that was there
+                    _perform(run, engine, slot)
+                    log.keep_bounded(workers.worker_log())
+                if engine.made:  # whatever the preparation came to
+                    workers.announce(slot, "Ready.", ready=True)
             idle_since = time.monotonic()
         else:
             if queue.queued_runs():
@@ -166,14 +170,6 @@ def _without_preview(tell: execution.Report) -> str:
         except StudioError as error:
             return str(error)
     return ""
-
-
-def _perform_next(slot: slots.Slot, engine: _OneEngine) -> None:
-    if run := queue.next_queued():  # another worker, or its user, may have taken the one that was there
-        _perform(run, engine, slot)
-        log.keep_bounded(workers.worker_log())
-    if engine.made:  # whatever the preparation came to
-        workers.announce(slot, "Ready.", ready=True)
 
 
 def _perform(run: Run, make_engine: execution.EngineMaker, slot: slots.Slot) -> None:

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from core import log, paths
 from core.environment import environment
-from core.jobs.queue import count_for_workers
-from core.jobs.slots import Slot, local_slots
+from core.jobs import queue, slots
 from core.machine.processes import ProcessId
 
 
@@ -38,10 +37,10 @@ def _latest_readiness() -> Readiness | None:
     return said[-1] if said else None
 
 
-def readiness_by_slot() -> dict[Slot, Readiness]:
+def readiness_by_slot() -> dict[slots.Slot, Readiness]:
     """What the worker of each slot last said, the last word of all at the end."""
     found = []
-    for slot in local_slots():
+    for slot in slots.local_slots():
         try:
             said = Readiness.model_validate_json(slot.readiness_file.read_bytes())
             found.append((slot.readiness_file.stat().st_mtime_ns, slot, said))
@@ -57,24 +56,20 @@ def workers() -> list[ProcessId]:
 
 def ensure_workers() -> None:
     """Start a worker for each run that waits, as far as slots have none that is alive, as after a reboot."""
-    without = len(local_slots()) - len(workers())
-    for _ in range(min(count_for_workers(), without)):
+    without = len(slots.local_slots()) - len(workers())
+    for _ in range(min(queue.count_for_workers(), without)):
         start_worker()
 
 
 def ensure_warm_worker() -> None:
-    """See to it that a worker is alive: a run that comes soon finds all loaded. One that failed to get ready is not
-    started again unasked: its reason stays to be read."""
+    """Start a worker if none is alive, so that the next run begins at once; after one that failed, none."""
     said = _latest_readiness()
     if not (said and (said.failed or said.writer.is_alive())):
         start_worker()
 
 
 def start_worker() -> None:
-    """Start a worker; one that finds another at every slot waits its turn, and leaves when nothing is left to do.
-
-    Raises `InputError` where it could not know how long to stay.
-    """
+    """Start a worker; one that finds another at every slot waits its turn, and leaves when nothing is left to do."""
     _ = environment().worker_idle  # raises InputError here, where it is seen
     paths.home().mkdir(parents=True, exist_ok=True)
     with log.bounded(worker_log()) as file:
@@ -100,7 +95,7 @@ def has_prepared() -> bool:
     return said is not None and said.ready
 
 
-def announce(slot: Slot, message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
+def announce(slot: slots.Slot, message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
     """Say how far this process, as the worker of that slot, is with the preparation."""
     said = Readiness(
         message=message, ready=ready, failed=failed, without_preview=without_preview, writer=ProcessId.this_process()

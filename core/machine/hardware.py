@@ -198,16 +198,14 @@ def _gpus() -> tuple[tuple[str, ...], float, str]:
     """Every GPU's name, the first one's compute capability, and where there is none, why."""
     try:
         pynvml.nvmlInit()
+        try:
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            names = tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[0]) if handles else (0, 0)
+            return names, major + minor / 10, "" if names else "NVIDIA's driver is here, but no card"
+        finally:
+            pynvml.nvmlShutdown()
     except pynvml.NVMLError_LibraryNotFound:
         return (), 0.0, "no NVIDIA driver (libnvidia-ml.so.1 is not here)"
     except pynvml.NVMLError as error:
         return (), 0.0, f"NVIDIA's driver does not answer ({error})"
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        names = tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[0]) if handles else (0, 0)
-        return names, major + minor / 10, "" if names else "NVIDIA's driver is here, but no card"
-    except pynvml.NVMLError as error:
-        return (), 0.0, f"NVIDIA's driver does not answer ({error})"
-    finally:
-        pynvml.nvmlShutdown()

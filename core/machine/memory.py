@@ -33,10 +33,11 @@ TILES = (2048, 1536, 1024, 768, 512, 384, 256)  # px
 
 CGROUP = Path("/sys/fs/cgroup")
 
+Shape = tuple[int, int]  # height and width in px
 
-def check_limit(settings: TransferSettings, shape: tuple[int, int], masks: int = 0) -> None:
-    """Raise `InputError` when a run on a picture of `shape` (height, width) cannot do with the memory that its settings
-    allow, whatever the machine has. `masks`: how many paintings have one."""
+
+def check_limit(settings: TransferSettings, shape: Shape, masks: int = 0) -> None:
+    """Raise `InputError` if a run needs more memory than its settings allow. `masks`: how many paintings have one."""
     memory = partial(_least, settings, masks=masks)
     if settings.memory and memory(shape) > (limit := settings.memory * 1e9):
         there_is = f"the setting memory allows {_words(limit)}"
@@ -44,53 +45,43 @@ def check_limit(settings: TransferSettings, shape: tuple[int, int], masks: int =
 
 
 def check(
-    settings: TransferSettings,
-    shape: tuple[int, int],
-    on_gpu: bool = False,
-    still_to_be_taken: float = 0.0,
-    masks: int = 0,
+    settings: TransferSettings, shape: Shape, on_gpu: bool = False, still_to_be_taken: float = 0.0, masks: int = 0
 ) -> None:
-    """Raise `InputError` when a run on a picture of `shape` (height, width) will not fit, with the size that would.
-    On a GPU it is the card's memory that must do. `still_to_be_taken`: bytes of the machine's memory that the runs
-    beside it will take yet. `masks`: how many paintings have one."""
+    """Raise `InputError` if a run does not fit into memory (a GPU's own) or on the disk, with the size that would.
+    `still_to_be_taken`: bytes of the machine's memory that other runs will take yet."""
     memory = partial(_least, settings, masks=masks)
-
-    def disk(shape: tuple[int, int]) -> float:
-        return shape[0] * shape[1] * _disk_per_pixel(settings)
-
+    disk = partial(_needed_on_disk, settings)
     check_limit(settings, shape, masks)
     if memory(shape) > (there := _allowed(settings, on_gpu, still_to_be_taken)):
         what, remedy = ("memory on the GPU", "end what else uses it") if on_gpu else ("memory", "close other programs")
         raise InputError(_refusal(what, f"{_words(there)} are there", remedy, memory, there, shape))
     if disk(shape) > (free := float(shutil.disk_usage(existing(paths.runs())).free)):
-        raise InputError(
-            _refusal("disk", f"{_words(free)} are there", f"make room in {paths.home()}", disk, free, shape)
-        )
+        remedy = f"make room in {paths.home()}"
+        raise InputError(_refusal("disk", f"{_words(free)} are there", remedy, disk, free, shape))
 
 
-def estimate(settings: TransferSettings, shape: tuple[int, int]) -> float:
+def estimate(settings: TransferSettings, shape: Shape) -> float:
     """Bytes that a process holds at most that paints such a run."""
     return min(_needed(settings, shape, max(shape)), settings.memory * 1e9 or math.inf)
 
 
 def tile_sides(
     settings: TransferSettings,
-    shape: tuple[int, int],
-    paintings: Sequence[tuple[int, int]],
+    shape: Shape,
+    paintings: Sequence[Shape],
     on_gpu: bool = False,
     still_to_be_taken: float = 0.0,
     masks: int = 0,
 ) -> tuple[int | None, int | None]:
-    """The side in px of the tiles in which a photo of `shape` (height, width) is to be computed, so that the run holds
-    no more than it may, and of those for paintings of such shapes; `None` where the whole picture fits. The others are
-    `check`'s."""
+    """Return the sides in px of the tiles for a photo and for paintings of such shapes, so that the run holds no more
+    than it may; `None` if the whole picture fits."""
     allowed = _allowed(settings, on_gpu, still_to_be_taken)
     still = settings.changed(optimizer="adam", style_scale=1.0)  # no optimizer moves a painting
     largest = max(paintings, key=math.prod)
     return _tile_side(settings, shape, allowed, masks), _tile_side(still, largest, allowed)
 
 
-def _tile_side(settings: TransferSettings, shape: tuple[int, int], allowed: float, masks: int = 0) -> int | None:
+def _tile_side(settings: TransferSettings, shape: Shape, allowed: float, masks: int = 0) -> int | None:
     if _needed(settings, shape, max(shape), masks) <= allowed:
         return None
     return next((side for side in TILES if _needed(settings, shape, side, masks) <= allowed), TILES[-1])
@@ -101,12 +92,12 @@ def _allowed(settings: TransferSettings, on_gpu: bool, still_to_be_taken: float)
     return max(min(settings.memory * 1e9 or math.inf, math.inf if there is None else there), 0.0)
 
 
-def _least(settings: TransferSettings, shape: tuple[int, int], masks: int = 0) -> float:
+def _least(settings: TransferSettings, shape: Shape, masks: int = 0) -> float:
     """Bytes that a run needs at least: of a small picture, tiles would need more than all of it."""
     return min(_needed(settings, shape, side, masks) for side in (max(shape), TILES[-1]))
 
 
-def _needed(settings: TransferSettings, shape: tuple[int, int], side: int, masks: int = 0) -> float:
+def _needed(settings: TransferSettings, shape: Shape, side: int, masks: int = 0) -> float:
     """Bytes of a run that computes in tiles of `side` px, or in one piece where none is larger."""
     height, width = shape
     regions = masks + 1 if masks else 0
@@ -140,10 +131,11 @@ def available_memory() -> float:
     return own + max(min(float(psutil.virtual_memory().available), _left_to_the_container()), 0.0)
 
 
-def _disk_per_pixel(settings: TransferSettings) -> float:
-    """A checkpoint and the one that takes its place, the result and the one before it, frames and inputs."""
+def _needed_on_disk(settings: TransferSettings, shape: Shape) -> float:
+    """Bytes of a checkpoint and the one that takes its place, the result and the one before it, frames and inputs."""
     frames = settings.iterations // settings.frame_every + 1
-    return 2 * (4 * PICTURE_BYTES + _history_bytes(settings)) + 3 * PICTURE_BYTES + frames * FRAME_BYTES
+    per_pixel = 2 * (4 * PICTURE_BYTES + _history_bytes(settings)) + 3 * PICTURE_BYTES + frames * FRAME_BYTES
+    return math.prod(shape) * per_pixel
 
 
 def _history_bytes(settings: TransferSettings) -> float:
@@ -153,14 +145,8 @@ def _history_bytes(settings: TransferSettings) -> float:
 
 
 def _refusal(
-    what: str,
-    there_is: str,
-    remedy: str,
-    needed: Callable[[tuple[int, int]], float],
-    there: float,
-    shape: tuple[int, int],
+    what: str, there_is: str, remedy: str, needed: Callable[[Shape], float], there: float, shape: Shape
 ) -> str:
-    """The sentence, where `there` bytes are less than a picture of `shape` needs."""
     height, width = shape
     sizes = range(max(shape) // 16 * 16, int(SETTINGS["size"].minimum or 1) - 1, -16)
     fits = next((size for size in sizes if needed(resized_shape(width, height, size)) <= there), None)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,9 +54,7 @@ def new_run(settings=SETTINGS, content=None, content_name="photo", style_name="p
 class Plain:
     """A stage whose images and losses are final as they are."""
 
-    @staticmethod
-    def finish(rgb):
-        return rgb
+    inputs = types.SimpleNamespace(finish=lambda rgb: rgb)
 
     @staticmethod
     def final_losses(best):
