@@ -31,8 +31,7 @@ OTHER_NAMES = {"contents": "content", "styles": "style", "photo": "content", "pa
 def from_file(
     file: Path, preset: str = DEFAULT_PRESET, common: Mapping[str, Any] = {}, report: Report = lambda line: None
 ) -> list[Job]:
-    """The runs of a CSV or YAML file, in their order. Rows that name no preset have that one, and the `common` settings
-    hold where a row says nothing else.
+    """Return the jobs of a CSV or YAML file, in their order; `preset` and the `common` settings are its defaults.
 
     Raises `InputError`, which names the line and the column, for what cannot be read or painted.
     """

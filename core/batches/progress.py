@@ -51,9 +51,8 @@ def _plainly(value: object) -> str:
 
 
 def batch_items(wanted: Sequence[Job], again: bool = False) -> list[BatchItem]:
-    """Return the jobs, each with the run that was begun for it before, if it still paints what is asked for: preferably
-    one that is painted, then one that waits or is being painted. With `again` no earlier run counts. Runs of people who
-    logged in never count."""
+    """Return the jobs, each with the earlier run that still paints it and got furthest, unless `again` is set. Runs of
+    people who logged in do not count."""
     asked = {job.digest: job for job in wanted}
     found: dict[str, BatchItem] = {}
     for run, record in store.readable_runs(owner="") if not again else ():
@@ -74,10 +73,8 @@ def batch_items(wanted: Sequence[Job], again: bool = False) -> list[BatchItem]:
 
 
 def begin(due: Sequence[BatchItem], batch: str, report: Report = lambda line: None) -> list[Run]:
-    """Queue a run for each item: resume the one that was interrupted, or else create one.
-
-    Raises `StudioError` when a run cannot be written, or a picture can no longer be read.
-    """
+    """Queue a run for each item: resume the one that was interrupted, or else create one. Raises `StudioError` if a run
+    cannot be written or a picture be read."""
     read = functools.lru_cache(maxsize=4)(PictureSource.read)  # jobs that follow one another share their pictures
     begun = []
     for number, item in enumerate(due, 1):

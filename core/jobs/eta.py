@@ -56,7 +56,7 @@ class Measurements:
 def expected_seconds(
     settings: TransferSettings, shape: tuple[int, int], done: int = 0, measurements: Measurements | None = None
 ) -> float | None:
-    """Return the seconds that a run should take on an image of `shape` (height, width) after `done` iterations; `None`
+    """Return the seconds that a run on an image of `shape` (height, width) should take after `done` iterations; `None`
     if nothing was measured. Pass the same `measurements` to many estimates."""
     paces = _recent_paces(settings, shape, measurements or Measurements()) or _trial()
     if not paces:
@@ -82,8 +82,7 @@ def _share(settings: TransferSettings, iteration: int) -> float:
 
 
 def seconds_of_the_rest(settings: TransferSettings, steps: "pd.DataFrame") -> float | None:
-    """Return the seconds that the iterations after these steps of `Run.metrics` should take, by the pixels of their
-    stages; `None` if there are too few steps."""
+    """Return the seconds that the iterations after these steps of `Run.metrics` should take; `None` after too few."""
     if len(steps) < 2:
         return None
     shares = [_share(settings, iteration) for iteration in steps["iteration"]]
@@ -138,8 +137,7 @@ def _measured_runs() -> Iterator[tuple[RunRecord, Pace]]:
 
 
 def _recent_paces(settings: TransferSettings, shape: tuple[int, int], measurements: Measurements) -> list[Pace]:
-    """Return the paces of the newest runs with that precision and optimizer, if possible of a similar size: a small
-    image takes longer for each pixel."""
+    """Return the paces of the newest runs with that precision and optimizer, if possible of a similar size."""
     similar: list[Pace] = []
     others: list[Pace] = []
     for record, pace in measurements:

@@ -41,11 +41,8 @@ EngineMaker = Callable[[Report, Timings], "Engine"]
 
 
 def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
-    """Perform a queued run in this process and record it; yield each step when it is on disk.
-
-    It ends early when a stop is requested or nobody asks for the next step. `report` gets what is being prepared.
-    Raises what makes the run fail, after it is recorded.
-    """
+    """Perform a queued run in this process and record it; yield each step when it is on disk. `report` gets what is
+    being prepared. Raises what makes the run fail, after it is recorded."""
     with Recorder(run) as recorder:
         yield from paint(recorder, make_engine, report)
 

@@ -65,8 +65,7 @@ def next_queued() -> Run | None:
 
 
 def first_in_queue() -> tuple[Run, bool] | None:
-    """Return the run whose turn is next, and whether its own process performs it. A run whose process is suspended
-    keeps its place, but others may pass it."""
+    """Return the next run whose process is not suspended, and whether its own process performs it."""
     for run, entry in _entries():
         if not (entry.waiter and entry.waiter.is_suspended()):
             return run, entry.waiter is not None

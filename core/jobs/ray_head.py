@@ -22,12 +22,12 @@ from typing import Any
 from core import paths
 from core.environment import MOST_SLOTS, environment
 from core.errors import InputError, StudioError
+from core.jobs import slots
 from core.jobs.execution import EngineMaker, Report
 from core.jobs.ray_worker import AHEAD, CALLS, EngineAssets, FileBlob, RayWorker, program_version
-from core.jobs.slots import AcquiredLock, Slot, cluster_slots, first_free
+from core.runs import recovery
 from core.runs.record import Request
 from core.runs.recorder import EXECUTION_FIELDS, Recorder
-from core.runs.recovery import fail
 from core.runs.run import Run
 from core.timings import Timings
 from core.transfer import preview
@@ -40,20 +40,17 @@ LOOK_SECONDS = 5.0  # how often the cluster is asked how many workers it has roo
 PATIENCE_SECONDS = 15.0  # after which it is said that no worker has come yet
 FETCH_SECONDS = 120.0  # how long a step's pictures may take from a node
 LOSSES = 3  # of its worker, that a run survives
-PASSED_ON = ("NST_CHECKPOINT_SECONDS",)  # what the environment here says of the painting there
 
 
 def paint_all(
     runs: Sequence[Run], address: str, report: Report = lambda line: None, make_engine: EngineMaker | None = None
 ) -> None:
-    """Paint queued runs on the cluster at `address` ("host:port", or "auto" on one of its nodes), as many at a time as
-    it has room for, in their order. Each is recorded here: what became of it stands in its record, and `report` hears
-    a line when one begins and when it ends. `make_engine` is asked where the network was never exported on this
-    machine.
+    """Paint queued runs in their order on the cluster at `address` ("host:port", or "auto" on one of its nodes), as
+    many at a time as it has room for, and record them here. `report` gets a line when one begins and when it ends.
+    `make_engine` is called if the network was never exported on this machine.
 
-    Ctrl-C has the runs that are being painted stop, each with its best picture, and raises `KeyboardInterrupt` when
-    they have; those that have not begun stay queued. A second one ends at once. Raises `StudioError` for what concerns
-    all runs: no Ray, no such cluster, no node with what a run needs, a node with another version of this program.
+    The first Ctrl-C stops the runs that are being painted, and raises `KeyboardInterrupt` when they have ended; the
+    second ends at once. Raises `StudioError` for what concerns all runs, such as a cluster that does not answer.
     """
     waiting = deque(runs)
     with RayScheduler(address, report, make_engine) as studio, _first_interrupt(studio.close_down):
@@ -139,15 +136,15 @@ class RayScheduler:
         self.closing = True
 
     def go_round(self, waiting: int, take: Callable[[], Run | None]) -> bool:
-        """Look after all once: give free workers a run, of which `waiting` are to be had by `take`, pass on what is
-        wanted, and record what is told, for which it waits a moment. Whether anything is left to do."""
+        """Give free workers a run from `take`, which has `waiting`, pass on requests, and record what workers send
+        within a moment. Return whether anything is left to do."""
         if self.closing:
             waiting = 0
             self._again.clear()
         self._hire(waiting + len(self._again))
         for place in list(self._places):
             if place.node and not place.run and not place.is_unlike and not self.closing:
-                if not (found := first_free(cluster_slots(), Slot.turn_lock)):  # others have them all
+                if not (found := slots.first_free(slots.cluster_slots(), slots.Slot.turn_lock)):  # others have them all
                     break
                 if not (run := self._again.popleft() if self._again else take()):
                     found[1].lock.release()
@@ -166,8 +163,9 @@ class RayScheduler:
         if waiting and time.monotonic() - self._looked > LOOK_SECONDS:
             self._look_for_room()
         free = sum(not place.run and not place.is_unlike for place in self._places)  # those that are to come too
-        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        environment = {"TF_NUM_INTRAOP_THREADS": str(self._cpus), **passed_on}  # as many as Ray counts, and no more
+        environment = {"TF_NUM_INTRAOP_THREADS": str(self._cpus)}  # as many as Ray counts, and no more
+        if (seconds := os.environ.get("NST_CHECKPOINT_SECONDS")) is not None:
+            environment["NST_CHECKPOINT_SECONDS"] = seconds
         for _ in range(min(waiting - free, self._room - len(self._places))):
             own = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"asking": 1}}
             actor = self._ray.remote(**self._needs, **own)(RayWorker)
@@ -250,9 +248,9 @@ class RayScheduler:
 
     # The runs
 
-    def _recording(self, place: _ClusterSlot, run: Run, slot: Slot, turn: AcquiredLock) -> Generator[None]:
-        """Have a run painted, and record it: goes on by one call of the worker's each time, and gives its turn back in
-        the end. Raises what the run fails for, once that is recorded."""
+    def _recording(self, place: _ClusterSlot, run: Run, slot: slots.Slot, turn: slots.AcquiredLock) -> Generator[None]:
+        """Have a run painted, and record one call of its worker at a time; release the turn at the end. Raises why the
+        run fails, once that is recorded."""
         from ray.exceptions import RayError, RayTaskError
 
         with turn, slot.occupied_by(run), Recorder(run) as recorder:
@@ -299,7 +297,7 @@ class RayScheduler:
             self._dismiss(place)  # it may be painting yet
             with contextlib.suppress(StudioError):
                 if run.record().status == "queued":  # it could not begin
-                    fail(run, str(error))
+                    recovery.fail(run, str(error))
         with contextlib.suppress(StudioError):
             record = run.record()
             self._report(f"{run.id} is {record.status}{f': {record.message}' if record.message else '.'}")
@@ -337,7 +335,7 @@ class RayScheduler:
 
 
 def _record(recorder: Recorder, told: Any) -> None:
-    """Do what a worker has told. Raises `StudioError` for what painting does not tell: a node decides nothing else."""
+    """Record a call of a worker. Raises `StudioError` for one that painting does not make."""
     try:
         method, given, named = told
         fields = set(named).union(*given[:1]) if method == "write_end" else set(named)
@@ -349,19 +347,17 @@ def _record(recorder: Recorder, told: Any) -> None:
 
 
 def _files(run: Run) -> dict[str, bytes]:
-    """What a run is painted from, and where it stands, by name. Whose it is concerns no node."""
-    wanted = [*run.input_files(), run.checkpoint]
+    """Return the files that a node needs of a run, by name; its owner concerns no node."""
     record = run.record().model_copy(update={"owner": ""})
     try:
-        files = {path.name: path.read_bytes() for path in wanted if path.exists()}
+        files = {path.name: path.read_bytes() for path in (*run.input_files(), run.checkpoint) if path.exists()}
         return {"run.json": record.model_dump_json().encode(), **files}
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be read: {error.strerror or error}.") from error
 
 
 def _join(address: str) -> Any:
-    """Ray, with this process on that cluster. Raises as `check_reach` does, and `StudioError` where the cluster does
-    not take this process."""
+    """Return Ray, connected to that cluster. Raises as `check_reach` does, and if the cluster refuses this process."""
     door = check_reach(address)
     import ray
 
@@ -373,8 +369,8 @@ def _join(address: str) -> Any:
 
 
 def check_reach(address: str) -> str:
-    """Where Ray joins the cluster of that address. Raises `InputError` for what is no address, and `StudioError` where
-    there is no Ray here, or no cluster answers there: before anything is done for it."""
+    """Return where Ray joins the cluster of that address. Raises `InputError` if it is no address, `StudioError` if Ray
+    is not installed or no cluster answers."""
     if importlib.util.find_spec("ray") is None:
         raise StudioError(
             f"Runs on a cluster need Ray, which is not installed here: in {paths.CHECKOUT}, "
@@ -403,8 +399,7 @@ def _check_form(address: str) -> None:
 
 
 def _resolve_address(address: str) -> str:
-    """The host and port that Ray takes an address for: for this machine's own name the one that others know it by, and
-    for "auto" what RAY_ADDRESS says, or the cluster that was started here."""
+    """Return the host and port of an address; of "auto", those in RAY_ADDRESS or of the cluster started here."""
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it tells of lost nodes on the standard output
     from ray._private import services
 

@@ -54,8 +54,7 @@ class FileBlob:
     content: Any  # ObjectRef of its bytes
 
     def unpack(self, fetch: Callable[[Any], bytes]) -> Path:
-        """The file in this node's folder of models, fetched where it is not there. Raises `StudioError` when it comes
-        damaged or cannot be written."""
+        """Return the file on this node, fetched if need be. Raises `StudioError` if it is damaged or not writable."""
         if (found := paths.find_model(self.name)) and self._is(found.read_bytes()):
             return found
         path = paths.models() / self.name
@@ -196,10 +195,9 @@ def _make_engine(outfit: EngineAssets, timings: Timings) -> Engine:
     with timings.phase("weights"):
         loaded = read(WeightsFile(outfit.weights.unpack(_fetch), outfit.provenance))
     with timings.phase("model"):
-        model = find_model(loaded.sha256)
-        if not model:
-            files = [parcel.unpack(_fetch) for parcel in outfit.model]
-            model = FeatureModel.load(files[0])
+        if not (model := find_model(loaded.sha256)):
+            path, _ = (parcel.unpack(_fetch) for parcel in outfit.model)
+            model = FeatureModel.load(path)
     return Engine(loaded, model, hardware.survey())
 
 

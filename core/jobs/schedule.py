@@ -32,16 +32,14 @@ def queue_positions() -> list[tuple[Run, QueuePosition]]:
 
 
 def seconds_until_over(wanted: Collection[Run]) -> float | None:
-    """Until the last of these runs should be over, those that wait before it included; `None` where that cannot be
-    told. Runs that are over already count nothing."""
+    """Return the seconds until the last of these runs should be over; `None` if that cannot be told."""
     ends = max((ends for run, _, ends in _expected_times(with_painting=True) if run in wanted), default=0.0)
     return ends if ends < math.inf else None
 
 
 def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float]]:
-    """The queue, each run with the seconds until it should begin and until it should be over; infinitely many where
-    that cannot be told: this machine has not been measured, or NST_RAY_ADDRESS has a cluster paint them. Where asked
-    for, the runs that are being painted come before it."""
+    """Return each queued run with the seconds until it should begin and until it should be over, infinite if unknown,
+    as on a cluster; before the queue, if asked for, the runs that are being painted."""
     measurements = eta.Measurements()
 
     def left(run: Run) -> float:
@@ -83,12 +81,8 @@ def submit(*submitted: Run) -> None:
 
 @contextlib.contextmanager
 def acquire_slot(run: Run, report: execution.Report) -> Iterator[None]:
-    """Wait in the queue until it is this run's turn at one of the slots, report the wait, and hold the slot.
-
-    Whether the run then fits into memory is `core.machine.memory.check`'s to decide.
-
-    Raises `StudioError` when the run is taken out of the queue by someone.
-    """
+    """Wait in the queue until it is this run's turn at one of the slots, report the wait, and hold the slot. Raises
+    `StudioError` if someone takes the run out of the queue."""
     queue.enqueue([run], ProcessId.this_process())
     try:
         told, places = 0, slots.local_slots()[::-1]  # workers take the first ones

@@ -21,8 +21,7 @@ AcquiredLock = AcquireReturnProxy[FileLock]  # as a context, it releases the loc
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one run at a time is painted, here or by a worker on a cluster. The first one's files have no
-    number."""
+    """A place where one run at a time is painted, here or by a worker on a cluster."""
 
     number: int  # from 0
     on_cluster: bool = False
@@ -59,8 +58,7 @@ class Slot:
             return None
 
     def choose_card(self) -> None:
-        """Have this process see one GPU alone where there are several: this slot's, of those that its user allows.
-        To no effect once TensorFlow has been loaded."""
+        """Let this process see only this slot's GPU, unless TensorFlow is loaded already."""
         found = hardware.cards()
         if len(found) > 1 and "tensorflow" not in sys.modules:
             if "CUDA_VISIBLE_DEVICES" not in os.environ:

@@ -70,8 +70,7 @@ def survey() -> Hardware:
 
 
 def choose(hardware: Hardware, precision: Literal["auto", "float32", "bfloat16"] = "auto") -> Choice:
-    """A pure function of the facts and of the precision asked for: the GPU where there is one that can be used, else
-    the processor; and where no precision is asked for, bfloat16 where that is quick."""
+    """Choose the GPU if it can be used, and for the precision "auto" the quickest one."""
     if hardware.gpus and "CUDAExecutionProvider" in hardware.onnx_providers:
         providers: tuple[str, ...] = ("CUDAExecutionProvider", "CPUExecutionProvider")
         why = f"a GPU is here: {hardware.gpus[0]}"
@@ -156,8 +155,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def cards() -> tuple[str, ...]:
-    """The GPUs that this process will use, as CUDA_VISIBLE_DEVICES names them: those that are named there, where it is
-    set, otherwise all."""
+    """Return the GPUs that this process will use, named as in CUDA_VISIBLE_DEVICES, which may exclude some."""
     found = tuple(map(str, range(len(gpus()))))
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None or not found:

@@ -112,8 +112,7 @@ def _needed(settings: TransferSettings, shape: Shape, side: int, masks: int = 0)
 
 
 def _beside_bytes(settings: TransferSettings, regions: int) -> float:
-    """Of the whole picture, for each of its pixels, what the measured runs had not: what content layers hold beyond the
-    usual one's, a painting beyond the photo's size, and guides."""
+    """Bytes per pixel beyond the measured runs': of content layers, a larger painting and guides."""
     usual, content = (sum(map(_layer_bytes, each.content_layers)) for each in (TransferSettings(), settings))
     painting = PAINTING_PICTURES * PICTURE_BYTES * (settings.style_scale**2 - 1)
     guides = regions * NUMBER_BYTES * (2 + sum(1 / stride(layer) ** 2 for layer in settings.style_layers))
