@@ -1,5 +1,5 @@
-# Style Transfer Studio as a container: `--target cpu` for any host, `--target gpu` for one with an NVIDIA driver.
-# All that changes lies in the volume /data; the rest may be read-only, and needs no network.
+# Style Transfer Studio in a container: `--target cpu` for any host, `--target gpu` for a host with an NVIDIA driver.
+# Only the volume /data changes. The rest can be read-only. The container needs no network.
 ARG BASE=docker.io/library/debian:bookworm-slim
 
 FROM ${BASE} AS base
@@ -25,7 +25,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv .venv
 
-# The network's weights, converted and proved, and the preview's: made once, by what both images share.
+# This stage also prepares the models (nst prepare); the GPU image copies them.
 FROM build AS build-cpu
 COPY requirements.lock .
 RUN pip install --no-cache-dir --require-hashes --requirement requirements.lock

@@ -1,4 +1,4 @@
-# `make dashboard` and `make test` do everything from a bare python3 on: virtual environment, locked install, the job.
+# `make dashboard` and `make test` need only python3. They create the virtual environment and install the packages.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,46 +9,46 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
 
-# Two at a time, a file each: who waits for a browser leaves the processor to the other.
+# Two processes, each with one test file at a time: one computes while the other waits for a browser.
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not published" --numprocesses 2 --dist loadfile
 
-# The contact sheets of docs/: every control, and `fine` beside `reference`. Tens of minutes.
+# Paints the contact sheets of docs/: all controls, and `fine` beside `reference`. Takes tens of minutes.
 gallery: $(VENV)/installed
 	$(BIN)/nst gallery docs
 
-# The published run's first rows at full size: minutes of the same step, so not among the tests that one runs often.
+# Tests the first rows of the published run at full size. Takes minutes, so `make test` leaves it out.
 published: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m published
 
-# The long forms of the tests of docs/reliability.md: about an hour.
+# The long tests of docs/reliability.md, security.md, cluster.md and benchmarks.md. Take about an hour.
 soak: soak-cluster soak-fuzz soak-kills soak-runs soak-tiles soak-sessions
 
-# Twelve runs on two nodes of a Ray cluster, one of which is killed: some minutes.
+# Twelve runs on two nodes of a Ray cluster; kills one node. Takes some minutes.
 soak-cluster: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/cluster.py
 
-# Many thousand damaged files into every way in: some minutes.
+# Many thousand damaged inputs of every kind. Takes some minutes.
 soak-fuzz: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/fuzz.py
 
-# Fifty kills at random moments, and whether the runs end as if nothing had happened: about ten minutes.
+# Fifty kills at random moments; checks that the runs end with the same losses. Takes about ten minutes.
 soak-kills: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/kills.py
 
-# Two hundred short runs through one worker, and whether it keeps anything of them: some minutes.
+# Two hundred short runs in one worker; checks that its memory does not grow. Takes some minutes.
 soak-runs: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/runs.py
 
-# A picture of 4096 × 3072 px under 4 GiB, and what tiles cost: about a quarter of an hour.
+# A picture of 4096 × 3072 px in less than 4 GiB, and the cost of tiles. Takes about a quarter of an hour.
 soak-tiles: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/tiles.py
 
-# Twenty sessions that watch one run, two of them in Chromium: half an hour.
+# Twenty sessions watch one run, two of them in Chromium. Takes half an hour.
 soak-sessions: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/sessions.py
 
-# What CI runs beside the tests.
+# CI runs this before the tests.
 check: lint lock-check audit
 
 lint: $(VENV)/installed-dev
@@ -58,20 +58,20 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python .ci/structure.py
 
-# Whether a locked package has a known vulnerability that a later version mends; says where it could not ask.
+# Fails if a locked package has a known vulnerability that a later version fixes. Names the packages it could not audit.
 audit: $(VENV)/installed-dev
 	@$(BIN)/python .ci/audit.py requirements.lock
 
-# On a host with an NVIDIA card: CUDA 12 libraries for TensorFlow and ONNX Runtime.
+# For a host with an NVIDIA GPU: installs the CUDA 12 libraries for TensorFlow and ONNX Runtime.
 gpu: $(VENV)/installed-gpu
 
-# Needs no card: whether what `make gpu` installs brings every library that a GPU needs, but for the driver. Several GB.
+# Needs no GPU: checks that `make gpu` installs every library that a GPU needs, except the driver. Downloads several GB.
 gpu-libraries: $(VENV)/installed-dev
 	@test -x $(VENV)-gpu/bin/python || $(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-gpu.lock
 	$(BIN)/python tests/container/cuda_libraries.py $$($(VENV)-gpu/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-# On a host with an NVIDIA card: parity, the published rows, and how long everything takes there.
+# For a host with an NVIDIA GPU: compares ONNX Runtime with TensorFlow, repeats published rows, and measures.
 gpu-check: gpu
 	$(BIN)/python -c 'import sys, tensorflow as tf; sys.exit(not tf.config.list_physical_devices("GPU"))' || \
 	  { $(BIN)/nst doctor; echo "TensorFlow sees no GPU here: see the line GPU above" >&2; exit 1; }
@@ -80,7 +80,7 @@ gpu-check: gpu
 	$(BIN)/nst reference --rows 0,100
 	$(BIN)/nst bench
 
-# Builds the container for the processor and looks at what runs in it. As root, on Debian: installs buildah.
+# Builds the CPU container and tests it. As root on Debian, it first installs the missing tools, such as buildah.
 image-check: $(VENV)/installed-dev
 	@for tool in buildah debootstrap unshare ip chromium; do command -v $$tool >/dev/null || missing=1; done; \
 	  [ -z "$$missing" ] || { apt-get update -qq && apt-get install --yes -qq --no-install-recommends \
@@ -93,7 +93,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "python3 cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 
-# A stamp a lock file: a changed lock installs again, an unchanged one does not.
+# Each lock file has a stamp file, so that only a changed lock file is installed again.
 define install
 	@$(PIP) install --quiet --require-hashes -r $<
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
@@ -101,7 +101,7 @@ define install
 endef
 
 $(VENV)/installed: requirements.lock pyproject.toml | $(BIN)/python
-	@echo "Installing the locked packages (TensorFlow among them; some minutes the first time) …"
+	@echo "Installing the locked packages, including TensorFlow (some minutes the first time) …"
 	$(install)
 
 $(VENV)/installed-dev: requirements-dev.lock pyproject.toml | $(BIN)/python
@@ -112,8 +112,8 @@ $(VENV)/installed-gpu: requirements-gpu.lock pyproject.toml | $(BIN)/python
 	@echo "Installing the locked packages and NVIDIA's CUDA 12 libraries (several GB the first time) …"
 	$(install)
 
-# The locks are resolved for every Python and platform at once (markers), with hashes and without an index address.
-# Already locked versions stay unless pyproject.toml no longer admits them; `make lock UPGRADE=--upgrade` renews them.
+# One lock file serves every Python and platform (by markers), with hashes and without the address of an index.
+# Locked versions stay if pyproject.toml still allows them; `make lock UPGRADE=--upgrade` updates them.
 COMPILE = $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
@@ -127,7 +127,7 @@ lock-check: $(VENV)/installed-dev
 	@$(MAKE) --no-print-directory lock
 	@for lock in requirements*.lock; do \
 	  cmp $$lock $(VENV)/lock/$$lock || { cp $(VENV)/lock/*.lock .; touch $(VENV)/installed-dev; \
-	    echo "$$lock is not in step with pyproject.toml: run make lock" >&2; exit 1; }; done
+	    echo "$$lock does not match pyproject.toml: run make lock" >&2; exit 1; }; done
 	@touch $(VENV)/installed*
 
 clean:

@@ -1,9 +1,9 @@
-"""Whether a locked package has a known vulnerability that a later version mends: then this fails.
+"""Fail if a locked package has a known vulnerability that a later version fixes.
 
     python .ci/audit.py requirements.lock [options of pip-audit]
 
-pip-audit asks the package index (or, by its options, another service). What could not be asked about is said, and fails
-nothing: pip-audit itself would call a package sound that the service knows nothing of.
+pip-audit asks the package index, or another service by its options. This script names the packages that the service
+does not know; pip-audit would report them as safe. Such packages, or a service that does not answer, do not fail it.
 """
 
 import json
@@ -21,7 +21,7 @@ def audit(lock: str, *options: str) -> int:
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no error message"])[-1]
         if not UNREACHABLE.search(last):
             print(f"{lock}: pip-audit failed: {last}", file=sys.stderr)
             return 1
@@ -31,21 +31,21 @@ def audit(lock: str, *options: str) -> int:
 
 
 def judge(lock: str, packages: list[dict]) -> int:
-    """Tell what pip-audit found of the packages; 1 where one is to be renewed."""
+    """Print what pip-audit found; return 1 if a package must be updated."""
     unknown = [package["name"] for package in packages if "skip_reason" in package]
-    mended = 0
+    fixable = 0
     for package in packages:
         for found in package.get("vulns", []):
             versions = ", ".join(found["fix_versions"])
-            mended += bool(versions)
-            remedy = f"mended in {versions}" if versions else "no version mends it yet"
+            fixable += bool(versions)
+            remedy = f"fixed in {versions}" if versions else "no version fixes it yet"
             print(f"{lock}: {package['name']} {package['version']} has {found['id']}, {remedy}")
     if unknown:
         names = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
-        print(f"{lock}: NOT AUDITED, the service knows nothing of {len(unknown)} of {len(packages)} packages: {names}")
+        print(f"{lock}: NOT AUDITED, the service does not know {len(unknown)} of {len(packages)} packages: {names}")
     else:
-        print(f"{lock}: {len(packages)} packages audited, {mended} to be renewed")
-    return 1 if mended else 0
+        print(f"{lock}: {len(packages)} packages audited, {fixable} to update")
+    return 1 if fixable else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Check what keeps the code easy to navigate: how large files, functions and folders are. `make check` runs it.
+"""Check the size of files, functions and folders, and the names of modules. `make check` runs this.
 
-Import order and cycles are import-linter's to check, and parameters and nesting ruff's; see pyproject.toml.
+import-linter checks import order and cycles, ruff parameters and nesting: see pyproject.toml.
 """
 
 import ast
@@ -11,9 +11,9 @@ from pathlib import Path
 
 PACKAGES = ("core", "export", "bench", "dashboard", "nst")
 FILE_LINES = 500
-FUNCTION_LINES = 60  # a command's options are its documentation: their lines do not count
+FUNCTION_LINES = 60  # except in commands, where most lines document options
 FOLDER_FILES = 14
-VAGUE = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}  # as the name of a module
+VAGUE = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}  # names of modules
 
 
 def problems(root: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The audit of the locked packages: pip-audit itself, asking a service of this test's."""
+"""The audit of the locked packages, by the real pip-audit and a simulated service."""
 
 import json
 import subprocess
@@ -15,13 +15,13 @@ LOCK = "".join(f"{name}==1.0 --hash=sha256:{'0' * 64}\n" for name in ("sound", "
 
 @pytest.fixture
 def service():
-    """Answers like OSV: of the package `broken` it knows a vulnerability, mended in what is appended to the list."""
-    mended = []
+    """Simulate OSV: the package `broken` has a vulnerability. Tests append the versions that fix it to the list."""
+    fixed_in = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]
-            events = [{"introduced": "0"}, *({"fixed": version} for version in mended)]
+            events = [{"introduced": "0"}, *({"fixed": version} for version in fixed_in)]
             affected = {"package": asked, "ranges": [{"type": "ECOSYSTEM", "events": events}]}
             known = {"vulns": [{"id": "TEST-1", "affected": [affected]}]} if asked["name"] == "broken" else {}
             self.send_response(200)
@@ -33,7 +33,7 @@ def service():
 
     server = ThreadingHTTPServer(("localhost", 0), Answer)
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}", mended
+    yield f"http://localhost:{server.server_port}", fixed_in
     server.shutdown()
     server.server_close()
 
@@ -49,45 +49,43 @@ def audit(tmp_path):
     return run
 
 
-def test_a_vulnerability_with_a_remedy_fails(audit, service):
-    address, mended = service
-    mended.append("1.1")
+def test_a_vulnerability_with_a_fix_fails(audit, service):
+    address, fixed_in = service
+    fixed_in.append("1.1")
     done = audit(address)
     assert done.returncode == 1
-    assert (
-        "broken 1.0 has TEST-1, mended in 1.1" in done.stdout and "2 packages audited, 1 to be renewed" in done.stdout
-    )
+    assert "broken 1.0 has TEST-1, fixed in 1.1" in done.stdout and "2 packages audited, 1 to update" in done.stdout
 
 
-def test_a_vulnerability_without_one_is_told(audit, service):
+def test_a_vulnerability_without_a_fix_is_reported(audit, service):
     address, _ = service
     done = audit(address)
     assert done.returncode == 0
-    assert "broken 1.0 has TEST-1, no version mends it yet" in done.stdout
+    assert "broken 1.0 has TEST-1, no version fixes it yet" in done.stdout
 
 
 def test_sound_packages_pass(audit, service):
     done = audit(service[0], LOCK.replace("broken", "whole"))
-    assert done.returncode == 0 and "2 packages audited, 0 to be renewed" in done.stdout
+    assert done.returncode == 0 and "2 packages audited, 0 to update" in done.stdout
 
 
-def test_a_service_that_cannot_be_reached_is_told_and_fails_nothing(audit):
+def test_an_unreachable_service_is_reported_and_does_not_fail(audit):
     done = audit("http://localhost:9")
     assert done.returncode == 0
     assert "NOT AUDITED, the vulnerability service cannot be reached" in done.stdout
 
 
-def test_packages_that_the_service_knows_nothing_of_are_not_called_sound(capsys):
-    """As pip-audit tells of an index that does not answer for a version."""
+def test_unknown_packages_are_reported_as_not_audited(capsys):
+    """pip-audit reports this if an index does not know a version."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("audit", ROOT / ".ci" / "audit.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.judge("some.lock", [{"name": "sound", "skip_reason": "Dependency not found on PyPI"}]) == 0
-    assert "NOT AUDITED, the service knows nothing of 1 of 1 packages: sound" in capsys.readouterr().out
+    assert "NOT AUDITED, the service does not know 1 of 1 packages: sound" in capsys.readouterr().out
 
 
-def test_a_lock_that_cannot_be_read_fails(audit, service):
+def test_an_unreadable_lock_file_fails(audit, service):
     done = audit(service[0], "no lock at all !\n")
     assert done.returncode == 1 and "pip-audit failed" in done.stderr
