@@ -21,7 +21,7 @@ gallery: $(VENV)/installed
 published: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m published
 
-# The long tests of docs/reliability.md, security.md, cluster.md and benchmarks.md. Take about an hour.
+# All long tests; docs/ reports their results. They take about an hour.
 soak: soak-cluster soak-fuzz soak-kills soak-runs soak-tiles soak-sessions
 
 # Twelve runs on two nodes of a Ray cluster; kills one node. Takes some minutes.
