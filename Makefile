@@ -36,7 +36,7 @@ soak-fuzz: $(VENV)/installed-dev
 soak-kills: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/kills.py
 
-# Two hundred short runs in one worker; checks that its memory does not grow. Takes some minutes.
+# Two hundred short runs in one worker; checks how much its memory grows. Takes some minutes.
 soak-runs: $(VENV)/installed-dev
 	$(BIN)/python tests/soak/runs.py
 
@@ -112,7 +112,7 @@ $(VENV)/installed-gpu: requirements-gpu.lock pyproject.toml | $(BIN)/python
 	@echo "Installing the locked packages and NVIDIA's CUDA 12 libraries (several GB the first time) …"
 	$(install)
 
-# One lock file serves every Python and platform (by markers), with hashes and without the address of an index.
+# Each lock file serves every Python and platform (by markers), with hashes and without the address of an index.
 # Locked versions stay if pyproject.toml still allows them; `make lock UPGRADE=--upgrade` updates them.
 COMPILE = $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
