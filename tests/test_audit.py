@@ -1,4 +1,4 @@
-"""The audit of the locked packages, by the real pip-audit and a simulated service."""
+"""The audit of the locked packages: the real pip-audit with a vulnerability service of this test."""
 
 import json
 import subprocess
@@ -15,13 +15,13 @@ LOCK = "".join(f"{name}==1.0 --hash=sha256:{'0' * 64}\n" for name in ("sound", "
 
 @pytest.fixture
 def service():
-    """Simulate OSV: the package `broken` has a vulnerability. Tests append the versions that fix it to the list."""
-    fixed_in = []
+    """Run a service like OSV that knows a vulnerability of `broken`, fixed in the versions in the yielded list."""
+    mended = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]
-            events = [{"introduced": "0"}, *({"fixed": version} for version in fixed_in)]
+            events = [{"introduced": "0"}, *({"fixed": version} for version in mended)]
             affected = {"package": asked, "ranges": [{"type": "ECOSYSTEM", "events": events}]}
             known = {"vulns": [{"id": "TEST-1", "affected": [affected]}]} if asked["name"] == "broken" else {}
             self.send_response(200)
@@ -33,7 +33,7 @@ def service():
 
     server = ThreadingHTTPServer(("localhost", 0), Answer)
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}", fixed_in
+    yield f"http://localhost:{server.server_port}", mended
     server.shutdown()
     server.server_close()
 
@@ -49,15 +49,15 @@ def audit(tmp_path):
     return run
 
 
-def test_a_vulnerability_with_a_fix_fails(audit, service):
-    address, fixed_in = service
-    fixed_in.append("1.1")
+def test_a_vulnerability_with_a_remedy_fails(audit, service):
+    address, mended = service
+    mended.append("1.1")
     done = audit(address)
     assert done.returncode == 1
     assert "broken 1.0 has TEST-1, fixed in 1.1" in done.stdout and "2 packages audited, 1 to update" in done.stdout
 
 
-def test_a_vulnerability_without_a_fix_is_reported(audit, service):
+def test_a_vulnerability_without_a_remedy_is_reported(audit, service):
     address, _ = service
     done = audit(address)
     assert done.returncode == 0
@@ -69,14 +69,14 @@ def test_sound_packages_pass(audit, service):
     assert done.returncode == 0 and "2 packages audited, 0 to update" in done.stdout
 
 
-def test_an_unreachable_service_is_reported_and_does_not_fail(audit):
+def test_an_unreachable_service_is_reported_but_passes(audit):
     done = audit("http://localhost:9")
     assert done.returncode == 0
     assert "NOT AUDITED, the vulnerability service cannot be reached" in done.stdout
 
 
-def test_unknown_packages_are_reported_as_not_audited(capsys):
-    """pip-audit reports this if an index does not know a version."""
+def test_packages_unknown_to_the_service_are_reported_as_not_audited(capsys):
+    """pip-audit gives a skip reason for a version that the index does not know."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("audit", ROOT / ".ci" / "audit.py")
@@ -86,6 +86,6 @@ def test_unknown_packages_are_reported_as_not_audited(capsys):
     assert "NOT AUDITED, the service does not know 1 of 1 packages: sound" in capsys.readouterr().out
 
 
-def test_an_unreadable_lock_file_fails(audit, service):
+def test_an_unreadable_lock_fails(audit, service):
     done = audit(service[0], "no lock at all !\n")
     assert done.returncode == 1 and "pip-audit failed" in done.stderr
