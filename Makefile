@@ -51,6 +51,12 @@ soak-sessions: $(VENV)/installed-dev
 # What CI runs beside the tests.
 check: lint lock-check audit
 
+# Sort imports, repair what ruff can repair safely, and format.
+.PHONY: format
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format --quiet .
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
