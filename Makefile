@@ -63,6 +63,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python .ci/structure.py
+	$(BIN)/python .ci/docs.py
 
 # Whether a locked package has a known vulnerability that a later version mends; says where it could not ask.
 audit: $(VENV)/installed-dev
