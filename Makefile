@@ -51,12 +51,19 @@ soak-sessions: $(VENV)/installed-dev
 # CI runs this before the tests.
 check: lint lock-check audit
 
+# Sort imports, repair what ruff can repair safely, and format.
+.PHONY: format
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format --quiet .
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python .ci/structure.py
+	$(BIN)/python .ci/docs.py
 
 # Fails if a locked package has a known vulnerability that a later version fixes. Names the packages it could not audit.
 audit: $(VENV)/installed-dev

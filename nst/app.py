@@ -1,5 +1,6 @@
 """The Typer application that every command registers with."""
 
+import importlib.metadata
 from typing import Annotated, Any
 
 import typer
@@ -17,11 +18,20 @@ class _InOrder(TyperGroup):
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
 
-app = typer.Typer(cls=_InOrder, add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(cls=_InOrder, no_args_is_help=True, rich_markup_mode="rich")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"Style Transfer Studio {importlib.metadata.version('style-transfer-studio')}")
+        raise typer.Exit()
 
 
 @app.callback()
 def style_transfer_studio(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
 ) -> None:
     """Paint a photo in a painter's manner, and see, measure and compare how it comes about."""
