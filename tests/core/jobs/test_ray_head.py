@@ -270,7 +270,7 @@ input()
 
 @pytest.mark.timeout(600)
 def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
-    monkeypatch.setattr(ray_head, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(ray_head, "WAITING_SECONDS", 0.5)
     command = [sys.executable, "-c", HOLD, nodes.address, str(CPUS)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     run, lines = new_run(iterations=2), []
@@ -296,7 +296,7 @@ def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", str(MOST_SLOTS))
     held = [slot.turn_lock() for slot in slots.cluster_slots()]
     assert all(map(slots.try_acquire, held))
-    with ray_head.RayScheduler(nodes.address, lambda line: None) as studio:
+    with ray_head.RayScheduler(nodes.address, lambda line: None) as scheduler:
         run, rounds = new_run(iterations=2), []
 
         def take():
@@ -304,13 +304,13 @@ def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
             return None if run in rounds else rounds.append(run) or run
 
         deadline = time.monotonic() + WAIT
-        while not any(place.node for place in studio._places) and time.monotonic() < deadline:
-            studio.go_round(1, take)
+        while not any(worker.node for worker in scheduler._workers) and time.monotonic() < deadline:
+            scheduler.schedule_once(1, take)
         for _ in range(3):
-            assert studio.go_round(1, take)
+            assert scheduler.schedule_once(1, take)
         assert run.record().status == "queued"
         held[0].release()
-        while studio.go_round(not rounds, take) and time.monotonic() < deadline:
+        while scheduler.schedule_once(not rounds, take) and time.monotonic() < deadline:
             pass
     assert run.record().status == "done"
 
