@@ -242,7 +242,7 @@ class StepReporter:
         try:
             best_total = stage.final_losses(best).total
         except Exception as error:  # such as too little memory for a second network; the picture is still good
-            message = f"The loss is the run's own, because it could not be computed in float32: {error}".splitlines()[0]
+            message = f"The loss is not in float32, because its computation failed: {error}".splitlines()[0]
         finally:  # also after an interrupt
             self.sink.write_summary(**summary, best_total=best_total, message=message)
 
