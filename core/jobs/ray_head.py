@@ -422,7 +422,7 @@ def check_reach(address: str) -> str:
 def _check_form(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or "/" in address or not (port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
-        raise InputError(f"{address[:80]!r} is not the address of a Ray cluster: give one such as 10.0.0.1:6379.")
+        raise InputError(f"{address[:80]!r} is not a Ray address: give one such as 10.0.0.1:6379.")
 
 
 def _resolve_address(address: str) -> str:

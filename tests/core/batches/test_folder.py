@@ -62,9 +62,9 @@ def test_results_are_named_like_their_photos_and_a_film_s_are_lossless(folder, t
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("photos", "holds the photos themselves: give another folder"),
-        ("file", "is a file: of a folder of pictures, the results go to a folder"),
-        ("out.png", "would be a picture: of a folder of pictures, "),
+        ("photos", "is the folder of the photos: give another folder"),
+        ("file", "is a file: give a folder for the results of a folder of pictures"),
+        ("out.png", "is the name of a picture: give a folder"),
         ("none/out", "cannot be written: there is no folder "),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_target_that_cannot_be(folder, tmp_path, spec, target, message):
 
 
 def test_a_folder_without_a_picture(tmp_path, spec):
-    with pytest.raises(InputError, match=r"There is no picture in .*: none ends in \.jpg, "):
+    with pytest.raises(InputError, match=r"There is no picture in .*: no file name ends in \.jpg, "):
         FolderBatch.of(tmp_path, tmp_path / "out", spec)
 
 
@@ -88,7 +88,7 @@ def test_two_photos_of_one_result(folder, tmp_path, spec):
 def test_another_program_s_file_is_not_replaced(folder, tmp_path, spec):
     batch = FolderBatch.of(folder("a.png"), tmp_path, spec)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png is in the way, and this program has not painted it"):
+    with pytest.raises(InputError, match=r"a\.png exists, but this program has not made it"):
         batch.items()
     codec.write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8), {"Software": SOFTWARE})
     assert [item.is_painted for item in batch.items()] == [False]  # a single run's
@@ -161,7 +161,7 @@ def test_the_frames_of_a_film_are_of_one_size(folder, tmp_path, spec):
     photos = folder("1.png", "2.png", "10.png")
     Image.new("RGB", (60, 80)).save(photos / "10.png")
     film = FolderBatch.of(photos, tmp_path / "film", spec, spec.settings)
-    with pytest.raises(InputError, match=r"^10\.png has 60 × 80 pixels, and the first frame, 1\.png, has 80 × 60: "):
+    with pytest.raises(InputError, match=r"^10\.png has 60 × 80 pixels, but the first frame, 1\.png, has 80 × 60: "):
         film.items()
     (photos / "10.png").write_text("no picture")
     with pytest.raises(InputError, match=r"10\.png is not a JPEG, "):

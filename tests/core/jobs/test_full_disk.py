@@ -88,7 +88,7 @@ def _checkpoints(monkeypatch):
 def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, engine):
     run, whole = new_run(), new_run()
     with pytest.raises(
-        StudioError, match=rf"^The disk of .*runs is full: make room, then let the run {run.id} go on\."
+        StudioError, match=rf"^The disk of .*runs is full: free some space, then resume the run {run.id}\."
     ):
         paint(run, engine, 5, lambda: fill(disk))
     record = run.record()
@@ -157,7 +157,7 @@ def test_a_run_that_a_worker_cannot_begin_for_want_of_room_says_so(full, request
     assert queue.queued_runs() == []
     record = run.record()
     assert record.status == "failed" and record.writer is None
-    assert re.match(rf"The disk of {disk} is full: make room, then let the run {run.id} go on\.$", record.message)
+    assert re.match(rf"The disk of {disk} is full: free some space, then resume the run {run.id}\.$", record.message)
     (disk / "ballast").unlink()
     recovery.resume(run)
     paint(run, engine)

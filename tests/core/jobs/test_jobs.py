@@ -440,7 +440,7 @@ def test_a_waiting_run_is_brought_forward(queue_only):
     control.cancel(d)
     assert queue.queued_runs() == [b, a, c, e] and d.record().status == "stopped"
     for change in (queue.move, control.cancel):
-        with pytest.raises(InputError, match=rf"^The run {d.id} does not wait in the queue\.$"):
+        with pytest.raises(InputError, match=rf"^The run {d.id} is not in the queue\.$"):
             change(d)
     assert queue.queued_runs() == [b, a, c, e]
 
@@ -541,7 +541,7 @@ def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
         assert not try_acquire(FIRST.turn_lock())
     thread.join()
     assert seen == [([first, run], first, "queued")]
-    assert lines[0] == "Waiting for its turn: 1 in the queue before it (--now paints at once) …"
+    assert lines[0] == "Waiting for a free slot: 1 ahead of it in the queue (--now starts at once) …"
     with FIRST.turn_lock().acquire(timeout=0):
         pass  # it is free again
 
@@ -563,7 +563,7 @@ def test_with_two_places_two_have_their_turn_at_once_and_a_third_waits(queue_onl
         with schedule.acquire_slot(fourth := new_run("d"), lines.append):
             fourth.change(status="preparing")
             assert schedule.running() == [fourth, first]
-    assert lines == ["Waiting for its turn: another run is being painted (--now paints at once) …"]
+    assert lines == ["Waiting for a free slot: another run is in progress (--now starts at once) …"]
     assert schedule.running() == []
 
 
@@ -783,7 +783,7 @@ def test_memory_that_runs_out_is_told_with_what_to_do(paced, engine, monkeypatch
     monkeypatch.setattr("core.transfer.stylize.stylize", stylize)
     first, second = submitted("a", "b")
     worker.work(Maker(engine))
-    said = "Memory ran out at 64 × 51 pixels: choose a smaller size, or close other programs."
+    said = "Memory ran out at 64 × 51 pixels: choose a smaller size or close other programs."
     assert (first.record().status, first.record().message, first.record().iteration) == ("failed", said, 1)
     assert first.result.is_file()
     assert second.record().status == "done"
@@ -921,8 +921,8 @@ def ended(code, *arguments):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL\), as the system does when memory runs out"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", r"was told to end \(SIGTERM\)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL\)\. The system does this when memory runs out"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", r"received the signal to end \(SIGTERM\)"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed \(SIGSEGV\); .*worker\.log may say where"),
         ("sys.exit(3)", r"ended with the exit status 3; .*worker\.log may say why"),
     ],
@@ -939,7 +939,7 @@ def test_nobody_knows_how_another_s_worker_ended(own_home):
     writer = ended("input()")
     del workers.started_workers[writer.pid]
     run.change(status="running", writer=writer)
-    assert control.record_ending(run).message == "The process that painted it is gone."
+    assert control.record_ending(run).message == "The run's process is gone."
 
 
 def test_a_restart_of_the_machine_is_told(own_home):
@@ -959,7 +959,7 @@ def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
 
 
 def test_a_run_that_waits_for_another_painter_has_none_to_end(own_home):
-    with pytest.raises(InputError, match="Nobody paints"):
+    with pytest.raises(InputError, match="No process computes"):
         control.kill(new_run())  # this process, which records it, goes on
 
 
@@ -1204,7 +1204,7 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
     )
     assert until(lambda: queue.queued_runs() == [*waiting[1:], active])
     active.ask(iterations=Checkpoint.load(active.checkpoint).iteration + 2)
-    assert "Waiting for its turn: 4 in the queue before it" in mine.stderr.readline()
+    assert "Waiting for a free slot: 4 ahead of it in the queue" in mine.stderr.readline()
     control.stop(first)
     said, _ = mine.communicate(timeout=WAIT)
     assert mine.returncode == 0 and json.loads(said)["status"] == "done"

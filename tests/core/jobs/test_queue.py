@@ -142,11 +142,11 @@ def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_
         draft = run.path / ".draft-of-the-painter"
         draft.touch()
         assert control.record_ending(run).status == "preparing" and draft.exists()
-        with pytest.raises(InputError, match="is painted in another container: end it there"):
+        with pytest.raises(InputError, match="is computed in another container: end it there"):
             control.kill(run)
         process.kill()
         until(lambda: run.record().status == "interrupted")
-        assert control.record_ending(run).message == "The process that painted it is gone." and not draft.exists()
+        assert control.record_ending(run).message == "The run's process is gone." and not draft.exists()
     finally:
         process.kill()
         process.wait()
@@ -174,10 +174,10 @@ def test_cancelling_a_run_that_is_being_painted_says_how_it_is_stopped():
     run = new_run("run")
     with (
         Recorder(run),
-        pytest.raises(InputError, match=r"it is being painted\. Stop it on its page, or with Ctrl-C"),
+        pytest.raises(InputError, match=r"it is running\. Stop it on its page, or press Ctrl-C"),
     ):
         control.cancel(run)
-    with pytest.raises(InputError, match=rf"^The run {run.id} does not wait in the queue\.$"):
+    with pytest.raises(InputError, match=rf"^The run {run.id} is not in the queue\.$"):
         control.cancel(run)
 
 

@@ -249,7 +249,8 @@ def test_a_run_whose_painters_all_die_as_they_begin_fails(nodes, monkeypatch):
     run, lines = new_run(), []
     ray_head.paint_all([run], nodes.address, lines.append)
     record = run.record()
-    assert record.status == "failed" and "is gone" in record.message and ", the 4th one: let it" in record.message
+    assert record.status == "failed" and " ended, with the node " in record.message
+    assert ", the 4th worker: resume the run on other nodes" in record.message
     assert sum(" begins on the node " in line for line in lines) == 4
 
 
@@ -367,16 +368,16 @@ def no_cluster(request):
 def test_something_else_at_the_address(no_cluster, capfd):
     """Ray itself would try for minutes, and say much."""
     address = f"localhost:{no_cluster}"
-    assert str(refused(address).value).startswith(f"What answers at {address} is no Ray cluster: ")
+    assert str(refused(address).value).startswith(f"The server at {address} is not a Ray cluster: ")
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.timeout(60)
 def test_auto_is_asked_where_ray_goes(no_cluster, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{no_cluster}")
-    assert str(refused("auto").value).startswith("What answers at auto is no Ray cluster: ")
+    assert str(refused("auto").value).startswith("The server at auto is not a Ray cluster: ")
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    assert str(refused("auto").value).startswith("No Ray cluster is found by auto: ")
+    assert str(refused("auto").value).startswith("There is no Ray cluster at auto: ")
     monkeypatch.setenv("RAY_ADDRESS", "head:six")
     assert refused("auto").type is InputError
 

@@ -201,7 +201,7 @@ def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
 def test_what_no_painter_tells_ends_the_run_and_changes_nothing_else(own_home, call):
     run = new_run()
     before = run.record()
-    with pytest.raises(StudioError, match=r"^Its worker told what no worker tells \(") as caught:
+    with pytest.raises(StudioError, match=r"^The run's worker sent an invalid message \(") as caught:
         record(run, [call])
     told = run.record()
     assert (told.status, told.message, told.owner, told.job) == ("failed", str(caught.value), before.owner, before.job)
@@ -269,6 +269,6 @@ def test_a_file_travels_once_to_a_node(parcel, tmp_path):
 
 
 def test_a_file_that_comes_damaged_is_not_kept(parcel):
-    with pytest.raises(StudioError, match=r"^weights\.bin came damaged to "):
+    with pytest.raises(StudioError, match=r"^weights\.bin arrived damaged at "):
         parcel.unpack(lambda content: b"other")
     assert not paths.find_model("weights.bin")

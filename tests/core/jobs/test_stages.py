@@ -154,7 +154,7 @@ def test_the_checkpoint_of_another_picture_is_refused(own_home, make_engine):
     recovery.resume(run)
     other = np.zeros((1, 60, 64, 3), np.float32)
     Checkpoint(other, other, kept.iteration).save(run.checkpoint)
-    with pytest.raises(StudioError, match=f"The checkpoint of {run.id} is of another picture than the run's"):
+    with pytest.raises(StudioError, match=f"The checkpoint of {run.id} belongs to another picture"):
         list(execution.perform(run, make_engine))
     assert run.record().status == "failed"
 

@@ -68,7 +68,7 @@ def test_what_fits_is_not_refused(machine):
     [
         ("memory", "memory", "close other programs"),
         ("card", "memory on the GPU", "end what else uses it"),
-        ("disk", "disk", "make room in /.*"),
+        ("disk", "disk space", "free space in /.*"),
     ],
 )
 @pytest.mark.parametrize("shape", [(7500, 10_000), (10_000, 3333)])

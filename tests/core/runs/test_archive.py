@@ -365,7 +365,7 @@ def test_a_link_in_place_of_the_metrics_is_a_file_of_no_line(plain, tmp_path):
 
 def test_duplicates(plain):
     files = [(f"{RUN_ID}/{name}", data) for name, data in plain.items()]
-    assert refusal(packed([*files, files[1]])) == "my.zip holds a file twice."
+    assert refusal(packed([*files, files[1]])) == "my.zip contains a file twice."
 
 
 @pytest.mark.parametrize(
@@ -392,18 +392,18 @@ def test_foreign_files(plain, name):
 @pytest.mark.parametrize("missing", ["run.json", "content.png", "style-1.png"])
 def test_missing_files(plain, missing):
     del plain[missing]
-    assert refusal(zipped(plain)) == f"my.zip is not a run: it holds no {missing}."
+    assert refusal(zipped(plain)) == f"my.zip is not a run: {missing} is missing."
 
 
 @pytest.mark.parametrize("missing", ["style-2.png", "mask-1.png"])
 def test_missing_files_of_a_style(plain, missing):
     styles = {"style-2.png": [{"name": "a"}, {"name": "b"}], "mask-1.png": [{"name": "a", "mask": True}]}[missing]
-    assert refusal(with_record(plain, styles=styles)) == f"my.zip is not a whole run: it holds no {missing}."
+    assert refusal(with_record(plain, styles=styles)) == f"my.zip is not a complete run: {missing} is missing."
     assert import_run(with_record(plain | {missing: plain["style-1.png"]}, styles=styles))
 
 
 def test_several_runs_or_none(plain):
-    message = "my.zip is not one run as the library exports it."
+    message = "my.zip is not an exported run: it must contain exactly one folder."
     assert refusal(packed({})) == message
     assert refusal(packed(plain)) == message  # in no folder
     two = {f"{folder}/{name}": data for folder in ("a", "b") for name, data in plain.items()}
@@ -414,7 +414,7 @@ def test_many_files(plain, monkeypatch):
     monkeypatch.setattr(archive, "MAX_FILES", 5)
     frame = codec.encode_jpeg(picture(3))
     frames = {f"frames/{number:06d}.jpg": frame for number in range(3)}
-    assert refusal(zipped(plain | frames)) == "my.zip holds 6 files; a run has at most 5."
+    assert refusal(zipped(plain | frames)) == "my.zip contains 6 files, but a run has at most 5."
     del frames["frames/000002.jpg"]
     assert len(import_run(zipped(plain | frames)).frames()) == 2
 
@@ -444,11 +444,11 @@ def test_a_record_that_is_a_bomb(plain):
 
 @pytest.mark.parametrize("version", [0, 3, "1", None, [1]])
 def test_other_schema_versions(plain, version):
-    message = "my.zip holds a run of another version; this program reads 1 and 2."
+    message = "my.zip contains a run of another version; this program reads 1 and 2."
     assert refusal(with_record(plain, schema_version=version)) == message
 
 
-DAMAGED = "my.zip: the record of the run is damaged."
+DAMAGED = "my.zip: the run's record is damaged."
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_damaged_json(plain, data):
 
 @pytest.mark.parametrize("data", [b"[1]", b"null", b"3", b'"run"'])
 def test_json_that_is_no_record(plain, data):
-    assert refusal(zipped(plain | {"run.json": data})).startswith("my.zip holds a run of another version")
+    assert refusal(zipped(plain | {"run.json": data})).startswith("my.zip contains a run of another version")
 
 
 @pytest.mark.parametrize("depth", [300, 900, 100_000])
@@ -545,7 +545,7 @@ RESULT = np.zeros((48, 64, 3), np.float32)
     ids=["turned", "grey", "none", "float64", "words", "objects", "pickle", "npz", "short", "header", "empty", "stump"],
 )
 def test_a_result_that_is_not_the_picture(plain, data):
-    message = "my.zip: result.npy is not the picture that the record tells of."
+    message = "my.zip: result.npy does not match the run's record."
     assert refusal(zipped(plain | {"result.npy": data})) == message
 
 

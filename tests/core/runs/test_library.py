@@ -82,7 +82,7 @@ def test_marks_that_cannot_be_leave_those_before(changes):
 def test_nothing_can_be_said_of_a_run_that_is_gone():
     run = new_run()
     library.delete(run)
-    with pytest.raises(InputError, match=rf"^The run {run.id} is no longer there\.$"):
+    with pytest.raises(InputError, match=rf"^The run {run.id} no longer exists\.$"):
         library.mark(run, name="late")
     assert not run.path.exists()
 
@@ -239,7 +239,7 @@ def test_a_run_that_is_not_over_is_not_deleted(own_home):
     with recorder:
         for status in ("preparing", "running"):
             recorder.update(status=status)
-            with pytest.raises(InputError, match=rf"^The run {run.id} is not over: stop it first\.$"):
+            with pytest.raises(InputError, match=rf"^The run {run.id} has not ended: stop it first\.$"):
                 library.delete(run)
     waiting = new_run(status="queued")
     with pytest.raises(InputError, match=r"is not over"):
@@ -277,7 +277,7 @@ def test_what_is_not_there_can_be_neither_deleted_nor_had_back(own_home):
     with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be deleted: No such file or directory\.$"):
         library.delete(run)
     library.restore(run)
-    with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be had back: No such file or directory\.$"):
+    with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be restored: No such file or directory\.$"):
         library.restore(run)
     assert store.all_runs() == [run]
 

@@ -418,7 +418,7 @@ def test_a_run_is_found_by_how_its_name_begins_and_the_last_one_by_that_word(own
         (own_home / "runs" / name).mkdir(parents=True)
     assert store.find("2025").id == store.find("last").id == "20250101-000000-a-a-0000"
     assert store.find("20240301-12").id == "20240301-120000-b-b-0000"
-    with pytest.raises(InputError, match=r"^2 runs begin with '20240301'; nst runs lists them\.$"):
+    with pytest.raises(InputError, match=r"^2 runs start with '20240301'; nst runs lists them\.$"):
         store.find("20240301")
 
 
@@ -672,20 +672,20 @@ def test_steering_of_several_weights_is_an_option_each():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"'' is no change of a weight such as 40:style_weight=0\.1\."),
-        ("style_weight=3", "'style_weight=3' is no change of a weight"),
-        ("40:style_weight", "'40:style_weight' is no change of a weight"),
-        ("-1:style_weight=3", "'-1:style_weight=3' is no change of a weight"),
-        ("4.5:style_weight=3", r"'4\.5:style_weight=3' is no change of a weight"),
-        (":style_weight=3", "':style_weight=3' is no change of a weight"),
+        ("", r"'' is not a change of a weight: give one such as 40:style_weight=0\.1\."),
+        ("style_weight=3", "'style_weight=3' is not a change of a weight"),
+        ("40:style_weight", "'40:style_weight' is not a change of a weight"),
+        ("-1:style_weight=3", "'-1:style_weight=3' is not a change of a weight"),
+        ("4.5:style_weight=3", r"'4\.5:style_weight=3' is not a change of a weight"),
+        (":style_weight=3", "':style_weight=3' is not a change of a weight"),
         ("4:style_weight=", "style_weight = '': "),
         ("4:style_weight=much", "style_weight = 'much': "),
         ("4:style_weight=-1", r"style_weight = '-1': should be greater than or equal to 0\."),
         ("4:style_weight=nan", "style_weight = 'nan': "),
-        ("4:colour=3", "colour cannot be changed while a run paints"),
-        ("4:=3", " cannot be changed while a run paints"),
-        ("4:size=128", "size cannot be changed while a run paints; style_weight, .* can"),
-        ("4:style_layers=block1_conv1", "style_layers cannot be changed while a run paints"),
+        ("4:colour=3", "colour cannot be changed during a run"),
+        ("4:=3", " cannot be changed during a run"),
+        ("4:size=128", "size cannot be changed during a run; style_weight, .* can"),
+        ("4:style_layers=block1_conv1", "style_layers cannot be changed during a run"),
         ("4:style_layer_weights=1,2", "style_layer_weights has 2 numbers for 5 style layers"),
     ],
 )
@@ -747,8 +747,8 @@ def test_answers(steps):
         (Request(iterations=30_000), r"iterations = 30000: should be less than or equal to 20000\."),
         (Request(weights={"style_weight": -1}), r"style_weight = -1: should be greater than or equal to 0\."),
         (Request(weights={"content_weight": 0.0, "style_weight": 0.0}), "style_weight and content_weight cannot both"),
-        (Request(weights={"size": 128}), r"size cannot be changed while a run paints; [a-z_, ]* can\."),
-        (Request(weights={"colour": "red"}), r"colour cannot be changed while a run paints; .*"),
+        (Request(weights={"size": 128}), r"size cannot be changed during a run; [a-z_, ]* can\."),
+        (Request(weights={"colour": "red"}), r"colour cannot be changed during a run; .*"),
     ],
 )
 def test_what_cannot_be_is_left_aside_and_said(steps, request_, said):
@@ -761,7 +761,7 @@ def test_what_cannot_be_is_left_aside_and_said(steps, request_, said):
         reporter.write(steps[1])
         reporter.sink.apply_request(Request(weights={"style_weight": 3.0}), 1)
         assert run.record().steering == steering((1, {"style_weight": 3.0}))
-    assert re.match(f"It went on unchanged: {said}", record.message), record.message
+    assert re.match(f"The run continues unchanged: {said}", record.message), record.message
     assert "\n" not in record.message
 
 
@@ -866,7 +866,7 @@ def test_failed_for_an_unknown_reason(steps):
 def test_failed_for_want_of_memory(steps, error):
     """The best picture so far is kept all the same."""
     run = new_run()
-    said = "Memory ran out at 96 × 80 pixels: choose a smaller size, or close other programs."
+    said = "Memory ran out at 96 × 80 pixels: choose a smaller size or close other programs."
     with pytest.raises(StudioError) as caught, reporting(run) as reporter:
         for step in steps[:3]:
             reporter.write(step)
@@ -1044,7 +1044,7 @@ def test_going_on_is_refused_while_it_has_not_ended(steps):
 
 def test_going_on_is_refused_where_nothing_is_left(steps):
     run, before = recorded(steps)
-    with pytest.raises(InputError, match=rf"^The run {run.id} has done its 4 iterations; ask for more\.$"):
+    with pytest.raises(InputError, match=rf"^The run {run.id} has done all its 4 iterations; add more\.$"):
         recovery.resume(run)
     with pytest.raises(InputError, match=r"^iterations = 20001: should be less than or equal to 20000\.$"):
         recovery.resume(run, 19_997)
@@ -1168,7 +1168,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(steps, gone_writer, name):
     broken_off(run, gone_writer, shape=[64, 96])
     assert recovery.record_ending(run, lambda writer: "Gone.").message == "Gone."
     if not (run.path / name).is_file():  # the result was made anew
-        with pytest.raises(InputError, match=rf"does not go on: {name} is not a file\.$"):
+        with pytest.raises(InputError, match=rf"cannot resume: {name} is not a file\.$"):
             recovery.resume(run)
 
 
