@@ -31,13 +31,7 @@ OTHER_NAMES = {"contents": "content", "styles": "style", "photo": "content", "pa
 def from_file(
     file: Path, preset: str = DEFAULT_PRESET, common: Mapping[str, Any] = {}, report: Report = lambda line: None
 ) -> list[Job]:
-    """Return the jobs of a CSV or YAML file, in their order.
-
-    Args:
-        file: The file.
-        preset: The preset of rows that name none.
-        common: The settings of rows that do not set them.
-        report: Receives a line about the progress.
+    """Return the jobs of a CSV or YAML file in order; `preset` and `common` are the defaults of its rows.
 
     Raises:
         InputError: If a row or a picture is invalid. The message names the line and the column.

@@ -51,11 +51,9 @@ def _plainly(value: object) -> str:
 
 
 def batch_items(wanted: Sequence[Job], again: bool = False) -> list[BatchItem]:
-    """Return an item for each job, with the earlier run that matches it and got furthest.
+    """Return an item for each job, with the earlier run that matches it and got furthest, unless `again` is set.
 
-    Args:
-        wanted: The jobs.
-        again: Whether to ignore earlier runs. Runs of users who logged in are always ignored.
+    Runs of users who logged in are always ignored.
     """
     asked = {job.digest: job for job in wanted}
     found: dict[str, BatchItem] = {}

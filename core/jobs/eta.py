@@ -88,12 +88,7 @@ def _share(settings: TransferSettings, iteration: int) -> float:
 
 
 def seconds_of_the_rest(settings: TransferSettings, steps: "pd.DataFrame") -> float | None:
-    """Return the seconds that the iterations after `steps` should take; `None` after fewer than two steps.
-
-    Args:
-        settings: The run's settings.
-        steps: The latest rows of `Run.metrics`.
-    """
+    """Return the seconds a run takes after `steps`, the latest rows of `Run.metrics`; `None` for fewer than two."""
     if len(steps) < 2:
         return None
     shares = [_share(settings, iteration) for iteration in steps["iteration"]]

@@ -1,7 +1,7 @@
 """Compute runs on a Ray cluster: workers on its nodes compute them, and this process records them.
 
 Ray retries nothing. A run that lost its worker moves to the front of our own queue and resumes from the last recorded
-checkpoint. Only this module, `core.jobs.ray_worker` and `core.jobs.worker` know about Ray.
+checkpoint. Only this module and `core.jobs.ray_worker` import Ray.
 """
 
 import contextlib

@@ -36,12 +36,7 @@ Shape = tuple[int, int]  # height and width in px
 
 
 def check_limit(settings: TransferSettings, shape: Shape, masks: int = 0) -> None:
-    """Check a run against the memory limit in its settings.
-
-    Args:
-        settings: The run's settings.
-        shape: Height and width of the result in px.
-        masks: How many style images have a mask.
+    """Check a run, with `masks` masks of style images, against the memory limit in its settings.
 
     Raises:
         InputError: If the run needs more memory than its settings allow.

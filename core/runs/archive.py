@@ -157,7 +157,7 @@ def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int, name: s
 def _record(data: bytes, name: str, members: Container[str]) -> RunRecord:
     try:
         record = RunRecord.from_json(data, members.__contains__)
-        record = RunRecord.model_validate_json(record.model_dump_json())  # fails for values such as NaN
+        record = RunRecord.model_validate_json(record.model_dump_json())  # NaN becomes `None`, as in a saved record
     except OtherVersionError as error:
         raise InputError(f"{name} contains a run of another version; this program reads {VERSIONS}.") from error
     except (ValueError, RecursionError) as error:

@@ -98,10 +98,7 @@ def evaluate(
 
 
 def settings_of(by: str) -> TransferSettings:
-    """Return the settings of a preset or a run.
-
-    Args:
-        by: The name of the preset or the run.
+    """Return the settings of the preset or run with the name `by`.
 
     Raises:
         InputError: If there is no preset and no run with this name.

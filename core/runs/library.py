@@ -116,11 +116,7 @@ def select(
 
 
 def damaged(entries: Sequence[Entry]) -> list[tuple[Run, str]]:
-    """Return the runs that are missing in `entries` because their record cannot be read, each with the reason.
-
-    Args:
-        entries: The entries of all owners.
-    """
+    """Return the runs missing in `entries` (of all owners) because their record is damaged, each with the reason."""
     listed, found = {entry.run for entry in entries}, []
     for run in store.all_runs():
         if run not in listed:

@@ -99,7 +99,7 @@ class Steering(BaseModel):
 class Request(BaseModel):
     """A user's request to a running run."""
 
-    stop: bool = False
+    stop: bool = False  # after the current step; the best picture so far is kept
     at_once: bool = False  # without waiting for the current step; only for runs on a cluster
     iterations: int | None = None  # the new total
     weights: dict[str, Any] = Field(default_factory=dict)  # the new weights
@@ -164,11 +164,7 @@ class RunRecord(BaseModel):
 
     @staticmethod
     def from_json(data: bytes, exists: Callable[[str], bool]) -> "RunRecord":
-        """Read a record; migrate it if it has version 1.
-
-        Args:
-            data: The content of `run.json`.
-            exists: Tells whether the run has a file with this name.
+        """Read a record, and migrate version 1; `exists` tells whether the run has a file with this name.
 
         Raises:
             OtherVersionError: If this program does not read the record's version.

@@ -35,11 +35,7 @@ def fail(run: Run, message: str) -> None:
 
 
 def resume(run: Run, more: int = 0) -> None:
-    """Queue an ended run again, to resume from its checkpoint; without a checkpoint, it starts over.
-
-    Args:
-        run: The run.
-        more: How many iterations to add to its settings.
+    """Queue an ended run again, with `more` iterations; it resumes from its checkpoint, or starts over without one.
 
     Raises:
         InputError: If the run has not ended, has no iterations left, or contains links or other special files.
@@ -77,11 +73,7 @@ def starts_over(run: Run, record: RunRecord) -> bool:
 
 
 def record_ending(run: Run, cause: Callable[[ProcessId], str]) -> RunRecord:
-    """Return the run's record. If its writer is gone, first record why, and make its last checkpoint the result.
-
-    Args:
-        run: The run.
-        cause: Describes why the writer ended.
+    """Return the run's record. If its writer is gone, first record the `cause`, and make its checkpoint the result.
 
     Raises:
         StudioError: If the record cannot be read.

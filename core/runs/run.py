@@ -191,11 +191,7 @@ class Run:
         )
 
     def ask(self, **wishes: Any) -> None:
-        """Add to the user's request to the run's writer.
-
-        Args:
-            wishes: The request's new fields: `stop=True` (stop after the current step and keep the best picture),
-                `at_once`, `iterations` (the new total), or `weights` by the names of their settings.
+        """Add to the user's request to the run's writer; `wishes` are the fields of `Request`.
 
         Raises:
             InputError: If iterations or weights are out of range, or cannot be changed during a run.
@@ -218,11 +214,7 @@ class Run:
             return Request()
 
     def write_result(self, path: Path, more: Mapping[str, str] = {}) -> None:
-        """Write the result with its metadata to another file; the suffix sets the format.
-
-        Args:
-            path: The file.
-            more: Further metadata.
+        """Write the result, its metadata and `more` metadata to another file; the suffix sets the format.
 
         Raises:
             StudioError: If there is no result yet, or it cannot be written.
@@ -256,11 +248,7 @@ def write_record(run: Run, record: RunRecord) -> None:
 
 @contextmanager
 def writing(run: Run, folder: Path | None = None) -> Iterator[None]:
-    """Turn an `OSError` in the context into a `StudioError` that says why the run cannot be written.
-
-    Args:
-        run: The run.
-        folder: The folder that the message names; by default the parent of the run's folder.
+    """Turn an `OSError` in the context into a `StudioError` that names `folder`, by default the folder of all runs.
 
     Raises:
         StudioError: If the run's folder is gone, or the disk is full or not writable.

@@ -21,15 +21,7 @@ from core.transfer import inputs
 
 
 def create(spec: RunSpec, photo: Image.Image, photo_name: str, owner: str = "", batch: str = "", job: str = "") -> Run:
-    """Create a run of a photo, with the status "queued".
-
-    Args:
-        spec: The styles and settings.
-        photo: The content image.
-        photo_name: Its name.
-        owner: See `RunRecord`, as for `batch` and `job`.
-        batch: The name of its batch.
-        job: The digest of its job.
+    """Create a run with the content image `photo` and the status "queued"; see `RunRecord` for the other arguments.
 
     Raises:
         InputError: If a picture is too small, the steering does not fit the settings, or the run needs more memory

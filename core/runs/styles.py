@@ -58,13 +58,7 @@ def style_shares(weights: Sequence[float], masked: Sequence[bool]) -> list[float
 
 
 def share_text(share: float, has_mask: bool, masked: Sequence[bool]) -> str:
-    """Describe a style's share and its region.
-
-    Args:
-        share: The share, from 0 to 1.
-        has_mask: Whether this style has a mask.
-        masked: For each of the run's styles, whether it has a mask.
-    """
+    """Describe a style's share (0 to 1) and its region; `masked` tells which of the run's styles have a mask."""
     if has_mask:
         return "in its part"
     if len(masked) == 1:
