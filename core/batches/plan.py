@@ -190,7 +190,7 @@ def count(number: int, what: str) -> str:
 
 def guess(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     near = difflib.get_close_matches(name, list(known), 1)
-    return f" (is {near[0]} meant?)" if near else "; nst stylize --help lists the settings"
+    return f" (did you mean {near[0]}?)" if near else "; nst stylize --help lists the settings"
 
 
 class Checker:

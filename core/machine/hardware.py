@@ -73,12 +73,12 @@ def choose(hardware: Hardware, precision: Literal["auto", "float32", "bfloat16"]
     """Choose the GPU if it can be used; for the precision "auto", choose the fastest precision."""
     if hardware.gpus and "CUDAExecutionProvider" in hardware.onnx_providers:
         providers: tuple[str, ...] = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        why = f"a GPU is here: {hardware.gpus[0]}"
+        why = f"this machine has a GPU: {hardware.gpus[0]}"
     elif hardware.gpus:
         providers = ("CPUExecutionProvider",)
-        why = f"{hardware.gpus[0]} is here, but this ONNX Runtime has no CUDA provider"
+        why = f"{hardware.gpus[0]} cannot be used: this ONNX Runtime has no CUDA provider"
     else:
-        providers, why = ("CPUExecutionProvider",), "no NVIDIA GPU is here"
+        providers, why = ("CPUExecutionProvider",), "this machine has no NVIDIA GPU"
     if precision == "auto":
         return Choice(providers, why, *_quickest(hardware))
     return Choice(providers, why, precision, "as asked for")
@@ -90,7 +90,7 @@ def _quickest(hardware: Hardware) -> tuple[Precision, str]:
             return "bfloat16", f"{hardware.gpus[0]} has bfloat16"
         return "float32", f"{hardware.gpus[0]} has no bfloat16"
     if hardware.cpu_bfloat16:
-        return "bfloat16", f"the processor has it ({hardware.cpu_bfloat16[0]})"
+        return "bfloat16", f"the processor has bfloat16 instructions ({hardware.cpu_bfloat16[0]})"
     return "float32", "the processor has no bfloat16 instructions (AMX or AVX512-BF16)"
 
 
@@ -202,10 +202,10 @@ def _gpus() -> tuple[tuple[str, ...], float, str]:
             handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
             names = tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
             major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[0]) if handles else (0, 0)
-            return names, major + minor / 10, "" if names else "NVIDIA's driver is here, but no card"
+            return names, major + minor / 10, "" if names else "NVIDIA's driver is installed, but there is no GPU"
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError_LibraryNotFound:
-        return (), 0.0, "no NVIDIA driver (libnvidia-ml.so.1 is not here)"
+        return (), 0.0, "no NVIDIA driver (libnvidia-ml.so.1 is missing)"
     except pynvml.NVMLError as error:
         return (), 0.0, f"NVIDIA's driver does not answer ({error})"

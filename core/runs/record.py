@@ -111,7 +111,7 @@ class RecordedStyle(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    mask: bool = False  # whether it has one
+    mask: bool = False  # whether the style has a mask
 
 
 class RunRecord(BaseModel):

@@ -139,7 +139,7 @@ def test_precision_depends_on_the_engine_s_machine(own_home, engine):
     list(execution.perform(run, lambda *_: Engine(engine.weights, engine.model, amx)))
     record = run.record()
     assert record.precision == "bfloat16"
-    assert record.environment["why this precision"] == "the processor has it (amx_bf16)"
+    assert record.environment["why this precision"] == "the processor has bfloat16 instructions (amx_bf16)"
     assert record.environment["cpu_bfloat16"] == ["amx_bf16"]
 
 

@@ -20,12 +20,12 @@ def machine(gpus=(), providers=(CPU,), **facts):
 @pytest.mark.parametrize(
     ("facts", "providers", "why"),
     [
-        (machine(), (CPU,), "no NVIDIA GPU is here"),
-        (machine(providers=(CUDA, CPU)), (CPU,), "no NVIDIA GPU is here"),
-        (machine(providers=(COREML, CPU)), (CPU,), "no NVIDIA GPU is here"),
-        (machine([H200]), (CPU,), "NVIDIA H200 is here, but this ONNX Runtime has no CUDA provider"),
-        (machine([H200], ("TensorrtExecutionProvider", CUDA, CPU)), (CUDA, CPU), f"a GPU is here: {H200}"),
-        (machine([A10, H200], (CPU, CUDA)), (CUDA, CPU), f"a GPU is here: {A10}"),
+        (machine(), (CPU,), "this machine has no NVIDIA GPU"),
+        (machine(providers=(CUDA, CPU)), (CPU,), "this machine has no NVIDIA GPU"),
+        (machine(providers=(COREML, CPU)), (CPU,), "this machine has no NVIDIA GPU"),
+        (machine([H200]), (CPU,), "NVIDIA H200 cannot be used: this ONNX Runtime has no CUDA provider"),
+        (machine([H200], ("TensorrtExecutionProvider", CUDA, CPU)), (CUDA, CPU), f"this machine has a GPU: {H200}"),
+        (machine([A10, H200], (CPU, CUDA)), (CUDA, CPU), f"this machine has a GPU: {A10}"),
     ],
 )
 def test_choice_of_providers(facts, providers, why):
@@ -37,7 +37,7 @@ def test_choice_of_providers(facts, providers, why):
 
 
 NO_INSTRUCTIONS = "the processor has no bfloat16 instructions (AMX or AVX512-BF16)"
-AMX = "the processor has it (amx_bf16)"
+AMX = "the processor has bfloat16 instructions (amx_bf16)"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ AMX = "the processor has it (amx_bf16)"
         ({}, "float32", NO_INSTRUCTIONS),
         ({"cpu_bfloat16": ("amx_bf16", "avx512_bf16")}, "bfloat16", AMX),
         ({"cpu_bfloat16": ("amx_bf16",)}, "bfloat16", AMX),
-        ({"cpu_bfloat16": ("avx512_bf16",)}, "bfloat16", "the processor has it (avx512_bf16)"),
+        ({"cpu_bfloat16": ("avx512_bf16",)}, "bfloat16", "the processor has bfloat16 instructions (avx512_bf16)"),
         ({"gpus": [H200], "gpu_capability": 9.0, "cuda_libraries": True}, "bfloat16", "NVIDIA H200 has bfloat16"),
         ({"gpus": [A10], "gpu_capability": 8.0, "cuda_libraries": True}, "bfloat16", "NVIDIA A10 has bfloat16"),
         ({"gpus": [T4], "gpu_capability": 7.5, "cuda_libraries": True}, "float32", "Tesla T4 has no bfloat16"),
