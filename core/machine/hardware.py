@@ -76,7 +76,7 @@ def choose(hardware: Hardware, precision: Literal["auto", "float32", "bfloat16"]
         why = f"this machine has a GPU: {hardware.gpus[0]}"
     elif hardware.gpus:
         providers = ("CPUExecutionProvider",)
-        why = f"{hardware.gpus[0]} cannot be used: this ONNX Runtime has no CUDA provider"
+        why = f"this ONNX Runtime has no CUDA provider and cannot use {hardware.gpus[0]}"
     else:
         providers, why = ("CPUExecutionProvider",), "this machine has no NVIDIA GPU"
     if precision == "auto":

@@ -127,7 +127,7 @@ def test_common_settings_must_fit_each_row(read):
         ("content\tstyle\n", r"^jobs\.csv, line 1: the cells are separated by tabs: use commas\.$"),
         ("content,style\n", r"jobs\.csv contains no run\.$"),
         ("content\nphotos/a.png\n", r"^jobs\.csv, line 2: style is missing\.$"),
-        ("content,stile\n", r"^jobs\.csv, line 1: there is no column 'stile' \(is style meant\?\)\.$"),
+        ("content,stile\n", r"^jobs\.csv, line 1: there is no column 'stile' \(did you mean style\?\)\.$"),
         ("content,zzz\n", r"line 1: there is no column 'zzz'; nst stylize --help lists the settings\.$"),
         ("content,style,Style\n", r"^jobs\.csv, line 1: there are two columns style\.$"),
         ("content,style\nphotos/a.png,art/x.png,9\n", r"line 2: it has 3 cells, but there are only 2 columns\.$"),
@@ -310,7 +310,7 @@ def test_a_sweep(text, expected):
     [
         ("style_weight", r"^'style_weight' is not a sweep: give one such as style_weight=1e4,1e5\.$"),
         ("=1,2", r"is not a sweep: give one such as"),
-        ("stile_weight=1", r"^There is no setting 'stile_weight' to sweep \(is style_weight meant\?\)\.$"),
+        ("stile_weight=1", r"^There is no setting 'stile_weight' to sweep \(did you mean style_weight\?\)\.$"),
         ("preset=draft", r"^There is no setting 'preset' to sweep"),
         ("frame_every=1,2", r"^frame_every does not change the picture: sweep another setting\.$"),
         ("memory=8,9", r"^memory does not change the picture: sweep another setting\.$"),

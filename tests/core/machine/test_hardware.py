@@ -23,7 +23,7 @@ def machine(gpus=(), providers=(CPU,), **facts):
         (machine(), (CPU,), "this machine has no NVIDIA GPU"),
         (machine(providers=(CUDA, CPU)), (CPU,), "this machine has no NVIDIA GPU"),
         (machine(providers=(COREML, CPU)), (CPU,), "this machine has no NVIDIA GPU"),
-        (machine([H200]), (CPU,), "NVIDIA H200 cannot be used: this ONNX Runtime has no CUDA provider"),
+        (machine([H200]), (CPU,), "this ONNX Runtime has no CUDA provider and cannot use NVIDIA H200"),
         (machine([H200], ("TensorrtExecutionProvider", CUDA, CPU)), (CUDA, CPU), f"this machine has a GPU: {H200}"),
         (machine([A10, H200], (CPU, CUDA)), (CUDA, CPU), f"this machine has a GPU: {A10}"),
     ],
