@@ -122,7 +122,7 @@ PAIRS = ("--contents", "photos", "--styles", "art")
         ((*PAIRS, "--sweep", "size=64", "--sweep", "size=96"), r"size is given twice"),
         ((*PAIRS, "--sweep", "size"), r"'size' is not a sweep: give one such as"),
         ((*PAIRS, "--report", "out.pdf"), r"out\.pdf cannot be written: .* \.html or"),
-        ((*PAIRS, "--sweep", f"seed={','.join(map(str, range(60)))}"), r"540 runs; a b"),
+        ((*PAIRS, "--sweep", f"seed={','.join(map(str, range(60)))}"), r"540 runs, but a b"),
         (("--contents", "empty", "--styles", "art"), r"There is no picture in empty: "),
     ],
 )  # fmt: skip

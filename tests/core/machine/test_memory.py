@@ -77,7 +77,7 @@ def test_the_size_in_the_message_fits_and_the_next_larger_does_not(machine, opti
     on_gpu = short_of == "card"
     settings = TransferSettings(size=10_000, optimizer=optimizer, history=100, frame_every=1)
     said = refusal(settings, shape, on_gpu=on_gpu)
-    needs = rf"A run of {shape[1]} × {shape[0]} pixels needs about [0-9.]+ GB of {told}, and 4\.0 GB are there: "
+    needs = rf"A run of {shape[1]} × {shape[0]} pixels needs about [0-9.]+ GB of {told}, and 4\.0 GB are available: "
     found = re.fullmatch(rf"{needs}choose (\d+) px or less, or {remedy}\.", said)
     fits = int(found[1])
     assert fits % 16 == 0
@@ -92,8 +92,8 @@ def test_memory_that_other_runs_will_take_is_not_available(machine):
     check(settings, shape, still_to_be_taken=1e9)
     assert tile_side(settings, shape, still_to_be_taken=1e9) is None
     assert tile_side(settings, shape, still_to_be_taken=2e9) is not None
-    assert "and 1.1 GB are there" in refusal(settings, shape, still_to_be_taken=3.9e9)
-    assert "and 0 MB are there" in refusal(settings, shape, still_to_be_taken=9e9)
+    assert "and 1.1 GB are available" in refusal(settings, shape, still_to_be_taken=3.9e9)
+    assert "and 0 MB are available" in refusal(settings, shape, still_to_be_taken=9e9)
 
 
 def test_other_runs_will_take_their_need_minus_what_they_hold(own_home, new_run):
@@ -192,7 +192,7 @@ def test_full_size_pictures_count_in_tiles_too(changes, masks, bytes_per_pixel):
 
 def test_the_message_names_no_size_if_none_fits(machine):
     machine(memory=1e9)
-    assert refusal(choose("draft"), (192, 256)).endswith("GB of memory, and 1.0 GB are there: close other programs.")
+    assert refusal(choose("draft"), (192, 256)).endswith("and 1.0 GB are available: close other programs.")
 
 
 def test_the_machine_s_memory_does_not_count_on_a_gpu(machine):

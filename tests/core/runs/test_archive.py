@@ -323,7 +323,7 @@ def test_random_damage_gives_a_message_or_a_valid_run(plain):
     ],
 )
 def test_path_traversal_is_refused(plain, name):
-    assert refusal(zipped(plain | {name: b"evil"})).endswith("which is no file of a run.")
+    assert refusal(zipped(plain | {name: b"evil"})).endswith("which does not belong to a run.")
 
 
 @pytest.mark.parametrize("folder", ["..", ".", "", "/", "../..", "a\\..", "C:", RUN_ID + "/frames"])
@@ -386,7 +386,7 @@ def test_duplicate_files_are_refused(plain):
     ],
 )
 def test_files_that_do_not_belong_to_a_run_are_refused(plain, name):
-    assert refusal(zipped(plain | {name: b"{}"})) == f"my.zip holds {name!r}, which is no file of a run."
+    assert refusal(zipped(plain | {name: b"{}"})) == f"my.zip contains {name!r}, which does not belong to a run."
 
 
 @pytest.mark.parametrize("missing", ["run.json", "content.png", "style-1.png"])
@@ -427,7 +427,7 @@ def test_a_zip_bomb_is_refused(plain, monkeypatch):
     assert len(data) < 50_000
     assert refusal(data).startswith(f"my.zip: {RUN_ID}/marks.json is larger than ")
     frames = {f"frames/{number:06d}.jpg": codec.encode_jpeg(picture(3)) + bytes(50_000) for number in range(6)}
-    assert refusal(zipped(plain | frames)) == "my.zip is larger than 200,000 bytes, unpacked."
+    assert refusal(zipped(plain | frames)) == "my.zip is larger than 200,000 bytes when unpacked."
     small = changed_entry(data, f"{RUN_ID}/marks.json", 24, "<I", 10)
     refusal(small)
     large = changed_entry(zipped(plain), f"{RUN_ID}/content.png", 24, "<I", 2**31)  # a wrong size
@@ -496,7 +496,7 @@ def test_a_loss_that_is_nan_becomes_none(plain):
 
 @pytest.mark.parametrize("name", ["..", "", "a/b", "../20260101-000000-a", ".20260101-000000-a", "20260101-000000-A"])
 def test_invalid_ids_are_refused(plain, name):
-    assert refusal(with_record(plain, id=name)) == f"my.zip: {name!r} is no name of a run."
+    assert refusal(with_record(plain, id=name)) == f"my.zip: {name!r} is not a valid name of a run."
 
 
 # Pictures, results, metrics and marks

@@ -130,7 +130,7 @@ def test_a_run_without_a_result_cannot_be_evaluated(run, engine):
     with pytest.raises(StudioError, match="no result"):
         evaluation.evaluate(engine, run, run.record(), BY)
     np.save(run.path / "result.npy", np.zeros((8, 8, 3), np.float32))
-    with pytest.raises(StudioError, match="another size"):
+    with pytest.raises(StudioError, match="differs in size"):
         evaluation.evaluate(engine, run, run.record(), BY)
 
 

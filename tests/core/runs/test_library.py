@@ -242,7 +242,7 @@ def test_an_unfinished_run_cannot_be_deleted(own_home):
             with pytest.raises(InputError, match=rf"^The run {run.id} has not ended: stop it first\.$"):
                 library.delete(run)
     waiting = new_run(status="queued")
-    with pytest.raises(InputError, match=r"is not over"):
+    with pytest.raises(InputError, match=r"has not ended"):
         library.delete(waiting)
     assert store.all_runs() == [waiting, run]
     library.delete(run)

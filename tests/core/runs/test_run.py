@@ -346,7 +346,7 @@ def test_a_run_cannot_be_recorded_twice(steps):
     with reporting(run) as reporter:
         reporter.write(steps[0])
     before = (run.path / "metrics.csv").read_bytes()
-    with pytest.raises(StudioError, match=rf"^The run {run.id} is done already"), Recorder(run):
+    with pytest.raises(StudioError, match=rf"^The run {run.id} is already done"), Recorder(run):
         pass
     assert run.record().status == "done"
     assert (run.path / "metrics.csv").read_bytes() == before
@@ -1030,7 +1030,7 @@ def test_resuming_with_more_iterations(steps):
 
 def test_an_unfinished_run_cannot_be_resumed(steps):
     run = new_run()
-    with pytest.raises(InputError, match=rf"^The run {run.id} is queued; it can go on when it has ended\.$"):
+    with pytest.raises(InputError, match=rf"^The run {run.id} is queued; you can resume it when it has ended\.$"):
         recovery.resume(run, 5)
     with reporting(run) as reporter:
         for status in ("preparing", "running"):

@@ -163,7 +163,7 @@ def test_a_run_that_began_while_the_dialog_stood_open_stays(visit, kept):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "delete", begun_meanwhile)
         page.run()
-    assert "is not over" in texts(page) and kept.done.path.exists()
+    assert "has not ended" in texts(page) and kept.done.path.exists()
     assert "deleted" not in texts(page)
 
 
