@@ -100,7 +100,7 @@ def test_a_run_that_has_gone_meanwhile_is_not_marked(visit, kept):
     page = visit("library")
     library.delete(kept.done)
     page.text_input(key=f"name-{kept.done.id}").set_value("late").run()
-    assert not page.exception and "no longer there" in texts(page)
+    assert not page.exception and "no longer exists" in texts(page)
 
 
 def deleted(page, run):
