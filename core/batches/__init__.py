@@ -1,1 +1,1 @@
-"""Batches: many runs that are asked for at once."""
+"""Batches: many runs requested at once."""

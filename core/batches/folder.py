@@ -1,6 +1,6 @@
-"""Paint many photos in the same way: the pictures of a folder, or the frames of a film.
+"""Stylize many photos with the same settings: the pictures in a folder, or the frames of a film.
 
-Each result's metadata holds a digest of what it was made of, so that an interrupted batch goes on where it was.
+Each result's metadata holds a digest of its inputs and settings, so that an interrupted batch can continue.
 """
 
 import re
@@ -18,35 +18,39 @@ from core.runs.spec import RunSpec, made_of
 from core.runs.store import create
 from core.settings import TransferSettings
 
-MADE_OF = "Made of"  # the entry of a result that holds its `FolderItem.made_of`
+MADE_OF = "Made of"  # the metadata entry of a result with its `FolderItem.made_of`
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-RESULT_BYTES = 4 * codec.MAX_PIXELS  # a result may be larger than a file that is given
+RESULT_BYTES = 4 * codec.MAX_PIXELS  # a result may be larger than an input file
 
 
 @dataclass(frozen=True)
 class FolderItem:
-    """A photo of a folder, and where its result goes."""
+    """A photo in a folder, and the file of its result."""
 
     photo: Path
     output: Path
     settings: TransferSettings
-    made_of: str  # the digest of all that the result depends on
-    before: Path | None  # of a film's frame: the last one's result, which it starts from
-    is_painted: bool  # whether the result was there already
+    made_of: str  # the digest of everything that the result depends on
+    before: Path | None  # in a film: the result of the frame before, where this frame starts
+    is_painted: bool  # whether the result already existed
 
 
 @dataclass(frozen=True)
 class FolderBatch:
-    """Photos, and the folder that their results go to."""
+    """Photos, and the folder for their results."""
 
     photos: Sequence[Path]
     target: Path
     spec: RunSpec
-    later: TransferSettings | None = None  # of a film: of the frames after the first; `None` where it is no film
+    later: TransferSettings | None = None  # in a film: the settings after the first frame; otherwise `None`
 
     @staticmethod
     def of(folder: Path, target: Path, spec: RunSpec, later: TransferSettings | None = None) -> "FolderBatch":
-        """Return the batch of a folder. Raises `InputError` if it has no picture, or `target` cannot take results."""
+        """Return the batch of a folder.
+
+        Raises:
+            InputError: If the folder has no picture, or `target` cannot hold the results.
+        """
         photos = pictures_in(folder)
         _check_target(folder, target)
         batch = FolderBatch(photos, target, spec, later)
@@ -61,14 +65,17 @@ class FolderBatch:
         return batch
 
     def output(self, photo: Path) -> Path:
-        """A result is named like its photo; the frames of a film are PNGs, since the next starts from what is kept."""
+        """Return the path of a photo's result. A film's frames are PNGs, because the next frame starts from them."""
         keeps_suffix = self.later is None and photo.suffix.lower() in codec.WRITE_FORMATS
         return self.target / (photo.name if keeps_suffix else f"{photo.stem}.png")
 
     def items(self, report: Callable[[str], None] = lambda line: None) -> list[FolderItem]:
-        """In their order. Raises `InputError` where a result would take the place of a file that this program has not
-        painted; and for a film's frame that cannot be read or has not the first one's size. Of other photos that is
-        found out when they are painted."""
+        """Return an item for each photo, in order.
+
+        Raises:
+            InputError: If a result would overwrite a file that this program has not made; or if a film's frame cannot
+                be read or differs in size from the first. Other photos are checked only when their run starts.
+        """
         if self.later:
             report(f"Looking at {len(self.photos)} frames …")
             _check_frames(self.photos)
@@ -83,7 +90,11 @@ class FolderBatch:
         return items
 
     def begin(self, item: FolderItem) -> Run:
-        """Create the run of a photo, queued. Raises `InputError` for a photo that cannot be read or painted."""
+        """Create the queued run of a photo.
+
+        Raises:
+            InputError: If the photo cannot be read or used with these settings.
+        """
         photo = sandbox.read(item.photo)
         spec = self.spec
         if item.before:
@@ -92,45 +103,53 @@ class FolderBatch:
         return create(spec, photo, item.photo.stem)
 
     def keep(self, item: FolderItem, run: Run) -> None:
-        """Write the result of a run that is done. Raises `StudioError` if that is impossible."""
+        """Write the result of a finished run to the target folder.
+
+        Raises:
+            StudioError: If it cannot be written.
+        """
         try:
             self.target.mkdir(exist_ok=True)
         except OSError as error:
-            raise StudioError(f"{self.target} cannot be made: {error.strerror or error}.") from error
+            raise StudioError(f"The folder {self.target} cannot be created: {error.strerror or error}.") from error
         run.write_result(item.output, {MADE_OF: item.made_of})
         self.forget(item, run)
 
     def forget(self, item: FolderItem, run: Run) -> None:
-        """Remove the run of a film's later frame: hundreds of similar runs would bury the others in the library."""
+        """Remove the run of a film's later frame: hundreds of similar runs would fill the library."""
         if item.before:
             shutil.rmtree(run.path, ignore_errors=True)
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures in a folder, frame2 before frame10. Raises `InputError` if there is none."""
+    """Return the pictures in a folder, sorted so that frame2 comes before frame10.
+
+    Raises:
+        InputError: If the folder has no picture or cannot be read.
+    """
     try:
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror or error}.") from error
     found = sorted((path for path in files if path.suffix.lower() in SUFFIXES), key=_natural)
     if not found:
-        raise InputError(f"There is no picture in {folder}: none ends in {', '.join(SUFFIXES)}.")
+        raise InputError(f"There is no picture in {folder}: no file name ends in {', '.join(SUFFIXES)}.")
     return found
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:
-    """Numbers in a name count as numbers."""
-    words = re.split("([0-9]+)", path.name.casefold())  # every second one is a number
+    """Return a sort key that compares the numbers in a name as numbers."""
+    words = re.split("([0-9]+)", path.name.casefold())  # every second part is a number
     return [int(word) if number % 2 else word for number, word in enumerate(words)], path.name
 
 
 def _check_target(folder: Path, target: Path) -> None:
     if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file: of a folder of pictures, the results go to a folder.")
+        raise InputError(f"{target} is a file: give a folder for the results of a folder of pictures.")
     if not target.exists() and target.suffix.lower() in SUFFIXES:
-        raise InputError(f"{target} would be a picture: of a folder of pictures, the results go to a folder.")
+        raise InputError(f"{target} is the name of a picture: give a folder for the results of a folder of pictures.")
     if target.exists() and target.samefile(folder):
-        raise InputError(f"{target} holds the photos themselves: give another folder for the results.")
+        raise InputError(f"{target} is the folder of the photos: give another folder for the results.")
 
 
 def _check_frames(photos: Sequence[Path]) -> None:
@@ -139,25 +158,28 @@ def _check_frames(photos: Sequence[Path]) -> None:
         for photo in photos[1:]:
             if (size := decoder.read(photo).size) != first:
                 raise InputError(
-                    f"{photo.name} has {size[0]} × {size[1]} pixels, and the first frame, {photos[0].name}, has "
-                    f"{first[0]} × {first[1]}: the frames of a film are of one size."
+                    f"{photo.name} has {size[0]} × {size[1]} pixels, but the first frame, {photos[0].name}, has "
+                    f"{first[0]} × {first[1]}: all frames of a film must have the same size."
                 )
 
 
 def _bytes(photo: Path) -> bytes:
     try:
         return codec.bytes_of(photo, photo.name, codec.MAX_BYTES)
-    except InputError:  # told when it is to be painted
+    except InputError:  # reported when the photo's run starts
         return b""
 
 
 def _made_of(output: Path) -> str | None:
-    """What a result says of what it was made of; nothing where it is of a single run. Raises `InputError` for another
-    program's file."""
+    """Return the digest in a result's metadata; `None` for the result of a single run.
+
+    Raises:
+        InputError: If this program has not made the file.
+    """
     try:
         entries = codec.read_metadata(output, RESULT_BYTES)
     except InputError:
         entries = {}
     if entries.get("Software") != SOFTWARE:
-        raise InputError(f"{output} is in the way, and this program has not painted it: give another folder.")
+        raise InputError(f"{output} exists, but this program has not made it: give another folder.")
     return entries.get(MADE_OF)

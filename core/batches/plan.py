@@ -1,7 +1,7 @@
-"""Many runs asked for at once: by the rows of a file, or as every combination of pictures, presets and settings.
+"""Plan the jobs of a batch: all combinations of photos, paintings, presets and settings.
 
-All of it is read and checked before the first run is made. Each run keeps the digest of what was asked for, so that a
-batch that is asked for again goes on where it was.
+All pictures and settings are checked before the first run is created. Each run records its job's digest, so that a
+batch requested again continues with its earlier runs.
 """
 
 import difflib
@@ -27,27 +27,27 @@ from core.settings import MOST_STYLES, SETTINGS, TransferSettings
 from core.transfer import inputs
 
 MOST_RUNS = 500
-SEVERAL = ";"  # between the styles of a run, and between the values of a setting that is a list itself
+SEVERAL = ";"  # separates the styles of a run, and the values of a setting whose values are lists
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is asked for."""
+    """A requested run."""
 
     content: PictureSource
     styles: tuple[PictureSource, ...]
     preset: str
     settings: TransferSettings
-    digest: str  # of all that the run depends on, and of what it is called
+    digest: str  # of everything that the run depends on, and its name
 
     @property
     def title(self) -> str:
         return f"{self.content.name} × {SEPARATOR.join(style.name for style in self.styles)}"
 
     def is_what(self, record: RunRecord) -> bool:
-        """Whether a run still paints what was asked for: it may have been steered, or gone on with for longer."""
+        """Tell whether a run still matches the job: it may have been steered or extended."""
         same = record.settings.shaping_result() == self.settings.shaping_result()
         return record.job == self.digest and same and not record.steering
 
@@ -60,10 +60,18 @@ def from_product(
     common: Mapping[str, Any] = {},
     report: Report = lambda line: None,
 ) -> list[Job]:
-    """Every photo with every painting by every preset and every combination of swept values. Photos and paintings are
-    folders, files and samples.
+    """Return a job for each combination of photo, painting, preset and swept values.
 
-    Raises `InputError` for what cannot be read or painted, or is asked for twice.
+    Args:
+        contents: Folders, files and samples: the photos.
+        styles: Folders, files and samples: the paintings.
+        presets: Names of presets.
+        sweeps: The values of each swept setting.
+        common: Settings of all jobs.
+        report: Receives a line about the progress.
+
+    Raises:
+        InputError: If a picture or a setting is invalid, or a job is given twice.
     """
     photos, paintings = _pictures(contents), _pictures(styles)
     sizes = [len(photos), len(paintings), len(presets), *(len(values) for values in sweeps.values())]
@@ -73,7 +81,7 @@ def from_product(
         if twice := [value for number, value in enumerate(values) if value in values[:number]]:
             raise InputError(f"The {what} {twice[0]} is given twice.")
     if both := [name for name in sweeps if name in common]:
-        raise InputError(f"{both[0]} is to be swept, and is given one value beside: leave one of the two out.")
+        raise InputError(f"{both[0]} has both values to sweep and a single value: leave out one of them.")
     chosen = [(preset, choose(preset, **common, **changes)) for preset in presets for changes in combinations(sweeps)]
     report(f"Looking at {count(len(photos), 'photo')} and {count(len(paintings), 'painting')} …")
     with Checker() as checker:
@@ -86,49 +94,65 @@ def from_product(
     seen = set[str]()
     for job in found:
         if job.digest in seen:
-            raise InputError(f"{job.title} ({job.preset}) is asked for twice: by pictures or values that are the same.")
+            raise InputError(f"{job.title} ({job.preset}) is given twice: two pictures or values are the same.")
         seen.add(job.digest)
     return found
 
 
 def check_count(count: int) -> None:
-    """Raise `InputError` for more runs than a batch may have."""
+    """Check the number of runs in a batch.
+
+    Raises:
+        InputError: If a batch may not have so many runs.
+    """
     if count > MOST_RUNS:
-        raise InputError(f"These are {count:,} runs; a batch has at most {MOST_RUNS:,}: ask for fewer at a time.")
+        raise InputError(f"These are {count:,} runs, but a batch has at most {MOST_RUNS:,}: split it.")
 
 
 def sweeps(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the values of each setting. Raises `InputError` as `swept` does, and for a setting that comes twice."""
+    """Return the values of each setting to sweep, from texts like "style_weight=1e4,1e5".
+
+    Raises:
+        InputError: If a text is invalid (see `swept`), or a setting is given twice.
+    """
     found: dict[str, list[Any]] = {}
     for name, values in map(swept, texts):
         if name in found:
-            raise InputError(f"{name} is to be swept twice: give all its values at once.")
+            raise InputError(f"{name} is given twice: give all its values in one sweep.")
         found[name] = values
     return found
 
 
 def swept(text: str) -> tuple[str, list[Any]]:
-    """Return the setting and the values of a text like "style_weight=1e4,1e5"; semicolons part values that are lists.
+    """Return the setting and the values in a text like "style_weight=1e4,1e5".
 
-    Raises `InputError` for another text, an unknown setting, and values that it cannot have or that come twice.
+    If the values are lists, semicolons separate them.
+
+    Raises:
+        InputError: If the text has another form, the setting is unknown or does not change the picture, or a value is
+            not allowed or given twice.
     """
     name, equals, rest = text.partition("=")
     name = name.strip().replace("-", "_")
     if not (equals and name):
-        raise InputError(f"{text!r} is no sweep such as style_weight=1e4,1e5.")
+        raise InputError(f"{text!r} is not a sweep: give one such as style_weight=1e4,1e5.")
     if name not in SETTINGS:
         raise InputError(f"There is no setting {name!r} to sweep{guess(name, SETTINGS)}.")
     if not SETTINGS[name].shapes_result:
-        raise InputError(f"The picture is the same for every {name}: there is nothing to sweep.")
+        raise InputError(f"{name} does not change the picture: sweep another setting.")
     return name, values_of(name, rest.split(SEVERAL if SETTINGS[name].type is tuple else ","))
 
 
 def values_of(name: str, texts: Sequence[str]) -> list[Any]:
-    """Return values of the setting's type. Raises `InputError` for one that is empty, not allowed or given twice."""
+    """Convert texts to values of the setting's type.
+
+    Raises:
+        InputError: If a value is empty, not allowed or given twice.
+    """
     values: list[Any] = []
     for text in map(str.strip, texts):
         if not text:
-            raise InputError(f"{name} has an empty value among those to sweep.")
+            raise InputError(f"One of the values of {name} to sweep is empty.")
         value = as_its_type(name, text)
         if value in values:
             raise InputError(f"{name} = {text[:80]} is given twice.")
@@ -137,16 +161,16 @@ def values_of(name: str, texts: Sequence[str]) -> list[Any]:
 
 
 def combinations(sweeps: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every combination of the values, the last setting's changing first."""
+    """Yield every combination of the values; the value of the last setting changes fastest."""
     for values in itertools.product(*sweeps.values()):
         yield dict(zip(sweeps, values, strict=True))
 
 
 def as_its_type(name: str, value: Any) -> Any:
-    """One setting's value, as far as it can be checked without the others."""
-    if SETTINGS[name].each_of:  # as many as there are layers or paintings
+    """Convert a setting's value to its type, and check it as far as possible without the other settings."""
+    if SETTINGS[name].each_of:  # the number of values depends on the layers or paintings
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-    largest = SETTINGS["size"].maximum  # there is room for any stages
+    largest = SETTINGS["size"].maximum  # the largest size allows any number of stages
     return getattr(choose(**{"size": largest, name: value}), name)
 
 
@@ -166,11 +190,11 @@ def count(number: int, what: str) -> str:
 
 def guess(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     near = difflib.get_close_matches(name, list(known), 1)
-    return f" (is {near[0]} meant?)" if near else "; nst stylize --help lists the settings"
+    return f" (did you mean {near[0]}?)" if near else "; nst stylize --help lists the settings"
 
 
 class Checker:
-    """Reads every picture once, and keeps only what jobs are checked with. As a context, it ends its decoder."""
+    """Check jobs: read every picture once, and keep only what the checks need. The context's end ends the decoder."""
 
     def __init__(self) -> None:
         self._photos: dict[PictureSource, tuple[tuple[int, int], bytes] | InputError] = {}
@@ -186,7 +210,11 @@ class Checker:
     def job(
         self, content: PictureSource, styles: tuple[PictureSource, ...], preset: str, wanted: TransferSettings
     ) -> Job:
-        """Return the job. Raises `InputError` if a picture cannot be read, or is too small at that size."""
+        """Check a job's pictures and settings, and return the job.
+
+        Raises:
+            InputError: If a picture cannot be read or is too small, or the job needs more memory than allowed.
+        """
         (width, height), photo = _remembered(self._photos, content, self._read_photo)
         sizes, spec = _remembered(self._styles, styles, self._read_styles)
         inputs.check_side((width, height), wanted, content.name)
@@ -202,23 +230,23 @@ class Checker:
 
     def _read_styles(self, styles: tuple[PictureSource, ...]) -> tuple[list[tuple[int, int]], bytes]:
         if len(styles) > MOST_STYLES:
-            raise InputError(f"{len(styles)} paintings were given; {MOST_STYLES} can be blended at most.")
+            raise InputError(f"There are {len(styles)} paintings, but at most {MOST_STYLES} can be blended.")
         pictures = [self._read(style) for style in styles]
         names = SEPARATOR.join(style.name for style in styles)
-        # no entry for each mask, as jobs had none when there were masks: their digests must not change
+        # Unlike `RunSpec.digest`, this has no entry for each mask, so that digests from before masks stay valid.
         return [picture.size for picture in pictures], pictures_digest(names, (*pictures, *[None] * 4))
 
     def _read(self, picture: PictureSource) -> Any:
         try:
             return picture.read(self._decoder)
         except InputError:
-            self._decoder.__exit__()  # after an error it may be of no more use
+            self._decoder.__exit__()  # it may be unusable after an error
             self._decoder = sandbox.Decoder()
             raise
 
 
 def _remembered(known: dict[Any, Any], key: Any, look: Callable[[Any], Any]) -> Any:
-    """What was found out of it, an error too."""
+    """Return or raise the cached outcome of `look`."""
     if key not in known:
         try:
             known[key] = look(key)

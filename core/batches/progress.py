@@ -1,4 +1,4 @@
-"""The progress of a batch: start its runs, watch them, and stop those that no longer wait for anyone."""
+"""The progress of a batch: start its runs, watch them, and stop them."""
 
 import contextlib
 import functools
@@ -20,23 +20,23 @@ from core.samples.gallery import PictureSource
 from core.settings import SETTINGS, TransferSettings
 from core.timings import duration
 
-TOLD_EVERY = 20  # runs that are made ready
+REPORT_EVERY = 20  # runs prepared between two reports
 LOOK_SECONDS = 0.3
-WORKER_SECONDS = 10.0  # how often it is seen to that someone paints: a worker that starts is not seen at once
-ESTIMATE_SECONDS = 2.0  # how often the time left is told anew, at most: that reads the record of every run that waits
-ESTIMATE_SHARE = 0.05  # of the time
+WORKER_SECONDS = 10.0  # the interval between checks that workers run; a new worker is not visible at once
+ESTIMATE_SECONDS = 2.0  # the shortest interval between estimates, each of which reads the record of every queued run
+ESTIMATE_SHARE = 0.05  # the largest share of the time that estimates may take
 State = Literal["painted", "under way", "interrupted", "new"]
 _RANKS: tuple[State, ...] = ("painted", "under way", "interrupted")
 
 
 @dataclass
 class BatchItem:
-    """A job of a batch, the run that stands for it, and how that was when the batch was looked at."""
+    """A job of a batch, its run, and the run's state when the batch was read."""
 
     job: Job
     run: Run | None = None
     state: State = "new"
-    varied: Sequence[str] = ()  # the settings that tell it from others of the same pictures and preset
+    varied: Sequence[str] = ()  # the settings that differ from other jobs with the same pictures and preset
 
     @property
     def title(self) -> str:
@@ -51,8 +51,10 @@ def _plainly(value: object) -> str:
 
 
 def batch_items(wanted: Sequence[Job], again: bool = False) -> list[BatchItem]:
-    """Return the jobs, each with the earlier run that still paints it and got furthest, unless `again` is set. Runs of
-    people who logged in do not count."""
+    """Return an item for each job, with the earlier run that matches it and got furthest, unless `again` is set.
+
+    Runs of users who logged in are always ignored.
+    """
     asked = {job.digest: job for job in wanted}
     found: dict[str, BatchItem] = {}
     for run, record in store.readable_runs(owner="") if not again else ():
@@ -73,14 +75,17 @@ def batch_items(wanted: Sequence[Job], again: bool = False) -> list[BatchItem]:
 
 
 def begin(due: Sequence[BatchItem], batch: str, report: Report = lambda line: None) -> list[Run]:
-    """Queue a run for each item: resume the one that was interrupted, or else create one. Raises `StudioError` if a run
-    cannot be written or a picture be read."""
-    read = functools.lru_cache(maxsize=4)(PictureSource.read)  # jobs that follow one another share their pictures
+    """Queue a run for each item: resume its interrupted run if possible, otherwise create one.
+
+    Raises:
+        StudioError: If a run cannot be written, or a picture cannot be read.
+    """
+    read = functools.lru_cache(maxsize=4)(PictureSource.read)  # successive jobs share pictures
     begun = []
     for number, item in enumerate(due, 1):
         job = item.job
-        if number % TOLD_EVERY == 1:
-            report(f"Getting the runs ready: {number} of {len(due)} …")
+        if number % REPORT_EVERY == 1:
+            report(f"Preparing the runs: {number} of {len(due)} …")
         if not (item.run and _resume(item.run, job.settings)):
             styles = [Style(style.name, read(style)) for style in job.styles]
             spec = RunSpec(styles, job.settings, job.preset)
@@ -90,7 +95,7 @@ def begin(due: Sequence[BatchItem], batch: str, report: Report = lambda line: No
 
 
 def _resume(run: Run, wanted: TransferSettings) -> bool:
-    """Resume a run by the settings asked for now, which may allow more memory; say whether it was possible."""
+    """Resume a run with the job's settings, which may allow more memory; return whether this was possible."""
     try:
         recovery.resume(run)
         run.change(settings=wanted)
@@ -101,12 +106,12 @@ def _resume(run: Run, wanted: TransferSettings) -> bool:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far a batch is."""
+    """The progress of a batch at one moment."""
 
-    over: int  # runs
+    over: int  # the number of runs that have ended
     runs: int
-    iterations: int  # of all its runs together
-    under_way: str  # what is being painted, or prepared, in words
+    iterations: int  # the sum over all runs
+    under_way: str  # a text about the runs that are running or in preparation
     seconds_left: float | None
 
     @property
@@ -120,15 +125,16 @@ class Snapshot:
 
 @dataclass
 class BatchProgress:
-    """The progress of a batch's runs, until all are over."""
+    """The progress of a batch's runs until all have ended."""
 
     items: Sequence[BatchItem]
-    over: dict[Run, RunRecord | str] = field(default_factory=dict)  # in the order in which they ended; or why not seen
-    _seconds_left: float | None = None  # as it was estimated
-    _estimated_again: float = -math.inf  # when it is next
+    # The runs that have ended, in this order, with their record or the reason why it cannot be read.
+    over: dict[Run, RunRecord | str] = field(default_factory=dict)
+    _seconds_left: float | None = None  # the latest estimate
+    _estimated_again: float = -math.inf  # when the next estimate is due; `time.monotonic()`
 
     def snapshot(self) -> Snapshot:
-        """Look at every run that is not over."""
+        """Read the state of every run that has not ended, and return the progress."""
         waiting, iterations, under_way = set(queue.queued_runs()), 0, []
         for item in self.items:
             run = item.run
@@ -151,13 +157,17 @@ class BatchProgress:
         return Snapshot(len(self.over), len(self.items), iterations, "; ".join(under_way), self._estimate())
 
     def is_over(self, run: Run) -> bool:
-        """Say whether a run has ended, and note it. Raises `StudioError` for a record that cannot be read."""
+        """Tell whether a run has ended; if so, add it to `over`.
+
+        Raises:
+            StudioError: If the run's record cannot be read.
+        """
         if run not in self.over and not run.record().unfinished:
             self.over[run] = control.record_ending(run)
         return run in self.over
 
     def until_over(self) -> Iterator[Snapshot]:
-        """Yield snapshots until all runs are over. Keeps workers running."""
+        """Yield snapshots until all runs have ended; restart workers if necessary."""
         looked = time.monotonic()
         while True:
             yield self.snapshot()
@@ -169,7 +179,7 @@ class BatchProgress:
             time.sleep(LOOK_SECONDS)
 
     def unfinished_of_ours(self) -> list[Run]:
-        """Return the unfinished runs that no other command has begun."""
+        """Return the unfinished runs that no other command has started."""
         return [item.run for item in self.items if item.run in self.unfinished() and item.state != "under way"]
 
     def unfinished(self) -> list[Run]:
@@ -179,7 +189,7 @@ class BatchProgress:
         return [item for item in self.items if item.run and _ended_well(self.over.get(item.run))]
 
     def endings(self) -> list[str]:
-        """Return a line on each run that ended, in the order in which they did."""
+        """Return a line about each run that ended, in the order of their endings."""
         titles = self.titles()
         return [
             f"{number} of {len(self.items)}, {titles[run]}: {_ending(record)}"
@@ -190,7 +200,7 @@ class BatchProgress:
         return {item.run: item.title for item in self.items if item.run}
 
     def failed(self) -> dict[str, list[str]]:
-        """Return the messages of the runs that did not succeed, each with the titles of its runs."""
+        """Return the messages of failed or stopped runs, each with the titles of its runs."""
         found: dict[str, list[str]] = {}
         for item in self.items:
             if item.run in self.over and not _ended_well(self.over[item.run]):
@@ -210,7 +220,7 @@ def _why_nothing_is_painted() -> str:
     said = workers.readiness()
     if said and not said.ready:
         return said.message
-    return "another run is being painted" if schedule.running() else "waiting for a worker"
+    return "another run is in progress" if schedule.running() else "waiting for a worker"
 
 
 def _ended_well(record: RunRecord | str | None) -> bool:
@@ -222,25 +232,28 @@ def _ending(record: RunRecord | str) -> str:
         return record
     if record.status == "done":
         return f"loss {record.best_total:.4g}, {record.timings.get('total', 0):.1f} s"
-    return record.message or f"It was {record.status}."
+    return record.message or f"The run was {record.status}."
 
 
 def cancel_waiting(unfinished: Sequence[Run]) -> list[Run]:
-    """Stop runs: remove those that wait from the queue, and from the library if nothing was painted yet; ask those that
-    are being painted to stop, and return them."""
+    """Take waiting runs out of the queue, and delete those that have never started; ask running ones to stop.
+
+    Returns:
+        The runs that were asked to stop.
+    """
     asked = []
     for run in unfinished:
-        with contextlib.suppress(StudioError):  # it is gone
-            if not run.record().unfinished:  # what it came to stays
+        with contextlib.suppress(StudioError):  # the run no longer exists
+            if not run.record().unfinished:  # keep its result
                 continue
-            with contextlib.suppress(InputError):  # it does not wait
+            with contextlib.suppress(InputError):  # the run is not in the queue
                 control.cancel(run)
             record = run.record()
             of_nobody = record.status == "queued" and record.writer and record.writer.is_this_process()
             if record.unfinished and not of_nobody:
                 control.stop(run)
                 asked.append(run)
-            elif recovery.starts_over(run, record) and not record.timings:  # never begun, on an earlier day either
+            elif recovery.starts_over(run, record) and not record.timings:  # the run has never started
                 shutil.rmtree(run.path, ignore_errors=True)
             elif of_nobody:
                 run.change(status="stopped")

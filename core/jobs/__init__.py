@@ -1,1 +1,1 @@
-"""Jobs: who paints which run, when and where."""
+"""Jobs: when and where each run is computed, and by which process."""

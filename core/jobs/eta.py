@@ -1,4 +1,4 @@
-"""How long a transfer will take here, from steps measured on this machine."""
+"""Estimate how long a run takes, from steps measured on this machine."""
 
 import itertools
 import math
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from core.transfer.engine import Engine
 
-RECENT = 5  # runs that an estimate is drawn from
-RECENT_STEPS = 20  # steps that an estimate of the rest is drawn from
+RECENT = 5  # an estimate uses this many recent runs
+RECENT_STEPS = 20  # an estimate of the remaining time uses this many recent steps
 TRIAL = PRESETS[DEFAULT_PRESET].settings().changed(size=256, iterations=5, init="content")
 
 
 class Pace(BaseModel):
-    """Seconds of a step for each pixel, and of everything before the first step."""
+    """The seconds of a step per pixel, and the seconds before the first step."""
 
     processor: str
     step_per_pixel: float
@@ -40,7 +40,7 @@ class Pace(BaseModel):
 
 
 class Measurements:
-    """The pace of each finished run on this machine, the newest first; each record is read once."""
+    """The pace of each finished run on this machine, newest first. Reads each record once."""
 
     def __init__(self) -> None:
         self._unread = _measured_runs()
@@ -56,8 +56,14 @@ class Measurements:
 def expected_seconds(
     settings: TransferSettings, shape: tuple[int, int], done: int = 0, measurements: Measurements | None = None
 ) -> float | None:
-    """Return the seconds that a run on an image of `shape` (height, width) should take after `done` iterations; `None`
-    if nothing was measured. Pass the same `measurements` to many estimates."""
+    """Return the seconds that a run should still take after `done` iterations; `None` without measurements.
+
+    Args:
+        settings: The run's settings.
+        shape: Height and width of the result in px.
+        done: The iterations that are already done.
+        measurements: Pass the same object to many estimates, so that records are read only once.
+    """
     paces = _recent_paces(settings, shape, measurements or Measurements()) or _trial()
     if not paces:
         return None
@@ -67,7 +73,7 @@ def expected_seconds(
 
 
 def _iterations_at_full_size(settings: TransferSettings, done: int = 0) -> float:
-    """Return how many iterations at full size take as long as those of all stages after `done`."""
+    """Return how many full-size iterations take as long as the iterations of all stages after `done`."""
     begin, count = done, 0.0
     for size, end in settings.schedule():
         count += max(end - begin, 0) * (size / settings.size) ** 2
@@ -76,13 +82,13 @@ def _iterations_at_full_size(settings: TransferSettings, done: int = 0) -> float
 
 
 def _share(settings: TransferSettings, iteration: int) -> float:
-    """Return the pixels of the image at that iteration, relative to the full size."""
+    """Return the image's pixel count at an iteration, relative to the full size."""
     size = next((size for size, end in settings.schedule() if iteration <= end), settings.size)
     return (size / settings.size) ** 2
 
 
 def seconds_of_the_rest(settings: TransferSettings, steps: "pd.DataFrame") -> float | None:
-    """Return the seconds that the iterations after these steps of `Run.metrics` should take; `None` after too few."""
+    """Return the seconds a run takes after `steps`, the latest rows of `Run.metrics`; `None` for fewer than two."""
     if len(steps) < 2:
         return None
     shares = [_share(settings, iteration) for iteration in steps["iteration"]]
@@ -91,7 +97,7 @@ def seconds_of_the_rest(settings: TransferSettings, steps: "pd.DataFrame") -> fl
 
 
 def seconds_left(run: Run, measurements: Measurements | None = None) -> float | None:
-    """Return the seconds that a queued or running run should still take; `None` if that is unknown."""
+    """Return the seconds that a queued or running run should still take; `None` if unknown."""
     try:
         record = run.record()
         steps = run.metrics(last=RECENT_STEPS + 1)
@@ -104,7 +110,7 @@ def seconds_left(run: Run, measurements: Measurements | None = None) -> float | 
 
 
 def measure_pace(engine: "Engine") -> None:
-    """Measure a few small steps, for estimates before the first run; once on each machine."""
+    """Measure a few small steps, once on each machine, for estimates before the first run."""
     from core.transfer.stylize import stylize
 
     if _trial():
@@ -129,7 +135,7 @@ def _measured_runs() -> Iterator[tuple[RunRecord, Pace]]:
     for _, record in store.readable_runs():
         step = record.timings.get("median step")
         of_one_size = record.settings.stages == 1  # the median step of a multi-stage run means nothing
-        on_cluster = "node" in record.environment  # where it may have had fewer processors
+        on_cluster = "node" in record.environment  # a cluster node may have fewer processors
         on_this_machine = record.environment.get("processor") == here and not on_cluster
         if step and of_one_size and on_this_machine and record.evaluations > 5:
             start = max(record.timings["total"] - step * (record.iteration or 0), 0.0)
@@ -137,7 +143,7 @@ def _measured_runs() -> Iterator[tuple[RunRecord, Pace]]:
 
 
 def _recent_paces(settings: TransferSettings, shape: tuple[int, int], measurements: Measurements) -> list[Pace]:
-    """Return the paces of the newest runs with that precision and optimizer, if possible of a similar size."""
+    """Return the paces of the newest runs with the same precision and optimizer, of a similar size if possible."""
     similar: list[Pace] = []
     others: list[Pace] = []
     for record, pace in measurements:

@@ -1,4 +1,4 @@
-"""Paint one run, stage by stage, report its progress and finish its result."""
+"""Compute one run, stage by stage; report its progress and finish its result."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from core.transfer.style_targets import StyleTargets
     from core.transfer.stylize import Step
 
-LIVE_SECONDS = 0.4  # the live picture is written anew at most this often
-# A checkpoint may take this share of the time, but so much work, in seconds, is lost at most and need not be less;
-# NST_CHECKPOINT_SECONDS sets the interval whatever a checkpoint costs.
+LIVE_SECONDS = 0.4  # the live picture is updated at most once in this interval
+# Checkpoints take at most this share of the time, within these limits (in seconds) of the interval between them.
+# NST_CHECKPOINT_SECONDS overrides both.
 CHECKPOINT_SHARE = 0.02
 CHECKPOINT_SECONDS = (5.0, 60.0)
 
@@ -41,14 +41,25 @@ EngineMaker = Callable[[Report, Timings], "Engine"]
 
 
 def perform(run: Run, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
-    """Perform a queued run in this process and record it; yield each step when it is on disk. `report` gets what is
-    being prepared. Raises what makes the run fail, after it is recorded."""
+    """Compute a queued run in this process and record it.
+
+    Args:
+        run: The run, which must be queued.
+        make_engine: Creates the engine when it is needed.
+        report: Receives a line for each step of the preparation.
+
+    Yields:
+        Each step, after it is on disk.
+
+    Raises:
+        Exception: Any error that makes the run fail, after it is recorded.
+    """
     with Recorder(run) as recorder:
         yield from paint(recorder, make_engine, report)
 
 
 def paint(sink: ProgressSink, make_engine: EngineMaker, report: Report = lambda line: None) -> Iterator[Step]:
-    """Compute a run's steps and report them to the sink; yield each when that is done, as `perform` does."""
+    """Compute a run and report each step to the sink, then yield the step; see `perform`."""
 
     def tell(line: str) -> None:
         sink.update(message=line)
@@ -61,7 +72,7 @@ def paint(sink: ProgressSink, make_engine: EngineMaker, report: Report = lambda 
 def _paint_stages(reporter: StepReporter, make_engine: EngineMaker, tell: Report) -> Iterator[Step]:
     sink, run = reporter.sink, reporter.sink.run
     settings = sink.record.settings
-    _ = environment().checkpoint_seconds  # raises InputError before much is done
+    _ = environment().checkpoint_seconds  # raises InputError early
     memory.check(settings, sink.record.shape, bool(hardware.cards()), _memory_of_other_runs(run), sink.record.masks)
     tell("Reading the pictures …")
     with sink.timings.phase("pictures"):
@@ -70,7 +81,7 @@ def _paint_stages(reporter: StepReporter, make_engine: EngineMaker, tell: Report
         stages = _stages_left(sink.record, pictures, checkpoint)
         inputs = pictures.at(settings, stages[0][0])
     if not checkpoint:
-        with sink.timings.phase("start"):  # before TensorFlow is loaded: a preview is seen within a second
+        with sink.timings.phase("start"):  # before TensorFlow is loaded, so that a preview appears within a second
             picture = _initial_image(sink, inputs, tell)
             sink.write_live_picture(codec.encode_jpeg(preprocessing.to_uint8(inputs.finish(picture))))
     tell("Loading TensorFlow …")
@@ -93,7 +104,7 @@ def _paint_stages(reporter: StepReporter, make_engine: EngineMaker, tell: Report
     for number, (_, end) in enumerate(stages, 1):
         is_last = number == len(stages)
         stage = _Stage(sink, engine, inputs)
-        # popped, it is kept no longer than it is needed: of a large picture, each copy counts
+        # Popping the start frees it as soon as possible, because each copy of a large picture counts.
         for step in stage.steps(starts.pop(), tell, None if is_last else end, is_first=number == 1):
             reporter.write(step, stage)
             yield step
@@ -107,14 +118,14 @@ def _paint_stages(reporter: StepReporter, make_engine: EngineMaker, tell: Report
 
 
 class _Stage:
-    """One size at which a run is painted: its inputs, and the losses of an image of that size."""
+    """A stage of a run: the inputs at one size, and the losses of an image of that size."""
 
     def __init__(self, sink: ProgressSink, engine: Engine, inputs: ResizedInputs) -> None:
         self._sink, self._engine, self.inputs = sink, engine, inputs
         self._settings, run = sink.record.settings, sink.run
         on_gpu, beside = bool(hardware.cards()), _memory_of_other_runs(run)
         shapes = [(style.shape[0], style.shape[1]) for style in inputs.styles]
-        # In tiles as small as those of the last stage: what TensorFlow has once taken for larger ones, it keeps.
+        # All stages use the small tiles of the last stage, because TensorFlow never frees the memory of larger tiles.
         self._sides = memory.tile_sides(self._settings, sink.record.shape, shapes, on_gpu, beside, sink.record.masks)
 
     def final_losses(self, best: EvaluatedImage) -> Losses:
@@ -132,9 +143,9 @@ class _Stage:
         )
 
     def steps(self, start: np.ndarray | Checkpoint, tell: Report, end: int | None, is_first: bool) -> Iterator[Step]:
-        """Yield the steps up to iteration `end`, by default the one that the run's settings ask for by then.
+        """Yield the steps up to iteration `end`; by default up to the iterations in the run's settings.
 
-        The stage before has yielded the step of `start` already, unless this one `is_first`.
+        Only the first stage yields the step of `start`: otherwise the stage before has yielded it.
         """
         from core.transfer.optimizers import Limits
         from core.transfer.stylize import stylize
@@ -165,7 +176,7 @@ class _Stage:
 
 
 class StepReporter:
-    """Reports a run's steps to its sink and, however the block ends, the finished result."""
+    """Report a run's steps to its sink; at the end of the context, even after an error, report the result."""
 
     def __init__(self, sink: ProgressSink) -> None:
         self.sink = sink
@@ -188,7 +199,7 @@ class StepReporter:
                 raise problem
 
     def write(self, step: Step, stage: _Stage) -> None:
-        """Report a step: its losses, and its picture and a checkpoint if they are due."""
+        """Report a step's losses, and a picture and a checkpoint if they are due."""
         if not self._last:
             self.sink.update(status="running", message="")
         self._last = step, stage
@@ -205,7 +216,7 @@ class StepReporter:
             self._checkpoint_cost = self._checkpoint_written - began
 
     def _picture(self, step: Step, stage: _Stage) -> bytes | None:
-        """Return a JPEG of the step, if one is due, at the size of the last stage."""
+        """Return a JPEG of the step at the size of the last stage; `None` if none is due."""
         is_live_due = time.perf_counter() - self._live_written >= LIVE_SECONDS
         if not is_live_due and step.iteration % self.sink.record.settings.frame_every:
             return None
@@ -230,21 +241,21 @@ class StepReporter:
         best_total = best.losses.total
         try:
             best_total = stage.final_losses(best).total
-        except Exception as error:  # such as too little memory for a second network: the picture is good all the same
-            message = f"Its loss is as the run computed it; in float32 it could not be had: {error}".splitlines()[0]
+        except Exception as error:  # such as too little memory for a second network; the picture is still good
+            message = f"The loss is not in float32, because its computation failed: {error}".splitlines()[0]
         finally:  # also after an interrupt
             self.sink.write_summary(**summary, best_total=best_total, message=message)
 
 
 def _checkpoint_interval(cost: float) -> float:
-    """Return the seconds until the next checkpoint, where one takes `cost` seconds."""
+    """Return the seconds until the next checkpoint, if a checkpoint takes `cost` seconds."""
     least, most = CHECKPOINT_SECONDS
     asked = environment().checkpoint_seconds
     return min(max(least, cost / CHECKPOINT_SHARE), most) if asked is None else asked
 
 
 def _memory_of_other_runs(beside: Run) -> float:
-    """Bytes of memory that the other runs which are being painted here will take yet, by the estimate."""
+    """Return the bytes of memory that the other running runs on this machine will probably still take."""
     bytes_ = 0.0
     for run in filter(None, (slot.run() for slot in local_slots())):
         try:
@@ -252,25 +263,25 @@ def _memory_of_other_runs(beside: Run) -> float:
             if run != beside and record.writer and record.writer.is_visible_here():
                 held = psutil.Process(record.writer.pid).memory_info().rss
                 bytes_ += max(memory.estimate(record.settings, record.shape) - held, 0.0)
-        except (StudioError, psutil.Error):  # it has just ended
+        except (StudioError, psutil.Error):  # the run has just ended
             continue
     return bytes_
 
 
 def _stages_left(record: RunRecord, pictures: Inputs, begun: Checkpoint | None) -> list[tuple[int, int]]:
-    """The stages that are still to be painted, of `TransferSettings.schedule`: the one that was begun comes first."""
+    """Return the stages of `TransferSettings.schedule` that are left, starting with the stage of the checkpoint."""
     schedule = record.settings.schedule()
     if begun is None:
         return schedule
     photo = pictures.photo
     shapes = [(1, *geometry.resized_shape(photo.width, photo.height, size), 3) for size, _ in schedule]
     if begun.image.shape not in shapes:
-        raise StudioError(f"The checkpoint of {record.id} is of another picture than the run's.")
+        raise StudioError(f"The checkpoint of {record.id} belongs to another picture.")
     return schedule[shapes.index(begun.image.shape) :]
 
 
 def _initial_image(sink: ProgressSink, inputs: ResizedInputs, tell: Report) -> np.ndarray:
-    """Return the picture that was given to start from, otherwise the settings' own."""
+    """Return the given start picture, otherwise the picture that the settings ask for."""
     run, settings = sink.run, sink.record.settings
     height, width = inputs.photo.shape[:2]
     if run.start.exists():

@@ -1,4 +1,4 @@
-"""The queue of runs: a file for each run that waits, by the name of the run."""
+"""The queue of runs: a folder with a file for each queued run, named after the run."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,21 @@ from core.runs.run import Run, writing
 
 
 def queued_runs() -> list[Run]:
-    """The runs that wait, the next one first."""
+    """Return the queued runs, the next one first."""
     return [run for run, _ in _entries()]
 
 
 def move(run: Run, to_front: bool = False) -> None:
-    """Have a waiting run come before the one that is before it, or first. Raises `InputError` when it does not wait."""
+    """Move a queued run one place forward, or to the front.
+
+    Raises:
+        InputError: If the run is not in the queue.
+    """
     with _queue_lock():
         entries = _entries()
         found = {each.id: number for number, (each, _) in enumerate(entries)}
         if run.id not in found:
-            raise InputError(f"The run {run.id} does not wait in the queue.")
+            raise InputError(f"The run {run.id} is not in the queue.")
         moved = entries.pop(found[run.id])
         entries.insert(0 if to_front else max(found[run.id] - 1, 0), moved)
         for order, (each, entry) in enumerate(entries, 1):
@@ -31,10 +35,11 @@ def move(run: Run, to_front: bool = False) -> None:
 
 
 def enqueue(entering: Sequence[Run], waiter: ProcessId | None) -> None:
+    """Put runs at the end of the queue, for the process `waiter` or, if it is `None`, for a worker."""
     paths.queue().mkdir(parents=True, exist_ok=True)
     with _queue_lock():
         for file in paths.queue().iterdir():
-            if not (file.name.startswith(".") or QueueEntry.of(file.name)):  # of one whose process is gone
+            if not (file.name.startswith(".") or QueueEntry.of(file.name)):  # the process of that run is gone
                 file.unlink(missing_ok=True)
         last = max((entry.order for _, entry in _entries()), default=0.0)
         for number, run in enumerate(entering, 1):
@@ -42,7 +47,7 @@ def enqueue(entering: Sequence[Run], waiter: ProcessId | None) -> None:
 
 
 def _entries() -> list[tuple[Run, QueueEntry]]:
-    """The queue; a run whose own process is gone waits no longer."""
+    """Return the queue's runs and entries in order, without runs whose own process is gone."""
     files = paths.queue().iterdir() if paths.queue().is_dir() else ()
     entries = ((file.name, QueueEntry.of(file.name)) for file in files if not file.name.startswith("."))
     found = [(Run(paths.runs() / name), entry) for name, entry in entries if entry]
@@ -54,18 +59,18 @@ def _write_entry(run: Run, entry: QueueEntry) -> None:
 
 
 def _queue_lock() -> FileLock:
-    """Held by who changes the queue, so that no run is in it again that was just taken."""
+    """Return the lock for changes of the queue; without it, a run that was just taken could reappear."""
     return FileLock(paths.home() / "queue.lock")
 
 
 def next_queued() -> Run | None:
-    """The run that a worker is to perform next; `None` also when it is the turn of one that performs itself."""
+    """Return the run that a worker should compute next; `None` if a run with its own process is first."""
     first = first_in_queue()
     return first[0] if first and not first[1] else None
 
 
 def first_in_queue() -> tuple[Run, bool] | None:
-    """Return the next run whose process is not suspended, and whether its own process performs it."""
+    """Return the next run whose process is not suspended, and whether its own process computes it."""
     for run, entry in _entries():
         if not (entry.waiter and entry.waiter.is_suspended()):
             return run, entry.waiter is not None
@@ -73,19 +78,23 @@ def first_in_queue() -> tuple[Run, bool] | None:
 
 
 def count_for_workers() -> int:
-    """How many runs wait for a worker."""
+    """Return how many runs wait for a worker."""
     return sum(not entry.waiter for _, entry in _entries())
 
 
 def dequeue(run: Run, writer: ProcessId | None = None) -> bool:
-    """Take a run out of the queue, for that process where one is given; only one can."""
+    """Take a run out of the queue, and give it to the process `writer` if there is one.
+
+    Returns:
+        Whether the run was in the queue. If several processes try, only one succeeds.
+    """
     if not paths.queue().is_dir():
         return False
     with _queue_lock():
         entry = paths.queue() / run.id
         if not entry.exists():
             return False
-        if writer:  # before it leaves the queue, so that it always belongs to someone
+        if writer:  # set before the run leaves the queue, so that the run always has an owner
             with writing(run):
                 run.change(writer=writer)
         entry.unlink()

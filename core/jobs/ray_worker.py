@@ -1,7 +1,6 @@
-"""What a node of a cluster runs: a process that paints one run after another, for `core.jobs.ray_head` elsewhere.
+"""The worker process on a cluster's node: it computes one run after another for `core.jobs.ray_head`.
 
-It gets a run's files, paints from a copy of them, and gives account of the run by a stream of calls, which are made
-where the run is recorded.
+It receives copies of a run's files and yields a stream of calls. The head makes these calls on the run's recorder.
 """
 
 from __future__ import annotations
@@ -39,32 +38,36 @@ from core.vgg.weights import Provenance, WeightsFile, read
 if TYPE_CHECKING:
     from core.transfer.engine import Engine
 
-AHEAD = 8  # calls that a worker may be ahead of who records them
+AHEAD = 8  # how many unrecorded calls a worker may have made
 
 CALLS = ProgressSink.__abstractmethods__ | {"update"}
-Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # of a method of `ProgressSink`
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]  # the name and arguments of a method of `ProgressSink`
 
 
 @dataclass(frozen=True)
 class FileBlob:
-    """A file that lies in the object store, for nodes that do not have it."""
+    """A file in Ray's object store, for nodes that do not have it."""
 
     name: str
     sha256: str
     content: Any  # ObjectRef of its bytes
 
     def unpack(self, fetch: Callable[[Any], bytes]) -> Path:
-        """Return the file on this node, fetched if need be. Raises `StudioError` if it is damaged or not writable."""
+        """Return the path of the file on this node; fetch the file if necessary.
+
+        Raises:
+            StudioError: If the file arrives damaged or cannot be written.
+        """
         if (found := paths.find_model(self.name)) and self._is(found.read_bytes()):
             return found
         path = paths.models() / self.name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{self.name}.lock")):  # of a node's workers, one fetches
+            with FileLock(path.with_name(f".{self.name}.lock")):  # only one of a node's workers fetches the file
                 if not (path.is_file() and self._is(path.read_bytes())):
                     content = fetch(self.content)
                     if not self._is(content):
-                        raise StudioError(f"{self.name} came damaged to {platform.node()} (its hash is wrong).")
+                        raise StudioError(f"{self.name} arrived damaged at {platform.node()} (its hash is wrong).")
                     paths.write(path, content)
         except OSError as error:
             raise StudioError(f"{path} cannot be written on {platform.node()}: {error.strerror or error}.") from error
@@ -76,7 +79,7 @@ class FileBlob:
 
 @dataclass(frozen=True)
 class EngineAssets:
-    """What an engine is made of, as it travels."""
+    """The files that a worker needs to create an engine."""
 
     weights: FileBlob
     provenance: Provenance
@@ -85,7 +88,7 @@ class EngineAssets:
 
 
 class RemoteSink(ProgressSink):
-    """Sends a run's progress and result to the recorder in another process."""
+    """Send a run's progress and result to the recorder in another process."""
 
     def __init__(self, run: Run, send: Callable[[Call], None], wish: Callable[[], Request]) -> None:
         super().__init__(run)
@@ -117,51 +120,51 @@ class RemoteSink(ProgressSink):
 
 
 class RayWorker:
-    """A process on a node, as a Ray actor."""
+    """The worker process on a node, a Ray actor."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         os.environ.update(environment)
         program_version()
         self._engine: Engine | None = None
-        self._wish = "", Request()  # of which run
+        self._wish = "", Request()  # the run's id, and the request
 
     def greet(self) -> tuple[str, str]:
-        """On which node it is, and which program it runs."""
+        """Return the node's id and the program's version."""
         import ray
 
         return ray.get_runtime_context().get_node_id(), program_version()
 
     def ask(self, run_id: str, request: Request) -> None:
-        """Say what is wanted of a run; beside the painting, in a thread of its own."""
+        """Set the user's request for a run; called in another thread than `paint`."""
         self._wish = run_id, request
 
-    def paint(self, run_id: str, files: Mapping[str, bytes], outfit: EngineAssets) -> Iterator[Call]:
-        """Paint a run from copies of its files: yields what its recorder is to be told, as it comes."""
+    def paint(self, run_id: str, files: Mapping[str, bytes], assets: EngineAssets) -> Iterator[Call]:
+        """Compute a run from copies of its files; yield the calls for its recorder."""
         calls: queue.Queue[Call | None] = queue.Queue(AHEAD)
         with _folder() as folder:
             run = Run(folder / run_id)
             run.path.mkdir()
             for name, content in files.items():
                 (run.path / name).write_bytes(content)
-            threading.Thread(target=self._paint, args=(run, outfit, calls.put), daemon=True).start()
+            threading.Thread(target=self._paint, args=(run, assets, calls.put), daemon=True).start()
             while (call := calls.get()) is not None:
                 yield call
 
-    def _paint(self, run: Run, outfit: EngineAssets, send: Callable[[Call | None], None]) -> None:
+    def _paint(self, run: Run, assets: EngineAssets, send: Callable[[Call | None], None]) -> None:
         def wish() -> Request:
             of, request = self._wish
             return request if of == run.id else Request()
 
         def make_engine(report: execution.Report, timings: Timings) -> Engine:
-            self._engine = self._engine or _make_engine(outfit, timings)
+            self._engine = self._engine or _make_engine(assets, timings)
             return self._engine
 
         try:
-            # It tells of errors too; they do not travel themselves, as their classes may need TensorFlow to be read.
+            # The sink reports errors too. They are not sent as objects, because unpickling them may need TensorFlow.
             with contextlib.suppress(Exception), RemoteSink(run, send, wish) as sink:
                 if not find():
-                    for parcel in outfit.preview:
-                        parcel.unpack(_fetch)
+                    for blob in assets.preview:
+                        blob.unpack(_fetch)
                 for _ in execution.paint(sink, make_engine):
                     pass
         finally:
@@ -170,7 +173,7 @@ class RayWorker:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for a copy of a run. Those of this node's workers that were killed go."""
+    """Provide a folder for the copy of a run, and remove the folders of killed workers."""
     parent = paths.home() / "ray-workers"
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob("*.lock"):
@@ -189,14 +192,14 @@ def _folder() -> Iterator[Path]:
             own_lock.unlink(missing_ok=True)
 
 
-def _make_engine(outfit: EngineAssets, timings: Timings) -> Engine:
+def _make_engine(assets: EngineAssets, timings: Timings) -> Engine:
     from core.transfer.engine import Engine
 
     with timings.phase("weights"):
-        loaded = read(WeightsFile(outfit.weights.unpack(_fetch), outfit.provenance))
+        loaded = read(WeightsFile(assets.weights.unpack(_fetch), assets.provenance))
     with timings.phase("model"):
         if not (model := find_model(loaded.sha256)):
-            path, _ = (parcel.unpack(_fetch) for parcel in outfit.model)
+            path, _ = (blob.unpack(_fetch) for blob in assets.model)
             model = FeatureModel.load(path)
     return Engine(loaded, model, hardware.survey())
 
@@ -207,9 +210,9 @@ def _fetch(content: Any) -> bytes:
     return bytes(ray.get(content))
 
 
-@functools.cache  # as it was when it was loaded, whatever becomes of the files meanwhile
+@functools.cache  # the files may change after they were loaded
 def program_version() -> str:
-    """Which program this is: its version, and what its code is, since a checkout may be of any day."""
+    """Return the version of this program with a hash of its code, because checkouts of one version may differ."""
     code = hashlib.sha256()
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(str(file.relative_to(Path(__file__).parents[1])).encode() + file.read_bytes())

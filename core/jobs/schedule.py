@@ -1,4 +1,4 @@
-"""When queued runs should start and end, and how a process waits until it is the turn of its run."""
+"""Estimate when queued runs start and end, submit runs to workers, and wait for a free slot."""
 
 import contextlib
 import heapq
@@ -17,14 +17,14 @@ from core.runs.run import Run
 
 @dataclass(frozen=True)
 class QueuePosition:
-    """Where a run stands in the queue."""
+    """A run's position in the queue."""
 
     place: int  # 1 is the next
-    seconds: float | None  # until it should begin; `None` where that cannot be told
+    seconds: float | None  # until the run should start; `None` if unknown
 
 
 def queue_positions() -> list[tuple[Run, QueuePosition]]:
-    """The queue, and when each run of it should begin: at the slot that is free first."""
+    """Return the queued runs with their positions, and when each should start in the first free slot."""
     return [
         (run, QueuePosition(place, begins if begins < math.inf else None))
         for place, (run, begins, _) in enumerate(_expected_times(), 1)
@@ -32,14 +32,16 @@ def queue_positions() -> list[tuple[Run, QueuePosition]]:
 
 
 def seconds_until_over(wanted: Collection[Run]) -> float | None:
-    """Return the seconds until the last of these runs should be over; `None` if that cannot be told."""
+    """Return the seconds until all of these runs should be over; `None` if unknown."""
     ends = max((ends for run, _, ends in _expected_times(with_painting=True) if run in wanted), default=0.0)
     return ends if ends < math.inf else None
 
 
 def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float]]:
-    """Return each queued run with the seconds until it should begin and until it should be over, infinite if unknown,
-    as on a cluster; before the queue, if asked for, the runs that are being painted."""
+    """Return each queued run with the seconds until it should start and end; infinite if unknown, as on a cluster.
+
+    `with_painting` adds the running runs in front.
+    """
     measurements = eta.Measurements()
 
     def left(run: Run) -> float:
@@ -62,11 +64,12 @@ def _expected_times(with_painting: bool = False) -> list[tuple[Run, float, float
 
 
 def running() -> list[Run]:
-    """The runs that are being painted by who holds a turn, here or on a cluster."""
+    """Return the runs that occupy a slot, on this machine or on a cluster."""
     return [*running_in(map(slots.Slot, range(MOST_SLOTS))), *running_in(slots.cluster_slots())]
 
 
 def running_in(places: Iterable[slots.Slot]) -> list[Run]:
+    """Return the runs that occupy one of these slots."""
     return [run for slot in places if (run := slot.run())]
 
 
@@ -81,20 +84,23 @@ def submit(*submitted: Run) -> None:
 
 @contextlib.contextmanager
 def acquire_slot(run: Run, report: execution.Report) -> Iterator[None]:
-    """Wait in the queue until it is this run's turn at one of the slots, report the wait, and hold the slot. Raises
-    `StudioError` if someone takes the run out of the queue."""
+    """Wait in the queue for a slot, report the wait, and hold the slot in the context.
+
+    Raises:
+        StudioError: If someone takes the run out of the queue.
+    """
     queue.enqueue([run], ProcessId.this_process())
     try:
-        told, places = 0, slots.local_slots()[::-1]  # workers take the first ones
+        told, places = 0, slots.local_slots()[::-1]  # workers take the first slots
         while not (queue.first_in_queue() == (run, True) and (found := slots.first_free(places, slots.Slot.turn_lock))):
             ahead = queue.queued_runs()
             if run not in ahead:
                 raise StudioError(f"The run {run.id} was taken out of the queue.")
             if (place := ahead.index(run) + 1) != told:
                 told = place
-                if now := dict(queue_positions()).get(run):  # it may have been taken out just then
+                if now := dict(queue_positions()).get(run):  # the run may just have been taken out
                     report(_describe_position(now))
-                workers.ensure_workers()  # those before it need someone to paint them
+                workers.ensure_workers()  # for the runs ahead in the queue
             time.sleep(0.2)
         slot, lock = found
         with lock:
@@ -104,13 +110,13 @@ def acquire_slot(run: Run, report: execution.Report) -> Iterator[None]:
             with slot.occupied_by(run):
                 yield
     except BaseException:
-        with contextlib.suppress(OSError):  # what ended the block counts more
-            if queue.dequeue(run):  # given up while it waited
+        with contextlib.suppress(OSError):  # the first error counts more
+            if queue.dequeue(run):  # the run was cancelled while it waited
                 run.change(status="stopped")
         raise
 
 
 def _describe_position(now: QueuePosition) -> str:
-    before = f"{now.place - 1} in the queue before it" if now.place > 1 else "another run is being painted"
+    before = f"{now.place - 1} ahead of it in the queue" if now.place > 1 else "another run is in progress"
     expected = f", about {max(1, round(now.seconds / 60))} min" if now.seconds is not None else ""
-    return f"Waiting for its turn: {before}{expected} (--now paints at once) …"
+    return f"Waiting for a free slot: {before}{expected} (--now starts at once) …"

@@ -1,4 +1,4 @@
-"""The places that runs are painted at: one for each accelerator, or as many as NST_WORKERS says."""
+"""Slots: how many runs this machine computes at once. One slot for each accelerator, or as many as NST_WORKERS says."""
 
 import contextlib
 import functools
@@ -21,17 +21,17 @@ AcquiredLock = AcquireReturnProxy[FileLock]  # as a context, it releases the loc
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one run at a time is painted, here or by a worker on a cluster."""
+    """A place for one run at a time, on this machine or on a cluster."""
 
     number: int  # from 0
     on_cluster: bool = False
 
     def work_lock(self) -> FileLock:
-        """Held by the worker whose place this is, for as long as it lives."""
+        """Return the lock that the slot's worker holds while it lives."""
         return FileLock(self._file("worker", ".lock"))
 
     def turn_lock(self) -> FileLock:
-        """Held by who paints here, a worker or a command line."""
+        """Return the lock that a process holds while it computes a run in this slot."""
         return FileLock(self._file("painting", ".lock"))
 
     @property
@@ -40,17 +40,21 @@ class Slot:
 
     @contextlib.contextmanager
     def occupied_by(self, run: Run) -> Iterator[None]:
-        """Say which run has the turn here. Raises `StudioError` where that cannot be written."""
+        """Record in the context that a run occupies this slot.
+
+        Raises:
+            StudioError: If this cannot be written.
+        """
         with writing(run, paths.home()):
             paths.write(self._file("painting"), run.id.encode())
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # what ended the block counts more
+            with contextlib.suppress(OSError):  # the first error counts more
                 self._file("painting").unlink(missing_ok=True)
 
     def run(self) -> Run | None:
-        """The run that is being painted here by who holds the turn."""
+        """Return the run that occupies this slot, if any."""
         try:
             run = Run(paths.runs() / self._file("painting").read_text())
             return run if run.record().status in ("preparing", "running") else None
@@ -62,7 +66,7 @@ class Slot:
         found = hardware.cards()
         if len(found) > 1 and "tensorflow" not in sys.modules:
             if "CUDA_VISIBLE_DEVICES" not in os.environ:
-                os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML numbers them; CUDA does it by their speed
+                os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order; CUDA would order the GPUs by speed
             os.environ["CUDA_VISIBLE_DEVICES"] = found[self.number % len(found)]
 
     def _file(self, name: str, suffix: str = "") -> Path:
@@ -71,27 +75,32 @@ class Slot:
 
 
 def local_slots() -> tuple[Slot, ...]:
-    """Return all slots of this machine. Raises `InputError` if NST_WORKERS is not allowed."""
+    """Return all slots of this machine.
+
+    Raises:
+        InputError: If the value of NST_WORKERS is not allowed.
+    """
     return tuple(map(Slot, range(environment().workers or _accelerators())))
 
 
 def cluster_slots() -> tuple[Slot, ...]:
-    """The places of all runs that workers on clusters may have at a time, whoever records them here."""
+    """Return the slots of this machine for runs on clusters; all processes that record such runs share them."""
     return tuple(Slot(number, on_cluster=True) for number in range(MOST_SLOTS))
 
 
 @functools.cache
 def _accelerators() -> int:
-    """Looked up before this process chooses a card, after which it would see only that one."""
+    """Return the number of accelerators, cached because this process sees only one GPU after it chose its GPU."""
     return min(max(len(hardware.cards()), 1), MOST_SLOTS)
 
 
 def first_free(places: Iterable[Slot], lock_of: Callable[[Slot], FileLock]) -> tuple[Slot, AcquiredLock] | None:
-    """Return the first slot whose lock could be acquired, and that lock."""
+    """Return the first slot whose lock is free, and that lock, acquired; `None` if there is no such slot."""
     return next(((slot, lock) for slot in places if (lock := try_acquire(lock_of(slot)))), None)
 
 
 def try_acquire(lock: FileLock) -> AcquiredLock | None:
+    """Acquire the lock without waiting; return `None` if another process holds it."""
     try:
         return lock.acquire(timeout=0)
     except Timeout:

@@ -1,4 +1,4 @@
-"""The worker processes: start them, find those that are alive, and read what they report."""
+"""Worker processes: start them, find those that are alive, and read what they report."""
 
 import contextlib
 import subprocess
@@ -14,7 +14,7 @@ from core.machine.processes import ProcessId
 
 
 class Readiness(BaseModel):
-    """What a worker says of the preparation that the first run needs: weights, exported model, pace."""
+    """A worker's report on its preparation: weights, exported model, measured speed."""
 
     message: str
     ready: bool = False
@@ -24,13 +24,13 @@ class Readiness(BaseModel):
 
 
 def readiness() -> Readiness | None:
-    """What a worker last said; `None` when none ever spoke, or when it died over the preparation."""
+    """Return the latest report; `None` if there is none, or if the worker died during the preparation."""
     said = _latest_readiness()
     return said if said and (said.ready or said.failed or said.writer.is_alive()) else None
 
 
 def _latest_readiness() -> Readiness | None:
-    """Of the workers that are alive, what the one said that is furthest; where none is, the last word of any."""
+    """Return the report of the live worker that got furthest; without a live worker, the latest report of any."""
     said = list(readiness_by_slot().values())
     if alive := [each for each in said if each.writer.is_alive()]:
         return max(alive, key=lambda each: (each.ready, not each.failed))
@@ -38,7 +38,7 @@ def _latest_readiness() -> Readiness | None:
 
 
 def readiness_by_slot() -> dict[slots.Slot, Readiness]:
-    """What the worker of each slot last said, the last word of all at the end."""
+    """Return the latest report of each slot's worker, the newest last."""
     found = []
     for slot in slots.local_slots():
         try:
@@ -50,27 +50,31 @@ def readiness_by_slot() -> dict[slots.Slot, Readiness]:
 
 
 def workers() -> list[ProcessId]:
-    """The worker processes that are alive."""
+    """Return the worker processes that are alive."""
     return [said.writer for said in readiness_by_slot().values() if said.writer.is_alive()]
 
 
 def ensure_workers() -> None:
-    """Start a worker for each run that waits, as far as slots have none that is alive, as after a reboot."""
+    """Start a worker for each waiting run, as far as there are slots without a live worker."""
     without = len(slots.local_slots()) - len(workers())
     for _ in range(min(queue.count_for_workers(), without)):
         start_worker()
 
 
 def ensure_warm_worker() -> None:
-    """Start a worker if none is alive, so that the next run begins at once; after one that failed, none."""
+    """Start a worker if none is alive and the last one did not fail, so that the next run starts at once."""
     said = _latest_readiness()
     if not (said and (said.failed or said.writer.is_alive())):
         start_worker()
 
 
 def start_worker() -> None:
-    """Start a worker; one that finds another at every slot waits its turn, and leaves when nothing is left to do."""
-    _ = environment().worker_idle  # raises InputError here, where it is seen
+    """Start a worker. If every slot has a worker, it waits for a slot, and ends when no run is queued.
+
+    Raises:
+        InputError: If NST_WORKER_IDLE has an invalid value.
+    """
+    _ = environment().worker_idle  # raises InputError here, where the user sees it
     paths.home().mkdir(parents=True, exist_ok=True)
     with log.bounded(worker_log()) as file:
         started = subprocess.Popen(
@@ -79,28 +83,28 @@ def start_worker() -> None:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            start_new_session=True,  # a page's server that is stopped does not take the run with it
+            start_new_session=True,  # so that the worker outlives the dashboard's server
         )
     for earlier in started_workers.values():
-        earlier.poll()  # one that has ended leaves the process table, its exit status stays here
+        earlier.poll()  # removes an ended process from the process table and keeps its exit status
     started_workers[started.pid] = started
 
 
-started_workers: dict[int, subprocess.Popen[bytes]] = {}  # the workers that this process started, by their number
+started_workers: dict[int, subprocess.Popen[bytes]] = {}  # the workers that this process started, by process id
 
 
 def has_prepared() -> bool:
-    """Whether a worker got ready here once: then all is fetched and exported, and only has to be loaded."""
+    """Tell whether a worker has been ready on this machine: then all files are fetched and only need loading."""
     said = readiness()
     return said is not None and said.ready
 
 
 def announce(slot: slots.Slot, message: str, ready: bool, failed: bool = False, without_preview: str = "") -> None:
-    """Say how far this process, as the worker of that slot, is with the preparation."""
+    """Report the progress of this process, the worker of that slot, with its preparation."""
     said = Readiness(
         message=message, ready=ready, failed=failed, without_preview=without_preview, writer=ProcessId.this_process()
     )
-    with contextlib.suppress(OSError):  # a run need not fail for it
+    with contextlib.suppress(OSError):  # no reason to let a run fail
         paths.write(slot.readiness_file, said.model_dump_json().encode())
 
 

@@ -1,7 +1,7 @@
-"""Process identity and liveness: each process keeps a file of its own locked.
+"""Identify processes and find out whether they are alive: each process keeps its own file locked.
 
-The system releases the lock when the process ends, however that happens. So every process that shares the home folder
-can tell, also in another container, where the process has another number or none.
+The system releases the lock when the process ends for any reason. So every process that shares the home folder can
+check the lock, even from another container, where process ids differ.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from core import paths
 
-_held: dict[tuple[Path, int], FileLock] = {}  # by home folder and process: a fork is another process
+_held: dict[tuple[Path, int], FileLock] = {}  # by home folder and process id, because a fork is another process
 
 
 class ProcessId(BaseModel):
-    """A process: its lock says whether it is alive, its number is for signals."""
+    """A process: its lock shows whether it is alive; signals need its process id."""
 
     pid: int = Field(ge=0, lt=2**31)
-    # The name of its lock file; "sign" is what earlier versions call it.
+    # The name of its lock file; earlier versions call this field "sign".
     lock: str = Field(default="", pattern=r"^[0-9a-f]{0,32}$", validation_alias=AliasChoices("lock", "sign"))
     boot: str = ""  # the boot id of its machine
-    namespace: str = ""  # its PID namespace: the processes of a container have numbers of their own
+    namespace: str = ""  # its PID namespace: a container has its own process ids
 
     @staticmethod
     def this_process() -> "ProcessId":
@@ -38,11 +38,11 @@ class ProcessId(BaseModel):
         return self.lock != "" and self.lock == own_lock()
 
     def is_visible_here(self) -> bool:
-        """Whether its number means the same process here."""
+        """Tell whether its process id refers to the same process here."""
         return (self.boot, self.namespace) == (_boot(), _namespace())
 
     def is_suspended(self) -> bool:
-        """Whether it was stopped by a signal and can continue, as after Ctrl-Z."""
+        """Tell whether a signal has suspended it, as Ctrl-Z does."""
         try:
             return self.is_visible_here() and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
         except psutil.Error:
@@ -53,7 +53,7 @@ class ProcessId(BaseModel):
 
 
 def own_lock() -> str:
-    """Return the name of this process's lock file, locked until the process ends; nothing where there can be none."""
+    """Lock this process's file until the process ends; return its name, or an empty text if that is impossible."""
     home = paths.home()
     try:
         lock = _held.get((home, os.getpid())) or _held.setdefault((home, os.getpid()), _lock_new_file(home))
@@ -63,7 +63,7 @@ def own_lock() -> str:
 
 
 def is_locked(name: str) -> bool:
-    """Tell whether a process holds the lock of that name. Remove the file if none does."""
+    """Tell whether a process holds the lock with this name. Remove the file if none does."""
     path = paths.home() / "processes" / name
     if not name or not path.exists():
         return False
@@ -81,14 +81,14 @@ def _lock_new_file(home: Path) -> FileLock:
     folder = home / "processes"
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        is_locked(path.name)  # removes those of processes that are gone
+        is_locked(path.name)  # removes the file if its process is gone
     lock = FileLock(folder / secrets.token_hex(8), thread_local=False)
     lock.acquire()
     return lock
 
 
 def _boot() -> str:
-    """Return the boot id, which changes with every start of the machine; nothing where the system has none."""
+    """Return the boot id, which changes with every start of the machine; an empty text if there is none."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""

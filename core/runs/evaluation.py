@@ -1,4 +1,4 @@
-"""One objective for many results: runs with different weights have incomparable losses of their own."""
+"""Evaluate results with the same settings, because the losses of runs with different weights do not compare."""
 
 from __future__ import annotations
 
@@ -29,45 +29,54 @@ LOSSES = ("style_layers", "content_layers", "style_loss", "pooling", "padding", 
 
 
 class Evaluation(BaseModel):
-    """The losses of a result by other settings, in float32 at its own size, and its similarity to the photo."""
+    """A result's losses with given settings, in float32 at its own size, and its similarity to the content image."""
 
     run: str
     total: float
     style: float
     content: float
     total_variation: float
-    similarity: float  # structural similarity to the photo, 1 where they are equal
+    similarity: float  # structural similarity to the content image; 1 if they are equal
 
 
 def losses_of(settings: TransferSettings, steering: Sequence[Steering] = ()) -> str:
-    """Losses compare where this is the same: what they are of, and how they are weighed, in the end and before."""
+    """Return a key for the settings and weights of the losses: losses compare if their keys are equal."""
     steered = [change.model_dump(mode="json") for change in steering]
     return json.dumps([settings.model_dump(mode="json", include=set(LOSSES)), settings.loss_weights(), steered])
 
 
 def comparable(records: Iterable[RunRecord]) -> bool:
-    """Whether the runs' own losses compare."""
+    """Tell whether the runs' own losses can be compared with each other."""
     return len({losses_of(record.settings, record.steering) for record in records}) <= 1
 
 
 def evaluate(
     engine: Engine, run: Run, record: RunRecord, by: TransferSettings, told: Callable[[str], None] = lambda line: None
 ) -> Evaluation:
-    """Evaluate a run's result by the losses of other settings, and keep what comes out.
+    """Compute the losses of a run's result with other settings, and save the evaluation.
 
-    The structural similarity is that of Wang, Bovik, Sheikh and Simoncelli, 2004, over the three channels. Raises
-    `StudioError` for a run without a result.
+    The structural similarity is the one of Wang, Bovik, Sheikh and Simoncelli (2004), over the three channels.
+
+    Args:
+        engine: Computes the losses.
+        run: The run.
+        record: The run's record.
+        by: The settings of the evaluation.
+        told: Receives a line about the progress.
+
+    Raises:
+        StudioError: If the run has no result, or its result differs in size from its content image.
     """
     from skimage.metrics import structural_similarity
 
     told(f"Measuring {record.title} …")
     result = codec.read_exact(run.path / "result.npy")
-    # nothing of it is painted here, so that all the machine's memory may be taken, and no optimizer's is
+    # The evaluation needs no optimizer memory, and may use all of the machine's memory.
     given = by.changed(style_blend=record.settings.style_blend, memory=0.0, optimizer="adam")
     subject = run.pictures().at(given, record.settings.size)
     content, styles = subject.photo_in_color, [preprocessing.to_network(style) for style in subject.styles]
     if result.shape != content.shape:
-        raise StudioError(f"The result of {run.id} has another size than its photo.")
+        raise StudioError(f"The result of {run.id} differs in size from its photo.")
     photo = preprocessing.to_network(subject.photo)
     shapes = [style.shape[:2] for style in subject.styles]
     side, style_side = memory.tile_sides(given, content.shape[:2], shapes, bool(hardware.cards()), masks=record.masks)
@@ -89,7 +98,11 @@ def evaluate(
 
 
 def settings_of(by: str) -> TransferSettings:
-    """Those of a preset, or of a run by its name. Raises `InputError` when it is neither."""
+    """Return the settings of the preset or run with the name `by`.
+
+    Raises:
+        InputError: If there is no preset and no run with this name.
+    """
     if by in PRESETS:
         return PRESETS[by].settings()
     try:
@@ -99,7 +112,7 @@ def settings_of(by: str) -> TransferSettings:
 
 
 def evaluations(found: Iterable[Run], by: TransferSettings) -> dict[str, Evaluation]:
-    """Return the evaluations so far by the runs' names; a run without one is missing."""
+    """Return the saved evaluations with the settings `by`, by run id; runs without an evaluation are missing."""
     kept = {}
     for run in found:
         with suppress(OSError, ValidationError):
@@ -108,7 +121,7 @@ def evaluations(found: Iterable[Run], by: TransferSettings) -> dict[str, Evaluat
 
 
 def _file(run: Run, by: TransferSettings) -> Path:
-    """A result that is painted over, or measured by other settings, has another file."""
+    """Return the file of an evaluation; a new result or other settings have another file."""
     try:
         painted = (run.path / "result.npy").stat().st_mtime_ns
     except OSError:

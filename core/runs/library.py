@@ -1,4 +1,4 @@
-"""What people make of their runs: names, notes and favourites, a search, and deleting with a way back."""
+"""The library of runs: names, notes, favourites, search, and deletion that can be undone."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from core.runs import store
 from core.runs.record import RunRecord, Status
 from core.runs.run import Run
 
-TRASH_SECONDS = 24 * 3600.0  # so long a deleted run can be had back
+TRASH_SECONDS = 24 * 3600.0  # how long a deleted run can be restored
 GIGABYTE = 10**9
 
 Order = Literal["newest", "oldest", "name", "loss", "duration", "size"]
@@ -24,7 +24,7 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class Marks(BaseModel):
-    """What a person has said of a run; it lies beside the record, which is its writer's alone."""
+    """A user's name and note for a run, in a file of their own: only the run's writer may change its record."""
 
     name: str = Field(default="", max_length=120)
     note: str = Field(default="", max_length=4000)
@@ -33,7 +33,7 @@ class Marks(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """A run as the library lists it."""
+    """A run in the library's list."""
 
     run: Run
     record: RunRecord
@@ -46,23 +46,23 @@ class Entry:
 
 
 class Quota(BaseModel):
-    """How much the store may hold before the library offers runs for deletion."""
+    """The size of all runs from which the library suggests deletions."""
 
     gigabytes: float = Field(default=10.0, ge=0.1, le=1e5)
 
 
 def entries(owner: str | None = None) -> list[Entry]:
-    """Every run that can be read, the newest first; of an owner's only theirs."""
+    """Return every readable run of an owner, or of all owners; the newest first."""
     return [Entry(run, record, marks(run), size(run)) for run, record in store.readable_runs(owner)]
 
 
 def size(run: Run) -> int:
-    """The bytes that a run takes."""
+    """Return the bytes that a run takes on the disk."""
     return sum(_bytes_in(folder) for folder in (run.path, run.path / "frames"))
 
 
 def marks(run: Run) -> Marks:
-    """What has been said of a run; nothing where that cannot be read."""
+    """Return a run's marks; empty ones if they cannot be read."""
     try:
         return Marks.model_validate_json(paths.read(run.path / "marks.json"))
     except (OSError, ValidationError):
@@ -70,14 +70,18 @@ def marks(run: Run) -> Marks:
 
 
 def mark(run: Run, **changes: Any) -> None:
-    """Say something of a run: `name`, `note`, `favourite`. Raises `InputError` when it is too long, or the run gone."""
+    """Change a run's marks: `name`, `note` or `favourite`.
+
+    Raises:
+        InputError: If a text is too long, or the run does not exist.
+    """
     try:
         changed = Marks.model_validate({**marks(run).model_dump(), **changes})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{first['loc'][0]}: {first['msg']}.") from error
     if not run.path.is_dir():
-        raise InputError(f"The run {run.id} is no longer there.")
+        raise InputError(f"The run {run.id} no longer exists.")
     paths.write(run.path / "marks.json", changed.model_dump_json().encode())
 
 
@@ -89,7 +93,16 @@ def select(
     favourites: bool = False,
     order: Order = "newest",
 ) -> list[Entry]:
-    """The entries that hold all of the words and are of those kinds (none named: of any), in that order."""
+    """Return the matching entries, sorted.
+
+    Args:
+        found: The entries to choose from.
+        words: The entry's text must contain each of these words.
+        statuses: The statuses to choose; all if empty.
+        presets: The presets to choose; all if empty.
+        favourites: Whether to choose only favourites.
+        order: The sort order.
+    """
     wanted = words.casefold().split()
     chosen = [
         entry
@@ -103,7 +116,7 @@ def select(
 
 
 def damaged(entries: Sequence[Entry]) -> list[tuple[Run, str]]:
-    """The runs that are not among everyone's entries, since their record cannot be read; and why, in a sentence."""
+    """Return the runs missing in `entries` (of all owners) because their record is damaged, each with the reason."""
     listed, found = {entry.run for entry in entries}, []
     for run in store.all_runs():
         if run not in listed:
@@ -115,13 +128,18 @@ def damaged(entries: Sequence[Entry]) -> list[tuple[Run, str]]:
 
 
 def delete(run: Run) -> None:
-    """Take a run out of the library; for a day it can be had back. Raises `InputError` while it is being painted."""
+    """Delete a run; it can be restored for 24 hours.
+
+    Raises:
+        InputError: If the run has not ended.
+        StudioError: If it cannot be moved to the trash.
+    """
     if _unfinished(run):
-        raise InputError(f"The run {run.id} is not over: stop it first.")
+        raise InputError(f"The run {run.id} has not ended: stop it first.")
     trash().mkdir(parents=True, exist_ok=True)
     empty_trash()
     try:
-        os.utime(run.path)  # the day begins now
+        os.utime(run.path)  # the 24 hours start now
         run.path.rename(trash() / run.id)
     except OSError as error:
         raise StudioError(f"The run {run.id} cannot be deleted: {error.strerror or error}.") from error
@@ -129,23 +147,27 @@ def delete(run: Run) -> None:
 
 
 def restore(run: Run) -> None:
-    """Bring a deleted run back."""
+    """Restore a deleted run.
+
+    Raises:
+        StudioError: If it is no longer in the trash, or cannot be moved.
+    """
     try:
         (trash() / run.id).rename(paths.runs() / run.id)
     except OSError as error:
-        raise StudioError(f"The run {run.id} cannot be had back: {error.strerror or error}.") from error
+        raise StudioError(f"The run {run.id} cannot be restored: {error.strerror or error}.") from error
     log.event("run restored", run=run.id)
 
 
 def deleted(owner: str | None = None) -> list[Run]:
-    """Remove for good what was deleted long ago; return the other deleted runs, the last one first."""
+    """Empty the trash of old runs, and return the runs that can be restored, the last deleted first."""
     empty_trash()
     found = [Run(path) for path in sorted(trash().glob("*"), key=_since, reverse=True)]
     return [run for run in found if owner is None or store.is_of(run, owner)]
 
 
 def empty_trash(older_than: float = TRASH_SECONDS) -> None:
-    """Remove for good what was deleted long ago."""
+    """Remove the runs that were deleted more than `older_than` seconds ago."""
     for path in trash().glob("*"):
         if time.time() - _since(path) > older_than:
             shutil.rmtree(path, ignore_errors=True)
@@ -168,7 +190,7 @@ def set_quota(gigabytes: float) -> None:
 
 
 def beyond_quota(found: Iterable[Entry], quota: Quota) -> list[Entry]:
-    """The oldest runs that nobody has named, noted or favoured, so many that without them the others fit."""
+    """Return the oldest runs without marks; without them, the other runs fit into the quota."""
     found = list(found)
     excess = sum(entry.size for entry in found) - quota.gigabytes * GIGABYTE
     offered: list[Entry] = []
@@ -201,11 +223,11 @@ def _unfinished(run: Run) -> bool:
     try:
         return run.record().unfinished
     except StudioError:
-        return False  # what cannot be read can still be deleted
+        return False  # a damaged run can still be deleted
 
 
 def _since(path: Path) -> float:
-    """When a run was deleted; now, where another page has just brought it back."""
+    """Return when a run was deleted; the present time if another process has just restored it."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -216,7 +238,7 @@ def _bytes_in(folder: Path) -> int:
     try:
         with os.scandir(folder) as files:
             return sum(file.stat().st_size for file in files if file.is_file())
-    except OSError:  # there is none, or its writer has just replaced a file
+    except OSError:  # the folder does not exist, or a file was just replaced
         return 0
 
 

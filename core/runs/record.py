@@ -1,6 +1,6 @@
-"""What the small files of a run hold: its record `run.json`, its `request.json`, and its entry in the queue.
+"""The contents of a run's small files: its record `run.json`, its `request.json`, and its entry in the queue.
 
-The entry stands here because a run counts as queued only while it has one (see `Run.record`).
+The queue entry is defined here, because a run counts as queued only while it has an entry (see `Run.record`).
 """
 
 import json
@@ -17,8 +17,8 @@ from core.machine.processes import ProcessId
 from core.names import SEPARATOR, Name, as_name
 from core.settings import MOST_STYLES, SETTINGS, TransferSettings
 
-VERSIONS = "1 and 2"  # of the schema, that are read; 2 is written
-SOFTWARE = "Style Transfer Studio"  # as results say what made them
+VERSIONS = "1 and 2"  # the schema versions that this program reads; it writes version 2
+SOFTWARE = "Style Transfer Studio"  # the program's name in the metadata of results
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z-]{1,200}")
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Side = Annotated[int, Field(ge=1, le=SETTINGS["size"].maximum)]  # px
@@ -28,14 +28,14 @@ UNFINISHED: tuple[Status, ...] = ("queued", "preparing", "running")
 
 
 class QueueEntry(BaseModel):
-    """What the queue's file of a run holds."""
+    """A run's entry in the queue."""
 
-    order: float = 0.0  # the lower, the sooner
-    waiter: ProcessId | None = None  # a process that waits to perform the run itself; otherwise a worker does
+    order: float = 0.0  # lower values come first
+    waiter: ProcessId | None = None  # the process that waits to compute the run itself; `None`: a worker computes it
 
     @staticmethod
     def of(run_id: str) -> "QueueEntry | None":
-        """The run's place; `None` where it has none, or its own process is gone."""
+        """Return a run's entry; `None` if it has none, or the process that waits is gone."""
         try:
             place = QueueEntry.model_validate_json(paths.read(paths.queue() / run_id))
         except FileNotFoundError:
@@ -46,7 +46,7 @@ class QueueEntry(BaseModel):
 
 
 class Steering(BaseModel):
-    """Weights that were changed while the run painted: from the step after `iteration` on they are these."""
+    """A change of weights during a run; it applies from the step after `iteration` on."""
 
     iteration: Count
     changes: dict[str, Any]
@@ -56,31 +56,39 @@ class Steering(BaseModel):
     def _only_what_can_be_steered(cls, changes: dict[str, Any]) -> dict[str, Any]:
         if foreign := [name for name in changes if name not in SETTINGS or not SETTINGS[name].steered]:
             steered = ", ".join(name for name, setting in SETTINGS.items() if setting.steered)
-            raise ValueError(f"{foreign[0]} cannot be changed while a run paints; {steered} can")
+            raise ValueError(f"{foreign[0]} cannot be changed during a run; {steered} can")
         return changes
 
     @staticmethod
     def parse(text: str, settings: TransferSettings) -> "Steering":
-        """From "40:style_weight=0.1". Raises `InputError` when it is not like that, or does not fit the settings."""
+        """Read a text like "40:style_weight=0.1".
+
+        Raises:
+            InputError: If the text has another form, or the change is not allowed.
+        """
         iteration, colon, change = text.partition(":")
         name, equals, value = change.partition("=")
         name = name.strip().replace("-", "_")
         if not (iteration.strip().isdecimal() and colon and equals):
-            raise InputError(f"{text!r} is no change of a weight such as 40:style_weight=0.1.")
+            raise InputError(f"{text!r} is not a change of a weight: give one such as 40:style_weight=0.1.")
         return Steering.of(int(iteration), {name: value}, settings)
 
     @staticmethod
     def of(iteration: int, changes: Mapping[str, Any], settings: TransferSettings) -> "Steering":
-        """The changes as the settings' own types. Raises `InputError` when they do not fit, or cannot be steered."""
+        """Check changes, and convert their values to the types of the settings.
+
+        Raises:
+            InputError: If a setting cannot be changed during a run, or a value is not allowed.
+        """
         try:
-            Steering(iteration=iteration, changes=dict(changes))  # names that cannot be steered are told before values
+            Steering(iteration=iteration, changes=dict(changes))  # checks the names before the values
             changed = settings.changed(**changes)
             return Steering(iteration=iteration, changes={name: getattr(changed, name) for name in changes})
         except ValidationError as error:
             raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
 
     def options(self) -> list[str]:
-        """The texts that `parse` would make this of, one for each weight."""
+        """Return a text for each weight, which `parse` can read."""
         words = {
             name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             for name, value in self.changes.items()
@@ -89,12 +97,12 @@ class Steering(BaseModel):
 
 
 class Request(BaseModel):
-    """What someone wants of a run that is being painted."""
+    """A user's request to a running run."""
 
-    stop: bool = False
-    at_once: bool = False  # and not after its current step: heeded where who paints it can be ended alone
-    iterations: int | None = None  # in all
-    weights: dict[str, Any] = Field(default_factory=dict)  # as they shall be from now on
+    stop: bool = False  # after the current step; the best picture so far is kept
+    at_once: bool = False  # without waiting for the current step; only for runs on a cluster
+    iterations: int | None = None  # the new total
+    weights: dict[str, Any] = Field(default_factory=dict)  # the new weights
 
 
 class RecordedStyle(BaseModel):
@@ -103,38 +111,38 @@ class RecordedStyle(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    mask: bool = False  # whether it has one
+    mask: bool = False  # whether the style has a mask
 
 
 class RunRecord(BaseModel):
-    """What `run.json` holds."""
+    """The content of `run.json`."""
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal[2] = 2
     id: str
     created: AwareDatetime
-    queued: AwareDatetime | None = None  # the last time; an imported run never was, here
-    begun: AwareDatetime | None = None  # when a process set about it, the last time
+    queued: AwareDatetime | None = None  # the last time; `None` for an imported run
+    begun: AwareDatetime | None = None  # when a process started it, the last time
     status: Status = "queued"
-    message: str = ""  # what is being prepared, or in one sentence what went wrong
+    message: str = ""  # the current preparation, or a sentence about what went wrong
     preset: Name
     settings: TransferSettings
-    content: Name  # the photo's name, as the user knows it
+    content: Name  # the name of the content image
     styles: list[RecordedStyle] = Field(min_length=1, max_length=MOST_STYLES)
-    owner: str = ""  # who started it, where people log in; empty elsewhere
-    batch: Name = ""  # the batch or sweep that it was begun for
+    owner: str = ""  # the user who started it; empty without login
+    batch: Name = ""  # the name of its batch or sweep
     job: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")  # `Job.digest` of `core.batches.plan`
     shape: tuple[Side, Side]  # height and width of the result
     weights: str = ""  # provenance
     weights_sha256: str = ""
-    precision: str = ""  # that the network computed in; the best loss is float32's in any case
-    start: Name = ""  # the picture that painting started from
+    precision: str = ""  # of the network; the best loss is always computed in float32
+    start: Name = ""  # the name of the initial image
     style_targets: str = ""  # "cache", or the ONNX Runtime provider that computed them
     steering: list[Steering] = Field(default_factory=list, max_length=20_000)  # by iteration
     timings: dict[str, Seconds] = Field(default_factory=dict, max_length=100)  # seconds by phase
     environment: dict[str, Any] = Field(default_factory=dict)
-    iteration: Count | None = None  # the last one
+    iteration: Count | None = None  # the last iteration
     evaluations: Count = 0
     best_iteration: Count | None = None
     best_total: float | None = None
@@ -143,7 +151,7 @@ class RunRecord(BaseModel):
     @field_validator("created", "queued", "begun")
     @classmethod
     def _in_any_time_zone(cls, when: datetime | None) -> datetime | None:
-        if when and not 2000 <= when.year <= 9000:  # the calendar's first and last day have no other zones
+        if when and not 2000 <= when.year <= 9000:  # extreme dates cannot be converted to other time zones
             raise ValueError("a run was made in 2000 or later")
         return when
 
@@ -156,9 +164,12 @@ class RunRecord(BaseModel):
 
     @staticmethod
     def from_json(data: bytes, exists: Callable[[str], bool]) -> "RunRecord":
-        """Return the record in `run.json`, migrated from version 1; `exists` says whether the run has such a file.
+        """Read a record, and migrate version 1; `exists` tells whether the run has a file with this name.
 
-        Raises `OtherVersionError` for other versions, `ValueError` or `RecursionError` for a damaged record.
+        Raises:
+            OtherVersionError: If this program does not read the record's version.
+            ValueError: If the record is damaged.
+            RecursionError: If it is nested too deeply.
         """
         fields = json.loads(data)
         version = fields.get("schema_version") if isinstance(fields, dict) else None
@@ -166,10 +177,10 @@ class RunRecord(BaseModel):
             data = json.dumps(_from_version_1(fields, exists)).encode()
         elif version != 2:
             raise OtherVersionError(repr(version))
-        return RunRecord.model_validate_json(data)  # stricter than json: no half characters
+        return RunRecord.model_validate_json(data)  # unlike json, this refuses lone surrogates
 
     def summary(self) -> dict[str, Any]:
-        """Return what `--json` and reports say of a run: the record with the joined names of its styles."""
+        """Return the record for `--json` and reports, with the joined names of the styles."""
         told = list(self.model_dump(mode="json", exclude={"writer"}).items())
         place = [name for name, _ in told].index("styles")
         return dict([*told[:place], ("style", self.style), *told[place:]])
@@ -192,22 +203,22 @@ class RunRecord(BaseModel):
 
 
 class OtherVersionError(ValueError):
-    """Its text is the version of a record that this program does not read."""
+    """A record has a version that this program does not read; the message is the version."""
 
 
 def _from_version_1(fields: dict[str, Any], exists: Callable[[str], bool]) -> dict[str, Any]:
-    """Return the fields as version 2 has them: version 1 joined the names of the styles, and counted their files."""
+    """Convert the fields to version 2. Version 1 joined the names of the styles; only their files show their number."""
     if "styles" in fields or not isinstance(joined := fields.pop("style", None), str):
-        raise ValueError("no record of version 1")
+        raise ValueError("not a record of version 1")
     count = 1 + sum(exists(f"style-{number}.png") for number in range(2, MOST_STYLES + 1))
-    names = joined.split(SEPARATOR, count - 1)  # a name may hold the separator, or the end may have been cut off
+    names = joined.split(SEPARATOR, count - 1)  # a name may contain the separator, or the text may have been shortened
     names += [f"painting {number}" for number in range(len(names) + 1, count + 1)]
     styles = [{"name": name, "mask": exists(f"mask-{number}.png")} for number, name in enumerate(names, 1)]
     return {**fields, "schema_version": 2, "styles": styles}
 
 
 def metadata(record: RunRecord) -> dict[str, str]:
-    """What a result picture says of itself."""
+    """Return the metadata of a run's result picture."""
     return {
         "Software": SOFTWARE,
         "Title": record.title,

@@ -1,4 +1,4 @@
-"""Record a run while it paints: metrics, pictures, checkpoints and how it ends."""
+"""Record a run while it is computed: metrics, pictures, checkpoints and its end."""
 
 import contextlib
 import os
@@ -25,22 +25,22 @@ from core.settings import TransferSettings
 from core.timings import Timings
 from core.transfer.checkpoint import Checkpoint
 
-RESERVE_BYTES = 2**18  # set aside, so that a run that fills the disk can still say so
+RESERVE_BYTES = 2**18  # reserved on the disk, so that a full disk can still be recorded
 
 
 @dataclass(frozen=True)
 class StepUpdate:
-    """A step as it is written. It can be unpickled where there is no TensorFlow."""
+    """A step for the recorder. It can be unpickled without TensorFlow."""
 
     iteration: int
     evaluations: int
     seconds: float
-    losses: Mapping[str, float]  # by the metrics' columns
-    picture: bytes | None  # a JPEG of the run's size, where one is due
-    checkpoint: Checkpoint | None  # likewise
+    losses: Mapping[str, float]  # by column of the metrics
+    picture: bytes | None  # a JPEG at the run's full size, if due
+    checkpoint: Checkpoint | None  # if due
 
 
-# The fields of a record that execution may change, here or on a cluster's node; the recorder sets the others.
+# The record's fields that the process which computes the run may change, also on a node; the recorder sets the others.
 EXECUTION_FIELDS = frozenset(
     {"status", "message", "settings", "start", "steering", "weights", "weights_sha256", "precision", "style_targets"}
     | {"environment", "iteration", "evaluations", "best_iteration", "best_total"}
@@ -48,10 +48,10 @@ EXECUTION_FIELDS = frozenset(
 
 
 class ProgressSink(ABC):
-    """Takes a run's progress and result while it is painted: a `Recorder` writes them, others send them to one.
+    """Take the progress and result of a running run: a `Recorder` writes them, a `RemoteSink` sends them to a recorder.
 
-    Used as a context: how the block ends decides the run's status. Ends well: "done", or "stopped" when that was
-    requested or nobody asked for further steps. An exception: "failed", with its message.
+    The end of the context decides the run's status: "done" at a normal end; "stopped" if a user requested it, after
+    Ctrl-C, or if the generator of the steps was closed; "failed" with a message after another exception.
     """
 
     def __init__(self, run: Run) -> None:
@@ -66,12 +66,12 @@ class ProgressSink(ABC):
         return self
 
     def update(self, **changes: Any) -> None:
-        """Change the record."""
+        """Change fields of the record."""
         self.record = self.record.model_copy(update=changes)
 
     @abstractmethod
     def write_live_picture(self, picture: bytes) -> None:
-        """Take the picture of this moment, a JPEG."""
+        """Take the current picture, a JPEG."""
 
     @abstractmethod
     def write_step(self, step: StepUpdate) -> None:
@@ -79,18 +79,18 @@ class ProgressSink(ABC):
 
     @abstractmethod
     def write_result(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
-        """Take the best image, `(H, W, 3)` RGB, float32 in 0 … 255, and the run's last checkpoint."""
+        """Take the best image, `(H, W, 3)` float32 RGB in 0 … 255, and the run's last checkpoint."""
 
     @abstractmethod
     def write_summary(self, **fields: Any) -> None:
-        """Take what the record says of the result."""
+        """Take the record's fields about the result."""
 
     @abstractmethod
     def write_end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
-        """Take how the run ended, its timings, and the traceback of an unforeseen failure."""
+        """Take the record's fields about the end, the timings, and the traceback of an unexpected error."""
 
     def apply_request(self, request: Request, iteration: int) -> None:
-        """Change the record as a user requests after this iteration; what is not possible goes into its message."""
+        """Apply a user's request after this iteration. If it is not possible, the record's message says why."""
         self._stopped = request.stop
         if request == self._applied:
             return
@@ -109,14 +109,14 @@ class ProgressSink(ABC):
                 change = wanted.model_copy(update={"changes": changes})
                 self.update(steering=sorted([*self.record.steering, change], key=lambda change: change.iteration))
         except InputError as error:
-            self.update(message=f"It went on unchanged: {error}")
+            self.update(message=f"The run continues unchanged: {error}")
 
     def request(self) -> Request:
-        """Return what a user requests of the run now."""
+        """Return the user's current request to the run."""
         return self.run.request()
 
     def settings_at(self, iteration: int) -> TransferSettings:
-        """Return the settings with the weights of an iteration's image: each change counts from the next one on."""
+        """Return the settings with the weights at an iteration; a change applies from the iteration after it."""
         settings = self.record.settings
         for change in self.record.steering:
             if change.iteration < iteration:
@@ -127,7 +127,7 @@ class ProgressSink(ABC):
         out_of_memory = None
         if error and _is_out_of_memory(error):
             height, width = self.record.shape
-            told = f"Memory ran out at {width} × {height} pixels: choose a smaller size, or close other programs."
+            told = f"Memory ran out at {width} × {height} pixels: choose a smaller size or close other programs."
             error = out_of_memory = StudioError(told)
         where = ""
         if isinstance(error, StudioError):
@@ -145,9 +145,10 @@ class ProgressSink(ABC):
 
 
 class Recorder(ProgressSink):
-    """Writes a run, painted in this process or elsewhere: what a method takes is on disk when it returns.
+    """Write a run's progress and result to disk before each method returns.
 
-    Methods raise `StudioError` when the disk is full, or the run's folder gone or read-only by now.
+    The run may be computed in this process or on a cluster. The methods raise `StudioError` if the disk is full, or if
+    the run's folder is gone or read-only.
     """
 
     def __init__(self, run: Run) -> None:
@@ -160,7 +161,7 @@ class Recorder(ProgressSink):
 
     def __enter__(self) -> Self:
         if self.record.status != "queued":
-            raise StudioError(f"The run {self.run.id} is {self.record.status} already; start a new one.")
+            raise StudioError(f"The run {self.run.id} is already {self.record.status}; start a new one.")
         paths.remove_drafts(self.run.path)
         self.update(status="preparing", begun=datetime.now(UTC), writer=ProcessId.this_process())
         with writing(self.run):
@@ -169,7 +170,7 @@ class Recorder(ProgressSink):
         return self
 
     def update(self, **changes: Any) -> None:
-        """Change the record, on disk at once."""
+        """Change fields of the record, and write it to disk."""
         super().update(**changes)
         with writing(self.run):
             write_record(self.run, self.record)
@@ -204,7 +205,7 @@ class Recorder(ProgressSink):
         self._best = best
 
     def write_summary(self, **fields: Any) -> None:
-        super().update(**fields)  # on disk with how the run ended
+        super().update(**fields)  # `write_end` writes the record to disk
         self._has_summary = True
         if self._best is not None:
             with writing(self.run):
@@ -218,7 +219,7 @@ class Recorder(ProgressSink):
         if trace:
             with contextlib.suppress(OSError):
                 (self.run.path / "error.txt").write_text(trace)
-        with contextlib.suppress(OSError):  # on a full disk this is the room for the record
+        with contextlib.suppress(OSError):  # on a full disk, this frees space for the record
             self._reserve.unlink(missing_ok=True)
         self.update(**{"timings": dict(self.timings), "writer": None, **ending})
         self.ended = True
@@ -226,15 +227,15 @@ class Recorder(ProgressSink):
         log.event("run ended", run=self.run.id, seconds=round(self.timings["total"], 1), **said)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if self.ended:  # as who painted it elsewhere has told
+        if self.ended:  # the worker on the cluster has already reported the end
             return
-        if not self.run.path.is_dir():  # nothing is written of a run that someone has taken away
+        if not self.run.path.is_dir():  # do not recreate a run that someone deleted
             raise StudioError(gone(self.run)) from error
         self._use_checkpoint_without_result()
         super().__exit__(kind, error, trace)
 
     def put_back(self, why: str) -> None:
-        """Queue the run again, as its worker elsewhere is gone; until it goes on, its checkpoint gives the result."""
+        """Queue the run again after its cluster worker was lost. Until it resumes, its checkpoint is the result."""
         self._use_checkpoint_without_result()
         waits = {"queued": datetime.now(UTC), "begun": None, "writer": ProcessId.this_process()}
         self.write_end({"status": "queued", "message": why, **waits}, {})
@@ -248,13 +249,13 @@ class Recorder(ProgressSink):
         return self.run.path / f"{paths.DRAFT}reserve"
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; the metrics up to it are on the disk before it is."""
+        """Write the metrics to the disk, then the checkpoint, so that it never has more steps than the metrics."""
         with (self.run.path / "metrics.csv").open("a") as file:
             os.fsync(file.fileno())
         checkpoint.save(self.run.checkpoint)
 
     def _begin_metrics(self, step: StepUpdate) -> None:
-        """A header, or what an earlier part of the run has written up to its checkpoint; later frames are dropped."""
+        """Start the metrics with a header and the lines before this step; delete later frames of an earlier part."""
         kept = [",".join([*METRICS[:3], *step.losses])]
         if step.iteration:
             kept += lines_before(self.run, step.iteration).values()
@@ -265,6 +266,6 @@ class Recorder(ProgressSink):
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine's or the GPU's memory ran out; the names suffice, so that TensorFlow need not be loaded."""
+    """Tell whether memory ran out, on the machine or the GPU; check names, so as not to import TensorFlow."""
     names = {kind.__name__ for kind in type(error).mro()}
     return not names.isdisjoint(("MemoryError", "ResourceExhaustedError"))

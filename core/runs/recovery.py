@@ -1,4 +1,4 @@
-"""Runs that have ended: resume them, note how they ended, and keep what their checkpoint holds."""
+"""Runs that have ended: resume them, record why they ended, and make their checkpoint the result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,13 +15,14 @@ from core.runs.record import RunRecord, metadata
 from core.runs.run import METRICS, Run, lines_before, write_array, write_record, writing
 from core.transfer.checkpoint import Checkpoint
 
-ENDINGS_SECONDS = 30.0  # that one who notes how a run ended waits for others who do
+ENDINGS_SECONDS = 30.0  # how long to wait for another process that changes the record of an ended run
 
 
 def fail(run: Run, message: str) -> None:
-    """Note that a run which no recorder writes has failed: on a full disk in the place of the record that is there.
+    """Mark a run without a recorder as failed. On a full disk, overwrite the existing record in place.
 
-    Raises `StudioError` when not even that can be written.
+    Raises:
+        StudioError: If the record cannot be written at all.
     """
     record = run.record().model_copy(update={"status": "failed", "message": message, "writer": None})
     try:
@@ -34,25 +35,26 @@ def fail(run: Run, message: str) -> None:
 
 
 def resume(run: Run, more: int = 0) -> None:
-    """Queue a run that has ended once more, to go on from its checkpoint, for `more` iterations than it was to have.
-    One that ended before its first checkpoint begins anew.
+    """Queue an ended run again, with `more` iterations; it resumes from its checkpoint, or starts over without one.
 
-    Raises `InputError` when it has not ended or would have nothing left to do, `StudioError` without a checkpoint.
+    Raises:
+        InputError: If the run has not ended, has no iterations left, or contains links or other special files.
+        StudioError: If the checkpoint is missing or damaged.
     """
     with _endings():
         record = run.record()
         if record.unfinished:
-            raise InputError(f"The run {run.id} is {record.status}; it can go on when it has ended.")
+            raise InputError(f"The run {run.id} is {record.status}; you can resume it when it has ended.")
         inside = [*run.path.iterdir(), *run.path.glob("frames/*")]
         if links := [path.name for path in inside if path.is_symlink()]:
-            raise InputError(f"The run {run.id} does not go on: {links[0]} is a link, and it writes nowhere but here.")
+            raise InputError(f"The run {run.id} cannot resume: {links[0]} is a link, and a run writes no other folder.")
         if pipes := [path.name for path in inside if not (path.is_file() or path.is_dir())]:
-            raise InputError(f"The run {run.id} does not go on: {pipes[0]} is not a file.")
+            raise InputError(f"The run {run.id} cannot resume: {pipes[0]} is not a file.")
         iterations = record.settings.iterations + more
         if not starts_over(run, record):
             done = Checkpoint.load(run.checkpoint).iteration
-            if done >= iterations and record.status != "interrupted":  # that one has its result still to write
-                raise InputError(f"The run {run.id} has done its {iterations} iterations; ask for more.")
+            if done >= iterations and record.status != "interrupted":  # an interrupted run must still write its result
+                raise InputError(f"The run {run.id} has done all its {iterations} iterations; add more.")
         settings = record.settings.changed(iterations=iterations)
         (run.path / "request.json").unlink(missing_ok=True)
         run.change(
@@ -66,36 +68,36 @@ def resume(run: Run, more: int = 0) -> None:
 
 
 def starts_over(run: Run, record: RunRecord) -> bool:
-    """Whether a run that goes on does so from its beginning: no part of it was ever kept."""
+    """Tell whether a resumed run starts over, because nothing of it was saved."""
     return record.iteration is None and not run.checkpoint.exists()
 
 
 def record_ending(run: Run, cause: Callable[[ProcessId], str]) -> RunRecord:
-    """Return the run's record. If its writer is gone, first note that it was interrupted and why (`cause` says so of
-    the writer), and make the best image of its last checkpoint its result.
+    """Return the run's record. If its writer is gone, first record the `cause`, and make its checkpoint the result.
 
-    Raises `StudioError` for a record that cannot be read.
+    Raises:
+        StudioError: If the record cannot be read.
     """
     record = run.record()
     if record.status != "interrupted" or not record.writer:
         return record
     with _endings():
         record = run.record()
-        if record.status != "interrupted" or not record.writer:  # someone was faster
+        if record.status != "interrupted" or not record.writer:  # another process was faster
             return record
         paths.remove_drafts(run.path)
         record = record.model_copy(update={"message": cause(record.writer), "writer": None})
         record = with_checkpoint_result(run, record)
         try:
             write_record(run, record)
-        except OSError:  # it is told all the same, and noted another time
+        except OSError:  # the next reader tries again to write it
             return record
     log.event("run interrupted", run=run.id, message=record.message)
     return record
 
 
 def with_checkpoint_result(run: Run, record: RunRecord) -> RunRecord:
-    """Make the best image of the last checkpoint the run's result, if possible; return the record that says so."""
+    """Make the best image of the last checkpoint the run's result, if possible; return the changed record."""
     with suppress(StudioError, LookupError, ValueError, OSError):
         best, iteration = Checkpoint.load_best(run.checkpoint)
         _check_is_of(record, best)
@@ -108,21 +110,21 @@ def with_checkpoint_result(run: Run, record: RunRecord) -> RunRecord:
 
 
 def _check_is_of(record: RunRecord, image: np.ndarray) -> None:
-    """Raise `StudioError` for an image of another shape than the run has at any of its stages."""
+    """Raise `StudioError` if the image's shape is not the shape of one of the run's stages."""
     height, width = record.shape
     for size, _ in record.settings.schedule():
         expected = geometry.resized_shape(width, height, size)
-        if np.abs(np.subtract(image.shape[1:3], expected)).max() <= 1:  # the photo's own sides would round otherwise
+        if np.abs(np.subtract(image.shape[1:3], expected)).max() <= 1:  # the photo's own size may round differently
             return
-    raise StudioError(f"The checkpoint of {record.id} is of another picture than the run's.")
+    raise StudioError(f"The checkpoint of {record.id} belongs to another picture.")
 
 
 @contextmanager
 def _endings() -> Iterator[None]:
-    """Held by who changes the record of a run that has ended. Raises `StudioError` when another holds it for long."""
+    """Hold the lock for changes of ended runs; raise `StudioError` if another process holds it for too long."""
     paths.home().mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(paths.home() / "endings.lock", timeout=ENDINGS_SECONDS):
             yield
     except Timeout as error:
-        raise StudioError(f"Another process holds {error.lock_file} for too long: end it, then try again.") from error
+        raise StudioError(f"Another process has held {error.lock_file} for too long: end it and try again.") from error

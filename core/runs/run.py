@@ -1,16 +1,16 @@
-"""A run on disk: a directory that one process writes and any number read, each file whole at every moment.
+"""A run on disk: a directory. One process writes it, any number read it, and no file is ever half written.
 
 runs/<id>/
   run.json          settings, status, provenance of the weights, timings per phase, environment, errors
   metrics.csv       a line per iteration
-  content.png style-1.png    the inputs as given, without their metadata; more styles as style-2.png …
-  mask-1.png kept.png        where a style is, and where the photo is left as it is, where that was given
-  start.png         the picture to start from, where one was given
-  live.jpg          the picture a moment ago, while the run is painted
+  content.png style-1.png    the inputs without their metadata; more styles as style-2.png …
+  mask-1.png kept.png        optional: the mask of a style, and the mask of the part of the photo that stays
+  start.png         optional: the picture to start from
+  live.jpg          the latest picture while the run is running
   frames/000100.jpg intermediate pictures
   result.png result.npy      the best image, for people and in float32 (RGB, 0 … 255)
-  checkpoint.npz    where the run stands, to go on from
-  request.json      what someone wants of the run
+  checkpoint.npz    the state to resume from
+  request.json      a user's request to the run
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 STYLES = tuple(f"style-{number}.png" for number in range(1, MOST_STYLES + 1))
 MASKS = tuple(f"mask-{number}.png" for number in range(1, MOST_STYLES + 1))
 INPUTS = ("content.png", *STYLES, *MASKS, "kept.png", "start.png")
-METRICS_BYTES = 64 * 2**20  # of metrics.csv: a line is some hundred bytes
-LINE_BYTES = 2048  # of a line of metrics at most: as many layers as there are, and more
+METRICS_BYTES = 64 * 2**20  # the limit for metrics.csv; a line has some hundred bytes
+LINE_BYTES = 2048  # the limit for a line of the metrics, enough for all layers
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory, as everyone but its writer sees it."""
+    """A run's directory, for its readers."""
 
     path: Path
 
@@ -60,16 +60,16 @@ class Run:
         return self.path / "content.png"
 
     def style(self, number: int) -> Path:
-        """Return the picture of a style, from number 1 on."""
+        """Return the path of a style image; the first has number 1."""
         return self.path / STYLES[number - 1]
 
     def mask(self, number: int) -> Path:
-        """Return the mask of a style; the record says whether it has one."""
+        """Return the path of a style's mask; the record says whether it exists."""
         return self.path / MASKS[number - 1]
 
     @property
     def kept(self) -> Path:
-        """Where the photo is left as it is."""
+        """The mask of the part of the photo that stays unchanged."""
         return self.path / "kept.png"
 
     @property
@@ -77,14 +77,14 @@ class Run:
         return self.path / "start.png"
 
     def input_files(self) -> list[Path]:
-        """Return the files of all pictures that the run was given."""
+        """Return the paths of the run's input pictures."""
         return [path for name in INPUTS if (path := self.path / name).is_file()]
 
     def pictures(self) -> Inputs:
-        """Read the pictures that the run was given: its copies, PNGs that are larger than the JPEGs they were."""
+        """Read the run's input pictures."""
 
         def read(path: Path) -> Image.Image:
-            return codec.read_image(path, max_bytes=4 * codec.MAX_PIXELS)
+            return codec.read_image(path, max_bytes=4 * codec.MAX_PIXELS)  # a PNG may be larger than the JPEG it was
 
         styles = self.record().styles
         return Inputs(
@@ -103,9 +103,10 @@ class Run:
         return self.path / "result.png"
 
     def record(self) -> RunRecord:
-        """What the run's record says; a run whose writer is gone is "interrupted".
+        """Read the run's record. If the run has not ended but its writer is gone, its status is "interrupted".
 
-        Raises `StudioError` for a record that is missing, damaged or of another version.
+        Raises:
+            StudioError: If the record is missing, damaged or of another version.
         """
         try:
             record = RunRecord.from_json(paths.read(self.path / "run.json"), lambda name: (self.path / name).exists())
@@ -122,13 +123,14 @@ class Run:
         return record
 
     def change(self, **changes: Any) -> None:
-        """Change the record of a run that no recorder writes."""
+        """Change fields of the record, if no recorder writes the run."""
         write_record(self, self.record().model_copy(update=changes))
 
     def metrics(self, last: int | None = None) -> pd.DataFrame:
-        """Return a row for each iteration, or for the `last` ones, without a line that is still being written.
+        """Return the metrics with a row for each iteration, or for the `last` ones; skip an unfinished line.
 
-        Raises `StudioError` when the file is damaged.
+        Raises:
+            StudioError: If the file is damaged.
         """
         import io
 
@@ -144,7 +146,7 @@ class Run:
             heading, _, rows = whole.partition("\n")
             columns = heading.split(",")
             if tuple(columns[: len(METRICS)]) != METRICS or not all(map(is_layer, columns[len(METRICS) :])):
-                raise ValueError(f"no columns of a run: {columns[:20]}")
+                raise ValueError(f"unknown columns: {columns[:20]}")
             if last is not None:
                 rows = "\n".join(rows.rsplit("\n", last + 1)[-last - 1 :])  # the text after the last \n is empty
             metrics = pd.read_csv(io.StringIO(f"{heading}\n{rows}"))
@@ -153,12 +155,12 @@ class Run:
                 raise ValueError("a step without a number")
         except FileNotFoundError:
             return pd.DataFrame(columns=METRICS)
-        except Exception as error:  # pandas raises nearly anything
+        except Exception as error:  # pandas raises many types
             raise StudioError(f"The metrics of the run {self.id} are damaged.") from error
         return metrics
 
     def with_progress(self, record: RunRecord) -> RunRecord:
-        """The record with how far the run is: one that has not ended well says so only in its metrics."""
+        """Return the record with the progress; for a run that is unfinished or interrupted, it is in the metrics."""
         told = record.iteration is not None and not record.unfinished and record.status != "interrupted"
         try:
             if told or (metrics := self.metrics()).empty:
@@ -168,7 +170,7 @@ class Run:
         last = metrics["iteration"].iloc[-1]
         steered = max((change.iteration for change in record.steering if change.iteration < last), default=-1)
         smaller = max((end for _, end in record.settings.schedule()[:-1] if end < last), default=-1)
-        # losses by other weights are no measure, nor are a smaller picture's
+        # Losses with other weights or of a smaller picture do not compare.
         metrics = metrics[metrics["iteration"] > max(steered, smaller)]
         best = int(metrics["total"].to_numpy().argmin())
         return record.model_copy(
@@ -181,7 +183,7 @@ class Run:
         )
 
     def frames(self) -> list[tuple[int, Path]]:
-        """The intermediate pictures by iteration."""
+        """Return the iterations and paths of the intermediate pictures, in order."""
         return sorted(
             (int(path.stem), path)
             for path in (self.path / "frames").glob("[0-9]*.jpg")
@@ -189,10 +191,10 @@ class Run:
         )
 
     def ask(self, **wishes: Any) -> None:
-        """Ask the writer, beside what was asked before: to stop after its current step, keeping the best picture so
-        far (`stop=True`), for so many `iterations` in all, or for other `weights` by the names of their settings.
+        """Add to the user's request to the run's writer; `wishes` are the fields of `Request`.
 
-        Raises `InputError` for iterations or weights that are out of range, and for what cannot be changed.
+        Raises:
+            InputError: If iterations or weights are out of range, or cannot be changed during a run.
         """
         request, weights = self.request(), wishes.pop("weights", {})
         settings = self.record().settings
@@ -205,16 +207,17 @@ class Run:
         paths.write(self.path / "request.json", request.model_dump_json().encode())
 
     def request(self) -> Request:
-        """What is wanted of the run; nothing where that cannot be read."""
+        """Return the user's request; an empty one if the file is missing or damaged."""
         try:
             return Request.model_validate_json(paths.read(self.path / "request.json"))
         except (OSError, ValidationError):
             return Request()
 
     def write_result(self, path: Path, more: Mapping[str, str] = {}) -> None:
-        """Write the result elsewhere too, with what it says of itself and `more`; the suffix decides the format.
+        """Write the result, its metadata and `more` metadata to another file; the suffix sets the format.
 
-        Raises `StudioError` when there is none yet, or it cannot be written.
+        Raises:
+            StudioError: If there is no result yet, or it cannot be written.
         """
         picture = preprocessing.to_uint8(codec.read_exact(self.path / "result.npy"))
         codec.write_image(path, picture, {**metadata(self.record()), **more})
@@ -224,18 +227,18 @@ class Run:
         return self.path / "checkpoint.npz"
 
 
-SUMS = ("total", "median step")  # among the timings, which are otherwise seconds by phase
+SUMS = ("total", "median step")  # the timings that are not the seconds of a phase
 METRICS = ("iteration", "evaluations", "seconds", "total", "style", "content", "total_variation")
 
 
 def lines_before(run: Run, iteration: int) -> dict[int, str]:
-    """Return the metrics' lines before that iteration; after a power loss, anything may follow the checkpoint."""
+    """Return the lines of the metrics before an iteration, by iteration; ignore damaged lines after a power loss."""
     text = paths.read(run.path / "metrics.csv", METRICS_BYTES).decode(errors="replace")
     lines: dict[int, str] = {}
-    for line in text[: text.rfind("\n") + 1].split("\n"):  # the last may be half a line
+    for line in text[: text.rfind("\n") + 1].split("\n"):  # the last line may be unfinished
         number = line.partition(",")[0]
         if re.fullmatch("[0-9]{1,9}", number) and int(number) < iteration:
-            lines.setdefault(int(number), line)  # the first: what comes again is of the rubbish
+            lines.setdefault(int(number), line)  # the first line counts; a repetition is damaged data
     return lines
 
 
@@ -245,9 +248,13 @@ def write_record(run: Run, record: RunRecord) -> None:
 
 @contextmanager
 def writing(run: Run, folder: Path | None = None) -> Iterator[None]:
-    """Say in a sentence why a run cannot be written, in its own folder's parent or in another one."""
+    """Turn an `OSError` in the context into a `StudioError` that names `folder`, by default the folder of all runs.
+
+    Raises:
+        StudioError: If the run's folder is gone, or the disk is full or not writable.
+    """
     folder = folder or run.path.parent
-    if not run.path.is_dir():  # and do not make it anew
+    if not run.path.is_dir():  # do not recreate it
         raise StudioError(gone(run))
     try:
         yield
@@ -255,7 +262,7 @@ def writing(run: Run, folder: Path | None = None) -> Iterator[None]:
         if not run.path.is_dir():
             raise StudioError(gone(run)) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = f"The disk of {folder} is full: make room, then let the run {run.id} go on."
+            why = f"The disk of {folder} is full: free some space, then resume the run {run.id}."
         else:
             why = f"The run {run.id} can no longer be written in {folder}: {error.strerror or error}."
         raise StudioError(why) from error
@@ -266,6 +273,6 @@ def gone(run: Run) -> str:
 
 
 def write_array(run: Run, best: np.ndarray) -> None:
-    """The best image, `(H, W, 3)` RGB, float32 in 0 … 255."""
+    """Write the best image, `(H, W, 3)` float32 RGB in 0 … 255."""
     with paths.replacing(run.path / "result.npy") as file:
         np.save(file, best)

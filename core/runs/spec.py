@@ -1,4 +1,4 @@
-"""What a run is asked to paint, and the digest of everything that its result depends on."""
+"""The specification of a run, and the digest of everything that its result depends on."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -13,22 +13,22 @@ from core.settings import TransferSettings
 
 @dataclass(frozen=True)
 class Style:
-    """A style to paint in. Its weight is one of the settings, `style_blend`."""
+    """A style of a run. Its weight is in the setting `style_blend`."""
 
     name: str
     picture: Image.Image
-    mask: Image.Image | None = None  # white where the style is; without one it is where no other style's mask is
+    mask: Image.Image | None = None  # white where the style applies; `None`: where no other style's mask is white
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """How a photo is to be painted. All pictures are RGB and upright, as `codec.read_image` returns them."""
+    """The styles and settings of a run. All pictures are RGB and upright, as `codec.read_image` returns them."""
 
     styles: Sequence[Style]
     settings: TransferSettings
     preset: str
-    kept: Image.Image | None = None  # white where the photo stays as it is
-    start: Image.Image | None = None  # the picture to start from, whatever the settings say
+    kept: Image.Image | None = None  # white where the photo stays unchanged
+    start: Image.Image | None = None  # the picture to start from; it overrides the settings
     start_name: str = ""
     steering: Sequence[Steering] = ()  # changes of weights to repeat
 
@@ -37,7 +37,7 @@ class RunSpec:
         return SEPARATOR.join(style.name for style in self.styles)
 
     def digest(self) -> bytes:
-        """Return a digest of the pictures and the steering, not of the settings: those of a film's frames differ."""
+        """Return a digest of the pictures and the steering, without the settings: they differ between film frames."""
         pictures, masks = [style.picture for style in self.styles], [style.mask for style in self.styles]
         return pictures_digest(self.style_name, (*pictures, None, *masks, None, self.kept, self.start), self.steering)
 
@@ -52,8 +52,14 @@ def pictures_digest(name: str, pictures: Iterable[Image.Image | None], steering:
 
 
 def made_of(spec: bytes, settings: TransferSettings, photo: bytes, before: str = "") -> str:
-    """Return the digest of all that a result depends on: `RunSpec.digest`, the settings, the bytes of the photo's file,
-    and for a frame of a film the `made_of` of the frame before."""
+    """Return the digest of everything that a result depends on.
+
+    Args:
+        spec: `RunSpec.digest`.
+        settings: The run's settings.
+        photo: The bytes of the photo's file.
+        before: For a film's frame, the `made_of` of the frame before.
+    """
     digest = hashlib.sha256(spec + settings.shaping_result().encode())
     digest.update(before.encode())
     digest.update(photo)

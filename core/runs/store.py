@@ -1,4 +1,4 @@
-"""Create runs, and find them."""
+"""Create and find runs."""
 
 import re
 import secrets
@@ -21,10 +21,12 @@ from core.transfer import inputs
 
 
 def create(spec: RunSpec, photo: Image.Image, photo_name: str, owner: str = "", batch: str = "", job: str = "") -> Run:
-    """Create a run of a photo, queued. `owner`, `batch` and `job` are what its record says of them.
+    """Create a run with the content image `photo` and the status "queued"; see `RunRecord` for the other arguments.
 
-    Raises `InputError` when a picture is too small at this size, the steering would leave nothing to paint or the
-    settings do not allow the memory that it needs, and `StudioError` when it cannot be written.
+    Raises:
+        InputError: If a picture is too small, the steering does not fit the settings, or the run needs more memory
+            than they allow.
+        StudioError: If the run cannot be written.
     """
     photo_name, style_name = as_name(photo_name), as_name(spec.style_name)
     shape = _check(spec, photo, photo_name)
@@ -45,9 +47,9 @@ def create(spec: RunSpec, photo: Image.Image, photo_name: str, owner: str = "", 
         shape=shape,
         start=spec.start_name,
         steering=sorted(spec.steering, key=lambda change: change.iteration),
-        writer=ProcessId.this_process(),  # until it is performed, or handed to the queue
+        writer=ProcessId.this_process(),  # until the run starts or enters the queue
     )
-    draft = Run(run.path.with_name(f".{run.id}"))  # a reader never meets a run without its inputs
+    draft = Run(run.path.with_name(f".{run.id}"))  # so that readers never see a run without its inputs
     try:
         draft.path.mkdir(parents=True)
         _write_pictures(draft, spec, photo)
@@ -60,10 +62,10 @@ def create(spec: RunSpec, photo: Image.Image, photo_name: str, owner: str = "", 
 
 
 def _check(spec: RunSpec, photo: Image.Image, photo_name: str) -> tuple[int, int]:
-    """Return the height and width of the result. Raises as `create` does."""
+    """Check a run, and return the height and width of its result."""
     steered = spec.settings
     for change in sorted(spec.steering, key=lambda change: change.iteration):
-        steered = steered.changed(**change.changes)  # each may fit, and not what was steered before
+        steered = steered.changed(**change.changes)  # a change may be valid alone but not after the earlier ones
     shape = geometry.shape_at(photo.size, spec.settings.size, photo_name)
     inputs.check_side(photo.size, spec.settings, photo_name)
     names = [as_name(style.name) for style in spec.styles]
@@ -85,29 +87,34 @@ def _write_pictures(run: Run, spec: RunSpec, photo: Image.Image) -> None:
 
 
 def find(run_id: str, owner: str | None = None) -> Run:
-    """The run of that id, of the only id that begins so, or the "last"; of anyone's runs or of that owner's.
+    """Return a run of an owner, or of any owner.
 
-    Raises `InputError` when there is none.
+    Args:
+        run_id: The run's id, the start of a single run's id, or "last".
+        owner: The owner; `None` for any.
+
+    Raises:
+        InputError: If there is no such run, or several.
     """
     mine = [run for run in all_runs() if owner is None or is_of(run, owner)]
     exact = [run for run in mine if run.id == run_id]
     alike = exact or (mine[:1] if run_id == "last" else [run for run in mine if run_id and run.id.startswith(run_id)])
     if len(alike) > 1:
-        raise InputError(f"{len(alike)} runs begin with {run_id!r}; nst runs lists them.")
+        raise InputError(f"{len(alike)} runs start with {run_id!r}; nst runs lists them.")
     if not alike:
         raise InputError(f"There is no run {run_id!r}; nst runs lists them.")
     return alike[0]
 
 
 def all_runs() -> list[Run]:
-    """Every run, the newest first."""
+    """Return every run, the newest first."""
     folder = paths.runs()
     names = sorted((path.name for path in folder.iterdir() if path.is_dir()), reverse=True) if folder.is_dir() else []
     return [Run(folder / name) for name in names if not name.startswith(".")]
 
 
 def readable_runs(owner: str | None = None) -> Iterator[tuple[Run, RunRecord]]:
-    """Every run whose record can be read, the newest first; of an owner's only theirs."""
+    """Yield every run of an owner, or of all owners, whose record can be read; the newest first."""
     for run in all_runs():
         try:
             record = run.record()
@@ -118,7 +125,7 @@ def readable_runs(owner: str | None = None) -> Iterator[tuple[Run, RunRecord]]:
 
 
 def is_of(run: Run, owner: str) -> bool:
-    """Whether the run is that owner's; one whose record cannot be read is nobody's."""
+    """Tell whether a run belongs to an owner; a run whose record cannot be read belongs to no one."""
     try:
         return run.record().owner == owner
     except StudioError:

@@ -1,4 +1,4 @@
-"""A run's styles for display: their names, their shares and where they are used."""
+"""A run's styles for display: their names, shares and regions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERYWHERE = "everywhere"
 
 @dataclass(frozen=True)
 class RunStyle:
-    """One of a run's styles."""
+    """A style of a run."""
 
     label: str  # "Painting", with its number if there are several
     name: str
@@ -28,7 +28,7 @@ class RunStyle:
 
 
 def styles_of(run: Run, record: RunRecord) -> list[RunStyle]:
-    """Return the styles of a run, in their order."""
+    """Return a run's styles, in order."""
     masked = [style.mask for style in record.styles]
     shares = style_shares(record.settings.style_blend, masked)
     return [
@@ -44,13 +44,13 @@ def styles_of(run: Run, record: RunRecord) -> list[RunStyle]:
 
 
 def describe_regions(run: Run, record: RunRecord) -> str:
-    """Say in which parts of the photo the styles are, and whether a part of it stays."""
+    """Describe which styles have their own part of the photo, and whether a part stays unchanged."""
     parts = [f"{style.name} in its part" for style in record.styles if style.mask]
     return ", ".join([*parts, *(["a part stays as it is"] if run.kept.is_file() else [])]) or EVERYWHERE
 
 
 def style_shares(weights: Sequence[float], masked: Sequence[bool]) -> list[float]:
-    """Return each style's share where it is used: 1 for one with a mask, the others by their weights."""
+    """Return each style's share: 1 for a style with a mask, otherwise according to the weights."""
     given = weights if len(weights) == len(masked) else (1.0,) * len(masked)
     free = [0.0 if has_mask else weight for weight, has_mask in zip(given, masked, strict=True)]
     blended = blend(len(free), free) if any(free) else free
@@ -58,7 +58,7 @@ def style_shares(weights: Sequence[float], masked: Sequence[bool]) -> list[float
 
 
 def share_text(share: float, has_mask: bool, masked: Sequence[bool]) -> str:
-    """Say how large a style's share is and where; `masked` says which of the run's styles have a mask."""
+    """Describe a style's share (0 to 1) and its region; `masked` tells which of the run's styles have a mask."""
     if has_mask:
         return "in its part"
     if len(masked) == 1:

@@ -97,13 +97,13 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("stylize good.png waves -o out.png --start-from wavs", r"There is no sample named “wavs”: "),
         (
             "stylize good.png waves -o out.png --steer style_weight=3",
-            r"'style_weight=3' is no change of a weight such as 40:style_weight=0\.1\.",
+            r"'style_weight=3' is not a change of a weight: give one such as 40:style_weight=0\.1\.",
         ),
         ("stylize good.png waves -o out.png --steer 4:style-weight=-1", r"style_weight = '-1': .*than or equal to 0\."),
-        ("stylize good.png waves -o out.png --steer 4:colour=3", r"colour cannot be changed while a run paints; "),
+        ("stylize good.png waves -o out.png --steer 4:colour=3", r"colour cannot be changed during a run; "),
         (
             "stylize good.png waves -o out.png --steer 4:size=128",
-            r"size cannot be changed while a run paints; .* can\.",
+            r"size cannot be changed during a run; .* can\.",
         ),
         (
             "stylize good.png waves -o out.png --steer 4:style_weight=3 --steer 5:style_layer_weights=1,2",
@@ -359,7 +359,7 @@ def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model
 
     done = nst("resume", run.id, "-o", files / "more.png")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"nst: The run {run.id} has done its 3 iterations; ask for more.\n"
+    assert done.stderr == f"nst: The run {run.id} has done all its 3 iterations; add more.\n"
     done = nst("resume", run.id, "-o", files / "more.png", "--more", "2", "--json")
     assert done.returncode == 0, done.stderr
     more = json.loads(done.stdout)
@@ -540,10 +540,10 @@ def test_runs_say_why_one_was_interrupted(files, own_home):
     seen, noted = (new_run(files, name, "style") for name in ("seen", "noted"))
     earlier = ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""})
     seen.change(status="running", writer=earlier, message="Compiling the first step …")
-    noted_cause = "The process that painted it was killed (SIGKILL), as the system does when memory runs out."
+    noted_cause = "The run's process was killed (SIGKILL). The system does this when memory runs out."
     noted.change(status="interrupted", writer=None, message=noted_cause)
     told = {record["id"]: record["message"] for record in json.loads(nst("runs", "--json").stdout)}
-    assert told == {noted.id: noted_cause, seen.id: "The machine was restarted while it was being painted."}
+    assert told == {noted.id: noted_cause, seen.id: "The machine was restarted during the run."}
     lines = [line.strip("│ ") for line in nst("runs").stdout.splitlines()]
     for run in (seen, noted):
         below = lines[next(number for number, line in enumerate(lines) if run.id in line) + 1]
@@ -578,7 +578,7 @@ def test_the_queue_is_listed_and_changed(files, own_home):
     assert a.id in done.stdout and b.id not in done.stdout
     assert b.record().status == "stopped"
     done = nst("queue", "--up", b.id)
-    assert (done.returncode, done.stderr) == (2, f"nst: The run {b.id} does not wait in the queue.\n")
+    assert (done.returncode, done.stderr) == (2, f"nst: The run {b.id} is not in the queue.\n")
 
 
 def test_doctor_as_json_and_as_a_table(weights, model, own_home):

@@ -117,12 +117,12 @@ PAIRS = ("--contents", "photos", "--styles", "art")
         (("jobs.csv", "--size", "1"), r"size = 1: should be greater than or equal to 64\."),
         (("none.csv",), r"none\.csv does not exist\."),
         (("jobs.yaml",), r"jobs\.yaml-report\.html is a folder: give the name of a file\."),
-        ((".",), r"\. is no file of runs: its name must end in "),
+        ((".",), r"\. is not a file of runs: its name must end in "),
         (("jobs.csv", "--by", "oil"), r"'oil' is neither a preset"),
-        ((*PAIRS, "--sweep", "size=64", "--sweep", "size=96"), r"size is to be swept twice"),
-        ((*PAIRS, "--sweep", "size"), r"'size' is no sweep such as"),
+        ((*PAIRS, "--sweep", "size=64", "--sweep", "size=96"), r"size is given twice"),
+        ((*PAIRS, "--sweep", "size"), r"'size' is not a sweep: give one such as"),
         ((*PAIRS, "--report", "out.pdf"), r"out\.pdf cannot be written: .* \.html or"),
-        ((*PAIRS, "--sweep", f"seed={','.join(map(str, range(60)))}"), r"540 runs; a b"),
+        ((*PAIRS, "--sweep", f"seed={','.join(map(str, range(60)))}"), r"540 runs, but a b"),
         (("--contents", "empty", "--styles", "art"), r"There is no picture in empty: "),
     ],
 )  # fmt: skip
@@ -143,7 +143,7 @@ def test_what_is_no_cluster_is_told_before_anything_begins(given, own_home):
         "--contents", given / "photos", "--styles", "waves", "--address", "ray://there", "--report", given / "r.zip"
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "nst: 'ray://there' is no address of a Ray cluster such as 10.0.0.1:6379."
+    assert done.stderr.splitlines()[-1] == "nst: 'ray://there' is not a Ray address: give one such as 10.0.0.1:6379."
     assert not store.all_runs()
 
 
@@ -209,7 +209,7 @@ def test_an_empty_address_is_none(rows, own_home):
     """As of a variable that is not set: it does not mean this machine."""
     done = batch(rows("photos/a.png,waves,draft,64,1"), "--address", "")
     assert (done.returncode, done.stdout, store.all_runs()) == (2, "", [])
-    assert done.stderr == "nst: '' is no address of a Ray cluster such as 10.0.0.1:6379.\n"
+    assert done.stderr == "nst: '' is not a Ray address: give one such as 10.0.0.1:6379.\n"
 
 
 def test_what_cannot_be_painted_is_told_and_the_others_are_painted(rows, own_home, weights, model):

@@ -143,8 +143,8 @@ def test_frames_of_other_sizes_are_told_before_anything_is_painted(photos, own_h
     assert (done.returncode, done.stdout) == (2, "")
     *_, line = done.stderr.splitlines()
     assert line == (
-        "nst: photo3.png has 60 × 80 pixels, and the first frame, photo2.png, has 80 × 60: the frames of a film are of "
-        "one size."
+        "nst: photo3.png has 60 × 80 pixels, but the first frame, photo2.png, has 80 × 60: all frames of a film must "
+        "have the same size."
     )
     assert not store.all_runs() and not (photos.parent / "out").exists()
 

@@ -1,4 +1,4 @@
-"""Batches: what files and products of folders ask for, what is refused, and which runs stand for it."""
+"""Batches: jobs from files and from combinations, refused input, and the runs of the jobs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SMALL = {"size": "64", "iterations": "3"}
 
 @pytest.fixture(autouse=True)
 def started(own_home, monkeypatch):
-    """A worker is not started, only counted."""
+    """Count the starts of workers without starting any."""
     calls = []
     monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
     return calls
@@ -32,7 +32,7 @@ def started(own_home, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Photos a and b and paintings x and y; beside them, one that is none and one that is too narrow."""
+    """Create photos a and b, paintings x and y, a damaged picture and one that is too narrow."""
     for number, name in enumerate(("photos/a", "photos/b", "art/x", "art/y")):
         path = tmp_path / "given" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def read(folder):
-    """Reads a file of runs that holds this text."""
+    """Return a function that writes a text to a file and reads its jobs."""
 
     def of_text(text, name="jobs.csv", **more):
         (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
@@ -60,7 +60,7 @@ def product(folder, **changes):
 
 
 def ended(run, status="done", **changes):
-    """As a worker leaves a run."""
+    """Give a run the end that a worker would record."""
     if status == "done":
         height, width = run.record().shape
         codec.write_image(run.result, np.zeros((height, width, 3), np.uint8))
@@ -70,7 +70,7 @@ def ended(run, status="done", **changes):
 # --- files
 
 
-def test_digests_stay_so_that_a_batch_that_was_begun_goes_on(read, folder):
+def test_digests_are_stable_so_that_an_earlier_batch_can_continue(read, folder):
     for name, colour in (("photo", (10, 20, 30)), ("one", "red"), ("two", "blue")):
         Image.new("RGB", (70, 66), colour).save(folder / f"{name}.bmp")
     jobs = read("content,style,size\nphoto.bmp,one.bmp,64\nphoto.bmp,one.bmp;two.bmp,64\n")
@@ -80,7 +80,7 @@ def test_digests_stay_so_that_a_batch_that_was_begun_goes_on(read, folder):
     ]
 
 
-def test_a_row_is_a_run_and_what_is_left_empty_is_the_preset_s(read, folder):
+def test_a_row_is_a_run_and_empty_cells_use_the_preset(read, folder):
     text = "\ufeffContent, style ,preset,style-weight,style_layers\r\n"
     text += 'photos/a.png,art/x.png,draft,1e4,"relu1_1,relu2_1"\r\n\r\nphotos/b.png,art/x.png;waves\r\n'
     first, second = read(text, common={"size": 64})
@@ -90,27 +90,27 @@ def test_a_row_is_a_run_and_what_is_left_empty_is_the_preset_s(read, folder):
     assert second.settings == choose("fast", size=64)
 
 
-def test_yaml_asks_for_the_same_as_csv(read):
+def test_yaml_and_csv_give_the_same_jobs(read):
     rows = 'content,style,preset,style_weight,style_blend\nphotos/a.png,art/x.png;art/y.png,draft,1e4,"2,1"\n'
     rows += "chelsea,waves,,,\n"
     text = """
 - content: photos/a.png
   styles: [art/x.png, art/y.png]
   preset: draft
-  style weight: 1e4      # which YAML 1.1 takes for a word
+  style weight: 1e4      # a word in YAML 1.1
   style_blend: [2, 1]
 - {content: chelsea, style: waves, preset: , size: ~}
 """
     assert read(text, "jobs.yaml") == read(rows) == read(text.replace("- {", "# …\n- {"), "jobs.YML")
 
 
-def test_paths_are_from_the_file_s_folder_on_and_a_setting_of_a_row_counts_more(read, monkeypatch, tmp_path):
+def test_paths_are_relative_to_the_file_and_a_row_overrides_common_settings(read, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (job,) = read("content,style,size\nphotos/a.png,art/x.png,96\n", preset="draft", common={"size": 64, "seed": 3})
     assert (job.settings.size, job.settings.seed, job.preset) == (96, 3, "draft")
 
 
-def test_what_the_command_line_says_for_all_has_to_fit_each_row_alone(read):
+def test_common_settings_must_fit_each_row(read):
     (job,) = read("content,style,size\nchelsea,waves,1024\n", preset="draft", common={"stages": 5})
     assert (job.settings.size, job.settings.stages) == (1024, 5)
     with pytest.raises(InputError, match=r"^jobs\.csv, line 2: 5 stages to 256 px would begin at 16 px"):
@@ -122,20 +122,20 @@ def test_what_the_command_line_says_for_all_has_to_fit_each_row_alone(read):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"jobs\.csv asks for no run\.$"),
-        ("content;style;size\r\n", r"^jobs\.csv, line 1: its cells are parted by semicolons, and have to be by commas"),
-        ("content\tstyle\n", r"^jobs\.csv, line 1: its cells are parted by tabs, and have to be by commas\.$"),
-        ("content,style\n", r"jobs\.csv asks for no run\.$"),
-        ("content\nphotos/a.png\n", r"^jobs\.csv, line 2: it names no style\.$"),
-        ("content,stile\n", r"^jobs\.csv, line 1: there is no column 'stile' \(is style meant\?\)\.$"),
+        ("", r"jobs\.csv contains no run\.$"),
+        ("content;style;size\r\n", r"^jobs\.csv, line 1: the cells are separated by semicolons: use commas"),
+        ("content\tstyle\n", r"^jobs\.csv, line 1: the cells are separated by tabs: use commas\.$"),
+        ("content,style\n", r"jobs\.csv contains no run\.$"),
+        ("content\nphotos/a.png\n", r"^jobs\.csv, line 2: style is missing\.$"),
+        ("content,stile\n", r"^jobs\.csv, line 1: there is no column 'stile' \(did you mean style\?\)\.$"),
         ("content,zzz\n", r"line 1: there is no column 'zzz'; nst stylize --help lists the settings\.$"),
-        ("content,style,Style\n", r"^jobs\.csv, line 1: the column style is there twice\.$"),
-        ("content,style\nphotos/a.png,art/x.png,9\n", r"line 2: it has 3 cells, and there are 2 columns\.$"),
+        ("content,style,Style\n", r"^jobs\.csv, line 1: there are two columns style\.$"),
+        ("content,style\nphotos/a.png,art/x.png,9\n", r"line 2: it has 3 cells, but there are only 2 columns\.$"),
         ("content,style\nnone.png,art/x.png\n", r"^jobs\.csv, line 2: none\.png does not exist in "),
         ("content,style\nwords.jpg,art/x.png\n", r"^jobs\.csv, line 2: words\.jpg is not a JPEG, "),
         ("content,style\nphotos,art/x.png\n", r"line 2, column content: There is no sample named “photos”"),
         ("content,style\nphotos/a.png,wavs\n", r"line 2, column style: There is no sample named “wavs”"),
-        ("content,style\nphotos/a.png,art/x.png;\n", r"line 2, column style: between two ; there is no painting\.$"),
+        ("content,style\nphotos/a.png,art/x.png;\n", r"line 2, column style: a painting is missing before or"),
         ("content,style,size\nnarrow.png,waves,256\n", r"line 2: narrow would be only 256 × 26 pixels at size 256"),
         ("content,style,preset\nchelsea,waves,oil\n", r"line 2, column preset: there is no preset 'oil'; there are d"),
         ("content,style,size\nchelsea,waves,63\n", r"line 2, column size: size = '63': should be greater than or equa"),
@@ -144,16 +144,16 @@ def test_what_the_command_line_says_for_all_has_to_fit_each_row_alone(read):
         ("content,style,init\nchelsea,waves,\u202epreview\n", r"line 2, column init: init = "),
         ("content,style,style_blend\nchelsea,waves,\"1,2\"\n", r"line 2: style_blend has 2 numbers for 1 paintings"),
         ("content,style\nchelsea,\0waves\n", r"^jobs\.csv, line 2: there is a NUL character"),
-        ('content,style\nchelsea,"waves\n', r"^jobs\.csv, line \d: it is not CSV \(unexpected end of data\)\.$"),
-        (f"content,style\nchelsea,{'w' * 200_000}\n", r"^jobs\.csv, line \d: it is not CSV \(field larger than"),
-        ("content,style\n" + 501 * "chelsea,waves\n", r"^These are 501 runs; a batch has at most 500: ask for fewer"),
-        ("content,style\nchelsea,waves\nchelsea,waves\n", r"^jobs\.csv, line 3: it asks for the same run as line 2\.$"),
-        ("content,style,memory\nchelsea,waves,8\nchelsea,waves,9\n", r"line 3: it asks for the same run as line 2\.$"),
+        ('content,style\nchelsea,"waves\n', r"^jobs\.csv, line \d: this is not valid CSV \(unexpected end of data"),
+        (f"content,style\nchelsea,{'w' * 200_000}\n", r"^jobs\.csv, line \d: this is not valid CSV \(field larger"),
+        ("content,style\n" + 501 * "chelsea,waves\n", r"^These are 501 runs, but a batch has at most 500: split it"),
+        ("content,style\nchelsea,waves\nchelsea,waves\n", r"^jobs\.csv, line 3: this is the same run as in line 2\.$"),
+        ("content,style,memory\nchelsea,waves,8\nchelsea,waves,9\n", r"line 3: this is the same run as in line 2\.$"),
         (b"content,style\nchelsea,\xff\xfe\n", r"jobs\.csv is not text in UTF-8\.$"),
         (" " * (2**20 + 1), r"jobs\.csv cannot be read: it has more than 1,048,576 bytes\.$"),
     ],
 )  # fmt: skip
-def test_a_csv_file_that_cannot_be(read, text, message):
+def test_an_invalid_csv_file_is_refused(read, text, message):
     with pytest.raises(InputError, match=message):
         read(text)
     assert not store.all_runs() and not queue.queued_runs()
@@ -168,39 +168,39 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"jobs\.yaml asks for no run\.$"),
-        ("[]", r"jobs\.yaml asks for no run\.$"),
-        ("content: chelsea", r"^jobs\.yaml, line 1: a list of runs is wanted, each beginning with “- content:”\.$"),
-        ("- chelsea", r"^jobs\.yaml, line 1: a run is wanted, such as "),
-        ("- content: chelsea\n  style: [waves", r"^jobs\.yaml, line 2: it is not YAML \("),
-        ("- content: chelsea\n\n  stile: waves", r"^jobs\.yaml, line 3: there is no column 'stile' \(is style meant"),
-        ("- content: chelsea\n  content: coffee", r"^jobs\.yaml, line 2: content is there twice\.$"),
-        ("- content: [chelsea, coffee]\n  style: waves", r"line 1, column content: 2 were given, and a run has"),
-        ("- content: {a: b}\n  style: waves", r"line 1, column content: a word or a number is wanted\.$"),
-        ("- content: chelsea\n  style: [[waves]]", r"line 2, column style: a word or a number is wanted\.$"),
+        ("", r"jobs\.yaml contains no run\.$"),
+        ("[]", r"jobs\.yaml contains no run\.$"),
+        ("content: chelsea", r"^jobs\.yaml, line 1: write a list of runs, each starting with “- content:”\.$"),
+        ("- chelsea", r"^jobs\.yaml, line 1: this is not a run\. Write "),
+        ("- content: chelsea\n  style: [waves", r"^jobs\.yaml, line 2: this is not valid YAML \("),
+        ("- content: chelsea\n\n  stile: waves", r"^jobs\.yaml, line 3: there is no column 'stile'"),
+        ("- content: chelsea\n  content: coffee", r"^jobs\.yaml, line 2: content is given twice\.$"),
+        ("- content: [chelsea, coffee]\n  style: waves", r"line 1, column content: there are 2 values, but a run has"),
+        ("- content: {a: b}\n  style: waves", r"line 1, column content: give a word or a number\.$"),
+        ("- content: chelsea\n  style: [[waves]]", r"line 2, column style: give a word or a number\.$"),
         ("- content: chelsea\n  style: !!python/object/apply:os.system [ls]", r"column style: the tag tag:\S+ is"),
         ("- content: chelsea\n  style: !!python/name:os.system waves", r"column style: the tag tag:\S+ is not"),
-        ("- content: !own chelsea\n  style: waves", r"column content: the tag !own is not read\.$"),
+        ("- content: !own chelsea\n  style: waves", r"column content: the tag !own is not allowed\.$"),
         ("- content: chelsea\n  style: waves\n  size: yes", r"line 3, column size: size = 'yes': should be a valid"),
         ("- content: chelsea\n  style: waves\n  size: 2026-01-01", r"line 3, column size: size = '2026-01-01': "),
-        ("- ? [a, b]\n  : c", r"line 1: a word or a number is wanted\.$"),
-        ("- &a {content: chelsea, style: waves}\n- *a", r"^jobs\.yaml, line 2: aliases \(\*\) are not read\.$"),
-        ("- !own {content: chelsea, style: waves}", r"^jobs\.yaml, line 1: the tag !own is not read\.$"),
-        (LAUGHS, r"^jobs\.yaml, line 2: aliases \(\*\) are not read\.$"),
-        ("- &a [*a]", r"^jobs\.yaml, line 1: aliases \(\*\) are not read\.$"),
-        ("[" * 20_000, r"^jobs\.yaml: lists lie within lists too deep\.$"),
-        ("- content: chelsea\n  style: wa\x07ves", r"^jobs\.yaml: it is not YAML \(.*#x0007"),
-        ("--- []\n--- []", r"^jobs\.yaml, line 2: it is not YAML \(but found another document\)\.$"),
+        ("- ? [a, b]\n  : c", r"line 1: give a word or a number\.$"),
+        ("- &a {content: chelsea, style: waves}\n- *a", r"^jobs\.yaml, line 2: aliases \(\*\) are not allowed\.$"),
+        ("- !own {content: chelsea, style: waves}", r"^jobs\.yaml, line 1: the tag !own is not allowed\.$"),
+        (LAUGHS, r"^jobs\.yaml, line 2: aliases \(\*\) are not allowed\.$"),
+        ("- &a [*a]", r"^jobs\.yaml, line 1: aliases \(\*\) are not allowed\.$"),
+        ("[" * 20_000, r"^jobs\.yaml: the lists are nested too deeply\.$"),
+        ("- content: chelsea\n  style: wa\x07ves", r"^jobs\.yaml: this is not valid YAML \(.*#x0007"),
+        ("--- []\n--- []", r"^jobs\.yaml, line 2: this is not valid YAML \(but found another document\)\.$"),
         ("- {content: chelsea, style: waves, size: " + "9" * 5000 + "}", r"column size: size = '9+…: .* exceeded"),
     ],
 )  # fmt: skip
-def test_a_yaml_file_that_cannot_be(read, text, message):
+def test_an_invalid_yaml_file_is_refused(read, text, message):
     with pytest.raises(InputError, match=message):
         read(text, "jobs.yaml")
     assert not store.all_runs()
 
 
-def test_every_bad_row_is_named_at_once(read):
+def test_the_message_names_every_bad_row(read):
     rows = ["content,style,size", *["chelsea,waves,1"] * 13]
     with pytest.raises(InputError) as raised:
         read("\n".join(rows))
@@ -208,8 +208,8 @@ def test_every_bad_row_is_named_at_once(read):
     assert str(raised.value).endswith(" Also wrong: lines 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, and 2 more.")
 
 
-def test_another_kind_of_file_is_none(folder):
-    with pytest.raises(InputError, match=r"jobs\.txt is no file of runs: its name must end in \.csv, \.yaml, \.yml\."):
+def test_another_kind_of_file_is_refused(folder):
+    with pytest.raises(InputError, match=r"jobs\.txt is not a file of runs: its name must end in "):
         jobs_file.from_file(folder / "jobs.txt")
     with pytest.raises(InputError, match=r"jobs\.csv does not exist\."):
         jobs_file.from_file(folder / "jobs.csv")
@@ -226,13 +226,13 @@ def test_a_huge_file_is_not_read(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes with a name are POSIX's")
-def test_a_pipe_is_not_waited_for(folder):
+def test_a_pipe_does_not_block(folder):
     os.mkfifo(folder / "jobs.csv")
     with pytest.raises(InputError, match=r"cannot be read: it is not a file"):
         jobs_file.from_file(folder / "jobs.csv")
 
 
-def test_names_that_turn_the_text_around_are_kept_as_legible_ones(read, folder):
+def test_names_with_direction_marks_are_made_legible(read, folder):
     (folder / "photos" / "a.png").rename(folder / "photos" / "a\u202eb.png")
     (job,) = read("content,style,size\nphotos/a\u202eb.png,art/x.png,64\n")
     (run,) = progress.begin(progress.batch_items([job]), "jobs\u202e.csv")
@@ -240,7 +240,7 @@ def test_names_that_turn_the_text_around_are_kept_as_legible_ones(read, folder):
     assert progress.batch_items([job])[0].run == run
 
 
-# --- products
+# --- combinations
 
 
 def test_every_photo_with_every_painting_preset_and_value(folder):
@@ -269,21 +269,21 @@ def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
         ({"contents": ["waves", "waves"]}, r"^The photo \S+ is given twice\.$"),
         ({"presets": ["draft", "draft"]}, r"^The preset draft is given twice\.$"),
         ({"presets": ["oil"]}, r"^There is no preset 'oil'; there are "),
-        ({"sweeps": {"size": [64]}}, r"^size is to be swept, and is given one value beside: leave one of"),
-        ({"sweeps": {"seed": [*range(126)]}}, r"^These are 504 runs; a batch has at most 500"),
-        ({"sweeps": {"style_layer_weights": ["1,1,1,1,2", "1,1,1,1,2.0"]}}, r"^a × x \(fast\) is asked for twice: by"),
+        ({"sweeps": {"size": [64]}}, r"^size has both values to sweep and a single value: leave out"),
+        ({"sweeps": {"seed": [*range(126)]}}, r"^These are 504 runs, but a batch has at most 500"),
+        ({"sweeps": {"style_layer_weights": ["1,1,1,1,2", "1,1,1,1,2.0"]}}, r"^a × x \(fast\) is given twice: two"),
         ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would begin at 32 px; the least is 64 px\.$"),
     ],
 )  # fmt: skip
-def test_a_product_that_cannot_be(folder, changes, message):
+def test_an_invalid_combination_is_refused(folder, changes, message):
     with pytest.raises(InputError, match=message):
         product(folder, **changes)
     assert not store.all_runs()
 
 
-def test_an_absurd_product_is_refused_before_its_pictures_are_read(folder):
+def test_too_many_combinations_are_refused_before_pictures_are_read(folder):
     (folder / "photos" / "c.png").write_text("no picture")
-    with pytest.raises(InputError, match=r"^These are 6,000,000 runs; "):
+    with pytest.raises(InputError, match=r"^These are 6,000,000 runs, but "):
         product(folder, sweeps={"seed": range(1_000_000)})
 
 
@@ -308,21 +308,21 @@ def test_a_sweep(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("style_weight", r"^'style_weight' is no sweep such as style_weight=1e4,1e5\.$"),
-        ("=1,2", r"is no sweep such as"),
-        ("stile_weight=1", r"^There is no setting 'stile_weight' to sweep \(is style_weight meant\?\)\.$"),
+        ("style_weight", r"^'style_weight' is not a sweep: give one such as style_weight=1e4,1e5\.$"),
+        ("=1,2", r"is not a sweep: give one such as"),
+        ("stile_weight=1", r"^There is no setting 'stile_weight' to sweep \(did you mean style_weight\?\)\.$"),
         ("preset=draft", r"^There is no setting 'preset' to sweep"),
-        ("frame_every=1,2", r"^The picture is the same for every frame_every: there is nothing to sweep\.$"),
-        ("memory=8,9", r"^The picture is the same for every memory: there is nothing to sweep\.$"),
-        ("style_weight=", r"^style_weight has an empty value among those to sweep\.$"),
-        ("style_weight=1,,2", r"^style_weight has an empty value"),
+        ("frame_every=1,2", r"^frame_every does not change the picture: sweep another setting\.$"),
+        ("memory=8,9", r"^memory does not change the picture: sweep another setting\.$"),
+        ("style_weight=", r"^One of the values of style_weight to sweep is empty\.$"),
+        ("style_weight=1,,2", r"^One of the values of style_weight to sweep is empty"),
         ("style_weight=1,1.0", r"^style_weight = 1\.0 is given twice\.$"),
         ("style_weight=-1", r"^style_weight = '-1': should be greater than or equal to 0\.$"),
         ("size=64,many", r"^size = 'many': should be a valid integer"),
         ("optimizer=sgd", r"^optimizer = 'sgd': should be 'adam' or 'l-bfgs'\.$"),
     ],
 )
-def test_a_sweep_that_cannot_be(text, message):
+def test_an_invalid_sweep_is_refused(text, message):
     with pytest.raises(InputError, match=message):
         plan.swept(text)
 
@@ -330,7 +330,7 @@ def test_a_sweep_that_cannot_be(text, message):
 # --- runs
 
 
-def test_a_run_keeps_what_it_is_of_and_an_older_record_says_nothing(folder):
+def test_a_run_records_its_job_and_an_older_record_has_none(folder):
     (job, *_) = product(folder)
     (run,) = progress.begin(progress.batch_items([job]), "photos × art")
     record = run.record()
@@ -342,7 +342,7 @@ def test_a_run_keeps_what_it_is_of_and_an_older_record_says_nothing(folder):
     assert (run.record().batch, run.record().job) == ("", "")
 
 
-def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(folder):
+def test_a_finished_run_is_reused_and_an_interrupted_one_resumed(folder):
     wanted = product(folder)
     first, second, third, fourth = progress.begin(progress.batch_items(wanted), "it")
     schedule.submit(first, second, third)
@@ -369,7 +369,7 @@ def test_what_is_painted_stands_for_its_job_and_what_was_broken_off_goes_on(fold
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_is_no_longer_what_was_asked_for_stands_for_nothing(folder, change):
+def test_a_run_that_no_longer_matches_its_job_is_not_reused(folder, change):
     (job, *_) = product(folder)
     (run,) = progress.begin(progress.batch_items([job]), "it")
     ended(run, **{"status": "done", **{name: value for name, value in change.items() if name == "status"}})
@@ -378,7 +378,7 @@ def test_what_is_no_longer_what_was_asked_for_stands_for_nothing(folder, change)
     assert progress.batch_items([job])[0].state == ("interrupted" if "status" in change else "new")
 
 
-def test_of_several_runs_the_painted_one_stands_for_a_job(folder):
+def test_of_several_runs_of_a_job_the_finished_one_is_reused(folder):
     (job, *_) = product(folder)
     (older,) = progress.begin(progress.batch_items([job]), "it")
     (newer,) = progress.begin(progress.batch_items([job], again=True), "it")
@@ -389,7 +389,7 @@ def test_of_several_runs_the_painted_one_stands_for_a_job(folder):
     assert progress.batch_items([job])[0].run == older
 
 
-def test_what_does_not_change_the_picture_makes_no_other_job(folder):
+def test_settings_that_do_not_change_the_picture_do_not_change_the_job(folder):
     before = product(folder, common={**SMALL, "memory": 20, "frame_every": 1})[:2]
     after = product(folder, common={**SMALL, "memory": 30, "frame_every": 2})[:2]
     painted, failed = progress.begin(progress.batch_items(before), "it")
@@ -413,7 +413,7 @@ def test_another_picture_is_another_job(folder, what):
     assert product(folder)[0].settings == job.settings
 
 
-def test_a_run_that_cannot_go_on_gives_way_to_a_new_one(folder):
+def test_a_run_that_cannot_resume_is_replaced_by_a_new_one(folder):
     (job, *_) = product(folder)
     (run,) = progress.begin(progress.batch_items([job]), "it")
     ended(run, "interrupted", iteration=2)
@@ -422,7 +422,7 @@ def test_a_run_that_cannot_go_on_gives_way_to_a_new_one(folder):
     assert other != run and other.record().status == "queued"
 
 
-def test_submitting_many_starts_one_worker_a_place(folder, started, monkeypatch):
+def test_submitting_many_runs_starts_one_worker_per_slot(folder, started, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "3")
     schedule.submit(*progress.begin(progress.batch_items(product(folder)), "it"))
     assert len(queue.queued_runs()) == 4 and len(started) == 3
@@ -430,7 +430,7 @@ def test_submitting_many_starts_one_worker_a_place(folder, started, monkeypatch)
     assert len(started) == 3
 
 
-def test_many_enter_the_queue_in_their_order_with_one_look_at_it(folder, monkeypatch):
+def test_many_runs_enter_the_queue_in_order_with_one_read(folder, monkeypatch):
     looks, places = [], queue._entries
     monkeypatch.setattr(queue, "_entries", lambda: looks.append(1) or places())
     first, *others = progress.begin(progress.batch_items(product(folder)), "it")
@@ -440,7 +440,7 @@ def test_many_enter_the_queue_in_their_order_with_one_look_at_it(folder, monkeyp
     assert len(looks) == 1 and queue.queued_runs() == [first, *others]
 
 
-def test_the_runs_of_a_sweep_are_told_apart(folder):
+def test_the_runs_of_a_sweep_have_different_titles(folder):
     sweeps = {"style_weight": [0.5, 2.0], "style_layers": ["relu1_1", "relu1_1,relu2_1"]}
     found = progress.batch_items(product(folder, contents=["chelsea"], sweeps=sweeps))
     assert [item.title for item in found[:2]] == [
@@ -450,7 +450,7 @@ def test_the_runs_of_a_sweep_are_told_apart(folder):
     assert len({item.title for item in found}) == 8
 
 
-def test_a_batch_is_watched_until_all_is_over(folder):
+def test_a_batch_is_watched_until_all_runs_have_ended(folder):
     found = progress.batch_items(product(folder))
     first, second, third, fourth = progress.begin(found, "it")
     schedule.submit(first, second, third, fourth)
@@ -478,7 +478,7 @@ def test_a_batch_is_watched_until_all_is_over(folder):
     assert [seen.over for seen in watch.until_over()] == [4]
 
 
-def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
+def test_cancelling_empties_the_queue_and_keeps_started_runs(folder):
     found = progress.batch_items(product(folder))
     first, second, third, fourth = progress.begin(found, "it")
     schedule.submit(first, second, third)
@@ -492,15 +492,15 @@ def test_leaving_off_empties_the_queue_and_keeps_what_was_begun(folder):
     assert third.record().status == "stopped"
 
 
-def test_what_another_process_has_begun_is_not_removed(folder, other_process):
+def test_a_run_of_another_process_is_not_removed(folder, other_process):
     (run,) = progress.begin(progress.batch_items(product(folder)[:1]), "it")
     run.change(writer=other_process.id)
     assert progress.cancel_waiting([run]) == [run]
     assert run.request().stop and run.record().writer == other_process.id
 
 
-def test_a_run_of_an_earlier_day_is_not_removed_though_nothing_was_kept_of_it(folder):
-    """What its user has noted of it lies in its folder."""
+def test_an_earlier_run_is_not_removed_even_without_a_checkpoint(folder):
+    """The user's note about the run is in its folder."""
     (run,) = progress.begin(progress.batch_items(product(folder)[:1]), "it")
     run.change(status="failed", timings={"total": 3.0}, writer=None)
     assert progress.begin(progress.batch_items(product(folder)[:1]), "it") == [run]
@@ -508,7 +508,7 @@ def test_a_run_of_an_earlier_day_is_not_removed_though_nothing_was_kept_of_it(fo
     assert run.record().status == "stopped"
 
 
-def test_when_the_last_of_some_runs_should_be_over(folder):
+def test_the_expected_end_of_several_runs(folder):
     first, second, third, _ = progress.begin(progress.batch_items(product(folder)), "it")
     schedule.submit(first, second, third)
     assert schedule.seconds_until_over([first]) is None
@@ -520,7 +520,7 @@ def test_when_the_last_of_some_runs_should_be_over(folder):
     assert schedule.seconds_until_over([]) == 0
 
 
-def test_an_imported_run_is_of_no_batch(folder, tmp_path):
+def test_an_imported_run_belongs_to_no_batch(folder, tmp_path):
     from core.runs import archive
 
     (job, *_) = product(folder)
@@ -532,13 +532,13 @@ def test_an_imported_run_is_of_no_batch(folder, tmp_path):
     assert isinstance(imported, Run) and (imported.record().batch, imported.record().job) == ("", "")
 
 
-def test_every_preset_can_be_asked_for(read):
+def test_every_preset_is_allowed(read):
     rows = ["content,style,preset", *(f"chelsea,waves,{name}" for name in PRESETS)]
     assert [job.preset for job in read("\n".join(rows))] == list(PRESETS)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there a name is any bytes")
-def test_a_file_s_name_may_be_no_text(folder):
+def test_a_file_name_may_be_invalid_utf_8(folder):
     for path in ("photos/a.png", "art/x.png"):
         (folder / path).rename(folder / os.fsdecode(path.encode().replace(b".png", b"\xff.png")))
     job = product(folder)[0]

@@ -1,4 +1,4 @@
-"""Folders of photos: their order, where results go, and what has been painted already."""
+"""Folders of photos: their order, the files of the results, and the reuse of earlier results."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ RED = Image.new("RGB", (64, 64), "red")
 
 @pytest.fixture
 def folder(tmp_path):
-    """Makes a folder of pictures with these names."""
+    """Return a function that creates a folder of pictures with given names."""
 
     def make(*names, size=(80, 60)):
         (tmp_path / "photos").mkdir(exist_ok=True)
@@ -37,13 +37,13 @@ def spec():
 
 
 def painted(item):
-    """As `FolderBatch.keep` leaves a result."""
+    """Write a result as `FolderBatch.keep` does."""
     item.output.parent.mkdir(exist_ok=True)
     made_of = {"Software": SOFTWARE, MADE_OF: item.made_of}
     codec.write_image(item.output, np.zeros((48, 64, 3), np.uint8), made_of)
 
 
-def test_frames_are_in_natural_order_and_what_is_no_picture_is_none(folder, tmp_path, spec):
+def test_frames_are_in_natural_order_and_other_files_are_ignored(folder, tmp_path, spec):
     photos = folder("frame10.png", "frame2.png", "Frame1.JPG", ".hidden.png")
     (photos / "notes.txt").write_text("no picture")
     (photos / "more.png").mkdir()
@@ -51,7 +51,7 @@ def test_frames_are_in_natural_order_and_what_is_no_picture_is_none(folder, tmp_
     assert [photo.name for photo in batch.photos] == ["Frame1.JPG", "frame2.png", "frame10.png"]
 
 
-def test_results_are_named_like_their_photos_and_a_film_s_are_lossless(folder, tmp_path, spec):
+def test_results_are_named_like_their_photos_and_a_film_has_png_frames(folder, tmp_path, spec):
     photos = folder("a.jpg", "b.gif", "c.TIF")
     names = [item.output.name for item in FolderBatch.of(photos, tmp_path / "out", spec).items()]
     assert names == ["a.jpg", "b.png", "c.TIF"]
@@ -62,25 +62,25 @@ def test_results_are_named_like_their_photos_and_a_film_s_are_lossless(folder, t
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("photos", "holds the photos themselves: give another folder"),
-        ("file", "is a file: of a folder of pictures, the results go to a folder"),
-        ("out.png", "would be a picture: of a folder of pictures, "),
+        ("photos", "is the folder of the photos: give another folder"),
+        ("file", "is a file: give a folder for the results of a folder of pictures"),
+        ("out.png", "is the name of a picture: give a folder"),
         ("none/out", "cannot be written: there is no folder "),
     ],
 )
-def test_a_target_that_cannot_be(folder, tmp_path, spec, target, message):
+def test_an_invalid_target_is_refused(folder, tmp_path, spec, target, message):
     photos = folder("a.png")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=message):
         FolderBatch.of(photos, tmp_path / target, spec)
 
 
-def test_a_folder_without_a_picture(tmp_path, spec):
-    with pytest.raises(InputError, match=r"There is no picture in .*: none ends in \.jpg, "):
+def test_a_folder_without_a_picture_is_refused(tmp_path, spec):
+    with pytest.raises(InputError, match=r"There is no picture in .*: no file name ends in \.jpg, "):
         FolderBatch.of(tmp_path, tmp_path / "out", spec)
 
 
-def test_two_photos_of_one_result(folder, tmp_path, spec):
+def test_two_photos_with_the_same_result_file_are_refused(folder, tmp_path, spec):
     with pytest.raises(InputError, match=r"^a\.bmp and a\.gif would both become a\.png: rename one\.$"):
         FolderBatch.of(folder("a.gif", "a.bmp"), tmp_path / "out", spec)
 
@@ -88,10 +88,10 @@ def test_two_photos_of_one_result(folder, tmp_path, spec):
 def test_another_program_s_file_is_not_replaced(folder, tmp_path, spec):
     batch = FolderBatch.of(folder("a.png"), tmp_path, spec)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png is in the way, and this program has not painted it"):
+    with pytest.raises(InputError, match=r"a\.png exists, but this program has not made it"):
         batch.items()
     codec.write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8), {"Software": SOFTWARE})
-    assert [item.is_painted for item in batch.items()] == [False]  # a single run's
+    assert [item.is_painted for item in batch.items()] == [False]  # the result of a single run
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_another_program_s_file_is_not_replaced(folder, tmp_path, spec):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_was_painted_otherwise_is_painted_again(folder, tmp_path, spec, change):
+def test_a_result_with_other_inputs_is_computed_again(folder, tmp_path, spec, change):
     photos = folder("a.png", "b.png")
     batch = FolderBatch.of(photos, tmp_path / "out", spec)
     for item in batch.items():
@@ -118,7 +118,7 @@ def test_what_was_painted_otherwise_is_painted_again(folder, tmp_path, spec, cha
     assert [item.is_painted for item in other.items()] == [False, False]
 
 
-def test_digests_stay_so_that_a_folder_that_was_begun_goes_on(tmp_path):
+def test_digests_are_stable_so_that_an_earlier_folder_can_continue(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (70, 66), (10, 20, 30)).save(tmp_path / "photos" / "photo.bmp")
     one, two, mask = (
@@ -137,7 +137,7 @@ def test_digests_stay_so_that_a_folder_that_was_begun_goes_on(tmp_path):
     ]
 
 
-def test_what_shapes_no_result_has_nothing_painted_again(folder, tmp_path, spec):
+def test_settings_that_do_not_change_the_result_keep_it(folder, tmp_path, spec):
     photos = folder("a.png")
     for item in FolderBatch.of(photos, tmp_path / "out", spec).items():
         painted(item)
@@ -146,7 +146,7 @@ def test_what_shapes_no_result_has_nothing_painted_again(folder, tmp_path, spec)
     assert [item.is_painted for item in other.items()] == [True]
 
 
-def test_a_photo_that_changed_is_painted_again_and_of_a_film_all_after_it(folder, tmp_path, spec):
+def test_a_changed_photo_is_computed_again_and_in_a_film_all_later_frames(folder, tmp_path, spec):
     photos = folder("1.png", "2.png", "3.png")
     alone = FolderBatch.of(photos, tmp_path / "alone", spec)
     film = FolderBatch.of(photos, tmp_path / "film", spec, spec.settings)
@@ -157,21 +157,19 @@ def test_a_photo_that_changed_is_painted_again_and_of_a_film_all_after_it(folder
     assert [item.is_painted for item in film.items()] == [True, False, False]
 
 
-def test_the_frames_of_a_film_are_of_one_size(folder, tmp_path, spec):
+def test_the_frames_of_a_film_must_have_the_same_size(folder, tmp_path, spec):
     photos = folder("1.png", "2.png", "10.png")
     Image.new("RGB", (60, 80)).save(photos / "10.png")
     film = FolderBatch.of(photos, tmp_path / "film", spec, spec.settings)
-    with pytest.raises(InputError, match=r"^10\.png has 60 × 80 pixels, and the first frame, 1\.png, has 80 × 60: "):
+    with pytest.raises(InputError, match=r"^10\.png has 60 × 80 pixels, but the first frame, 1\.png, has 80 × 60: "):
         film.items()
     (photos / "10.png").write_text("no picture")
     with pytest.raises(InputError, match=r"10\.png is not a JPEG, "):
         film.items()
-    assert len(FolderBatch.of(photos, tmp_path / "out", spec).items()) == 3  # alone, each is a picture for itself
+    assert len(FolderBatch.of(photos, tmp_path / "out", spec).items()) == 3  # without a film, sizes may differ
 
 
-def test_a_film_s_frames_start_from_the_last_one_s_result_and_leave_no_runs_but_the_first(
-    folder, tmp_path, spec, own_home
-):
+def test_a_film_s_frames_start_from_the_last_result_and_only_the_first_keeps_its_run(folder, tmp_path, spec, own_home):
     later = spec.settings.changed(iterations=7)
     film = FolderBatch.of(folder("1.png", "2.png"), tmp_path / "film", spec, later)
     first, second = film.items()

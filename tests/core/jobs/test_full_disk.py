@@ -1,4 +1,4 @@
-"""A disk that fills up, or a run's folder that goes away or is closed, while a run is painted."""
+"""A disk that becomes full, or a run's folder that is deleted or made read-only, during a run."""
 
 import os
 import re
@@ -27,13 +27,13 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def disk(own_home):
-    """The runs' folder as a disk of its own, of 4 MB."""
+    """Mount a disk of 4 MB as the folder of the runs."""
     yield from _small_disk(paths.runs())
 
 
 @pytest.fixture
 def home_disk(own_home):
-    """The whole home as a disk of 4 MB."""
+    """Mount a disk of 4 MB as the home folder."""
     yield from _small_disk(own_home)
 
 
@@ -45,7 +45,7 @@ def _small_disk(folder):
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
     yield folder
-    # This process keeps a file of its home open for as long as it lives.
+    # This process keeps a file in its home open until it ends.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
@@ -63,7 +63,7 @@ def new_run():
 def fill(folder):
     with (folder / "ballast").open("wb") as ballast:
         try:
-            for size in (2**16, 1):  # to the last byte
+            for size in (2**16, 1):  # until the last byte is used
                 while ballast.write(bytes(size)) and not ballast.flush():
                     pass
         except OSError:
@@ -74,7 +74,7 @@ def fill(folder):
 
 
 def paint(run, engine, at=None, happens=None):
-    """Paint with a checkpoint at each step; what happens at that iteration."""
+    """Compute a run with a checkpoint at each step; call `happens` at the iteration `at`."""
     for step in execution.perform(run, lambda *_: engine):
         if step.iteration == at:
             happens()
@@ -85,10 +85,10 @@ def _checkpoints(monkeypatch):
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0")
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, engine):
+def test_a_full_disk_is_reported_and_the_run_resumes_when_there_is_space(disk, engine):
     run, whole = new_run(), new_run()
     with pytest.raises(
-        StudioError, match=rf"^The disk of .*runs is full: make room, then let the run {run.id} go on\."
+        StudioError, match=rf"^The disk of .*runs is full: free some space, then resume the run {run.id}\."
     ):
         paint(run, engine, 5, lambda: fill(disk))
     record = run.record()
@@ -104,7 +104,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, engine
     assert run.record().best_total == pytest.approx(whole.record().best_total, rel=1e-3)
 
 
-def test_a_full_disk_is_told_before_anything_is_painted(disk, engine):
+def test_a_full_disk_is_reported_before_the_run_starts(disk, engine):
     run = new_run()
     fill(disk)
     before = {path.name: path.read_bytes() for path in run.path.iterdir()}
@@ -116,7 +116,7 @@ def test_a_full_disk_is_told_before_anything_is_painted(disk, engine):
     assert store.all_runs() == [run]
 
 
-def test_a_disk_that_is_read_only_by_now_is_told_and_harms_nothing(disk, engine, capsys):
+def test_a_disk_that_becomes_read_only_is_reported_and_damages_nothing(disk, engine, capsys):
     run = new_run()
 
     def close():
@@ -128,8 +128,8 @@ def test_a_disk_that_is_read_only_by_now_is_told_and_harms_nothing(disk, engine,
     assert Checkpoint.load(run.checkpoint).iteration == 5
 
 
-def test_a_worker_that_cannot_write_how_a_run_ended_leaves(disk, engine, monkeypatch):
-    """Otherwise the run would be "running" for as long as it lives."""
+def test_a_worker_that_cannot_write_the_end_of_a_run_exits(disk, engine, monkeypatch):
+    """Otherwise the run's status would be "running" until the worker ends."""
     run = new_run()
     monkeypatch.setattr(workers, "start_worker", lambda: None)
     schedule.submit(run)
@@ -147,7 +147,7 @@ def test_a_worker_that_cannot_write_how_a_run_ended_leaves(disk, engine, monkeyp
 
 
 @pytest.mark.parametrize("full", ["home_disk", "disk"])
-def test_a_run_that_a_worker_cannot_begin_for_want_of_room_says_so(full, request, engine, monkeypatch):
+def test_a_run_that_cannot_start_on_a_full_disk_fails_with_a_message(full, request, engine, monkeypatch):
     disk = request.getfixturevalue(full)
     monkeypatch.setattr(workers, "start_worker", lambda: None)
     run = new_run()
@@ -157,7 +157,7 @@ def test_a_run_that_a_worker_cannot_begin_for_want_of_room_says_so(full, request
     assert queue.queued_runs() == []
     record = run.record()
     assert record.status == "failed" and record.writer is None
-    assert re.match(rf"The disk of {disk} is full: make room, then let the run {run.id} go on\.$", record.message)
+    assert re.match(rf"The disk of {disk} is full: free some space, then resume the run {run.id}\.$", record.message)
     (disk / "ballast").unlink()
     recovery.resume(run)
     paint(run, engine)
@@ -168,7 +168,7 @@ def nst(*arguments):
     return subprocess.run([sys.executable, "-m", "nst", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_a_home_that_is_read_only_is_told_in_a_line(home_disk, tmp_path, monkeypatch):
+def test_a_read_only_home_is_reported_in_one_line(home_disk, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "start_worker", lambda: None)
     waits, ended = new_run(), new_run()
     schedule.submit(waits)
@@ -186,7 +186,7 @@ def test_a_home_that_is_read_only_is_told_in_a_line(home_disk, tmp_path, monkeyp
         assert re.fullmatch(rf"nst: .*{home_disk}.*: Read-only file system\.\n", done.stderr), done.stderr
 
 
-def test_a_full_home_is_told_in_a_line(home_disk, tmp_path):
+def test_a_full_home_is_reported_in_one_line(home_disk, tmp_path):
     fill(home_disk)
     done = nst("stylize", "chelsea", "waves", "-o", tmp_path / "out.png")
     assert done.returncode == 1
@@ -194,7 +194,7 @@ def test_a_full_home_is_told_in_a_line(home_disk, tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 5])
-def test_a_run_that_is_taken_away_is_not_made_anew(own_home, engine, at):
+def test_a_deleted_run_is_not_recreated(own_home, engine, at):
     run = new_run()
     with pytest.raises(StudioError, match=rf"^The folder of the run {run.id} is gone: "):
         paint(run, engine, at, lambda: shutil.rmtree(run.path))

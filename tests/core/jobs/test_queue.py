@@ -1,4 +1,4 @@
-"""Processes that wait in the queue to paint by themselves, and what becomes of them meanwhile."""
+"""Processes that wait in the queue to compute their own run, and what happens to them meanwhile."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from core.runs.spec import RunSpec, Style
 from core.settings import TransferSettings
 
 ROOT = Path(__file__).parents[3]
-WAIT = 60  # seconds, on a slow and busy machine too
+WAIT = 60  # seconds, enough on a slow, busy machine
 WAITER = """
 import sys, time
 from core.jobs import schedule, workers
@@ -43,7 +43,7 @@ def _queue_only(own_home, monkeypatch):
 
 @pytest.fixture
 def waiter():
-    """Starts a process that waits for its turn with that run, after the runs that wait already."""
+    """Return a function that starts a process which waits in the queue with a run, behind other runs."""
     started = []
 
     def start(run, *before):
@@ -73,7 +73,7 @@ def until(condition):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
-def test_who_is_suspended_while_it_waits_lets_the_others_pass(waiter):
+def test_a_suspended_waiting_process_lets_other_runs_pass(waiter):
     blocking, own, other = new_run("blocking"), new_run("own"), new_run("other")
     schedule.submit(blocking)
     process = waiter(own)
@@ -89,8 +89,8 @@ def test_who_is_suspended_while_it_waits_lets_the_others_pass(waiter):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_run_whose_waiting_process_was_killed_is_interrupted_at_once_and_goes_on(waiter):
-    """Before anyone has looked at the queue."""
+def test_a_run_whose_waiting_process_was_killed_is_interrupted_and_can_resume(waiter):
+    """This holds even before another process reads the queue."""
     schedule.submit(new_run("blocking"))
     own = new_run("own")
     process = waiter(own)
@@ -104,14 +104,14 @@ def test_a_run_whose_waiting_process_was_killed_is_interrupted_at_once_and_goes_
 
 @pytest.fixture
 def elsewhere():
-    """The command that runs another where processes have numbers of their own, as in a container."""
+    """Return a command prefix that runs a command in its own PID namespace, as in a container."""
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("another namespace of processes cannot be made here")
     return command
 
 
-def test_a_waiter_in_another_container_keeps_its_place_until_it_is_gone(waiter, elsewhere):
+def test_a_waiting_process_in_another_container_keeps_its_place_until_it_ends(waiter, elsewhere):
     schedule.submit(new_run("blocking"))
     own = new_run("own")
     process = waiter(own, *elsewhere)
@@ -133,7 +133,7 @@ with Recorder(store.find(sys.argv[1])):
 """
 
 
-def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_gone(elsewhere):
+def test_a_run_in_another_container_stays_unchanged_until_its_process_ends(elsewhere):
     run = new_run("run")
     command = [*elsewhere, sys.executable, "-c", PAINTER, run.id]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -142,26 +142,26 @@ def test_a_run_that_another_container_paints_is_left_alone_until_its_process_is_
         draft = run.path / ".draft-of-the-painter"
         draft.touch()
         assert control.record_ending(run).status == "preparing" and draft.exists()
-        with pytest.raises(InputError, match="is painted in another container: end it there"):
+        with pytest.raises(InputError, match="is computed in another container: end it there"):
             control.kill(run)
         process.kill()
         until(lambda: run.record().status == "interrupted")
-        assert control.record_ending(run).message == "The process that painted it is gone." and not draft.exists()
+        assert control.record_ending(run).message == "The run's process is gone." and not draft.exists()
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
 
 
-def test_this_process_is_not_seen_by_its_number_elsewhere(elsewhere):
-    """Whoever looks from the other side, too: a number that is free there, or another process's."""
+def test_a_process_id_is_not_valid_in_another_container(elsewhere):
+    """In the other container, the process id is free or belongs to another process."""
     run = new_run("run")
     code = "import sys; from core.runs import store; print(store.find(sys.argv[1]).record().status)"
     command = [*elsewhere, sys.executable, "-c", code, run.id]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "queued\n"
 
 
-def test_locks_of_processes_that_are_gone_are_cleared(own_home):
+def test_lock_files_of_ended_processes_are_removed(own_home):
     code = "from core.machine import processes; print(processes.own_lock())"
     left = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (own_home / "processes" / left.stdout.strip()).is_file()
@@ -170,18 +170,18 @@ def test_locks_of_processes_that_are_gone_are_cleared(own_home):
     assert [path.name for path in (own_home / "processes").iterdir()] == [mine]
 
 
-def test_cancelling_a_run_that_is_being_painted_says_how_it_is_stopped():
+def test_cancelling_a_running_run_says_how_to_stop_it():
     run = new_run("run")
     with (
         Recorder(run),
-        pytest.raises(InputError, match=r"it is being painted\. Stop it on its page, or with Ctrl-C"),
+        pytest.raises(InputError, match=r"it is running\. Stop it on its page, or press Ctrl-C"),
     ):
         control.cancel(run)
-    with pytest.raises(InputError, match=rf"^The run {run.id} does not wait in the queue\.$"):
+    with pytest.raises(InputError, match=rf"^The run {run.id} is not in the queue\.$"):
         control.cancel(run)
 
 
-def test_seconds_that_are_none_are_told(monkeypatch):
+def test_an_invalid_number_of_seconds_is_refused(monkeypatch):
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "abc")
     run = new_run("run")
     with pytest.raises(InputError, match=r"^NST_CHECKPOINT_SECONDS is 'abc'"):
@@ -193,7 +193,7 @@ def test_seconds_that_are_none_are_told(monkeypatch):
 
 
 def test_the_order_can_be_changed_any_number_of_times():
-    """A place between two others is found also after more moves than halves of a number there are."""
+    """There are more moves than a float can be halved."""
     first, second, third = found = [new_run(name) for name in ("first", "second", "third")]
     for run in found:
         schedule.submit(run)
@@ -207,7 +207,7 @@ def test_the_order_can_be_changed_any_number_of_times():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="there are no such signals")
-def test_a_signal_without_a_name_is_told_by_its_number(monkeypatch):
+def test_a_signal_without_a_name_is_described_by_its_number(monkeypatch):
     number = signal.SIGRTMIN + 3
     process = subprocess.Popen(
         [sys.executable, "-c", f"import os; print(flush=True); os.kill(os.getpid(), {number:d})"]
@@ -220,7 +220,7 @@ def test_a_signal_without_a_name_is_told_by_its_number(monkeypatch):
     assert f"crashed (signal {number:d})" in control.record_ending(run).message
 
 
-def test_a_worker_that_cannot_prepare_does_not_try_again_and_again_while_another_paints(monkeypatch):
+def test_a_worker_that_cannot_prepare_does_not_retry_while_another_run_is_running(monkeypatch):
     monkeypatch.setenv("NST_WORKER_IDLE", "0.5")
     tries, run = [], new_run("run")
     schedule.submit(run)

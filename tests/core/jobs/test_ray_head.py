@@ -1,4 +1,4 @@
-"""Runs painted on a Ray cluster: nodes with processes of their own on this machine, and a real engine on each."""
+"""Runs on a Ray cluster: nodes are processes on this machine, each with a real engine."""
 
 import contextlib
 import http.server
@@ -29,10 +29,10 @@ from core.settings import TransferSettings
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes are started and killed as on Linux")
 
-CPUS = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1  # a run has all, as it has without Ray
+CPUS = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1  # a run uses all CPUs, as without Ray
 ITERATIONS = 30
-WAIT = 240  # seconds until a worker must have done its bit, on a slow and busy machine too
-LEAN = {"include_log_monitor": False}  # a process less to start on a node
+WAIT = 240  # seconds for a worker on a slow, busy machine
+LEAN = {"include_log_monitor": False}  # starts one process less on a node
 
 
 def new_run(seed=0, **changes):
@@ -46,7 +46,7 @@ def new_run(seed=0, **changes):
 
 
 def patiently(start):
-    """Ray gives a node 30 s to start, which may be too little where others keep the machine busy."""
+    """Retry the start of a node: Ray allows 30 s, which may be too short on a busy machine."""
     for _ in range(4):
         with contextlib.suppress(Exception):
             return start()
@@ -54,7 +54,7 @@ def patiently(start):
 
 
 class Nodes:
-    """A head without room for a run, and two nodes with room for one each."""
+    """A cluster with a head without room for a run, and two nodes with room for one run each."""
 
     def __init__(self):
         from ray.cluster_utils import Cluster
@@ -65,7 +65,7 @@ class Nodes:
         self.address = self._cluster.address
 
     def kill(self, node_id):
-        """As when its machine goes down."""
+        """Kill a node, as if its machine went down."""
         (node,) = [node for node in self.nodes if node.node_id == node_id]
         self.nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
@@ -86,7 +86,7 @@ def nodes(tmp_path_factory, weights, model):
         patch.setenv("NST_HOME", str(tmp_path_factory.mktemp("nodes")))
         patch.setenv("NST_RAY_CPUS", str(CPUS))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # 15 by default: other tests would have precedence
+        patch.setenv("RAY_worker_niceness", "0")  # the default of 15 would let other tests run first
         patch.setenv("NST_CHECKPOINT_SECONDS", "0.2")
         started = Nodes()
         yield started
@@ -99,7 +99,7 @@ def grey_levels_apart(one, other):
 
 
 @pytest.mark.timeout(600)
-def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engine, monkeypatch):
+def test_runs_of_a_lost_node_resume_on_another_node_and_end_as_without_ray(nodes, engine, monkeypatch):
     """A node is killed in the middle of one of four runs."""
     painted = [new_run(seed, optimizer=("adam", "l-bfgs")[seed % 2]) for seed in range(4)]
     alone = [new_run(seed, optimizer=("adam", "l-bfgs")[seed % 2]) for seed in range(4)]
@@ -118,7 +118,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
     nodes.add()
     ((run, iteration),) = lost
     begun = [line for line in lines if " begins on the node " in line]
-    assert len(begun) == 5 and sum(run.id in line for line in begun) == 2  # that run alone began twice
+    assert len(begun) == 5 and sum(run.id in line for line in begun) == 2  # only that run started twice
     assert iteration < ITERATIONS
 
     for run, expected in zip(painted, alone, strict=True):
@@ -127,7 +127,7 @@ def test_runs_of_a_lost_node_go_on_elsewhere_and_end_as_without_ray(nodes, engin
         record, other = run.record(), expected.record()
         assert (record.status, record.message, record.writer) == ("done", "", None)
         metrics = run.metrics()
-        assert list(metrics["iteration"]) == list(range(ITERATIONS + 1))  # nothing twice, nothing missing
+        assert list(metrics["iteration"]) == list(range(ITERATIONS + 1))  # no iteration is repeated or missing
         assert list(metrics["evaluations"]) == list(expected.metrics()["evaluations"])
         assert [iteration for iteration, _ in run.frames()] == [0, 10, 20, 30]
         assert grey_levels_apart(run, expected) <= 1
@@ -151,7 +151,7 @@ PAINT = (
 
 
 def until(condition, seconds=WAIT):
-    """Wait for it; whether it came about."""
+    """Wait until the condition is true; return whether it became true."""
     deadline = time.monotonic() + seconds
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -159,7 +159,7 @@ def until(condition, seconds=WAIT):
 
 
 def worker_processes():
-    """The processes of workers on this test's nodes."""
+    """Return the worker processes on this test's nodes."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -169,8 +169,8 @@ def worker_processes():
 
 
 @pytest.mark.timeout(600)
-def test_a_run_is_steered_and_ctrl_c_stops_what_is_painted(nodes):
-    """Wishes come as the page writes them; what is painted elsewhere ends with who has started it."""
+def test_a_run_can_be_steered_and_ctrl_c_stops_running_runs(nodes):
+    """Requests come as the page writes them; runs on nodes end with the process that started them."""
     steered, endless, waits = new_run(1, iterations=20_000), new_run(2, iterations=20_000), new_run(3)
     command = [sys.executable, "-c", PAINT, nodes.address, steered.id, endless.id, waits.id]
     starter = subprocess.Popen(command, cwd=paths.CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -195,14 +195,14 @@ def test_a_run_is_steered_and_ctrl_c_stops_what_is_painted(nodes):
         assert list(run.metrics()["iteration"]) == list(range(record.iteration + 1))
     assert change.changes == {"style_weight": 0.1}
     style = steered.metrics()["style"]
-    assert style[change.iteration + 1] > 5 * style[change.iteration]  # it was 0.01
-    assert waits.record().status in ("queued", "interrupted")  # it never began
+    assert style[change.iteration + 1] > 5 * style[change.iteration]  # the weight was 0.01 before
+    assert waits.record().status in ("queued", "interrupted")  # this run never started
     assert until(lambda: not worker_processes(), 60)
 
 
 @pytest.mark.timeout(600)
-def test_a_worker_whose_environment_names_a_cluster_paints_the_queue_there(nodes, monkeypatch):
-    """Two runs at the same time, each on a node; the page sees them in its queue, and the worker leaves in the end."""
+def test_a_worker_with_nst_ray_address_computes_the_queue_on_the_cluster(nodes, monkeypatch):
+    """Two runs run at the same time, each on a node; the page sees them, and the worker exits at the end."""
     monkeypatch.setattr(workers, "start_worker", lambda: None)
     both = [new_run(seed, iterations=20_000) for seed in (4, 5)]
     for run in both:
@@ -239,7 +239,7 @@ def test_a_worker_says_why_it_cannot_use_the_cluster(own_home, monkeypatch):
 
 
 @pytest.mark.timeout(600)
-def test_a_run_whose_painters_all_die_as_they_begin_fails(nodes, monkeypatch):
+def test_a_run_whose_workers_all_die_at_the_start_fails(nodes, monkeypatch):
     class Doomed(ray_worker.RayWorker):
         def paint(self, *given):
             os._exit(1)
@@ -249,7 +249,8 @@ def test_a_run_whose_painters_all_die_as_they_begin_fails(nodes, monkeypatch):
     run, lines = new_run(), []
     ray_head.paint_all([run], nodes.address, lines.append)
     record = run.record()
-    assert record.status == "failed" and "is gone" in record.message and ", the 4th one: let it" in record.message
+    assert record.status == "failed" and " ended, with the node " in record.message
+    assert ", the 4th worker: resume the run on other nodes" in record.message
     assert sum(" begins on the node " in line for line in lines) == 4
 
 
@@ -269,8 +270,8 @@ input()
 
 
 @pytest.mark.timeout(600)
-def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
-    monkeypatch.setattr(ray_head, "PATIENCE_SECONDS", 0.5)
+def test_a_cluster_full_of_other_work_is_reported_once(nodes, monkeypatch):
+    monkeypatch.setattr(ray_head, "WAITING_SECONDS", 0.5)
     command = [sys.executable, "-c", HOLD, nodes.address, str(CPUS)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     run, lines = new_run(iterations=2), []
@@ -291,12 +292,12 @@ def test_that_other_work_has_all_room_is_said_once(nodes, monkeypatch):
 
 
 @pytest.mark.timeout(600)
-def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
-    """All are taken by others; how many are painted here has nothing to do with it."""
+def test_a_run_waits_for_a_free_cluster_slot(nodes, monkeypatch):
+    """Other processes occupy all cluster slots; local slots do not count."""
     monkeypatch.setenv("NST_WORKERS", str(MOST_SLOTS))
     held = [slot.turn_lock() for slot in slots.cluster_slots()]
     assert all(map(slots.try_acquire, held))
-    with ray_head.RayScheduler(nodes.address, lambda line: None) as studio:
+    with ray_head.RayScheduler(nodes.address, lambda line: None) as scheduler:
         run, rounds = new_run(iterations=2), []
 
         def take():
@@ -304,18 +305,18 @@ def test_a_run_waits_until_one_of_the_places_is_free(nodes, monkeypatch):
             return None if run in rounds else rounds.append(run) or run
 
         deadline = time.monotonic() + WAIT
-        while not any(place.node for place in studio._places) and time.monotonic() < deadline:
-            studio.go_round(1, take)
+        while not any(worker.node for worker in scheduler._workers) and time.monotonic() < deadline:
+            scheduler.schedule_once(1, take)
         for _ in range(3):
-            assert studio.go_round(1, take)
+            assert scheduler.schedule_once(1, take)
         assert run.record().status == "queued"
         held[0].release()
-        while studio.go_round(not rounds, take) and time.monotonic() < deadline:
+        while scheduler.schedule_once(not rounds, take) and time.monotonic() < deadline:
             pass
     assert run.record().status == "done"
 
 
-# What cannot be, in a sentence
+# Errors, each in one sentence
 
 
 def refused(address):
@@ -334,11 +335,11 @@ def test_without_ray(monkeypatch):
 
 
 @pytest.mark.parametrize("address", ["", "head", ":6379", "head:", "head:99999", "ray://head:10001", "head:six"])
-def test_what_is_no_address(address):
+def test_an_invalid_address_is_refused(address):
     assert refused(address).type is InputError
 
 
-def test_nobody_at_the_address():
+def test_an_address_without_a_server_is_refused():
     assert str(refused("127.0.0.1:1").value).startswith("No Ray cluster answers at 127.0.0.1:1 (")
 
 
@@ -355,7 +356,7 @@ class Http(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(params=[Silent, Http])
 def no_cluster(request):
-    """The port of something else that answers at all of this machine's addresses."""
+    """Return the port of another kind of server, which listens at all of this machine's addresses."""
     with socketserver.ThreadingTCPServer(("", 0), request.param) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -364,35 +365,35 @@ def no_cluster(request):
 
 
 @pytest.mark.timeout(60)
-def test_something_else_at_the_address(no_cluster, capfd):
-    """Ray itself would try for minutes, and say much."""
+def test_another_kind_of_server_at_the_address_is_refused(no_cluster, capfd):
+    """Ray itself would retry for minutes and print many lines."""
     address = f"localhost:{no_cluster}"
-    assert str(refused(address).value).startswith(f"What answers at {address} is no Ray cluster: ")
+    assert str(refused(address).value).startswith(f"The server at {address} is not a Ray cluster: ")
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.timeout(60)
-def test_auto_is_asked_where_ray_goes(no_cluster, monkeypatch):
+def test_auto_uses_the_address_that_ray_would_use(no_cluster, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{no_cluster}")
-    assert str(refused("auto").value).startswith("What answers at auto is no Ray cluster: ")
+    assert str(refused("auto").value).startswith("The server at auto is not a Ray cluster: ")
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    assert str(refused("auto").value).startswith("No Ray cluster is found by auto: ")
+    assert str(refused("auto").value).startswith("There is no Ray cluster at auto: ")
     monkeypatch.setenv("RAY_ADDRESS", "head:six")
     assert refused("auto").type is InputError
 
 
-def test_what_is_no_number_of_processors(monkeypatch):
+def test_an_invalid_number_of_cpus_is_refused(monkeypatch):
     monkeypatch.setenv("NST_RAY_CPUS", "0")
     assert refused("127.0.0.1:1").type is InputError
 
 
-def test_a_cluster_without_room_for_a_run(nodes, monkeypatch):
+def test_a_cluster_without_room_for_a_run_is_refused(nodes, monkeypatch):
     monkeypatch.setenv("NST_RAY_CPUS", "9999")
     assert "has no node with 9999 CPUs, which a run needs" in str(refused(nodes.address).value)
 
 
 @pytest.mark.timeout(600)
-def test_a_node_with_another_version_beside_a_good_one_paints_nothing(nodes, monkeypatch):
+def test_a_node_with_another_version_gets_no_run(nodes, monkeypatch):
     odd = nodes.nodes[0].node_id
 
     class OfAnotherDay(ray_worker.RayWorker):
@@ -409,7 +410,7 @@ def test_a_node_with_another_version_beside_a_good_one_paints_nothing(nodes, mon
 
 
 @pytest.mark.timeout(600)
-def test_a_node_with_another_version_of_this_program(nodes, monkeypatch):
+def test_a_cluster_with_only_another_version_is_refused(nodes, monkeypatch):
     monkeypatch.setattr(ray_head, "program_version", lambda: "9.9.9, code 00000000")
     run = new_run()
     with pytest.raises(

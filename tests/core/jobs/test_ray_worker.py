@@ -1,4 +1,4 @@
-"""What a node tells of a run that it paints, and what it is sent; without a cluster between."""
+"""The messages between a node and the recorder of a run, without a cluster."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def new_run(**changes):
 
 @pytest.fixture
 def paint(engine, monkeypatch):
-    """Gives what a worker with an engine tells of a run, as it arrives elsewhere."""
+    """Return a function that yields a worker's calls for a run, as the recorder receives them."""
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "0")
     there = ray_worker.RayWorker({})
     there._engine = engine
@@ -56,7 +56,7 @@ def record(run, calls):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_what_is_told_is_recorded_as_if_it_had_been_painted_here(own_home, engine, paint, optimizer):
+def test_calls_are_recorded_as_for_a_local_run(own_home, engine, paint, optimizer):
     run, here = (new_run(optimizer=optimizer, style_layers=("block1_conv1",)) for _ in range(2))
     told = record(run, paint(run))
     for _ in execution.perform(here, lambda *_: engine):
@@ -76,8 +76,8 @@ def test_what_is_told_is_recorded_as_if_it_had_been_painted_here(own_home, engin
     assert np.abs(np.load(run.path / "result.npy") - np.load(here.path / "result.npy")).max() < 1
 
 
-def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
-    """Its first worker is lost in the middle; of what that one told, nothing is there twice."""
+def test_a_run_resumes_from_its_last_recorded_checkpoint(own_home, paint):
+    """The first worker is lost in the middle; no step is recorded twice."""
     run = new_run()
     recorder = Recorder(run)
     with recorder:
@@ -89,14 +89,14 @@ def test_a_run_goes_on_from_what_was_recorded(own_home, paint):
         recorder.put_back("It goes on.")
     waits = run.record()
     assert (waits.status, waits.message, recorder.ended) == ("queued", "It goes on.", True)
-    assert waits.queued > began.begun and waits.begun is None  # what was painted before is no waiting
+    assert waits.queued > began.begun and waits.begun is None  # the time of the first worker does not count as waiting
     told = record(run, paint(run))
     assert (told.status, told.message, told.iteration) == ("done", "", 4)
     assert list(run.metrics()["iteration"]) == [0, 1, 2, 3, 4]
     assert told.timings["total"] > waits.timings["total"]
 
 
-def test_a_run_whose_painters_are_lost_keeps_the_best_of_its_last_checkpoint(own_home, paint):
+def test_a_run_whose_workers_are_lost_keeps_the_best_picture_of_its_checkpoint(own_home, paint):
     run = new_run()
     with pytest.raises(StudioError), Recorder(run) as recorder:
         for method, given, named in paint(run):
@@ -108,7 +108,7 @@ def test_a_run_whose_painters_are_lost_keeps_the_best_of_its_last_checkpoint(own
     assert run.result.is_file() and told.best_total == pytest.approx(run.metrics()["total"].min())
 
 
-def test_a_run_that_is_ended_before_its_next_painter_has_begun_keeps_the_best_of_its_checkpoint(own_home, paint):
+def test_a_run_that_ends_before_its_next_worker_starts_keeps_the_best_picture_of_its_checkpoint(own_home, paint):
     run = new_run()
     with Recorder(run) as recorder:
         for method, given, named in paint(run):
@@ -122,7 +122,7 @@ def test_a_run_that_is_ended_before_its_next_painter_has_begun_keeps_the_best_of
     assert (told.status, told.best_iteration) == ("stopped", 2) and run.result.is_file()
 
 
-def test_pictures_and_checkpoints_travel_only_where_they_are_due(own_home, paint, monkeypatch):
+def test_pictures_and_checkpoints_are_sent_only_when_due(own_home, paint, monkeypatch):
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "1000")
     monkeypatch.setattr("core.jobs.execution.LIVE_SECONDS", 1000.0)
     told = [given[0] for method, given, _ in paint(new_run()) if method == "write_step"]
@@ -133,7 +133,7 @@ def test_pictures_and_checkpoints_travel_only_where_they_are_due(own_home, paint
     assert len(pickle.dumps(dataclasses.replace(told[0], picture=None))) < 2000
 
 
-def test_a_wish_is_taken_up_at_the_next_step(own_home, paint):
+def test_a_request_is_applied_at_the_next_step(own_home, paint):
     run = new_run(iterations=1000)
     told = record(run, paint(run, Request(stop=True)))
     assert (told.status, told.iteration) == ("stopped", 0) and run.result.is_file()
@@ -151,8 +151,8 @@ def test_a_wish_is_taken_up_at_the_next_step(own_home, paint):
         (ValueError("a\nb"), "The engine failed: ValueError: a"),
     ],
 )
-def test_a_failure_is_told_and_does_not_travel(own_home, paint, monkeypatch, error, said):
-    """An error's own class may need TensorFlow to be read."""
+def test_a_failure_is_reported_without_sending_the_exception(own_home, paint, monkeypatch, error, said):
+    """Unpickling an exception may need TensorFlow."""
     real = real_stylize
 
     def stylize(*given, **callables):
@@ -169,7 +169,7 @@ def test_a_failure_is_told_and_does_not_travel(own_home, paint, monkeypatch, err
     assert (run.path / "error.txt").exists() == isinstance(error, ValueError)
 
 
-def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
+def test_messages_can_be_unpickled_without_tensorflow(own_home, paint, tmp_path):
     calls = list(paint(new_run()))
     assert {method for method, _, _ in calls} == ray_worker.CALLS
     (tmp_path / "calls").write_bytes(pickle.dumps(calls))
@@ -198,16 +198,16 @@ def test_what_travels_is_read_without_tensorflow(own_home, paint, tmp_path):
         ("write_live_picture", (), {}),
     ],
 )
-def test_what_no_painter_tells_ends_the_run_and_changes_nothing_else(own_home, call):
+def test_an_invalid_call_ends_the_run_and_changes_nothing_else(own_home, call):
     run = new_run()
     before = run.record()
-    with pytest.raises(StudioError, match=r"^Its worker told what no worker tells \(") as caught:
+    with pytest.raises(StudioError, match=r"^The run's worker sent an invalid message \(") as caught:
         record(run, [call])
     told = run.record()
     assert (told.status, told.message, told.owner, told.job) == ("failed", str(caught.value), before.owner, before.job)
 
 
-def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
+def test_the_files_of_a_killed_worker_are_removed_by_the_next_run(own_home):
     code = "from core.jobs import ray_worker\nwith ray_worker._folder() as folder: print(folder, flush=True); input()"
     painting, killed = (
         subprocess.Popen(
@@ -234,10 +234,10 @@ def test_the_pictures_that_a_killed_painter_left_go_with_the_next_run(own_home):
     assert list((own_home / "ray-workers").iterdir()) == []
 
 
-# What a node is sent
+# Files for a node
 
 
-def test_whose_a_run_is_stays_here(own_home):
+def test_the_owner_of_a_run_is_not_sent(own_home):
     run = new_run()
     run.change(owner="https://login.example.org 248289761001")
     sent = ray_head._files(run)
@@ -253,7 +253,7 @@ def parcel(tmp_path, monkeypatch):
     return ray_worker.FileBlob("weights.bin", hashlib.sha256(content).hexdigest(), content)
 
 
-def test_a_file_travels_once_to_a_node(parcel, tmp_path):
+def test_a_file_is_sent_to_a_node_once(parcel, tmp_path):
     fetched = []
 
     def fetch(content):
@@ -268,7 +268,7 @@ def test_a_file_travels_once_to_a_node(parcel, tmp_path):
     assert parcel.unpack(fetch).read_bytes() == b"weights"
 
 
-def test_a_file_that_comes_damaged_is_not_kept(parcel):
-    with pytest.raises(StudioError, match=r"^weights\.bin came damaged to "):
+def test_a_file_that_arrives_damaged_is_not_kept(parcel):
+    with pytest.raises(StudioError, match=r"^weights\.bin arrived damaged at "):
         parcel.unpack(lambda content: b"other")
     assert not paths.find_model("weights.bin")

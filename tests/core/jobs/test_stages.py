@@ -1,4 +1,4 @@
-"""Coarse to fine: one run through several sizes, whole, stopped, steered and gone on with."""
+"""Multi-stage runs (coarse to fine): complete, stopped, steered and resumed."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from core.transfer.optimizers import optimizer
 from core.transfer.stylize import stylize
 
 LAYERS = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv2",), "content_weight": 1.0}
-ENDS = (8, 12, 14)  # of the stages below
+ENDS = (8, 12, 14)  # the last iteration of each stage below
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def make_engine(engine):
 
 
 def new_run(kept=None, **changes):
-    """Three stages, 64 × 51, 128 × 102 and 256 × 205 px."""
+    """Create a run with three stages: 64 × 51, 128 × 102 and 256 × 205 px."""
     random = np.random.default_rng(3)
     content, style = (
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((320, 256)) for _ in range(2)
@@ -36,7 +36,7 @@ def new_run(kept=None, **changes):
 
 
 def painted(run, make_engine, wishes=None):
-    """Perform it to its end, asking by iteration for what is wished; its steps' image sizes."""
+    """Compute a run to its end, with requests by iteration; return the image sizes of its steps."""
     sizes = {}
     for step in execution.perform(run, make_engine):
         assert step.iteration not in sizes
@@ -68,25 +68,25 @@ def test_a_run_through_three_stages(own_home, make_engine, method):
     assert np.load(run.path / "result.npy").shape == (205, 256, 3)
     assert list(metrics["seconds"]) == sorted(metrics["seconds"])
     assert [iteration for iteration, _ in run.frames()] == [0, 4, 8, 12]
-    assert {codec.read_image(path).size for _, path in run.frames()} == {(256, 205)}  # a film has one size
+    assert {codec.read_image(path).size for _, path in run.frames()} == {(256, 205)}  # all frames have the full size
     totals = metrics["total"].to_numpy()
     assert totals[8] < totals[0] and totals[14] < totals[13] * 1.5
-    assert record.best_iteration >= 12  # a loss at another size is no measure
+    assert record.best_iteration >= 12  # losses at other sizes do not compare
     if record.best_iteration > 12:
         assert record.best_total == pytest.approx(totals[record.best_iteration], rel=1e-3)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3])
-def test_no_more_iterations_are_painted_than_were_asked_for(own_home, make_engine, iterations):
-    """Also where there are too few for a stage each."""
+def test_a_run_has_exactly_the_requested_iterations(own_home, make_engine, iterations):
+    """This also holds for fewer iterations than stages."""
     run = new_run(iterations=iterations)
     sizes = painted(run, make_engine)
     assert list(sizes) == list(run.metrics()["iteration"]) == list(range(iterations + 1))
     assert sizes[iterations] == (205, 256) and run.record().status == "done"
 
 
-def test_the_next_stage_begins_where_the_last_one_ended(own_home, make_engine):
-    """Its first picture is the last one enlarged, but for one step."""
+def test_the_next_stage_starts_from_the_last_picture(own_home, make_engine):
+    """Its first picture differs from the enlarged last picture by one step."""
     run, pictures = new_run(learning_rate=1.0), {}
     for step in execution.perform(run, make_engine):
         pictures[step.iteration] = step.image()
@@ -97,8 +97,8 @@ def test_the_next_stage_begins_where_the_last_one_ended(own_home, make_engine):
 
 @pytest.mark.parametrize("method", ["adam", "l-bfgs"])
 @pytest.mark.parametrize("stops", [(10,), (8,), (3, 12)])
-def test_stopped_in_any_stage_it_goes_on_as_if_it_never_had_been(own_home, make_engine, method, stops):
-    """Also where a stage ends, and where another begins."""
+def test_a_run_stopped_in_any_stage_resumes_without_any_difference(own_home, make_engine, method, stops):
+    """The stops include the end of a stage and the start of the next."""
     whole, parts = (new_run(optimizer=method) for _ in range(2))
     painted(whole, make_engine)
     for stop in stops:
@@ -111,11 +111,11 @@ def test_stopped_in_any_stage_it_goes_on_as_if_it_never_had_been(own_home, make_
     np.testing.assert_allclose(np.load(parts.path / "result.npy"), np.load(whole.path / "result.npy"), atol=3)
 
 
-def test_steered_in_one_stage_the_next_ones_keep_it(own_home, make_engine):
+def test_steering_stays_in_the_next_stages(own_home, make_engine):
     plain, steered, early = new_run(), new_run(), new_run()
     painted(plain, make_engine)
     painted(steered, make_engine, {9: {"weights": {"style_weight": 1.0}}})
-    painted(early, make_engine, {8: {"weights": {"style_weight": 1.0}}})  # at the stage's very end
+    painted(early, make_engine, {8: {"weights": {"style_weight": 1.0}}})  # at the last iteration of the stage
     expected, found, other = (run.metrics()["style"].to_numpy() for run in (plain, steered, early))
     np.testing.assert_allclose(found[:10], expected[:10], rtol=2e-3)
     assert (found[10:] > 20 * expected[10:]).all()
@@ -123,8 +123,8 @@ def test_steered_in_one_stage_the_next_ones_keep_it(own_home, make_engine):
     assert (other[9:] > 20 * expected[9:]).all()
 
 
-def test_how_far_a_run_is_that_was_broken_off_is_told_by_its_own_size(own_home, make_engine):
-    """The losses of a smaller picture are no measure of this one's, as those by other weights are none."""
+def test_the_progress_of_an_interrupted_run_uses_losses_at_its_last_size(own_home, make_engine):
+    """Losses of smaller pictures or with other weights do not compare."""
     run = new_run()
     painted(run, make_engine)
     lines = (run.path / "metrics.csv").read_text().splitlines(keepends=True)
@@ -138,7 +138,7 @@ def test_how_far_a_run_is_that_was_broken_off_is_told_by_its_own_size(own_home, 
     assert record.best_total == pytest.approx(run.metrics()["total"][13:].min())
 
 
-def test_more_iterations_are_painted_at_full_size(own_home, make_engine):
+def test_added_iterations_are_at_full_size(own_home, make_engine):
     run = new_run()
     sizes = painted(run, make_engine, {10: {"iterations": 16}})
     assert list(sizes) == list(range(17)) and sizes[16] == (205, 256)
@@ -154,12 +154,12 @@ def test_the_checkpoint_of_another_picture_is_refused(own_home, make_engine):
     recovery.resume(run)
     other = np.zeros((1, 60, 64, 3), np.float32)
     Checkpoint(other, other, kept.iteration).save(run.checkpoint)
-    with pytest.raises(StudioError, match=f"The checkpoint of {run.id} is of another picture than the run's"):
+    with pytest.raises(StudioError, match=f"The checkpoint of {run.id} belongs to another picture"):
         list(execution.perform(run, make_engine))
     assert run.record().status == "failed"
 
 
-def test_what_is_kept_is_kept_in_every_stage(own_home, make_engine):
+def test_the_kept_part_stays_unchanged_in_every_stage(own_home, make_engine):
     mask = np.zeros((256, 320), np.uint8)
     mask[:, :160] = 255
     run = new_run(kept=Image.fromarray(mask), learning_rate=20.0)
@@ -171,12 +171,12 @@ def test_what_is_kept_is_kept_in_every_stage(own_home, make_engine):
     assert np.abs(image[:, left + 2 :] - photo[:, left + 2 :]).mean() > 3
 
 
-# What goes on from one size to the next
+# The optimizer's state from one size to the next
 
 
 @pytest.fixture
 def last(engine, photo, painting):
-    """The last step of a short run of 64 × 96 px, by settings."""
+    """Return a function that returns the last step of a short 64 × 96 px run with the given settings."""
 
     def of(settings):
         *_, step = stylize(engine.objective(photo, painting, settings)[0], photo, settings)
@@ -185,7 +185,7 @@ def last(engine, photo, painting):
     return of
 
 
-def test_adam_s_moments_are_enlarged_and_made_as_small_as_the_gradient_is(last):
+def test_adam_s_moments_are_enlarged_and_scaled_like_the_gradient(last):
     settings = TransferSettings(**LAYERS, iterations=5)
     step = last(settings)
     state, larger = step.optimizer.state(), step.checkpoint_at(128, 192)
@@ -204,12 +204,12 @@ def test_adam_s_moments_are_enlarged_and_made_as_small_as_the_gradient_is(last):
         np.testing.assert_array_equal(array, larger.optimizer[name])
 
 
-def test_l_bfgs_begins_anew_at_another_size(last):
+def test_l_bfgs_restarts_at_another_size(last):
     step = last(TransferSettings(**LAYERS, iterations=3, optimizer="l-bfgs"))
     assert step.optimizer.state()["s_y-0"] and step.checkpoint_at(128, 192).optimizer == {}
 
 
-def test_of_an_average_the_next_stage_begins_with_the_better_picture(last):
+def test_with_averaging_the_next_stage_starts_from_the_better_picture(last):
     settings = TransferSettings(**LAYERS, iterations=12, averaging=0.8, learning_rate=60.0)
     step = last(settings)
     best = step.with_average().best.image
@@ -218,8 +218,8 @@ def test_of_an_average_the_next_stage_begins_with_the_better_picture(last):
     assert "mean-sum" not in step.checkpoint_at(128, 192).optimizer
 
 
-def test_all_stages_take_tiles_of_the_last_ones_size(own_home, make_engine, monkeypatch):
-    """What TensorFlow has once taken for larger ones, it keeps."""
+def test_all_stages_use_the_tile_size_of_the_last_stage(own_home, make_engine, monkeypatch):
+    """TensorFlow never frees the memory of larger tiles."""
     monkeypatch.setattr(memory, "_tile_side", lambda settings, shape, *rest: 48 if max(shape) == 256 else None)
     sides = [step.objective.side for step in execution.perform(new_run(optimizer="adam"), make_engine)]
     assert len(sides) == 15 and set(sides) == {48}

@@ -1,4 +1,4 @@
-"""A run as a ZIP: there and back, and every way in which a ZIP may be broken or mean harm."""
+"""Export to ZIP and import, and every kind of broken or harmful ZIP file."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def picture(seed, height=48, width=64):
 
 @pytest.fixture
 def run():
-    """A run that ended, with all that a run may have."""
+    """Create an ended run with every kind of file."""
     pictures = (Image.fromarray(picture(seed)) for seed in (1, 2, 3))
     content, style, start = pictures
     steering = [Steering(iteration=2, changes={"style_layer_weights": (1.0, 2.0)})]
@@ -75,16 +75,16 @@ def exported(run):
 
 
 def members(data):
-    """The files of a ZIP by name."""
+    """Return the files of a ZIP by name."""
     with zipfile.ZipFile(io.BytesIO(data)) as opened:
         return {info.filename: opened.read(info) for info in opened.infolist()}
 
 
 def packed(files, compression=zipfile.ZIP_DEFLATED):
-    """A ZIP of files by name; a list of pairs may name one twice."""
+    """Pack files into a ZIP; a list of pairs may contain a name twice."""
     target = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(target, "w", compression) as opened:
-        warnings.simplefilter("ignore")  # of the name that is there twice
+        warnings.simplefilter("ignore")  # zipfile warns of duplicate names
         for name, data in files.items() if isinstance(files, dict) else files:
             opened.writestr(name, data)
     return target.getvalue()
@@ -92,7 +92,7 @@ def packed(files, compression=zipfile.ZIP_DEFLATED):
 
 @pytest.fixture
 def plain():
-    """The files of a small ZIP as another machine might have written it, by their names in the run."""
+    """Return the files of a small exported run, by their names in the run."""
     record = {
         "schema_version": 2,
         "id": RUN_ID,
@@ -124,7 +124,7 @@ def names(folder):
 
 
 def refusal(data):
-    """The one sentence that importing ends in, which leaves nothing behind."""
+    """Import a ZIP; check that it fails and leaves no files; return the message."""
     before, outside = names(paths.runs()), names(paths.home().parent)
     with pytest.raises(InputError) as caught:
         import_run(data, "my.zip")
@@ -135,17 +135,17 @@ def refusal(data):
     return sentence
 
 
-# There and back
+# Export and import
 
 
-def test_there_and_back_elsewhere(run, tmp_path, monkeypatch):
+def test_a_run_is_the_same_after_export_and_import_in_another_home(run, tmp_path, monkeypatch):
     data, record = exported(run), run.record()
     files = {path.relative_to(run.path): path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     monkeypatch.setenv("NST_HOME", str(tmp_path / "elsewhere"))
     found = import_run(data)
     assert found.path == tmp_path / "elsewhere" / "runs" / run.id
     assert store.all_runs() == [found] and names(paths.runs()) == [run.id]
-    assert found.record() == record.model_copy(update={"queued": None})  # it never was, here
+    assert found.record() == record.model_copy(update={"queued": None})  # the run was never queued in this home
     assert found.record().steering[0].options() == ["2:style_layer_weights=1.0,2.0"]
     assert library.marks(found) == Marks(name="The one", note="two\nlines", favourite=True)
     assert found.metrics().equals(run.metrics()) and len(found.metrics()) == 5
@@ -162,17 +162,17 @@ def test_there_and_back_elsewhere(run, tmp_path, monkeypatch):
     assert [iteration for iteration, _ in found.frames()] == [0, 4]
 
 
-def test_the_archive_is_a_folder_of_the_run_s_name(run):
+def test_the_zip_contains_a_folder_named_like_the_run(run):
     assert {name.partition("/")[0] for name in members(exported(run))} == {run.id}
 
 
-def test_from_a_file(run, tmp_path):
+def test_import_from_a_file(run, tmp_path):
     file = tmp_path / "a run.zip"
     file.write_bytes(exported(run))
     assert import_run(file, file.name).record().content == "Grüße"
 
 
-def test_a_second_import_comes_beside_the_first(run):
+def test_a_second_import_creates_a_second_run(run):
     data = exported(run)
     library.mark(run, name="changed here")
     second, third = import_run(data), import_run(data)
@@ -182,11 +182,11 @@ def test_a_second_import_comes_beside_the_first(run):
         assert found.record() == run.record().model_copy(update={"id": found.id, "queued": None})
         assert library.marks(found).name == "The one"
     assert library.marks(run).name == "changed here"
-    again = import_run(exported(second))  # what was imported can be exported
+    again = import_run(exported(second))  # an imported run can be exported
     assert again.record().content == "Grüße"
 
 
-def test_a_run_that_was_deleted_can_still_be_had_back_and_the_imported_one_deleted(run):
+def test_import_does_not_prevent_the_restoration_of_a_deleted_run(run):
     data = exported(run)
     library.delete(run)
     found = import_run(data)
@@ -197,7 +197,7 @@ def test_a_run_that_was_deleted_can_still_be_had_back_and_the_imported_one_delet
 
 
 @pytest.mark.parametrize("status", UNFINISHED)
-def test_an_unfinished_run_comes_as_interrupted(run, status):
+def test_an_unfinished_run_is_imported_as_interrupted(run, status):
     run.change(status=status, writer=processes.ProcessId.this_process())
     found = import_run(exported(run))
     said = json.loads((found.path / "run.json").read_text())
@@ -212,29 +212,29 @@ def test_a_run_without_results_packed_by_another_program(plain):
     assert found.metrics().empty
 
 
-def test_folders_may_be_entries_of_their_own(plain):
+def test_folder_entries_are_allowed(plain):
     files = {f"{RUN_ID}/": b"", f"{RUN_ID}/frames/": b""} | {f"{RUN_ID}/{name}": data for name, data in plain.items()}
     assert import_run(packed(files)).id == RUN_ID
 
 
-# What is no ZIP, or a broken one
+# Other files and damaged ZIPs
 
 
 NO_ZIP = "my.zip is not a ZIP file, or is damaged."
 
 
 @pytest.mark.parametrize("data", [b"", b"no ZIP", bytes(1000), b"PK\x03\x04", b"PK\x05\x06" + bytes(10)])
-def test_not_a_zip(data):
+def test_a_file_that_is_not_a_zip_is_refused(data):
     assert refusal(data) == NO_ZIP
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.99, 0.9999])
-def test_truncated(run, share):
+def test_a_truncated_zip_is_refused(run, share):
     data = exported(run)
     assert refusal(data[: int(share * len(data))]) == NO_ZIP
 
 
-def test_a_byte_turned_over(plain):
+def test_a_zip_with_a_changed_byte_is_refused(plain):
     data = bytearray(zipped(plain, compression=zipfile.ZIP_STORED))
     data[data.index(plain["content.png"]) + 200] ^= 1
     assert refusal(bytes(data)) == NO_ZIP
@@ -250,7 +250,7 @@ def test_packed_data_that_cannot_be_unpacked(plain):
 
 
 def entry(data, name):
-    """Where a file's entry in the directory begins."""
+    """Return the offset of a file's entry in the directory."""
     return data.rindex(b"PK\x01\x02", 0, data.rindex(name.encode()))
 
 
@@ -260,7 +260,7 @@ def changed_entry(data, name, offset, form, *values):
     return bytes(data)
 
 
-def test_encrypted(plain):
+def test_an_encrypted_zip_is_refused(plain):
     data = zipped(plain)
     data = changed_entry(data, f"{RUN_ID}/content.png", 8, "<H", 1)
     local = bytearray(data)
@@ -272,14 +272,14 @@ def test_encrypted(plain):
 @pytest.mark.parametrize(
     ("offset", "form", "value"),
     [
-        (8, "<H", 0x800),  # says that its name is UTF-8
-        (10, "<H", 99),  # a compression that nobody knows
-        (28, "<H", 0),  # a name of no letter
-        (42, "<I", 0xFFFFFFF0),  # begins beyond the end
+        (8, "<H", 0x800),  # the name is marked as UTF-8
+        (10, "<H", 99),  # an unknown compression
+        (28, "<H", 0),  # an empty name
+        (42, "<I", 0xFFFFFFF0),  # starts after the end
     ],
     ids=["name", "compression", "no name", "offset"],
 )
-def test_a_directory_that_lies(plain, offset, form, value):
+def test_a_wrong_directory_is_refused(plain, offset, form, value):
     data = changed_entry(zipped(plain), f"{RUN_ID}/content.png", offset, form, value)
     if offset == 8:
         at = entry(data, f"{RUN_ID}/content.png") + 46
@@ -287,8 +287,8 @@ def test_a_directory_that_lies(plain, offset, form, value):
     refusal(data)
 
 
-def test_any_damage_ends_in_a_sentence(plain):
-    """Bytes of the directory and of the headers, at random; what can still be imported may be."""
+def test_random_damage_gives_a_message_or_a_valid_run(plain):
+    """Random bytes of the directory and the headers change; some of these ZIPs can still be imported."""
     data, random = zipped(plain), np.random.default_rng(8)
     with zipfile.ZipFile(io.BytesIO(data)) as opened:
         places = [*range(opened.start_dir, len(data))]
@@ -307,7 +307,7 @@ def test_any_damage_ends_in_a_sentence(plain):
     assert names(paths.runs()) == []
 
 
-# What means harm
+# Harmful ZIPs
 
 
 @pytest.mark.parametrize(
@@ -322,12 +322,12 @@ def test_any_damage_ends_in_a_sentence(plain):
         "..",
     ],
 )
-def test_path_traversal(plain, name):
-    assert refusal(zipped(plain | {name: b"evil"})).endswith("which is no file of a run.")
+def test_path_traversal_is_refused(plain, name):
+    assert refusal(zipped(plain | {name: b"evil"})).endswith("which does not belong to a run.")
 
 
 @pytest.mark.parametrize("folder", ["..", ".", "", "/", "../..", "a\\..", "C:", RUN_ID + "/frames"])
-def test_a_folder_of_another_name_is_no_way_out(plain, folder):
+def test_the_folder_s_name_cannot_leave_the_home(plain, folder):
     data = zipped(plain, folder)
     try:
         found = import_run(data)
@@ -353,8 +353,8 @@ def test_symbolic_links_are_not_followed(plain, tmp_path, name):
     assert name in refusal(packed([*files, (link, str(secret))]))
 
 
-def test_a_link_in_place_of_the_metrics_is_a_file_of_no_line(plain, tmp_path):
-    """All that comes of it is the text of where it would lead."""
+def test_a_link_instead_of_the_metrics_is_an_ordinary_file(plain, tmp_path):
+    """It is unpacked as a text file that contains the link's target."""
     (tmp_path / "metrics.csv").write_text(f"{HEAD}\n{ROW}\n")
     link = zipfile.ZipInfo(f"{RUN_ID}/metrics.csv")
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
@@ -363,9 +363,9 @@ def test_a_link_in_place_of_the_metrics_is_a_file_of_no_line(plain, tmp_path):
     assert not (found.path / "metrics.csv").is_symlink() and found.metrics().empty
 
 
-def test_duplicates(plain):
+def test_duplicate_files_are_refused(plain):
     files = [(f"{RUN_ID}/{name}", data) for name, data in plain.items()]
-    assert refusal(packed([*files, files[1]])) == "my.zip holds a file twice."
+    assert refusal(packed([*files, files[1]])) == "my.zip contains a file twice."
 
 
 @pytest.mark.parametrize(
@@ -385,56 +385,56 @@ def test_duplicates(plain):
         "frames/０００００１.jpg",
     ],
 )
-def test_foreign_files(plain, name):
-    assert refusal(zipped(plain | {name: b"{}"})) == f"my.zip holds {name!r}, which is no file of a run."
+def test_files_that_do_not_belong_to_a_run_are_refused(plain, name):
+    assert refusal(zipped(plain | {name: b"{}"})) == f"my.zip contains {name!r}, which does not belong to a run."
 
 
 @pytest.mark.parametrize("missing", ["run.json", "content.png", "style-1.png"])
-def test_missing_files(plain, missing):
+def test_a_run_with_missing_files_is_refused(plain, missing):
     del plain[missing]
-    assert refusal(zipped(plain)) == f"my.zip is not a run: it holds no {missing}."
+    assert refusal(zipped(plain)) == f"my.zip is not a run: {missing} is missing."
 
 
 @pytest.mark.parametrize("missing", ["style-2.png", "mask-1.png"])
-def test_missing_files_of_a_style(plain, missing):
+def test_a_style_without_its_files_is_refused(plain, missing):
     styles = {"style-2.png": [{"name": "a"}, {"name": "b"}], "mask-1.png": [{"name": "a", "mask": True}]}[missing]
-    assert refusal(with_record(plain, styles=styles)) == f"my.zip is not a whole run: it holds no {missing}."
+    assert refusal(with_record(plain, styles=styles)) == f"my.zip is not a complete run: {missing} is missing."
     assert import_run(with_record(plain | {missing: plain["style-1.png"]}, styles=styles))
 
 
-def test_several_runs_or_none(plain):
-    message = "my.zip is not one run as the library exports it."
+def test_a_zip_with_several_runs_or_none_is_refused(plain):
+    message = "my.zip is not an exported run: it must contain exactly one folder."
     assert refusal(packed({})) == message
-    assert refusal(packed(plain)) == message  # in no folder
+    assert refusal(packed(plain)) == message  # without a folder
     two = {f"{folder}/{name}": data for folder in ("a", "b") for name, data in plain.items()}
     assert refusal(packed(two)) == message
 
 
-def test_many_files(plain, monkeypatch):
+def test_too_many_files_are_refused(plain, monkeypatch):
     monkeypatch.setattr(archive, "MAX_FILES", 5)
     frame = codec.encode_jpeg(picture(3))
     frames = {f"frames/{number:06d}.jpg": frame for number in range(3)}
-    assert refusal(zipped(plain | frames)) == "my.zip holds 6 files; a run has at most 5."
+    assert refusal(zipped(plain | frames)) == "my.zip contains 6 files, but a run has at most 5."
     del frames["frames/000002.jpg"]
     assert len(import_run(zipped(plain | frames)).frames()) == 2
 
 
-def test_a_bomb(plain, monkeypatch):
-    """What it holds is counted while it is unpacked: over all files, and whatever the directory says of them."""
+def test_a_zip_bomb_is_refused(plain, monkeypatch):
+    """The unpacked bytes of all files are counted; the sizes in the directory are not trusted."""
     monkeypatch.setattr(archive, "MAX_BYTES", 200_000)
     marks = {"marks.json": b'{"name": "' + bytes(300_000) + b'"}'}
     data = zipped(plain | marks)
     assert len(data) < 50_000
     assert refusal(data).startswith(f"my.zip: {RUN_ID}/marks.json is larger than ")
     frames = {f"frames/{number:06d}.jpg": codec.encode_jpeg(picture(3)) + bytes(50_000) for number in range(6)}
-    assert refusal(zipped(plain | frames)) == "my.zip is larger than 200,000 bytes, unpacked."
+    assert refusal(zipped(plain | frames)) == "my.zip is larger than 200,000 bytes when unpacked."
     small = changed_entry(data, f"{RUN_ID}/marks.json", 24, "<I", 10)
     refusal(small)
-    large = changed_entry(zipped(plain), f"{RUN_ID}/content.png", 24, "<I", 2**31)  # it says so, and is not
+    large = changed_entry(zipped(plain), f"{RUN_ID}/content.png", 24, "<I", 2**31)  # a wrong size
     assert import_run(large).content.read_bytes() == plain["content.png"]
 
 
-def test_a_record_that_is_a_bomb(plain):
+def test_a_record_that_is_a_zip_bomb_is_refused(plain):
     plain["run.json"] = plain["run.json"] + b" " * 2**20
     assert refusal(zipped(plain)) == f"my.zip: {RUN_ID}/run.json is larger than 1,048,576 bytes."
 
@@ -443,28 +443,28 @@ def test_a_record_that_is_a_bomb(plain):
 
 
 @pytest.mark.parametrize("version", [0, 3, "1", None, [1]])
-def test_other_schema_versions(plain, version):
-    message = "my.zip holds a run of another version; this program reads 1 and 2."
+def test_other_schema_versions_are_refused(plain, version):
+    message = "my.zip contains a run of another version; this program reads 1 and 2."
     assert refusal(with_record(plain, schema_version=version)) == message
 
 
-DAMAGED = "my.zip: the record of the run is damaged."
+DAMAGED = "my.zip: the run's record is damaged."
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"\xff\xfe", b'{"schema_version": 2}', b'{"schema_version": ' + b"1" * 5000]
 )
-def test_damaged_json(plain, data):
+def test_damaged_json_is_refused(plain, data):
     assert refusal(zipped(plain | {"run.json": data})) == DAMAGED
 
 
 @pytest.mark.parametrize("data", [b"[1]", b"null", b"3", b'"run"'])
-def test_json_that_is_no_record(plain, data):
-    assert refusal(zipped(plain | {"run.json": data})).startswith("my.zip holds a run of another version")
+def test_json_that_is_not_a_record_is_refused(plain, data):
+    assert refusal(zipped(plain | {"run.json": data})).startswith("my.zip contains a run of another version")
 
 
 @pytest.mark.parametrize("depth", [300, 900, 100_000])
-def test_deep_json(plain, depth):
+def test_deeply_nested_json_is_refused(plain, depth):
     deep = b'"environment": {"a": ' + b"[" * depth + b"]" * depth + b"}, "
     assert refusal(zipped(plain | {"run.json": b"{" + deep + plain["run.json"][1:]})) == DAMAGED
 
@@ -476,7 +476,7 @@ def test_deep_json(plain, depth):
         {"settings": {"size": 1}},
         {"new": 1},
         {"created": "yesterday"},
-        {"created": "2026-01-01T00:00:00"},  # of which zone? it could not be ordered among the others
+        {"created": "2026-01-01T00:00:00"},  # without a time zone, runs cannot be sorted
         {"shape": [48]},
         {"timings": {"total": float("nan")}},
         {"timings": {"total": float("inf")}},
@@ -486,17 +486,17 @@ def test_deep_json(plain, depth):
     ],
     ids=str,
 )
-def test_damaged_records(plain, changes):
+def test_records_with_invalid_values_are_refused(plain, changes):
     assert refusal(with_record(plain, **changes)) == DAMAGED
 
 
-def test_a_loss_that_is_no_number_is_none(plain):
+def test_a_loss_that_is_nan_becomes_none(plain):
     assert import_run(with_record(plain, best_total=float("nan"))).record().best_total is None
 
 
 @pytest.mark.parametrize("name", ["..", "", "a/b", "../20260101-000000-a", ".20260101-000000-a", "20260101-000000-A"])
-def test_wrong_ids(plain, name):
-    assert refusal(with_record(plain, id=name)) == f"my.zip: {name!r} is no name of a run."
+def test_invalid_ids_are_refused(plain, name):
+    assert refusal(with_record(plain, id=name)) == f"my.zip: {name!r} is not a valid name of a run."
 
 
 # Pictures, results, metrics and marks
@@ -505,7 +505,7 @@ def test_wrong_ids(plain, name):
 @pytest.mark.parametrize(
     "name", ["content.png", "style-1.png", "start.png", "result.png", "live.jpg", "frames/000007.jpg"]
 )
-def test_a_picture_that_is_none(plain, name):
+def test_a_damaged_picture_is_refused(plain, name):
     short = name.rpartition("/")[2]
     for data in (b"", b"<svg onload='alert(1)'/>", codec.encode(picture(3), ".png")[:500]):
         assert refusal(zipped(plain | {name: data})).startswith(f"my.zip: {short} ")
@@ -544,12 +544,12 @@ RESULT = np.zeros((48, 64, 3), np.float32)
     ],
     ids=["turned", "grey", "none", "float64", "words", "objects", "pickle", "npz", "short", "header", "empty", "stump"],
 )
-def test_a_result_that_is_not_the_picture(plain, data):
-    message = "my.zip: result.npy is not the picture that the record tells of."
+def test_a_result_that_does_not_match_the_record_is_refused(plain, data):
+    message = "my.zip: result.npy does not match the run's record."
     assert refusal(zipped(plain | {"result.npy": data})) == message
 
 
-def test_a_result_that_is_the_picture(plain):
+def test_a_result_that_matches_the_record_is_imported(plain):
     found = import_run(zipped(plain | {"result.npy": npy(RESULT)}))
     np.testing.assert_array_equal(np.load(found.path / "result.npy"), RESULT)
 
@@ -575,26 +575,26 @@ ROW = "0,1,0.5,9,4,5,0,1,3"
     ],
     ids=["bytes", "columns", "markup", "more", "layers", "word", "nan", "inf", "short row", "long row", "quote"],
 )
-def test_damaged_metrics(plain, text):
+def test_damaged_metrics_are_refused(plain, text):
     assert refusal(zipped(plain | {"metrics.csv": text})).startswith("my.zip: metrics.csv ")
 
 
 @pytest.mark.parametrize(
     "text", [f"{HEAD}\n{ROW}\n", f"{HEAD}\n{ROW}\n1,2,0.", f"{HEAD}\n", f"{','.join(METRICS)}\n", ""]
 )
-def test_metrics_as_a_run_leaves_them(plain, text):
-    """Also one that was broken off amid a line, or before the first."""
+def test_unfinished_metrics_are_imported(plain, text):
+    """The run ended in the middle of a line, or before the first line."""
     found = import_run(zipped(plain | {"metrics.csv": text.encode()}))
     assert len(found.metrics()) == text.count(ROW)
     assert found.with_progress(found.record()).iteration == (0 if ROW in text else None)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"favourite": "perhaps"}', b'{"name": "' + b"x" * 121 + b'"}'])
-def test_damaged_marks(plain, data):
+def test_damaged_marks_are_refused(plain, data):
     assert refusal(zipped(plain | {"marks.json": data})) == "my.zip: marks.json is damaged."
 
 
-def test_a_home_that_cannot_be_written(plain, tmp_path, monkeypatch):
+def test_a_home_that_cannot_be_written_is_reported(plain, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NST_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(StudioError, match=r"^my\.zip cannot be imported: Not a directory\.$") as caught:
@@ -602,7 +602,7 @@ def test_a_home_that_cannot_be_written(plain, tmp_path, monkeypatch):
     assert not isinstance(caught.value, InputError)
 
 
-def test_two_imports_of_one_archive_at_once_are_two_runs(plain):
+def test_two_simultaneous_imports_of_a_zip_create_two_runs(plain):
     data, found = zipped(plain), []
     threads = [threading.Thread(target=lambda: found.append(import_run(data))) for _ in range(4)]
     for thread in threads:
@@ -614,7 +614,7 @@ def test_two_imports_of_one_archive_at_once_are_two_runs(plain):
     assert names(paths.runs()) == sorted(run.id for run in found)
 
 
-def test_what_a_killed_import_left_is_removed_by_the_next_one(plain):
+def test_the_next_import_removes_the_files_of_a_killed_import(plain):
     ours = paths.runs() / f"{archive.DRAFT}{processes.own_lock()}-0123"
     left = paths.runs() / f"{archive.DRAFT}{'0' * 16}-0123"
     for draft in (ours, left):

@@ -1,4 +1,4 @@
-"""One yardstick for results of different weights: the losses that an engine would give, and the likeness."""
+"""Evaluations with the same settings: losses and similarity."""
 
 from datetime import UTC, datetime
 
@@ -22,7 +22,7 @@ BY = presets.choose("reference", style_weight=0.5)
 
 @pytest.fixture
 def run(own_home, engine):
-    """A finished run, painted with weights that are not the yardstick's."""
+    """Create a finished run whose weights differ from the evaluation's."""
     return painted(engine)
 
 
@@ -35,7 +35,7 @@ def painted(engine, **changes):
     return made
 
 
-def test_the_losses_are_those_of_the_other_settings(run, engine):
+def test_the_losses_use_the_evaluation_s_settings(run, engine):
     found = evaluation.evaluate(engine, run, run.record(), BY)
     content, style = (
         preprocessing.to_network(geometry.resize(codec.read_image(path), SIZE)) for path in (run.content, run.style(1))
@@ -45,10 +45,10 @@ def test_the_losses_are_those_of_the_other_settings(run, engine):
     assert found.total == pytest.approx(expected.total, rel=1e-5)
     assert found.style == pytest.approx(expected.style, rel=1e-5)
     assert found.content == pytest.approx(expected.content, rel=1e-4)
-    assert found.total > 10 * run.record().best_total  # its own losses weighed style less
+    assert found.total > 10 * run.record().best_total  # the run's own losses had a smaller style weight
 
 
-def test_the_likeness_of_the_photo_itself_is_1_and_of_noise_near_0(run, engine):
+def test_the_similarity_of_the_photo_itself_is_1_and_of_noise_near_0(run, engine):
     photo = geometry.resize(codec.read_image(run.content), SIZE)
     np.save(run.path / "result.npy", photo.astype(np.float32))
     assert evaluation.evaluate(engine, run, run.record(), BY).similarity == pytest.approx(1)
@@ -57,22 +57,22 @@ def test_the_likeness_of_the_photo_itself_is_1_and_of_noise_near_0(run, engine):
     assert evaluation.evaluate(engine, run, run.record(), BY).similarity < 0.2
 
 
-def test_an_evaluation_is_kept_for_its_result_and_settings_alone(run, engine):
+def test_an_evaluation_is_saved_for_one_result_and_its_settings(run, engine):
     assert evaluation.evaluations([run], BY) == {}
     found = evaluation.evaluate(engine, run, run.record(), BY)
     assert evaluation.evaluations([run], BY) == {run.id: found}
     assert evaluation.evaluations([run], BY.changed(iterations=7, learning_rate=1)) == {
         run.id: found
-    }  # it weighs alike
-    assert evaluation.evaluations([run], BY.changed(style_layer_weights=[1] * 5)) == {run.id: found}  # as where none is
+    }  # the weights are the same
+    assert evaluation.evaluations([run], BY.changed(style_layer_weights=[1] * 5)) == {run.id: found}  # the default
     for other in ({"content_weight": 1}, {"style_scale": 1.5}, {"colours": "luminance"}, {"padding": "replicate"}):
         assert evaluation.evaluations([run], BY.changed(**other)) == {}
-    np.save(run.path / "result.npy", np.load(run.path / "result.npy"))  # painted anew
+    np.save(run.path / "result.npy", np.load(run.path / "result.npy"))  # a new result
     assert evaluation.evaluations([run], BY) == {}
 
 
 @pytest.mark.parametrize("colours", ["style", "luminance", "matched"])
-def test_by_its_own_settings_a_run_has_its_own_loss(own_home, engine, colours):
+def test_an_evaluation_with_a_run_s_own_settings_gives_its_own_loss(own_home, engine, colours):
     run = painted(engine, colours=colours, style_scale=1.5)
     found = evaluation.evaluate(engine, run, run.record(), run.record().settings)
     assert found.total == pytest.approx(run.record().best_total, rel=1e-3)
@@ -91,7 +91,7 @@ def test_by_its_own_settings_a_run_has_its_own_loss(own_home, engine, colours):
         ({"colours": "luminance"}, False),
     ],
 )
-def test_own_losses_compare_where_they_are_made_and_weighed_alike(new_record, changes, compare):
+def test_losses_compare_if_their_settings_and_weights_are_the_same(new_record, changes, compare):
     one = new_record(BY)
     assert evaluation.comparable([one, new_record(BY.changed(**changes))]) == compare
     steered = one.model_copy(update={"steering": [Steering.of(1, {"style_weight": 9.0}, BY)]})
@@ -109,7 +109,7 @@ def new_record():
     return make
 
 
-def test_where_memory_is_short_it_measures_in_tiles(own_home, engine, monkeypatch):
+def test_an_evaluation_uses_tiles_if_memory_is_short(own_home, engine, monkeypatch):
     run = painted(engine, size=320, iterations=1)
     whole = evaluation.evaluate(engine, run, run.record(), BY)
     monkeypatch.setattr(memory, "available_memory", lambda: 0.0)
@@ -125,16 +125,16 @@ def test_where_memory_is_short_it_measures_in_tiles(own_home, engine, monkeypatc
     assert objectives[0][0].side == 128
 
 
-def test_a_run_without_a_result_cannot_be_measured(run, engine):
+def test_a_run_without_a_result_cannot_be_evaluated(run, engine):
     (run.path / "result.npy").unlink()
     with pytest.raises(StudioError, match="no result"):
         evaluation.evaluate(engine, run, run.record(), BY)
     np.save(run.path / "result.npy", np.zeros((8, 8, 3), np.float32))
-    with pytest.raises(StudioError, match="another size"):
+    with pytest.raises(StudioError, match="differs in size"):
         evaluation.evaluate(engine, run, run.record(), BY)
 
 
-def test_settings_are_those_of_a_preset_or_a_run(run):
+def test_settings_come_from_a_preset_or_a_run(run):
     assert evaluation.settings_of("reference") == presets.PRESETS["reference"].settings()
     assert evaluation.settings_of(run.id) == run.record().settings
     with pytest.raises(InputError, match=r"neither a preset .*draft, fast, fine, reference.* nor a run"):

@@ -1,4 +1,4 @@
-"""What people make of their runs: marks, a search, deleting with a way back, and what the store may hold."""
+"""The library: marks, search, deletion and restoration, and the quota."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_marks_add_up():
     assert library.marks(run) == Marks(name="Die Welle, später", note="two\nlines", favourite=True)
     library.mark(run, name="", favourite=False)
     assert library.marks(run) == Marks(note="two\nlines")
-    assert run.record().status == "done"  # the record is its writer's
+    assert run.record().status == "done"  # only the writer may change the record
 
 
 def test_marks_are_kept_while_the_run_is_recorded():
@@ -71,7 +71,7 @@ def test_marks_are_kept_while_the_run_is_recorded():
 
 
 @pytest.mark.parametrize("changes", [{"name": "x" * 121}, {"note": "x" * 4001}, {"favourite": "perhaps"}, {"name": 3}])
-def test_marks_that_cannot_be_leave_those_before(changes):
+def test_invalid_marks_do_not_change_the_earlier_ones(changes):
     run = new_run()
     library.mark(run, name="x" * 120, note="y" * 4000)
     with pytest.raises(InputError, match=rf"^{next(iter(changes))}: .*\.$"):
@@ -79,16 +79,16 @@ def test_marks_that_cannot_be_leave_those_before(changes):
     assert library.marks(run) == Marks(name="x" * 120, note="y" * 4000)
 
 
-def test_nothing_can_be_said_of_a_run_that_is_gone():
+def test_a_missing_run_cannot_be_marked():
     run = new_run()
     library.delete(run)
-    with pytest.raises(InputError, match=rf"^The run {run.id} is no longer there\.$"):
+    with pytest.raises(InputError, match=rf"^The run {run.id} no longer exists\.$"):
         library.mark(run, name="late")
     assert not run.path.exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"name": 3}', b'{"name": "' + b"x" * 121 + b'"}'])
-def test_damaged_marks_are_none(damage):
+def test_damaged_marks_count_as_empty(damage):
     run = new_run()
     (run.path / "marks.json").write_bytes(damage)
     assert library.marks(run) == Marks()
@@ -99,7 +99,7 @@ def test_damaged_marks_are_none(damage):
 # Entries
 
 
-def test_entries_are_the_runs_that_can_be_read_newest_first():
+def test_entries_are_the_readable_runs_newest_first():
     first, second = new_run("first"), new_run("second")
     damaged_run()
     library.mark(first, name="A name")
@@ -109,7 +109,7 @@ def test_entries_are_the_runs_that_can_be_read_newest_first():
     assert [entry.record.content for entry in found] == ["second", "first"]
 
 
-def test_size_is_that_of_all_files():
+def test_size_includes_all_files():
     run = new_run()
     before = library.size(run)
     assert before == sum((run.path / name).stat().st_size for name in ("run.json", "content.png", "style-1.png"))
@@ -124,7 +124,7 @@ def test_size_is_that_of_all_files():
 
 
 def entry(content="photo", style="painting", size=100, days=0, marks=None, preset="fast", **changes):
-    """A run as it might stand in the library; it has no folder."""
+    """Return a library entry for a run without a folder."""
     record = RunRecord(
         id=f"20260101-0000{days:02}-{content}-{style}-0000",
         created=BEGAN + timedelta(days=days),
@@ -167,7 +167,7 @@ def chosen(**wanted):
         (".*", []),
     ],
 )
-def test_words(words, expected):
+def test_selection_by_words(words, expected):
     assert chosen(words=words) == expected
 
 
@@ -184,7 +184,7 @@ def test_words(words, expected):
         ({"presets": ["draft"], "statuses": ["stopped"], "words": "cat"}, ["cat"]),
     ],
 )
-def test_kinds(wanted, expected):
+def test_selection_by_kind(wanted, expected):
     assert chosen(**wanted) == expected
 
 
@@ -193,33 +193,33 @@ def test_kinds(wanted, expected):
     [
         ("newest", ["astronaut", "coffee", "Chelsea", "cat"]),
         ("oldest", ["cat", "Chelsea", "coffee", "astronaut"]),
-        ("name", ["astronaut", "cat", "coffee", "Chelsea"]),  # whose name is zebra
-        ("loss", ["cat", "Chelsea", "coffee", "astronaut"]),  # the best first, without one last
+        ("name", ["astronaut", "cat", "coffee", "Chelsea"]),  # Chelsea is named zebra
+        ("loss", ["cat", "Chelsea", "coffee", "astronaut"]),  # the best first, a run without a loss last
         ("duration", ["coffee", "cat", "Chelsea", "astronaut"]),
         ("size", ["cat", "Chelsea", "coffee", "astronaut"]),  # the largest first
     ],
 )
-def test_orders(order, expected):
+def test_sort_orders(order, expected):
     assert chosen(order=order) == expected
     backwards = library.select(reversed(ENTRIES), order=order)
     assert [found.record.content for found in backwards] == expected
 
 
 def test_every_order_has_a_test():
-    marks = next(mark for mark in test_orders.pytestmark if mark.args[0] == ("order", "expected"))
+    marks = next(mark for mark in test_sort_orders.pytestmark if mark.args[0] == ("order", "expected"))
     assert {case[0] for case in marks.args[1]} == set(ORDERS)
 
 
-def test_runs_without_a_loss_or_a_duration_can_be_ordered():
+def test_runs_without_a_loss_or_a_duration_can_be_sorted():
     found = [entry("a", days=1, status="failed"), entry("b", days=2, status="queued"), entry("c", best_total=1.0)]
     for order in ORDERS:
         assert {one.record.content for one in library.select(found, order=order)} == {"a", "b", "c"}
 
 
-# Deleting, with a way back
+# Deletion and restoration
 
 
-def test_deleted_and_had_back(own_home):
+def test_a_deleted_run_can_be_restored(own_home):
     run, other = new_run(), new_run()
     library.mark(run, name="kept")
     files, before = names(run.path), run.record()
@@ -233,16 +233,16 @@ def test_deleted_and_had_back(own_home):
     assert names(own_home / "trash") == []
 
 
-def test_a_run_that_is_not_over_is_not_deleted(own_home):
+def test_an_unfinished_run_cannot_be_deleted(own_home):
     run = new_run(status="queued")
     recorder = Recorder(run)
     with recorder:
         for status in ("preparing", "running"):
             recorder.update(status=status)
-            with pytest.raises(InputError, match=rf"^The run {run.id} is not over: stop it first\.$"):
+            with pytest.raises(InputError, match=rf"^The run {run.id} has not ended: stop it first\.$"):
                 library.delete(run)
     waiting = new_run(status="queued")
-    with pytest.raises(InputError, match=r"is not over"):
+    with pytest.raises(InputError, match=r"has not ended"):
         library.delete(waiting)
     assert store.all_runs() == [waiting, run]
     library.delete(run)
@@ -250,12 +250,12 @@ def test_a_run_that_is_not_over_is_not_deleted(own_home):
 
 
 @pytest.mark.parametrize("status", ["done", "stopped", "failed", "interrupted"])
-def test_a_run_that_is_over_can_be_deleted(status):
+def test_an_ended_run_can_be_deleted(status):
     library.delete(new_run(status=status))
     assert store.all_runs() == []
 
 
-def test_a_broken_off_run_can_be_deleted():
+def test_an_interrupted_run_can_be_deleted():
     run = new_run(status="queued")
     said = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps(said | {"status": "running", "writer": None}))
@@ -263,7 +263,7 @@ def test_a_broken_off_run_can_be_deleted():
     assert store.all_runs() == []
 
 
-def test_a_damaged_run_can_be_deleted_and_had_back(own_home):
+def test_a_damaged_run_can_be_deleted_and_restored(own_home):
     run = damaged_run()
     library.delete(run)
     assert store.all_runs() == []
@@ -271,27 +271,27 @@ def test_a_damaged_run_can_be_deleted_and_had_back(own_home):
     assert store.all_runs() == [run]
 
 
-def test_what_is_not_there_can_be_neither_deleted_nor_had_back(own_home):
+def test_a_missing_run_can_neither_be_deleted_nor_restored(own_home):
     run = new_run()
     library.delete(run)
     with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be deleted: No such file or directory\.$"):
         library.delete(run)
     library.restore(run)
-    with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be had back: No such file or directory\.$"):
+    with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be restored: No such file or directory\.$"):
         library.restore(run)
     assert store.all_runs() == [run]
 
 
-def test_a_day_after_it_was_deleted_a_run_is_gone(own_home):
+def test_a_run_is_removed_24_hours_after_its_deletion(own_home):
     old, new, young = new_run(), new_run(), new_run()
-    os.utime(old.path, (0, 0))  # the day begins when it is deleted
+    os.utime(old.path, (0, 0))  # the 24 hours start with the deletion
     for run in (old, new):
         library.delete(run)
     library.empty_trash()
     assert names(own_home / "trash") == sorted([old.id, new.id])
     day_ago = time.time() - library.TRASH_SECONDS - 60
     os.utime(own_home / "trash" / old.id, (day_ago, day_ago))
-    library.delete(young)  # which sees to the others
+    library.delete(young)  # this also empties the trash
     assert names(own_home / "trash") == sorted([new.id, young.id])
     with pytest.raises(StudioError):
         library.restore(old)
@@ -304,10 +304,10 @@ def test_an_empty_trash_can_be_emptied(own_home):
     assert not (own_home / "trash").exists()
 
 
-# What the store may hold
+# The quota
 
 
-def test_quota_is_kept(own_home):
+def test_quota_is_saved(own_home):
     assert library.quota() == Quota(gigabytes=10)
     library.set_quota(2.5)
     assert library.quota() == Quota(gigabytes=2.5)
@@ -328,7 +328,7 @@ def offered(found, gigabytes):
     return [entry.record.content for entry in library.beyond_quota(found, Quota(gigabytes=gigabytes))]
 
 
-def test_the_oldest_runs_are_offered_so_many_that_the_others_fit():
+def test_the_oldest_runs_are_offered_until_the_others_fit():
     found = [entry(name, size=GIGABYTE, days=days) for name, days in (("c", 3), ("a", 1), ("d", 4), ("b", 2))]
     assert offered(found, 4.0) == []
     assert offered(found, 3.9) == ["a"]
@@ -339,7 +339,7 @@ def test_the_oldest_runs_are_offered_so_many_that_the_others_fit():
 
 
 @pytest.mark.parametrize("marks", [{"name": "x"}, {"note": "x"}, {"favourite": True}])
-def test_what_someone_marked_is_not_offered(marks):
+def test_marked_runs_are_not_offered(marks):
     found = [
         entry("marked", size=GIGABYTE, days=0, marks=marks),
         entry("painted", size=GIGABYTE, days=1, status="running"),
@@ -348,4 +348,4 @@ def test_what_someone_marked_is_not_offered(marks):
         entry("last", size=GIGABYTE, days=4),
     ]
     assert offered(found, 4.0) == ["plain"]
-    assert offered(found, 0.1) == ["plain", "last"]  # it is all that may go
+    assert offered(found, 0.1) == ["plain", "last"]  # no other run may be deleted

@@ -1,4 +1,4 @@
-"""A run on disk: how it is laid out, recorded and read, also while it is written and after its writer died."""
+"""A run on disk: its files, recording and reading, also during writing and after its writer died."""
 
 import contextlib
 import dataclasses
@@ -52,7 +52,7 @@ def new_run(settings=SETTINGS, content=None, content_name="photo", style_name="p
 
 
 class Plain:
-    """A stage whose images and losses are final as they are."""
+    """A stage that does not change images and losses."""
 
     inputs = types.SimpleNamespace(finish=lambda rgb: rgb)
 
@@ -63,14 +63,14 @@ class Plain:
 
 @contextlib.contextmanager
 def reporting(run, stage=Plain):
-    """A reporter of steps to the run's recorder."""
+    """Report steps to a run's recorder."""
     with Recorder(run) as recorder, StepReporter(recorder) as reporter:
         reporter.write = functools.partial(reporter.write, stage=stage)
         yield reporter
 
 
 def rewrite(run, **changes):
-    """Change fields of `run.json` behind the program's back."""
+    """Change fields of `run.json` directly."""
     said = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps(said | changes))
 
@@ -86,7 +86,7 @@ def _own_home(own_home):
 
 @pytest.fixture(scope="module")
 def steps(engine, photo, painting):
-    """Iterations 0 to 4 of a real transfer."""
+    """Return iterations 0 to 4 of a real transfer."""
     from core.transfer.stylize import stylize
 
     settings = PRESETS["reference"].settings().model_copy(update={"iterations": 4})
@@ -95,7 +95,7 @@ def steps(engine, photo, painting):
 
 @pytest.fixture
 def gone_writer(other_process):
-    """A process that was, and is no more."""
+    """Return a process that has ended."""
     assert other_process.id.is_alive()
     other_process.kill()
     other_process.communicate()
@@ -105,7 +105,7 @@ def gone_writer(other_process):
 # Creating
 
 
-def test_layout_of_a_new_run(own_home):
+def test_files_of_a_new_run(own_home):
     run = new_run(content_name="Grüße vom  Meer, Teil 2/3!", style_name="The Great Wave off Kanagawa")
     assert run.path.parent == own_home / "runs"
     assert names(run.path) == ["content.png", "run.json", "style-1.png"]
@@ -124,18 +124,18 @@ def test_layout_of_a_new_run(own_home):
     assert names(own_home / "runs") == [run.id]
 
 
-def test_names_without_a_letter(own_home):
+def test_pictures_with_names_without_letters(own_home):
     run = new_run(content_name="富嶽", style_name="...")
     assert store.find(run.id) == run
     assert run.record().title == "富嶽 × ..."
 
 
-def test_two_runs_of_the_same_pair_are_two():
+def test_two_runs_of_the_same_pair_have_different_ids():
     assert new_run().id != new_run().id
     assert len(store.all_runs()) == 2
 
 
-def test_pictures_are_kept_as_they_are(tmp_path):
+def test_pictures_are_saved_unchanged(tmp_path):
     content = picture(120, 70)
     run = new_run(content=content)
     assert codec.read_image(run.content).tobytes() == content.tobytes()
@@ -143,11 +143,11 @@ def test_pictures_are_kept_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_inputs_are_kept_without_their_metadata(tmp_path, suffix):
+def test_inputs_are_saved_without_their_metadata(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x010F] = "Secret Camera"
-    exif[0x0112] = 6  # turned
-    exif.get_ifd(0x8825)[2] = (47.0, 22.0, 1.0)  # where it was taken
+    exif[0x0112] = 6  # rotated
+    exif.get_ifd(0x8825)[2] = (47.0, 22.0, 1.0)  # the location
     file = tmp_path / f"photo.{suffix}"
     extras = {"comment": "at home"} if suffix == "jpg" else {}
     picture(60, 40).save(file, exif=exif, **extras)
@@ -205,7 +205,7 @@ def test_too_narrow_pictures_are_refused(own_home, content, style, message):
         ),
     ],
 )
-def test_what_cannot_be_painted_by_its_settings_is_refused_before_there_is_a_run(
+def test_inputs_that_do_not_fit_the_settings_are_refused_before_a_run_is_created(
     own_home, changes, content, style, message
 ):
     spec = RunSpec([Style("a painting", picture(*style))], SETTINGS.changed(**changes), "draft")
@@ -215,8 +215,8 @@ def test_what_cannot_be_painted_by_its_settings_is_refused_before_there_is_a_run
     assert store.all_runs() == []
 
 
-def test_a_painting_is_checked_at_the_size_that_it_is_brought_to(own_home):
-    """Larger than the photo it may be narrower."""
+def test_a_painting_is_checked_after_resizing(own_home):
+    """A painting larger than the photo may be narrower."""
     narrow = picture(300, 60)
     spec = RunSpec([Style("a painting", narrow)], SETTINGS.changed(style_scale=2.0), "draft")
     store.create(spec, picture(), "a photo")
@@ -224,12 +224,12 @@ def test_a_painting_is_checked_at_the_size_that_it_is_brought_to(own_home):
         inputs.check_styles([narrow.size], SETTINGS, ["a painting"])
 
 
-def test_of_several_paintings_the_one_that_is_too_small_is_named():
+def test_the_message_names_the_painting_that_is_too_small():
     with pytest.raises(InputError, match=r"^a \+ b would be only 96 × 19 pixels"):
         inputs.check_styles([(50, 50), (300, 60), (50, 50)], SETTINGS, ["one", "a + b", "three"])
 
 
-def test_home_that_is_none(tmp_path, monkeypatch):
+def test_a_home_that_is_not_a_folder_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NST_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(StudioError, match=r"^The run cannot be written to .*runs: Not a directory\.$"):
@@ -258,7 +258,7 @@ def test_record_round_trip():
 
 
 @pytest.mark.parametrize(("field", "instead"), [("precision", ""), ("start", ""), ("queued", None), ("begun", None)])
-def test_records_from_before_a_field_was_kept_are_read(field, instead):
+def test_records_without_newer_fields_are_read(field, instead):
     run = new_run()
     said = json.loads((run.path / "run.json").read_text())
     del said[field]
@@ -266,7 +266,7 @@ def test_records_from_before_a_field_was_kept_are_read(field, instead):
     assert getattr(run.record(), field) == instead
 
 
-def test_a_record_says_when_its_run_was_queued_and_begun_last():
+def test_a_record_has_the_last_times_of_queueing_and_starting():
     run = new_run()
     first = run.record()
     assert (first.queued, first.begun) == (first.created, None)
@@ -312,7 +312,7 @@ def test_damaged_records_are_refused(content):
     assert store.all_runs() == [run]
 
 
-def test_record_that_is_missing():
+def test_a_missing_record_is_refused():
     run = new_run()
     (run.path / "run.json").unlink()
     with pytest.raises(StudioError, match=rf"^The run {run.id} cannot be read: No such file"):
@@ -331,7 +331,7 @@ def test_run_whose_writer_is_gone_is_interrupted(gone_writer, status):
     assert run.record().status == status
 
 
-def test_queued_run_waits_in_the_queue_or_with_who_made_it(gone_writer):
+def test_a_queued_run_needs_a_queue_entry_or_a_live_writer(gone_writer):
     run = new_run()
     assert run.record().status == "queued"
     rewrite(run, writer=gone_writer.model_dump())
@@ -341,18 +341,18 @@ def test_queued_run_waits_in_the_queue_or_with_who_made_it(gone_writer):
     assert run.record().status == "queued"
 
 
-def test_run_is_recorded_once(steps):
+def test_a_run_cannot_be_recorded_twice(steps):
     run = new_run()
     with reporting(run) as reporter:
         reporter.write(steps[0])
     before = (run.path / "metrics.csv").read_bytes()
-    with pytest.raises(StudioError, match=rf"^The run {run.id} is done already"), Recorder(run):
+    with pytest.raises(StudioError, match=rf"^The run {run.id} is already done"), Recorder(run):
         pass
     assert run.record().status == "done"
     assert (run.path / "metrics.csv").read_bytes() == before
 
 
-def test_another_process_of_the_same_number_is_not_the_writer(gone_writer):
+def test_another_process_with_the_same_id_is_not_the_writer(gone_writer):
     writer = ProcessId.this_process()
     assert writer.is_alive() and writer.is_this_process() and writer.is_visible_here()
     gone = gone_writer.model_copy(update={"pid": writer.pid})
@@ -372,8 +372,8 @@ def test_a_writer_before_the_machine_s_restart():
     assert writer.model_copy(update={"boot": "another"}).is_of_an_earlier_boot()
 
 
-def test_killed_writer_that_nobody_has_waited_for(own_home):
-    """As a page's server leaves it: a killed child stays in the process table until its parent asks for it."""
+def test_a_killed_writer_in_the_process_table_is_not_alive(own_home):
+    """A killed child stays in the process table until its parent, such as the page's server, reads its status."""
     run = new_run()
     code = "import time; from core.runs import store; from core.runs.recorder import Recorder; "
     code += f"Recorder(store.find({run.id!r})).__enter__(); print('written', flush=True); time.sleep(60)"
@@ -405,7 +405,7 @@ def test_finished_runs_need_no_writer():
 @pytest.mark.parametrize(
     "name", ["..", ".", "", "../runs", "./{id}", "{id}/", "{id}/frames", "../runs/{id}", "/{id}", "{id}x", "none"]
 )
-def test_only_a_run_s_own_name_finds_it(name):
+def test_invalid_names_find_no_run(name):
     run = new_run()
     (run.path / "frames").mkdir()
     assert store.find(run.id) == run
@@ -413,12 +413,12 @@ def test_only_a_run_s_own_name_finds_it(name):
         store.find(name.format(id=run.id))
 
 
-def test_a_run_is_found_by_how_its_name_begins_and_the_last_one_by_that_word(own_home):
+def test_a_run_is_found_by_the_start_of_its_name_or_by_last(own_home):
     for name in ("20240301-120000-b-b-0000", "20240301-115959-c-c-ffff", "20250101-000000-a-a-0000"):
         (own_home / "runs" / name).mkdir(parents=True)
     assert store.find("2025").id == store.find("last").id == "20250101-000000-a-a-0000"
     assert store.find("20240301-12").id == "20240301-120000-b-b-0000"
-    with pytest.raises(InputError, match=r"^2 runs begin with '20240301'; nst runs lists them\.$"):
+    with pytest.raises(InputError, match=r"^2 runs start with '20240301'; nst runs lists them\.$"):
         store.find("20240301")
 
 
@@ -441,7 +441,7 @@ def test_newest_first_also_within_a_second():
 # Metrics, pictures and requests
 
 
-def test_half_a_line_is_not_read(steps):
+def test_an_unfinished_line_is_not_read(steps):
     run = new_run()
     with reporting(run) as reporter:
         for step in steps[:3]:
@@ -461,7 +461,7 @@ def test_half_a_line_is_not_read(steps):
     assert run.metrics().empty
 
 
-def test_the_last_rows_are_read_alone(steps):
+def test_the_last_rows_can_be_read_alone(steps):
     run = new_run()
     with reporting(run) as reporter:
         reporter.write(steps[0])
@@ -478,7 +478,7 @@ def test_the_last_rows_are_read_alone(steps):
     assert list(run.metrics(last=2)["iteration"]) == [2, 3]
 
 
-def test_of_a_long_run_the_last_rows_are_read_without_what_is_before(steps):
+def test_the_last_rows_of_a_long_run_are_read_without_the_earlier_rows(steps):
     run = new_run()
     with reporting(run) as reporter:
         reporter.write(steps[0])
@@ -511,7 +511,7 @@ def test_metrics_hold_every_step(steps):
     assert metrics["seconds"].to_numpy() == pytest.approx([step.seconds for step in steps], abs=1e-4)
 
 
-def test_frames_at_their_interval_and_the_live_picture(steps):
+def test_frames_and_the_live_picture_are_written_at_their_intervals(steps):
     run = new_run(content=picture(96, 64))
     with reporting(run) as reporter:
         for step in steps:
@@ -524,10 +524,10 @@ def test_frames_at_their_interval_and_the_live_picture(steps):
     assert [path.name for _, path in run.frames()] == ["000000.jpg", "000002.jpg", "000004.jpg"]
     for (_, path), step in zip(run.frames(), steps[::2], strict=True):
         shown = np.asarray(codec.read_image(path), float)
-        assert np.abs(shown - step.image()).mean() < 8  # a JPEG of just this step
+        assert np.abs(shown - step.image()).mean() < 8  # a JPEG of this step
 
 
-def test_the_live_picture_is_written_now_and_then(steps, monkeypatch):
+def test_the_live_picture_is_written_at_intervals(steps, monkeypatch):
     run = new_run(SETTINGS.model_copy(update={"frame_every": 100}))
     monkeypatch.setattr("core.jobs.execution.LIVE_SECONDS", 0.5)
     with reporting(run) as reporter:
@@ -542,14 +542,14 @@ def test_the_live_picture_is_written_now_and_then(steps, monkeypatch):
     assert [iteration for iteration, _ in run.frames()] == [0]
 
 
-def test_the_start_is_shown_before_any_step(steps):
+def test_the_initial_image_is_shown_before_the_first_step(steps):
     run = new_run()
     start = np.asarray(picture(96, 64))
     with reporting(run) as reporter:
         assert not run.live.exists()
         reporter.sink.write_live_picture(codec.encode_jpeg(start))
         shown = np.asarray(codec.read_image(run.live), float)
-        assert np.abs(shown - start).mean() < 40 and shown.shape == (64, 96, 3)  # noise suffers from JPEG
+        assert np.abs(shown - start).mean() < 40 and shown.shape == (64, 96, 3)  # JPEG changes noise
         assert run.metrics().empty and run.frames() == []
         assert run.record().status == "preparing"
         before = run.live.read_bytes()
@@ -570,7 +570,7 @@ def test_stop_requests():
     assert json.loads((run.path / "request.json").read_text()) == asked
 
 
-def test_wishes_add_up():
+def test_requests_add_up():
     run = new_run()
     run.ask(weights={"style_weight": 0.5, "content_weight": 10})
     run.ask(iterations=9)
@@ -599,7 +599,7 @@ def test_wishes_add_up():
     ],
     ids=str,
 )
-def test_wishes_that_cannot_be_are_refused_and_leave_those_before(wish):
+def test_invalid_requests_are_refused_and_do_not_change_earlier_ones(wish):
     run = new_run()
     run.ask(iterations=9, weights={"style_weight": 0.5})
     before = (run.path / "request.json").read_bytes()
@@ -609,7 +609,7 @@ def test_wishes_that_cannot_be_are_refused_and_leave_those_before(wish):
     assert (run.path / "request.json").read_bytes() == before
 
 
-def test_wishes_that_do_not_fit_together_are_refused():
+def test_requests_that_contradict_each_other_are_refused():
     run = new_run()
     run.ask(weights={"style_weight": 0})
     with pytest.raises(InputError, match="cannot both be 0"):
@@ -621,7 +621,7 @@ def test_wishes_that_do_not_fit_together_are_refused():
     "damage",
     ['{"stop": "perhaps"}', '{"iterations": 1.5}', '{"weights": [1]}', b"\xff\xfe", '{"stop": true', "[" * 10_000],
 )
-def test_a_request_that_cannot_be_read_asks_for_nothing(damage):
+def test_a_damaged_request_counts_as_empty(damage):
     run = new_run()
     (run.path / "request.json").write_bytes(damage if isinstance(damage, bytes) else damage.encode())
     assert run.request() == Request()
@@ -629,8 +629,8 @@ def test_a_request_that_cannot_be_read_asks_for_nothing(damage):
     assert run.request() == Request(iterations=7)
 
 
-def test_a_run_can_be_stopped_whatever_else_its_request_says():
-    """Another program's wishes are no reason to paint on."""
+def test_a_run_can_be_stopped_despite_an_invalid_request():
+    """An invalid request by another program does not prevent the stop."""
     run = new_run()
     (run.path / "request.json").write_text('{"weights": {"size": 1}, "iterations": -3}')
     run.ask(stop=True)
@@ -655,16 +655,16 @@ def steering(*changes):
         ("20000:style_weight=0.30000000000000004", 20_000, {"style_weight": 0.1 + 0.2}),
     ],
 )
-def test_steering_is_parsed_and_told_again(text, iteration, changes):
+def test_steering_survives_parsing_and_formatting(text, iteration, changes):
     parsed = Steering.parse(text, SETTINGS)
     assert parsed == Steering(iteration=iteration, changes=changes)
     (told,) = parsed.options()
     assert Steering.parse(told, SETTINGS) == parsed
-    recorded = Steering.model_validate_json(parsed.model_dump_json())  # a tuple comes back as a list
+    recorded = Steering.model_validate_json(parsed.model_dump_json())  # JSON turns a tuple into a list
     assert recorded.options() == [told]
 
 
-def test_steering_of_several_weights_is_an_option_each():
+def test_steering_of_several_weights_gives_an_option_for_each():
     (change,) = steering((12, {"style_weight": 0.5, "style_layer_weights": [1.0, 2.0, 1.0, 1.0, 1.0]}))
     assert change.options() == ["12:style_weight=0.5", "12:style_layer_weights=1.0,2.0,1.0,1.0,1.0"]
 
@@ -672,24 +672,24 @@ def test_steering_of_several_weights_is_an_option_each():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"'' is no change of a weight such as 40:style_weight=0\.1\."),
-        ("style_weight=3", "'style_weight=3' is no change of a weight"),
-        ("40:style_weight", "'40:style_weight' is no change of a weight"),
-        ("-1:style_weight=3", "'-1:style_weight=3' is no change of a weight"),
-        ("4.5:style_weight=3", r"'4\.5:style_weight=3' is no change of a weight"),
-        (":style_weight=3", "':style_weight=3' is no change of a weight"),
+        ("", r"'' is not a change of a weight: give one such as 40:style_weight=0\.1\."),
+        ("style_weight=3", "'style_weight=3' is not a change of a weight"),
+        ("40:style_weight", "'40:style_weight' is not a change of a weight"),
+        ("-1:style_weight=3", "'-1:style_weight=3' is not a change of a weight"),
+        ("4.5:style_weight=3", r"'4\.5:style_weight=3' is not a change of a weight"),
+        (":style_weight=3", "':style_weight=3' is not a change of a weight"),
         ("4:style_weight=", "style_weight = '': "),
         ("4:style_weight=much", "style_weight = 'much': "),
         ("4:style_weight=-1", r"style_weight = '-1': should be greater than or equal to 0\."),
         ("4:style_weight=nan", "style_weight = 'nan': "),
-        ("4:colour=3", "colour cannot be changed while a run paints"),
-        ("4:=3", " cannot be changed while a run paints"),
-        ("4:size=128", "size cannot be changed while a run paints; style_weight, .* can"),
-        ("4:style_layers=block1_conv1", "style_layers cannot be changed while a run paints"),
+        ("4:colour=3", "colour cannot be changed during a run"),
+        ("4:=3", " cannot be changed during a run"),
+        ("4:size=128", "size cannot be changed during a run; style_weight, .* can"),
+        ("4:style_layers=block1_conv1", "style_layers cannot be changed during a run"),
         ("4:style_layer_weights=1,2", "style_layer_weights has 2 numbers for 5 style layers"),
     ],
 )
-def test_steering_that_is_none(text, message):
+def test_invalid_steering_is_refused(text, message):
     with pytest.raises(InputError, match=f"^{message}") as caught:
         Steering.parse(text, SETTINGS)
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
@@ -702,19 +702,19 @@ def test_steering_is_recorded_in_order():
     recorder = Recorder(run)
     assert recorder.settings_at(2) == SETTINGS
     assert recorder.settings_at(3) == recorder.settings_at(9) == SETTINGS.changed(content_weight=5.0)
-    assert recorder.settings_at(10) == SETTINGS.changed(content_weight=5.0, style_weight=2.0)  # the later of the two
+    assert recorder.settings_at(10) == SETTINGS.changed(content_weight=5.0, style_weight=2.0)  # the later change counts
 
 
-def test_steering_that_would_leave_nothing_to_paint_is_refused(own_home):
-    """Each change fits the settings; both together do not."""
+def test_steering_to_zero_weights_is_refused(own_home):
+    """Each change alone is valid, but both together are not."""
     changes = steering((9, {"style_weight": 0.0}), (2, {"content_weight": 0.0}))
     with pytest.raises(InputError, match=r"^style_weight and content_weight cannot both be 0"):
         store.create(RunSpec([Style("b", picture(seed=2))], SETTINGS, "draft", steering=changes), picture(), "a")
     assert not (own_home / "runs").exists()
 
 
-def test_answers(steps):
-    """What is wanted is taken up once, and recorded where it begins."""
+def test_requests_are_applied_once(steps):
+    """A request is applied once, and recorded with its first iteration."""
     run = new_run()
     with reporting(run) as reporter:
         reporter.write(steps[0])
@@ -723,7 +723,7 @@ def test_answers(steps):
         reporter.sink.apply_request(wanted, 1)
         record = run.record()
         assert record.settings == SETTINGS.changed(iterations=90)
-        assert record.steering == steering((1, {"style_weight": 3.0}))  # the content's weight was that already
+        assert record.steering == steering((1, {"style_weight": 3.0}))  # the content weight did not change
         assert (reporter.sink.settings_at(1), reporter.sink.settings_at(2)) == (
             record.settings,
             record.settings.changed(style_weight=3.0),
@@ -747,11 +747,11 @@ def test_answers(steps):
         (Request(iterations=30_000), r"iterations = 30000: should be less than or equal to 20000\."),
         (Request(weights={"style_weight": -1}), r"style_weight = -1: should be greater than or equal to 0\."),
         (Request(weights={"content_weight": 0.0, "style_weight": 0.0}), "style_weight and content_weight cannot both"),
-        (Request(weights={"size": 128}), r"size cannot be changed while a run paints; [a-z_, ]* can\."),
-        (Request(weights={"colour": "red"}), r"colour cannot be changed while a run paints; .*"),
+        (Request(weights={"size": 128}), r"size cannot be changed during a run; [a-z_, ]* can\."),
+        (Request(weights={"colour": "red"}), r"colour cannot be changed during a run; .*"),
     ],
 )
-def test_what_cannot_be_is_left_aside_and_said(steps, request_, said):
+def test_an_impossible_request_is_ignored_and_reported(steps, request_, said):
     run = new_run()
     with reporting(run) as reporter:
         reporter.write(steps[0])
@@ -761,12 +761,12 @@ def test_what_cannot_be_is_left_aside_and_said(steps, request_, said):
         reporter.write(steps[1])
         reporter.sink.apply_request(Request(weights={"style_weight": 3.0}), 1)
         assert run.record().steering == steering((1, {"style_weight": 3.0}))
-    assert re.match(f"It went on unchanged: {said}", record.message), record.message
+    assert re.match(f"The run continues unchanged: {said}", record.message), record.message
     assert "\n" not in record.message
 
 
-def test_progress_after_steering_is_by_the_weights_that_count(steps):
-    """Losses by other weights are no measure: the best is the best since they changed."""
+def test_progress_after_steering_uses_losses_with_the_new_weights(steps):
+    """Losses with other weights do not compare, so the best is the best since the last change."""
     run = new_run()
     with reporting(run) as reporter:
         for step in steps:
@@ -792,7 +792,7 @@ STOP = Request(stop=True)
 
 
 def recorded(steps, ending=None):
-    """A run of these steps that ended by `ending`: an exception or a request."""
+    """Record a run of these steps that ends with `ending`, an exception or a request."""
     run = new_run()
     if isinstance(ending, BaseException):
         with pytest.raises(type(ending)), reporting(run) as reporter:
@@ -822,7 +822,7 @@ def holds_the_best(run, record, last):
     assert codec.read_image(run.result).size == (96, 64)
 
 
-def test_done(steps):
+def test_a_run_that_ends_normally_is_done(steps):
     run, record = recorded(steps)
     assert (record.status, record.message) == ("done", "")
     holds_the_best(run, record, steps[-1])
@@ -833,27 +833,27 @@ def test_done(steps):
     assert not [name for name in names(run.path) if name.startswith(".")]
 
 
-def test_stopped(steps):
+def test_a_run_that_was_asked_to_stop_is_stopped(steps):
     run, record = recorded(steps[:3], STOP)
     assert (record.status, record.message) == ("stopped", "")
     holds_the_best(run, record, steps[2])
 
 
 @pytest.mark.parametrize("error", [GeneratorExit(), KeyboardInterrupt()])
-def test_broken_off(steps, error):
+def test_a_run_ended_by_ctrl_c_or_its_consumer_is_stopped(steps, error):
     run, record = recorded(steps[:3], error)
     assert (record.status, record.message) == ("stopped", "")
     holds_the_best(run, record, steps[2])
 
 
-def test_failed_with_a_sentence(steps):
+def test_a_run_that_fails_has_the_error_message(steps):
     run, record = recorded(steps[:3], StudioError("The weights are gone."))
     assert (record.status, record.message) == ("failed", "The weights are gone.")
     holds_the_best(run, record, steps[2])
     assert "error.txt" not in names(run.path)
 
 
-def test_failed_for_an_unknown_reason(steps):
+def test_a_run_that_fails_for_an_unknown_reason_has_a_traceback(steps):
     run, record = recorded(steps[:3], RuntimeError("OOM when allocating\n\n[[{{node conv}}]]"))
     assert record.status == "failed"
     assert record.message == "The engine failed: RuntimeError: OOM when allocating"
@@ -863,10 +863,10 @@ def test_failed_for_an_unknown_reason(steps):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM")])
-def test_failed_for_want_of_memory(steps, error):
-    """The best picture so far is kept all the same."""
+def test_a_run_that_runs_out_of_memory_fails_with_advice(steps, error):
+    """The best picture so far is still saved."""
     run = new_run()
-    said = "Memory ran out at 96 × 80 pixels: choose a smaller size, or close other programs."
+    said = "Memory ran out at 96 × 80 pixels: choose a smaller size or close other programs."
     with pytest.raises(StudioError) as caught, reporting(run) as reporter:
         for step in steps[:3]:
             reporter.write(step)
@@ -878,7 +878,7 @@ def test_failed_for_want_of_memory(steps, error):
     assert "error.txt" not in names(run.path)
 
 
-def test_failed_before_the_first_step():
+def test_a_run_that_fails_before_the_first_step():
     run, record = recorded([], ValueError())
     assert record.status == "failed"
     assert record.message.startswith("The engine failed: ValueError")
@@ -886,8 +886,8 @@ def test_failed_before_the_first_step():
     assert not run.result.exists()
 
 
-def test_final_losses_are_what_is_said_of_the_best_picture(steps):
-    """In the record, and in the picture's own words; the metrics keep what each step had."""
+def test_final_losses_are_in_the_record_and_the_picture(steps):
+    """The metrics keep the losses of each step."""
     run, asked = new_run(), []
 
     class Exact(Plain):
@@ -900,15 +900,15 @@ def test_final_losses_are_what_is_said_of_the_best_picture(steps):
         for step in steps:
             reporter.write(step)
         assert asked == []
-    assert asked == [steps[-1].best]  # once, at the end
+    assert asked == [steps[-1].best]  # only once, at the end
     expected = steps[-1].best.losses.total + 1000.0
     assert run.record().best_total == expected
     assert float(codec.read_metadata(run.result)["Total loss"]) == pytest.approx(expected, rel=1e-5)
     assert run.metrics()["total"].min() == pytest.approx(expected - 1000.0, rel=1e-8)
 
 
-def test_the_last_step_is_let_go_before_its_final_losses(engine, photo, painting):
-    """The network in float32 may need the room of its gradients, moments and targets."""
+def test_the_last_step_is_freed_before_the_final_losses(engine, photo, painting):
+    """The float32 network may need the memory of the step's gradients, moments and targets."""
     from core.transfer.stylize import stylize
 
     settings = PRESETS["reference"].settings().model_copy(update={"iterations": 0})
@@ -928,8 +928,8 @@ def test_the_last_step_is_let_go_before_its_final_losses(engine, photo, painting
 
 
 @pytest.mark.parametrize("error", [StudioError("The weights are gone."), MemoryError("no room"), KeyboardInterrupt()])
-def test_final_losses_that_cannot_be_computed_end_the_run_all_the_same(steps, error):
-    """They take a network of their own, for which there may be no memory; a run must not go on for ever over it."""
+def test_a_run_ends_even_if_its_final_losses_cannot_be_computed(steps, error):
+    """They need a second network, for which memory may be too small; the run must still end."""
 
     class Failing(Plain):
         @staticmethod
@@ -959,7 +959,7 @@ def test_result_in_both_forms_with_its_settings(steps):
     assert float(said["Total loss"]) == pytest.approx(record.best_total, rel=1e-5)
 
 
-# Checkpoints, and going on
+# Checkpoints and resuming
 
 
 def held(run):
@@ -977,23 +977,23 @@ def test_a_run_that_ended_has_a_checkpoint_of_its_last_step(steps):
 
 
 @pytest.mark.parametrize("error", [StudioError("Gone."), RuntimeError("OOM"), KeyboardInterrupt()])
-def test_a_run_that_failed_has_one_too(steps, error):
+def test_a_failed_run_has_a_checkpoint_too(steps, error):
     run, _ = recorded(steps[:2], error)
     assert held(run).iteration == 1
 
 
-def test_a_run_without_a_step_has_none():
+def test_a_run_without_a_step_has_no_checkpoint():
     run, _ = recorded([], StudioError("Gone."))
     assert not run.checkpoint.exists()
 
 
-def test_checkpoints_are_written_on_the_way_now_and_then(steps, monkeypatch):
+def test_checkpoints_are_written_at_intervals(steps, monkeypatch):
     run = new_run()
     monkeypatch.setenv("NST_CHECKPOINT_SECONDS", "1000")
     with reporting(run) as reporter:
         reporter.write(steps[0])
         assert not run.checkpoint.exists()
-        reporter._checkpoint_written -= 1000.0  # as long ago
+        reporter._checkpoint_written -= 1000.0  # pretend that the last one is old
         reporter.write(steps[1])
         assert held(run).iteration == 1
         reporter.write(steps[2])
@@ -1010,27 +1010,27 @@ def stopped_run(steps):
     return recorded(steps, STOP)[0]
 
 
-def test_going_on_queues_the_run_once_more(steps):
+def test_resuming_queues_the_run_again(steps):
     run = stopped_run(steps[:3])
     run.ask(stop=True)
     recovery.resume(run)
     record = run.record()
     assert (record.status, record.message, record.settings) == ("queued", "", SETTINGS)
     assert record.writer == ProcessId.this_process()
-    assert run.request() == Request()  # or it would stop at once
+    assert run.request() == Request()  # the old request would stop the run at once
     assert (record.iteration, record.best_total) == (2, steps[2].best.losses.total)
 
 
-def test_going_on_for_more(steps):
+def test_resuming_with_more_iterations(steps):
     run, _ = recorded(steps)
     recovery.resume(run, 3)
     assert run.record().settings == SETTINGS.changed(iterations=7)
     assert run.record().status == "queued"
 
 
-def test_going_on_is_refused_while_it_has_not_ended(steps):
+def test_an_unfinished_run_cannot_be_resumed(steps):
     run = new_run()
-    with pytest.raises(InputError, match=rf"^The run {run.id} is queued; it can go on when it has ended\.$"):
+    with pytest.raises(InputError, match=rf"^The run {run.id} is queued; you can resume it when it has ended\.$"):
         recovery.resume(run, 5)
     with reporting(run) as reporter:
         for status in ("preparing", "running"):
@@ -1042,16 +1042,16 @@ def test_going_on_is_refused_while_it_has_not_ended(steps):
         recovery.resume(run)
 
 
-def test_going_on_is_refused_where_nothing_is_left(steps):
+def test_a_run_without_iterations_left_cannot_be_resumed(steps):
     run, before = recorded(steps)
-    with pytest.raises(InputError, match=rf"^The run {run.id} has done its 4 iterations; ask for more\.$"):
+    with pytest.raises(InputError, match=rf"^The run {run.id} has done all its 4 iterations; add more\.$"):
         recovery.resume(run)
     with pytest.raises(InputError, match=r"^iterations = 20001: should be less than or equal to 20000\.$"):
         recovery.resume(run, 19_997)
     assert run.record() == before
 
 
-def test_going_on_is_refused_without_a_checkpoint(steps):
+def test_a_run_without_a_checkpoint_cannot_be_resumed(steps):
     run, before = recorded(steps)
     whole = run.checkpoint.read_bytes()
     run.checkpoint.write_bytes(whole[: len(whole) // 2])
@@ -1064,11 +1064,11 @@ def test_going_on_is_refused_without_a_checkpoint(steps):
 
 
 def broken_off(run, writer, **changes):
-    """As its writer leaves a run when it is killed."""
+    """Leave a run as if its writer had been killed."""
     rewrite(run, status="running", writer=writer.model_dump(), **changes)
 
 
-def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(steps, gone_writer):
+def test_a_run_that_ended_before_its_first_checkpoint_starts_over(steps, gone_writer):
     run = new_run()
     with reporting(run) as reporter:
         reporter.write(steps[0])
@@ -1104,12 +1104,12 @@ def test_an_interrupted_run_has_the_best_picture_of_its_last_checkpoint(steps, g
     assert codec.read_image(run.result).tobytes() == preprocessing.to_uint8(steps[2].best_image()).tobytes()
     assert record.best_iteration == steps[2].best_iteration
     assert record.best_total == pytest.approx(steps[2].best.losses.total, rel=1e-8)
-    assert recovery.record_ending(run, lambda writer: "Another cause.") == record  # it is noted once
+    assert recovery.record_ending(run, lambda writer: "Another cause.") == record  # the cause is recorded only once
     recovery.resume(run)
     assert recovery.record_ending(run, lambda writer: "It goes on.").status == "queued"
 
 
-def test_an_interrupted_run_without_a_checkpoint_is_noted_too(gone_writer):
+def test_the_end_of_an_interrupted_run_without_a_checkpoint_is_recorded(gone_writer):
     run = new_run()
     broken_off(run, gone_writer)
     assert recovery.record_ending(run, lambda writer: "Gone.").message == "Gone." and not run.result.exists()
@@ -1128,7 +1128,7 @@ def test_an_interrupted_run_without_a_checkpoint_is_noted_too(gone_writer):
     ],
     ids=["1-d", "words", "empty", "another picture", "no numbers", "no iteration", "an iteration without metrics"],
 )
-def test_an_interrupted_run_has_no_picture_of_a_checkpoint_that_was_tampered_with(steps, gone_writer, changes):
+def test_a_manipulated_checkpoint_gives_an_interrupted_run_no_picture(steps, gone_writer, changes):
     run, _ = recorded(steps)
     for made in ("result.npy", "result.png"):
         (run.path / made).unlink()
@@ -1139,8 +1139,8 @@ def test_an_interrupted_run_has_no_picture_of_a_checkpoint_that_was_tampered_wit
     assert not run.result.exists()
 
 
-def test_an_interrupted_run_has_the_picture_of_a_stage(steps, gone_writer):
-    """Of a photo whose sides, halved, are rounded otherwise."""
+def test_an_interrupted_run_has_the_picture_of_its_stage(steps, gone_writer):
+    """The sides of this photo round differently when halved."""
     run, _ = recorded(steps)
     (run.path / "result.png").unlink()
     settings = TransferSettings(size=192, iterations=4, stages=2).model_dump(mode="json")
@@ -1151,8 +1151,8 @@ def test_an_interrupted_run_has_the_picture_of_a_stage(steps, gone_writer):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
 @pytest.mark.parametrize("name", ["content.png", "result.png", "result.npy", "checkpoint.npz", "metrics.csv"])
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(steps, gone_writer, name):
-    """Nobody writes into it: who opened it would wait for ever."""
+def test_a_pipe_instead_of_a_file_does_not_block(steps, gone_writer, name):
+    """No process writes to the pipe, so that opening it would block forever."""
     run, _ = recorded(steps)
     (run.path / name).unlink()
     os.mkfifo(run.path / name)
@@ -1167,12 +1167,12 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(steps, gone_writer, name):
         opened[name]()
     broken_off(run, gone_writer, shape=[64, 96])
     assert recovery.record_ending(run, lambda writer: "Gone.").message == "Gone."
-    if not (run.path / name).is_file():  # the result was made anew
-        with pytest.raises(InputError, match=rf"does not go on: {name} is not a file\.$"):
+    if not (run.path / name).is_file():  # the result was written again
+        with pytest.raises(InputError, match=rf"cannot resume: {name} is not a file\.$"):
             recovery.resume(run)
 
 
-def test_who_ends_runs_does_not_wait_for_ever_for_another(steps, gone_writer, monkeypatch):
+def test_waiting_for_the_lock_of_ended_runs_has_a_limit(steps, gone_writer, monkeypatch):
     run, _ = recorded(steps)
     broken_off(run, gone_writer)
     monkeypatch.setattr(recovery, "ENDINGS_SECONDS", 0.1)
@@ -1181,7 +1181,7 @@ def test_who_ends_runs_does_not_wait_for_ever_for_another(steps, gone_writer, mo
     assert recovery.record_ending(run, lambda writer: "Gone.").message == "Gone."
 
 
-def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
+def test_an_iteration_that_is_twice_in_the_metrics(steps, gone_writer):
     run, _ = recorded(steps)
     (run.path / "result.png").unlink()
     lines = (run.path / "metrics.csv").read_text().splitlines()
@@ -1191,8 +1191,8 @@ def test_an_iteration_that_stands_twice_in_the_metrics(steps, gone_writer):
     assert run.result.exists()
 
 
-def test_an_interrupted_run_that_had_painted_everything_only_writes_its_result(steps, gone_writer):
-    """Killed after its last checkpoint and before its record."""
+def test_an_interrupted_run_with_all_iterations_only_writes_its_result(steps, gone_writer):
+    """The run was killed after its last checkpoint and before its record was written."""
     run, _ = recorded(steps)
     broken_off(run, gone_writer)
     recovery.resume(run)
@@ -1207,8 +1207,8 @@ def test_checkpoints_take_a_small_share_of_the_time(monkeypatch):
 
 
 @pytest.mark.parametrize("rubbish", [b"\0" * 64 + b"\n3,\0\n" + b"\0" * 512, b"\xff\xfe\x80,\n1,\xff\n\x9f"])
-def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer, rubbish):
-    """As a loss of power leaves a file that grew: longer than what had reached the disk."""
+def test_damaged_lines_after_the_checkpoint_are_removed(steps, gone_writer, rubbish):
+    """After a power loss, a file may be longer than the data that reached the disk."""
     run = stopped_run(steps[:3])
     whole = run.metrics()
     (run.path / "result.png").unlink()
@@ -1224,8 +1224,8 @@ def test_rubbish_after_the_checkpoint_is_cut(steps, gone_writer, rubbish):
     assert run.metrics().equals(whole)
 
 
-def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, gone_writer):
-    """Its writer died at iteration 4, amid a line, and its checkpoint was of iteration 2."""
+def test_metrics_and_frames_after_the_checkpoint_are_removed(steps, gone_writer):
+    """The writer died at iteration 4 in the middle of a line; the checkpoint is at iteration 2."""
     run = new_run()
     with reporting(run) as reporter:
         for step in steps:
@@ -1241,14 +1241,14 @@ def test_a_broken_off_run_s_metrics_and_frames_are_cut_to_its_checkpoint(steps, 
         with reporting(run) as reporter:
             reporter.write(steps[2])
             assert run.metrics().equals(whole.iloc[:3])
-            assert [iteration for iteration, _ in run.frames()] == [0, 2]  # no picture of what is done once more
+            assert [iteration for iteration, _ in run.frames()] == [0, 2]  # no frame of the repeated iterations
             reporter.write(steps[3])
             reporter.write(steps[4])
         assert run.metrics().equals(whole), torn
         assert (run.path / "metrics.csv").read_text().splitlines()[-1] == line
 
 
-def test_a_resumed_run_s_progress_is_that_of_its_metrics_until_it_ends(steps, gone_writer):
+def test_the_progress_of_a_resumed_run_comes_from_its_metrics(steps, gone_writer):
     run = stopped_run(steps[:2])
     recovery.resume(run)
     with reporting(run) as reporter:
@@ -1263,8 +1263,8 @@ def test_a_resumed_run_s_progress_is_that_of_its_metrics_until_it_ends(steps, go
     assert run.with_progress(run.record()).iteration == 3
 
 
-def test_the_first_step_s_time_is_no_later_step_s(steps, gone_writer):
-    """What a broken-off run had timed is lost; where it goes on there is no first step."""
+def test_a_resumed_run_has_no_first_step_time(steps, gone_writer):
+    """The timings of an interrupted run are lost, and a resumed run has no first step."""
     run = stopped_run(steps[:2])
     before = run.record().timings
     rewrite(run, timings={}, status="interrupted")
@@ -1289,7 +1289,7 @@ def test_timings_of_both_parts_add_up(steps):
     assert list(after)[-2:] == ["median step", "total"]
 
 
-def test_readers_never_meet_a_torn_record():
+def test_readers_never_see_a_half_written_record():
     run = new_run()
     recorder = Recorder(run)
     seen, problems, finished = [], [], threading.Event()
@@ -1313,8 +1313,8 @@ def test_readers_never_meet_a_torn_record():
     assert seen == sorted(seen)
 
 
-def test_record_says_its_fields():
-    """What is on disk is this record and nothing else, so that a later version can know what it migrates."""
+def test_the_fields_of_the_record():
+    """The file has exactly these fields, so that a later version knows what to migrate."""
     run = new_run()
     assert set(json.loads((run.path / "run.json").read_text())) == set(RunRecord.model_fields)
     assert Run(paths.runs() / run.id) == run

@@ -1,4 +1,4 @@
-"""Runs that schema version 1 kept: they are listed, resumed, compared, reported, exported and imported."""
+"""Runs of schema version 1 can be listed, resumed, compared, reported, exported and imported."""
 
 import io
 import json
@@ -23,13 +23,13 @@ DONE, STOPPED = "20261128-105841-434932-hill-stripes-squares-1d33", "20261128-10
 
 @pytest.fixture
 def expected(own_home):
-    """The library of version 1 in this test's home; what its program made of it, by the file's name."""
+    """Copy a version 1 library into this test's home; return the expected outputs by file name."""
     with tarfile.open(FIXTURE) as packed:
         packed.extractall(own_home, filter="data")
     return {file.stem: json.loads(file.read_text()) for file in (own_home / "expected").glob("*.json")}
 
 
-def test_they_are_listed_as_before(expected):
+def test_runs_are_listed_as_before(expected):
     found = [run.with_progress(record).summary() for run, record in store.readable_runs()]
     assert [record.pop("schema_version") for record in found] == [2, 2]
     assert [record.pop("styles") for record in found] == [
@@ -44,7 +44,7 @@ def test_they_are_listed_as_before(expected):
     assert favourite.title == "Two manners"
 
 
-def test_their_styles_and_masks_are_known(expected):
+def test_styles_and_masks_are_known(expected):
     run = store.find(DONE)
     record = run.record()
     found = [(style.label, style.name, style.path, style.mask, style.share_text) for style in styles_of(run, record)]
@@ -67,7 +67,7 @@ def test_reading_changes_nothing_on_disk_and_a_change_writes_version_2(expected)
     assert run.record() == record.model_copy(update={"message": "seen"})
 
 
-def test_one_that_was_stopped_goes_on_to_its_end(expected, engine):
+def test_a_stopped_run_can_be_resumed(expected, engine):
     run, wanted = store.find(STOPPED), expected["resumed"]
     recovery.resume(run)
     for _ in execution.perform(run, lambda *_: engine):
@@ -81,14 +81,14 @@ def test_one_that_was_stopped_goes_on_to_its_end(expected, engine):
     )
 
 
-def test_they_compare_as_before(expected, engine):
+def test_runs_compare_as_before(expected, engine):
     for wanted in expected["compare"]:
         run = store.find(wanted.pop("run"))
         found = evaluation.evaluate(engine, run, run.record(), PRESETS["reference"].settings())
         assert found.model_dump(exclude={"run"}) == pytest.approx(wanted, rel=1e-3)
 
 
-def test_they_are_in_a_report(expected):
+def test_runs_are_reported(expected):
     found = [store.find(DONE), store.find(STOPPED)]
     html = page.html(found)
     assert "Two manners" in html and "hill × stripes" in html and "--mask 1:mask-1.png" in html
@@ -99,7 +99,7 @@ def test_they_are_in_a_report(expected):
 
 
 @pytest.mark.parametrize("packed_by", [1, 2])
-def test_they_are_imported(expected, packed_by):
+def test_runs_are_imported(expected, packed_by):
     run = store.find(DONE)
     target = io.BytesIO()
     if packed_by == 2:
@@ -120,8 +120,8 @@ def test_they_are_imported(expected, packed_by):
     ("style", "names"),
     [
         ("a + b", ["a", "b"]),
-        ("a + b + c", ["a", "b + c"]),  # which is which is not known
-        ("x" * 199 + "…", ["x" * 199 + "…", "painting 2"]),  # it was cut
+        ("a + b + c", ["a", "b + c"]),  # the split is ambiguous
+        ("x" * 199 + "…", ["x" * 199 + "…", "painting 2"]),  # the text was cut
     ],
 )
 def test_the_joined_names_stay_the_same(expected, style, names):

@@ -91,7 +91,7 @@ def test_the_time_that_a_sweep_needs_is_told(visit):
     [
         ("1, many", "should be a valid number"),
         ("1, 1.0", "is given twice"),
-        ("", "has an empty value"),
+        ("", "to sweep is empty"),
         (", ".join(map(str, range(1, MOST_VALUES + 2))), "has 7 values: give 6 at most here; nst batch takes more"),
         ("-1, 1", "should be greater than or equal to 0"),
         (HOSTILE, "should be a valid number"),

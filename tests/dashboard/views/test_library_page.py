@@ -100,7 +100,7 @@ def test_a_run_that_has_gone_meanwhile_is_not_marked(visit, kept):
     page = visit("library")
     library.delete(kept.done)
     page.text_input(key=f"name-{kept.done.id}").set_value("late").run()
-    assert not page.exception and "no longer there" in texts(page)
+    assert not page.exception and "no longer exists" in texts(page)
 
 
 def deleted(page, run):
@@ -163,7 +163,7 @@ def test_a_run_that_began_while_the_dialog_stood_open_stays(visit, kept):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "delete", begun_meanwhile)
         page.run()
-    assert "is not over" in texts(page) and kept.done.path.exists()
+    assert "has not ended" in texts(page) and kept.done.path.exists()
     assert "deleted" not in texts(page)
 
 

@@ -253,7 +253,7 @@ def test_a_run_that_began_meanwhile_is_not_moved(visit, new_run):
     page = visit("stylize", run=found[0].id)
     queue.dequeue(found[1])
     page.button(key=f"First-{found[1].id}").click().run()
-    assert "does not wait in the queue" in " ".join(each.value for each in page.warning).replace("\\", "")
+    assert "is not in the queue" in " ".join(each.value for each in page.warning).replace("\\", "")
     assert not page.exception
 
 
@@ -273,7 +273,7 @@ def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
     gone = ProcessId.this_process().model_copy(update={"boot": "an earlier one", "lock": ""})
     kept.stopped.change(status="running", writer=gone, iteration=None)
     page = visit("stylize", run=kept.stopped.id)
-    assert "The machine was restarted while it was being painted" in page.warning[0].value.replace("\\", "")
+    assert "The machine was restarted during the run" in page.warning[0].value.replace("\\", "")
     assert page.number_input(key=f"more-{kept.stopped.id}").value == 0
     button(page, "Go on painting").click().run()
     assert queue.queued_runs() == [kept.stopped] and kept.stopped.record().settings == record.settings
@@ -298,7 +298,7 @@ def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run, other_proce
     assert f"number {other_process.pid}" in page.warning[0].value and "17 min" in page.warning[0].value
     button(page, "End it").click().run()
     assert other_process.wait(10) != 0
-    assert visit("stylize", run=run.id).warning[0].value.startswith("The process that painted it is gone")
+    assert visit("stylize", run=run.id).warning[0].value.startswith("The run's process is gone")
 
 
 def test_slow_steps_are_not_taken_for_being_stuck(visit, running):
