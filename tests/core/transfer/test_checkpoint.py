@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import StudioError
 from core.settings import TransferSettings
-from core.transfer.checkpoint import BRIEF, Checkpoint
+from core.transfer.checkpoint import MOST_STATE_IMAGES, Checkpoint
 
 SHAPE = (1, 5, 7, 3)
 
@@ -107,7 +107,7 @@ def test_in_brief_adam_keeps_what_it_has_learnt_and_l_bfgs_forgets_a_long_histor
 
 
 def test_in_brief_is_a_matter_of_bytes():
-    fits = {str(number): noise(number) for number in range(BRIEF)}
+    fits = {str(number): noise(number) for number in range(MOST_STATE_IMAGES)}
     assert checkpoint(optimizer=fits).brief().optimizer.keys() == fits.keys()
     assert checkpoint(optimizer={**fits, "more": np.float32(0)}).brief().optimizer == {}
 
