@@ -78,7 +78,7 @@ def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, n
     if settings.style_blend and len(settings.style_blend) != len(sizes):
         raise InputError(
             f"style_blend has {len(settings.style_blend)} numbers for {len(sizes)} paintings: give a number for each "
-            "painting, or none at all."
+            "painting, or no numbers."
         )
     for size, name in zip(sizes, names, strict=True):
         check_side(size, settings, name, is_style=True)

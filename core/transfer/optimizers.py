@@ -63,7 +63,7 @@ def optimizer(
         try:
             made.restore(state)
         except (LookupError, TypeError, ValueError, OverflowError, tf.errors.OpError) as error:
-            raise StudioError("The checkpoint is damaged: the state of its optimizer is incomplete.") from error
+            raise StudioError("The checkpoint is damaged: the state of its optimizer is invalid.") from error
     return made
 
 
@@ -102,7 +102,7 @@ class Adam(Optimizer):
 
     def state(self) -> dict[str, np.ndarray]:
         return {
-            f"adam-{number}": np.asarray(variable.value.read_value())  # not copied
+            f"adam-{number}": np.asarray(variable.value.read_value())  # a view
             for number, variable in enumerate(self._adam.variables)
         }
 

@@ -204,14 +204,14 @@ def test_empty_entry_among_the_layers(setting):
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
 def test_layer_named_twice(setting):
     layers = "block1_conv1,block2_conv1,block1_conv1"
-    assert refusal(**{setting.name: layers}) == f"{setting.name} = {layers!r}: a layer is named twice."
+    assert refusal(**{setting.name: layers}) == f"{setting.name} = {layers!r}: a layer is listed twice."
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
 @pytest.mark.parametrize("layers", [(), []])
 def test_no_layer_at_all(setting, layers):
     sentence = refusal(**{setting.name: layers})
-    assert sentence.startswith(f"{setting.name} = {layers!r}: ") and sentence.endswith("name at least one.")
+    assert sentence.startswith(f"{setting.name} = {layers!r}: ") and sentence.endswith("name at least one layer.")
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
@@ -290,7 +290,7 @@ def test_layers_by_the_names_of_the_field(setting):
     """`relu4_2` is Keras's block4_conv2, which is what it is called from then on; `conv4_2` comes before the ReLU."""
     for given in ("relu4_2,conv4_2,relu1_1", "block4_conv2,conv4_2,block1_conv1"):
         assert getattr(choose(**{setting.name: given}), setting.name) == ("block4_conv2", "conv4_2", "block1_conv1")
-    assert "a layer is named twice" in refusal(**{setting.name: "relu4_2,block4_conv2"})
+    assert "a layer is listed twice" in refusal(**{setting.name: "relu4_2,block4_conv2"})
     for wrong in ("relu1_3", "conv3_5", "relu6_1", "relu0_1", "conv4-2", "Conv4_2"):
         assert f"VGG19 has no layer {wrong!r}" in refusal(**{setting.name: wrong})
 
@@ -341,7 +341,7 @@ def test_the_stages_end_with_the_iterations_that_are_asked_for(stages):
 
 
 def test_stages_that_would_begin_too_small_are_refused():
-    assert refusal(stages=6) == "6 stages to 512 px would begin at 16 px; the least is 64 px."
+    assert refusal(stages=6) == "6 stages to 512 px would start at 16 px; the minimum is 64 px."
     assert choose(stages=4).schedule()[0][0] == 64
 
 
@@ -349,7 +349,7 @@ def test_stages_that_would_begin_too_small_are_refused():
 def test_content_layer_weights_for_other_layers(weights):
     count = len(weights.split(",")) if isinstance(weights, str) else len(weights)
     assert refusal(content_layer_weights=weights) == (
-        f"content_layer_weights has {count} numbers for 1 content layers: give one for each, or none."
+        f"content_layer_weights has {count} numbers for 1 content layers: give a number for each layer, or no numbers."
     )
 
 
@@ -369,7 +369,7 @@ def test_no_style_layer_weights_are_none():
 def test_style_layer_weights_for_other_layers(weights):
     count = len(weights.split(",")) if isinstance(weights, str) else len(weights)
     assert refusal(style_layer_weights=weights) == (
-        f"style_layer_weights has {count} numbers for 5 style layers: give one for each, or none."
+        f"style_layer_weights has {count} numbers for 5 style layers: give a number for each layer, or no numbers."
     )
 
 

@@ -107,7 +107,7 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ),
         (
             "stylize good.png waves -o out.png --steer 4:style_weight=3 --steer 5:style_layer_weights=1,2",
-            r"style_layer_weights has 2 numbers for 5 style layers: give one for each, or none\.",
+            r"style_layer_weights has 2 numbers for 5 style layers: give a number for each layer, or no numbers\.",
         ),
         (
             "stylize good.png waves -o out.png --steer 4:style_weight=0 --steer 5:content_weight=0",
@@ -129,12 +129,12 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("bench targets --show none.json", r"--show only shows a measurement"),
         (
             "stylize good.png waves glass -o out.png --style-blend 1,2,1",
-            r"style_blend has 3 numbers for 2 paintings: give one for each, or none\.",
+            r"style_blend has 3 numbers for 2 paintings: give a number for each painting, or no numbers\.",
         ),
         ("stylize good.png waves glass -o out.png --style-blend 0,0", r"style_blend cannot be all 0: .* no style\."),
         (
             "stylize good.png waves glass night mosaic summer woodcut circles -o out.png",
-            r"7 paintings were given; 6 can be blended at most\.",
+            r"You gave 7 paintings; a run can blend at most 6\.",
         ),
         ("stylize good.png waves words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
         (
@@ -374,7 +374,7 @@ def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model
     run.checkpoint.unlink()
     done = nst("resume", run.id, "-o", files / "again.png", "--more", "2")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"nst: {run.id} has no checkpoint to go on from.\n"
+    assert done.stderr == f"nst: {run.id} has no checkpoint to resume from.\n"
     assert not (files / "again.png").exists()
 
 

@@ -113,7 +113,7 @@ def test_paths_are_from_the_file_s_folder_on_and_a_setting_of_a_row_counts_more(
 def test_what_the_command_line_says_for_all_has_to_fit_each_row_alone(read):
     (job,) = read("content,style,size\nchelsea,waves,1024\n", preset="draft", common={"stages": 5})
     assert (job.settings.size, job.settings.stages) == (1024, 5)
-    with pytest.raises(InputError, match=r"^jobs\.csv, line 2: 5 stages to 256 px would begin at 16 px"):
+    with pytest.raises(InputError, match=r"^jobs\.csv, line 2: 5 stages to 256 px would start at 16 px"):
         read("content,style\nchelsea,waves\n", preset="draft", common={"stages": 5})
     with pytest.raises(InputError, match=r"^stages = 7: should be less than or equal to 6\.$"):
         read("content,style\nchelsea,waves\nchelsea,waves\n", common={"stages": 7})
@@ -272,7 +272,7 @@ def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
         ({"sweeps": {"size": [64]}}, r"^size is to be swept, and is given one value beside: leave one of"),
         ({"sweeps": {"seed": [*range(126)]}}, r"^These are 504 runs; a batch has at most 500"),
         ({"sweeps": {"style_layer_weights": ["1,1,1,1,2", "1,1,1,1,2.0"]}}, r"^a × x \(fast\) is asked for twice: by"),
-        ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would begin at 32 px; the least is 64 px\.$"),
+        ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would start at 32 px; the minimum is 64 px\.$"),
     ],
 )  # fmt: skip
 def test_a_product_that_cannot_be(folder, changes, message):

@@ -132,8 +132,8 @@ def file(tmp_path):
 
 
 def test_none_at_all(file):
-    assert refusal(file) == "a-run has no checkpoint to go on from."
-    assert refusal(file.parent / "gone" / "checkpoint.npz") == "gone has no checkpoint to go on from."
+    assert refusal(file) == "a-run has no checkpoint to resume from."
+    assert refusal(file.parent / "gone" / "checkpoint.npz") == "gone has no checkpoint to resume from."
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
