@@ -187,7 +187,7 @@ def test_settings_survive_json_and_do_not_change():
 def test_unknown_layer(setting, layers, named):
     sentence = refusal(**{setting.name: layers})
     assert sentence.startswith(f"{setting.name} = {layers!r}: ")
-    assert f"VGG19 has no layer {named!r}; it has relu1_1, also called block1_conv1 " in sentence
+    assert f"VGG19 has no layer {named!r}; its layers are relu1_1 (also called block1_conv1; " in sentence
 
 
 def test_names_keep_their_capitals():

@@ -586,7 +586,7 @@ def test_weights_that_declare_terabytes(tmp_path):
             group = file.create_group(layer)
             group.create_dataset("kernel", (10**4, 10**4, 10**4, 10**4), np.float32, chunks=(1, 1, 64, 64))
             group.create_dataset("bias", (64,), np.float32)
-    with bounded(20), pytest.raises(InputError, match=r"does not hold VGG19 weights \(block1_conv1 has the shapes"):
+    with bounded(20), pytest.raises(InputError, match=r"does not contain VGG19 weights \(block1_conv1 has the shapes"):
         read(WeightsFile(tmp_path / "w.h5", "user"))
 
 

