@@ -117,7 +117,7 @@ def test_a_decoder_that_crashes_is_told_of():
         decoder.read(saved(picture(), "PNG"))
         decoder._process.send_signal(signal.SIGSEGV)
         decoder._process.wait()
-        with pytest.raises(InputError, match=r"^a\.png cannot be decoded: it is damaged, and the decoder broke down"):
+        with pytest.raises(InputError, match=r"^a\.png cannot be decoded: it is damaged, and the decoder crashed"):
             decoder.read(saved(picture(), "PNG"), "a.png")
 
 
