@@ -49,7 +49,7 @@ def failed(what: str, error: BaseException, **facts: Any) -> None:
     _log.error(what, exc_info=None if foreseen else error, extra={"facts": {**facts, "reason": reason}})
 
 
-def bounded(path: Path) -> IO[bytes]:
+def open_bounded(path: Path) -> IO[bytes]:
     """Open the log file to append to it; rename a file over `LIMIT` first, in place of the previous log file."""
     with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
         if path.stat().st_size > LIMIT:
@@ -62,7 +62,7 @@ def keep_bounded(path: Path) -> None:
     with contextlib.suppress(OSError):  # a failure of the log must not stop the process
         mine = os.fstat(sys.__stderr__.fileno()) if sys.__stderr__ else None
         if mine and ((_is(mine, path) and mine.st_size > LIMIT) or _is(mine, _aside(path))):
-            with bounded(path) as file:
+            with open_bounded(path) as file:
                 for number in (1, 2):  # libraries write to these descriptors directly
                     os.dup2(file.fileno(), number)
 

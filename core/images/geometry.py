@@ -6,12 +6,12 @@ from PIL import Image
 from core.errors import InputError
 from core.images.codec import MIN_SIDE
 
-OTHER_SHAPE = 0.02  # largest relative difference of two aspect ratios, such as those of a photo and its mask
+SHAPE_TOLERANCE = 0.02  # largest relative difference of two aspect ratios, such as those of a photo and its mask
 
 
-def of_one_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+def have_same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
     """Return whether two images, given as width and height, have the same aspect ratio except for rounding."""
-    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= OTHER_SHAPE
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= SHAPE_TOLERANCE
 
 
 def resized_shape(width: int, height: int, size: int) -> tuple[int, int]:

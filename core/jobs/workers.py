@@ -72,7 +72,7 @@ def start_worker() -> None:
     """Start a worker; one that finds another at every slot waits its turn, and leaves when nothing is left to do."""
     _ = environment().worker_idle  # raises InputError here, where it is seen
     paths.home().mkdir(parents=True, exist_ok=True)
-    with log.bounded(worker_log()) as file:
+    with log.open_bounded(worker_log()) as file:
         started = subprocess.Popen(
             [sys.executable, "-m", "nst", "worker"],
             cwd=paths.CHECKOUT,

@@ -29,7 +29,7 @@ class Checkpoint:
     seconds: float = 0.0
     optimizer: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def brief(self) -> "Checkpoint":
+    def without_large_state(self) -> "Checkpoint":
         """Return the checkpoint to keep of a finished run: without the optimizer's state if that is large."""
         small = sum(array.nbytes for array in self.optimizer.values()) <= MOST_STATE_IMAGES * self.image.nbytes
         return self if small else dataclasses.replace(self, optimizer={})

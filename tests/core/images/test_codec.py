@@ -35,7 +35,7 @@ from core.images.preprocessing import NETWORK_MAX, NETWORK_MIN, from_network, to
 
 REFERENCE = Path(__file__).parents[3] / "../shared/reference/content.jpg"
 SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"]
-# The module silences these, but pytest shows them again: see test_odd_files_are_read_without_remarks.
+# The module silences these, but pytest shows them again: see test_unusual_files_are_read_without_warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 METADATA = {"seed": "7", "Stil": "Größe 「富嶽」 🌊\nzwei Zeilen", "settings": '{"size": 512}'}
 
@@ -170,13 +170,13 @@ def test_lossless_webp_keeps_every_value() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
-def test_lossy_formats_come_out_as_pillow_decodes_them(file_format: str) -> None:
+def test_lossy_formats_are_read_as_by_pillow(file_format: str) -> None:
     data = saved(Image.fromarray(noise()), file_format)
     plain = Image.open(io.BytesIO(data)).convert("RGB")
     assert read_image(data).tobytes() == plain.tobytes()
 
 
-def test_file_without_suffix_and_bytes_are_read_alike(tmp_path: Path) -> None:
+def test_file_without_suffix_and_bytes_give_the_same_image(tmp_path: Path) -> None:
     data = saved(Image.fromarray(noise()), "PNG")
     path = tmp_path / "photo"
     path.write_bytes(data)
@@ -283,7 +283,7 @@ def test_deep_grey_is_scaled(data: bytes) -> None:
         np.testing.assert_array_equal(values[..., channel], RAMP_8)
 
 
-def test_16_bit_values_in_figures() -> None:
+def test_16_bit_values_by_hand() -> None:
     for stored, expected in [(0, 0), (128, 0), (129, 1), (32768, 128), (65406, 254), (65407, 255), (65535, 255)]:
         data = saved(Image.fromarray(np.full((40, 40), stored, np.uint16)), "PNG")
         assert pixel(data) == (expected,) * 3
@@ -408,7 +408,7 @@ def test_colours_are_converted_from_the_profile(file_format: str) -> None:
     assert pixel(data) == pytest.approx((0, 0, 255), abs=3)
 
 
-def test_profile_that_is_only_called_srgb_is_converted() -> None:
+def test_other_profile_with_srgb_in_its_name_is_converted() -> None:
     data = saved(Image.new("RGB", (40, 40), (255, 0, 0)), "PNG", icc_profile=swapped_profile("sRGB"))
     assert pixel(data) == pytest.approx((0, 0, 255), abs=1)
 
@@ -423,7 +423,7 @@ def test_srgb_profile_changes_nothing(called: str) -> None:
     np.testing.assert_array_equal(np.asarray(read_image(data)), noise(128, 128))
 
 
-def test_reference_picture_comes_out_as_pillow_decodes_it() -> None:
+def test_reference_photo_is_read_as_by_pillow() -> None:
     if not REFERENCE.is_file():
         pytest.skip("the reference picture is not beside this checkout")
     with Image.open(REFERENCE) as plain:
@@ -517,7 +517,7 @@ def test_damaged_files(file_format: str) -> None:
             assert str(error).startswith("the picture ")
 
 
-def test_cut_short_says_so() -> None:
+def test_truncated_file_has_a_clear_message() -> None:
     data = saved(Image.fromarray(noise()), "PNG")
     with pytest.raises(InputError, match=r"^a\.png cannot be decoded: it is cut short, damaged or of an unusual kind"):
         read_image(data[:2000], "a.png")
@@ -536,7 +536,7 @@ def test_too_many_bytes(tmp_path: Path) -> None:
         read_image(bytes(MAX_BYTES + 1), "upload")
 
 
-def test_too_many_pixels_without_remarks_of_pillow(recwarn: pytest.WarningsRecorder) -> None:
+def test_too_many_pixels_without_warnings_of_pillow(recwarn: pytest.WarningsRecorder) -> None:
     assert MAX_PIXELS == 100_000_000
     for side, figure in [(10_001, "100,020,001"), (20_000, "400,000,000")]:
         message = f"^wall.png has {side} × {side} = {figure} pixels; the limit is 100,000,000 pixels\\.$"
@@ -608,7 +608,7 @@ def test_resize_to_too_small() -> None:
 # The network's representation
 
 
-def test_to_network_in_figures() -> None:
+def test_to_network_by_hand() -> None:
     rgb = np.array([[[255, 0, 0], [10, 20, 30]]], np.uint8)
     image = to_network(rgb)
     assert (image.dtype, image.shape, image.flags.c_contiguous) == (np.float32, (1, 1, 2, 3), True)
@@ -650,7 +650,7 @@ def test_to_uint8_rounds_and_clips() -> None:
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".JPG"])
-def test_written_picture_and_metadata_come_back(tmp_path: Path, suffix: str) -> None:
+def test_written_image_and_metadata_are_read_back(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"picture{suffix}"
     write_image(path, smooth(), METADATA)
     assert read_metadata(path) == METADATA
@@ -779,7 +779,7 @@ def test_write_onto_a_folder_and_below_a_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file", "folder.png"]
 
 
-def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
+def test_image_too_large_for_a_format(tmp_path: Path) -> None:
     with pytest.raises(StudioError, match=r"long\.webp cannot be written as WEBP: .*16383 pixels"):
         write_image(tmp_path / "long.webp", np.zeros((1, 16384, 3), np.uint8))
     with pytest.raises(StudioError, match=r"photo\.jpg cannot be written as JPEG: "):
@@ -811,12 +811,12 @@ def in_fresh_python(code: str) -> str:
     ).stdout
 
 
-def test_import_stays_light() -> None:
+def test_import_loads_no_heavy_packages() -> None:
     heavy = "{'tensorflow', 'keras', 'tifffile', 'skimage', 'scipy'}"
     assert in_fresh_python(f"import sys, core.images.codec; print(sorted({heavy} & set(sys.modules)))") == "[]\n"
 
 
-def test_odd_files_are_read_without_remarks(tmp_path: Path) -> None:
+def test_unusual_files_are_read_without_warnings(tmp_path: Path) -> None:
     path = tmp_path / "odd.png"
     path.write_bytes(saved(Image.fromarray(noise()), "PNG", exif=DAMAGED_EXIF))
     code = "from pathlib import Path; from core.images.codec import read_image; "

@@ -36,7 +36,7 @@ def statistics(rgb):
     return pixels.mean(0), np.cov(pixels.T)
 
 
-def test_lightness_is_that_of_jpeg():
+def test_lightness_equals_luma_of_jpeg():
     rgb = random_picture()
     luma = np.asarray(Image.fromarray(rgb).convert("YCbCr"), float)[..., 0]
     grey = lightness(rgb)
@@ -47,7 +47,7 @@ def test_lightness_is_that_of_jpeg():
     np.testing.assert_allclose(YCBCR @ RGB, np.eye(3), atol=1e-6)
 
 
-def test_the_lightness_of_one_with_the_colours_of_the_other():
+def test_luminance_combines_lightness_of_the_result_with_colours_of_the_photo():
     """The lightness is kept to rounding, the chroma within half a grey level wherever the screen has such a colour."""
     photo, painted = random_picture(1, 100, 156), random_picture(2, 60, 196)
     found = COLOR_MODES["luminance"].finish(painted, photo)
@@ -57,7 +57,7 @@ def test_the_lightness_of_one_with_the_colours_of_the_other():
     assert np.abs(chroma(painted) - chroma(photo)).mean() > 10  # which it would not have by itself
 
 
-def test_a_colour_that_the_screen_has_not_is_made_paler_and_not_another():
+def test_a_colour_out_of_range_gets_paler_and_keeps_its_hue():
     photo, painted = random_picture(1), random_picture(2)
     found = COLOR_MODES["luminance"].finish(painted, photo)
     assert found.min() >= -1e-3 and found.max() <= 255 + 1e-3
@@ -69,7 +69,7 @@ def test_a_colour_that_the_screen_has_not_is_made_paler_and_not_another():
     assert (ours * theirs).sum(-1).min() >= -0.5
 
 
-def test_matched_has_the_photo_s_mean_and_covariance():
+def test_matched_has_the_photos_mean_and_covariance():
     random = np.random.default_rng(0)
     style = np.clip(random.normal((90, 130, 160), (20, 8, 14), (60, 80, 3)), 0, 255)
     photo = np.clip(random.normal(size=(50, 40, 3)) @ [[9, 4, 0], [0, 12, 3], [2, 0, 7]] + (150, 120, 100), 0, 255)
@@ -80,7 +80,7 @@ def test_matched_has_the_photo_s_mean_and_covariance():
     assert np.abs(statistics(style)[1] - wanted).max() > 0.5 * np.abs(wanted).max()
 
 
-def test_matched_of_real_pictures_is_near_what_clipping_leaves():
+def test_matched_photos_have_nearly_the_statistics_after_clipping():
     photo, style = (geometry.resize(codec.read_image(s.path()), 128) for s in (PHOTOS[1], STYLES[1]))
     found = matched(style, photo)
     assert found.dtype == np.float32 and found.min() >= 0 and found.max() <= 255
@@ -96,7 +96,7 @@ def test_matched_to_itself_changes_nothing():
 
 
 @pytest.mark.parametrize("grey", ["style", "photo"])
-def test_a_grey_picture_can_be_matched(grey):
+def test_a_grey_image_can_be_matched(grey):
     plain = np.repeat(random_picture()[..., :1], 3, axis=2)
     pair = (plain, random_picture(1)) if grey == "style" else (random_picture(1), plain)
     found = matched(*pair)
@@ -118,7 +118,7 @@ def painted(engine, wanted):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_a_painting_of_the_lightness_alone_keeps_the_photo_s_chroma(engine, optimizer):
+def test_luminance_keeps_the_photos_chroma(engine, optimizer):
     """Within 2 levels of 255, on average, wherever it need not be made paler; the lightness is the painting's."""
     wanted = TransferSettings(**SHALLOW, colours="luminance", optimizer=optimizer, iterations=6)
     subject, last = painted(engine, wanted)
@@ -134,7 +134,7 @@ def test_a_painting_of_the_lightness_alone_keeps_the_photo_s_chroma(engine, opti
     assert np.linalg.norm(chroma(shown) - chroma(other.photo_in_color), axis=-1).mean() > 4
 
 
-def test_a_grey_picture_s_gradient_is_that_of_its_lightness(engine):
+def test_the_gradient_of_a_grey_image_is_the_gradient_of_its_lightness(engine):
     """By finite differences along one pixel's grey: what the channels' own gradients add up to."""
     subject = pictures().at(TransferSettings(**SHALLOW, colours="luminance"), 96)
     content, style = preprocessing.to_network(subject.photo), preprocessing.to_network(subject.styles[0])
@@ -144,7 +144,7 @@ def test_a_grey_picture_s_gradient_is_that_of_its_lightness(engine):
     np.testing.assert_allclose(grey, np.repeat(free.mean(-1, keepdims=True), 3, -1), rtol=1e-4, atol=1e-4 * free.std())
 
 
-def test_the_subject_is_in_the_colours_that_it_is_painted_in():
+def test_the_inputs_are_converted_by_the_color_mode():
     given = pictures()
     plain, grey, other = (given.at(TransferSettings(colours=word), 96) for word in ("style", "luminance", "matched"))
     photo = geometry.resize(given.photo, 96)
@@ -159,7 +159,7 @@ def test_the_subject_is_in_the_colours_that_it_is_painted_in():
 
 
 @pytest.mark.parametrize(("scale", "longer"), [(1.0, 96), (0.5, 48), (2.0, 192), (0.1, 32)])
-def test_the_style_has_its_scale(scale, longer):
+def test_the_style_is_scaled(scale, longer):
     given = pictures()
     square = Image.fromarray(random_picture()).resize((200, 200))
     subject = Inputs(given.photo, [square]).at(TransferSettings(style_scale=scale), 96)

@@ -59,7 +59,7 @@ def halves(shape):
     ("styles", "weights", "expected"),
     [(1, (), [1]), (2, (), [0.5, 0.5]), (2, (1, 0), [1, 0]), (3, (1, 2, 1), [0.25, 0.5, 0.25]), (1, (7,), [1])],
 )
-def test_a_blend_is_one_in_all(styles, weights, expected):
+def test_the_weights_of_a_blend_add_up_to_1(styles, weights, expected):
     np.testing.assert_allclose(blend(styles, weights), expected)
 
 
@@ -70,21 +70,21 @@ def test_without_a_mask_the_whole_picture_is_one_region():
         np.testing.assert_allclose(mixes, [[0.25, 0.75]])
 
 
-def test_a_style_without_a_mask_is_where_no_mask_is():
+def test_a_style_without_a_mask_applies_outside_all_masks():
     mask = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     guides, mixes = regions([None, mask, None], blend(3, (1, 5, 3)))
     np.testing.assert_allclose(guides, [mask, 1 - mask], atol=1e-6)
     np.testing.assert_allclose(mixes, [[0, 1, 0], [0.25, 0, 0.75]])
 
 
-def test_masks_that_overlap_leave_nothing_less_than_nothing():
+def test_overlapping_masks_give_no_negative_guide():
     one, two = np.full((2, 2), 0.8, np.float32), np.full((2, 2), 0.7, np.float32)
     guides, mixes = regions([one, two, None], blend(3, ()))
     np.testing.assert_allclose(guides, [one, two, np.zeros((2, 2))])
     np.testing.assert_allclose(mixes, np.eye(3))
 
 
-def test_where_every_style_has_a_mask_the_rest_has_none():
+def test_if_every_style_has_a_mask_the_rest_has_no_style():
     guides, mixes = regions([halves((4, 4))], blend(1, ()))
     assert guides.shape == (1, 4, 4) and mixes.tolist() == [[1]]
     guides, _ = regions([halves((4, 4)), None], blend(2, (1, 0)))  # the other counts nothing
@@ -95,7 +95,7 @@ def test_where_every_style_has_a_mask_the_rest_has_none():
 
 
 @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
-def test_a_blend_at_one_and_none_is_the_single_style_exactly(engine, content, styles, style_loss):
+def test_a_blend_with_weights_1_and_0_equals_the_single_style(engine, content, styles, style_loss):
     settings = TransferSettings(**SHALLOW, style_loss=style_loss)
     alone, single = engine.objective(content, styles[0], settings)
     blended, targets = engine.objective(content, styles, settings.changed(style_blend=(1, 0)))
@@ -118,7 +118,7 @@ def test_a_blend_has_the_mean_target(engine, content, styles, counts, share):
         assert np.linalg.norm(one[layer] - two[layer]) > 0.1 * np.linalg.norm(one[layer])
 
 
-def test_blended_targets_come_from_the_cache_of_each(engine, content, styles, own_home):
+def test_blended_targets_use_the_cache_of_each_style(engine, content, styles, own_home):
     settings = TransferSettings(**SHALLOW)
     engine.objective(content, styles[0], settings)
     again = engine.objective(content, styles[:1], settings.changed(style_blend=(3,)))[1]
@@ -166,7 +166,7 @@ def test_a_mask_confines_its_style(engine, content, styles, style_loss, masked):
             assert (right_first > right_second) != turned
 
 
-def test_where_no_style_is_only_the_content_counts(engine, content, styles):
+def test_without_a_style_only_the_content_loss_applies(engine, content, styles):
     """A style confined to the left leaves the right as the photo has it, beyond the border that the network sees."""
     settings = TransferSettings(**SHALLOW, iterations=5)
     left = halves(content.shape[1:3])
@@ -178,7 +178,7 @@ def test_where_no_style_is_only_the_content_counts(engine, content, styles):
     assert moved[:, : middle - 8].mean() > 3
 
 
-def test_a_run_s_losses_are_by_its_masks(own_home, engine, given):
+def test_the_losses_of_a_run_use_its_masks(own_home, engine, given):
     """Of what was given, as it lies on the disk."""
     settings = TransferSettings(**SHALLOW, size=SIZE, iterations=1)
     left = Image.fromarray((255 * halves((given.photo.height, given.photo.width))).astype(np.uint8))
@@ -198,7 +198,7 @@ def test_a_run_s_losses_are_by_its_masks(own_home, engine, given):
     assert abs(without - expected) > 1e-3 * expected and abs(turned - expected) > 1e-3 * expected
 
 
-def test_a_region_counts_by_its_share_of_the_picture(engine, content, styles):
+def test_a_region_is_weighted_by_its_area(engine, content, styles):
     """Of the same style everywhere, two regions' losses add up to nearly what one region's is."""
     settings = TransferSettings(**SHALLOW)
     left = halves(content.shape[1:3])
@@ -214,7 +214,7 @@ def test_a_region_counts_by_its_share_of_the_picture(engine, content, styles):
     assert found == pytest.approx(wanted, rel=1e-5)  # a mask without anything in it
 
 
-def test_a_white_mask_is_no_mask(engine, content, styles):
+def test_a_white_mask_equals_no_mask(engine, content, styles):
     settings = TransferSettings(**SHALLOW)
     plain, _ = engine.objective(content, styles[0], settings)
     guided, _ = engine.objective(content, styles, settings, masks=[np.ones(content.shape[1:3], np.float32), None])
@@ -233,7 +233,7 @@ def kept_at(given, mask):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_what_is_kept_is_the_photo_where_white_and_near_it_where_grey(engine, given, optimizer):
+def test_kept_parts_equal_the_photo_if_white_and_are_close_to_it_if_grey(engine, given, optimizer):
     settings = TransferSettings(**SHALLOW, optimizer=optimizer, iterations=8, learning_rate=40.0, init="style")
     shape = given.at(settings, SIZE).photo.shape[:2]
     mask = np.zeros(shape, np.float32)
@@ -259,7 +259,7 @@ def test_without_a_kept_region_there_are_no_limits(given):
     assert given.at(TransferSettings(), SIZE).limits() is None
 
 
-def test_masks_are_brought_to_the_photo_s_size_with_soft_edges(given):
+def test_masks_are_resized_to_the_photo_with_soft_edges(given):
     drawn = np.zeros((400, 600), np.uint8)
     drawn[:, 301:] = 255
     subject = dataclasses.replace(given, masks=[Image.fromarray(drawn), None]).at(TransferSettings(), SIZE)

@@ -31,14 +31,14 @@ def test_content_loss():
     np.testing.assert_allclose(content_loss(tf.constant(a), tf.constant(b)), sum(squares) / 60, rtol=1e-6)
 
 
-def test_total_variation_in_figures():
+def test_total_variation_by_hand():
     # Across: 3² and 1², on average 5; down: 1² and 1², on average 1.
     image = tf.repeat(tf.constant([[[[0.0], [3.0]], [[1.0], [2.0]]]]), 3, axis=-1)
     assert total_variation(image) == 6
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 2, 2, 3), (1, 8, 3, 3)])
-def test_total_variation_is_that_of_plain_loops(shape):
+def test_total_variation_agrees_with_plain_loops(shape):
     image = noise(*shape)
     np.testing.assert_allclose(total_variation(tf.constant(image)), plain_total_variation(image), rtol=1e-5)
 

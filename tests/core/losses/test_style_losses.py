@@ -21,14 +21,14 @@ def plain_gram(features):
     return gram / (height * width)
 
 
-def test_gram_matrix_in_figures():
+def test_gram_matrix_by_hand():
     # Two positions, (1, 2) and (3, 4): FᵀF is [[1 + 9, 2 + 12], [2 + 12, 4 + 16]], over 2 positions.
     features = tf.constant([[[[1.0, 2.0], [3.0, 4.0]]]])
     np.testing.assert_array_equal(gram_matrix(features), [[5, 7], [7, 10]])
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 1, 1, 4), (1, 9, 2, 1), (1, 1, 6, 5)])
-def test_gram_matrix_is_that_of_plain_loops(shape):
+def test_gram_matrix_agrees_with_plain_loops(shape):
     features = noise(*shape)
     gram = gram_matrix(tf.constant(features)).numpy()
     assert (gram.shape, gram.dtype) == ((shape[-1], shape[-1]), np.float32)
@@ -41,7 +41,7 @@ def test_gram_matrix_is_symmetric_and_has_no_negative_eigenvalue():
     assert np.linalg.eigvalsh(gram.astype(float)).min() > -1e-3
 
 
-def test_gram_matrix_does_not_know_where_things_are_nor_how_large_the_picture_is():
+def test_gram_matrix_does_not_depend_on_positions_or_size():
     features = noise(1, 4, 6, 3)
     gram = gram_matrix(tf.constant(features))
     shuffled = np.random.default_rng(1).permutation(features.reshape(24, 3)).reshape(1, 3, 8, 3)
@@ -92,7 +92,7 @@ def test_gradient_of_the_gram_matrix(shape):
     np.testing.assert_allclose(gradient, by_differences, rtol=1e-6, atol=1e-6)
 
 
-def test_gram_matrix_of_bfloat16_features_is_exact_and_its_gradient_as_exact_as_bfloat16():
+def test_gram_matrix_of_bfloat16_features_is_float32_and_its_gradient_bfloat16():
     features, upstream = tf.cast(noise(1, 9, 13, 16), tf.bfloat16), noise(16, 16, seed=1)
     exact = tf.cast(features, tf.float32)
     assert gram_matrix(features).dtype == tf.float32
@@ -102,7 +102,7 @@ def test_gram_matrix_of_bfloat16_features_is_exact_and_its_gradient_as_exact_as_
     assert np.linalg.norm(tf.cast(ours, tf.float32) - plain) <= 2**-7 * np.linalg.norm(plain)
 
 
-def test_gradient_of_a_style_loss_is_that_of_the_straightforward_formula():
+def test_gradient_of_a_style_loss_agrees_with_the_plain_formula():
     features = tf.constant(noise(1, 9, 13, 16))
     target = gram_matrix(tf.constant(noise(1, 5, 8, 16, seed=1)))
     ours, plain = (
@@ -152,14 +152,14 @@ def test_a_channel_of_ones_adds_the_mean_to_the_gram_matrix():
 
 
 @pytest.mark.parametrize("channels", [2, 5, 16])
-def test_wasserstein_2_is_that_of_scipy(channels):
+def test_wasserstein_2_agrees_with_scipy(channels):
     one, other = distribution(channels, 0), distribution(channels, 1)
     found = wasserstein_2(moments(one), moments(other))
     np.testing.assert_allclose(found, plain_wasserstein_2(one, other), rtol=1e-6)
     np.testing.assert_allclose(found, wasserstein_2(moments(other), moments(one)), rtol=1e-6)
 
 
-def test_wasserstein_2_in_figures():
+def test_wasserstein_2_by_hand():
     """Of one channel it is the square of the means' difference and that of the standard deviations'."""
     one, other = (
         np.array([[[[mean - deviation], [mean + deviation]]]]) for mean, deviation in ((1.0, 2.0), (4.0, 7.0))
@@ -193,7 +193,7 @@ def test_gradient_of_wasserstein_2(channels):
     assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected)
 
 
-def test_gradient_of_wasserstein_2_is_finite_where_nothing_fires():
+def test_gradient_of_wasserstein_2_is_finite_for_channels_that_are_zero():
     """In the style, in the picture, and where all channels vary alike, so that eigenvalues meet."""
     nothing, alike = np.zeros((1, 1, 50, 4), np.float32), noise(1, 1, 50, 1) * np.ones(4, np.float32)
     for one, other in itertools.product((nothing, alike, noise(1, 1, 50, 4)), repeat=2):

@@ -65,7 +65,7 @@ def test_style_is_cached_at_its_size(style: Sample) -> None:
 
 
 @every
-def test_painting_again_gives_the_same_picture(style: Sample) -> None:
+def test_paintings_are_reproducible(style: Sample) -> None:
     assert style.paint().tobytes() == pixels(style).tobytes()
 
 
@@ -83,7 +83,7 @@ def test_styles_differ_in_palette() -> None:
         assert shared < 0.6, f"{one} and {other} share {shared:.0%} of their colours"
 
 
-def test_a_painting_is_kept_until_it_is_damaged(home: Path) -> None:
+def test_a_painting_is_cached_until_it_is_damaged(home: Path) -> None:
     style = find("woodcut")
     file = style.path()
     sound, written = file.read_bytes(), file.stat().st_mtime_ns
@@ -97,7 +97,7 @@ def test_a_painting_is_kept_until_it_is_damaged(home: Path) -> None:
     assert style.path().read_bytes() == sound
 
 
-def test_every_name_is_its_own() -> None:
+def test_names_are_unique() -> None:
     names = [sample.name for sample in PHOTOS + STYLES]
     assert len(set(names)) == len(names)
 

@@ -61,7 +61,7 @@ def test_one_trace_serves_every_size_weight_and_target(function, grams, painting
     assert traces(function) == 1
 
 
-def test_which_size_came_first_does_not_change_the_numbers(network, function, grams):
+def test_the_order_of_sizes_does_not_change_the_losses(network, function, grams):
     expected = {}
     for size in ((32, 48), (41, 33)):
         fresh = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS)
@@ -84,7 +84,7 @@ def test_objectives_that_share_a_function_keep_their_own_targets_and_weights(fun
     assert flat(own(image).losses) == pytest.approx(flat(before), rel=1e-5)
 
 
-def test_losses_are_those_of_a_plain_reckoning(network, function, grams):
+def test_losses_agree_with_a_plain_calculation(network, function, grams):
     content, image = noise(32, 48), noise(32, 48, seed=1)
     losses = Objective(function, grams, tf.constant(content), WEIGHTS)(tf.constant(image)).losses
     features, wanted = network(image), network(content)
@@ -102,7 +102,7 @@ def test_losses_are_those_of_a_plain_reckoning(network, function, grams):
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (41, 33)])
-def test_losses_alone_are_those_with_the_gradient_and_trace_nothing(function, grams, height, width):
+def test_losses_without_gradient_are_the_same_and_trace_nothing(function, grams, height, width):
     objective = Objective(function, grams, tf.constant(noise(height, width)), WEIGHTS)
     image = tf.constant(noise(height, width, seed=1))
     alone = objective.losses(image)
@@ -131,7 +131,7 @@ def test_a_layer_may_serve_style_and_content(function, grams):
 
 
 @pytest.mark.parametrize(("factors", "expected"), [((1, 1), 1.0), ((3, 3), 3.0), ((2, 0), None), ((0, 0.5), None)])
-def test_content_layers_count_by_their_weights(network, function, grams, factors, expected):
+def test_content_layers_are_weighted(network, function, grams, factors, expected):
     content, image = noise(32, 48), noise(32, 48, seed=1)
     objective = Objective(function, grams, tf.constant(content), WEIGHTS)
     plain = objective(tf.constant(image))
@@ -146,7 +146,7 @@ def test_content_layers_count_by_their_weights(network, function, grams, factors
     assert traces(function) == 1
 
 
-def test_losses_of_distributions_are_those_of_a_plain_reckoning(network, painting):
+def test_wasserstein_losses_agree_with_a_plain_calculation(network, painting):
     loss = STYLE_LOSSES["wasserstein"]
 
     def statistic(features):
@@ -189,7 +189,7 @@ def test_bfloat16_losses_are_close_to_those_of_float32(both):
     assert close.style_layers["block1_conv1"] == pytest.approx(exact.style_layers["block1_conv1"], rel=1e-5)
 
 
-def test_bfloat16_gradient_points_where_that_of_float32_does(both):
+def test_bfloat16_gradient_has_the_direction_of_the_float32_gradient(both):
     exact, close = (evaluation.gradient.numpy().ravel() for evaluation in both[1])
     assert close.dtype == np.float32
     assert np.vdot(exact, close) > 0.99 * np.linalg.norm(exact) * np.linalg.norm(close)
@@ -197,7 +197,7 @@ def test_bfloat16_gradient_points_where_that_of_float32_does(both):
     assert np.linalg.norm(close - exact) > 0
 
 
-def test_bfloat16_losses_and_targets_are_told_in_float32(both, photo):
+def test_losses_and_targets_are_float32_in_bfloat16_too(both, photo):
     (_, objective), (_, evaluation) = both
     function = objective._function
     targets = function.content_targets(tf.constant(photo))

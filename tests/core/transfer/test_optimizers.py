@@ -84,7 +84,7 @@ def totals(found):
     return [evaluation.losses.total for evaluation in found]
 
 
-def test_the_settings_choose():
+def test_the_settings_choose_the_optimizer():
     image = tf.zeros(SHAPE)
     assert isinstance(optimizer(image, TransferSettings()), Adam)
     assert isinstance(optimizer(image, settings_with()), LBFGS)
@@ -99,7 +99,7 @@ def test_each_channel_is_clipped_to_its_own_limits():
 # Adam
 
 
-def test_adam_s_first_step_in_figures():
+def test_adams_first_step_by_hand():
     """m = (1 - β₁) g and v = (1 - β₂) g²; the step is η √(1 - β₂) / (1 - β₁) · m / (√v + ε)."""
     settings = TransferSettings(learning_rate=3.0, beta_1=0.9, beta_2=0.99, epsilon=0.5)
     objective = Quadratic(inside())
@@ -122,7 +122,7 @@ def test_adam_comes_near_the_minimum_and_stays_in_range():
 
 
 @pytest.mark.parametrize("preconditioning", [0.0, 0.3])
-def test_reaches_the_minimum_of_a_quadratic(preconditioning):
+def test_l_bfgs_reaches_the_minimum_of_a_quadratic(preconditioning):
     centre = inside()
     objective = Quadratic(centre)
     found, _ = run(objective, 0.0, 25, preconditioning=preconditioning)
@@ -132,7 +132,7 @@ def test_reaches_the_minimum_of_a_quadratic(preconditioning):
     assert objective.evaluations < 1.3 * len(found)  # a full step is nearly always good enough
 
 
-def test_learns_the_curvature():
+def test_l_bfgs_uses_the_curvature():
     """Without a history of more than one step it takes several times longer."""
     with_history, without = (
         run(Quadratic(inside(), curvatures=(1.0, 100.0)), 0.0, 30, history=history)[0] for history in (30, 1)
@@ -141,7 +141,7 @@ def test_learns_the_curvature():
 
 
 @pytest.mark.parametrize("preconditioning", [0.0, 0.3])
-def test_agrees_with_scipy_where_pixels_come_to_their_bounds(preconditioning):
+def test_l_bfgs_agrees_with_scipy_for_pixels_at_their_limits(preconditioning):
     objective = Quadratic(inside(spread=250), curvatures=(1.0, 10.0))
     low, high = (np.broadcast_to(limit, SHAPE).astype(float).ravel() for limit in (NETWORK_MIN, NETWORK_MAX))
     expected = scipy.optimize.minimize(
@@ -160,7 +160,7 @@ def test_agrees_with_scipy_where_pixels_come_to_their_bounds(preconditioning):
     assert all(map(within_range, objective.seen))
 
 
-def test_a_start_out_of_range_is_in_range_after_a_step():
+def test_an_initial_image_out_of_range_is_in_range_after_a_step():
     objective = Quadratic(inside())
     run(objective, 400.0, 10)
     assert not within_range(objective.seen[0])
@@ -168,7 +168,7 @@ def test_a_start_out_of_range_is_in_range_after_a_step():
 
 
 @pytest.mark.parametrize("history", [1, 3, 200])
-def test_history_is_no_longer_than_asked_for(history):
+def test_history_is_limited(history):
     objective = Quadratic(inside(), curvatures=(1.0, 1000.0))
     image = tf.zeros(SHAPE)
     moves, evaluation = LBFGS(image, settings_with(history=history)), objective(image)
@@ -179,7 +179,7 @@ def test_history_is_no_longer_than_asked_for(history):
         np.testing.assert_array_equal(moves._pairs[-1].y, evaluation.gradient - before.gradient)
 
 
-def test_first_step_goes_down_the_slope_as_far_as_promised():
+def test_first_step_is_steepest_descent_of_the_first_move():
     objective = Quadratic(inside(), curvatures=(1.0, 1.0))
     found, _ = run(objective, 0.0, 1)
     move, gradient = found[1].image.numpy(), found[0].gradient.numpy()
@@ -191,7 +191,7 @@ def test_first_step_goes_down_the_slope_as_far_as_promised():
 
 
 @pytest.mark.parametrize("preconditioning", [0.0, 0.3])
-def test_a_pixel_at_its_bound_does_not_move_outward_and_may_move_inward(preconditioning):
+def test_a_pixel_at_its_limit_moves_only_inward(preconditioning):
     """Also where the preconditioning or the history would move it by way of its neighbours."""
     outward, inward = (0, 2, 3, 1), (0, 5, 1, 2)
     centre, start = inside(), np.zeros(SHAPE)
@@ -205,7 +205,7 @@ def test_a_pixel_at_its_bound_does_not_move_outward_and_may_move_inward(precondi
     assert found[0].gradient[inward] < 0 and found[1].image[inward] > NETWORK_MIN[inward[-1]]
 
 
-def test_stays_where_it_is_when_there_is_no_slope():
+def test_without_a_gradient_the_image_does_not_change():
     centre = inside()
     objective = Quadratic(centre.astype(np.float32))
     found, _ = run(objective, centre, 3)
@@ -214,7 +214,7 @@ def test_stays_where_it_is_when_there_is_no_slope():
     assert objective.evaluations == 1
 
 
-def test_stays_where_every_pixel_is_pushed_out_of_the_range():
+def test_the_image_does_not_change_if_all_pixels_are_pushed_out_of_range():
     objective = Quadratic(1000.0, curvatures=(1.0, 1.0))
     found, _ = run(objective, NETWORK_MAX, 3)
     assert all(evaluation is found[0] for evaluation in found)
@@ -233,7 +233,7 @@ def worse(total):
 
 
 @pytest.mark.parametrize("told", [worse, lambda total: math.nan, lambda total: math.inf], ids=["worse", "nan", "inf"])
-def test_one_bad_trial_is_survived(told):
+def test_a_bad_trial_shortens_the_step(told):
     """The fifth evaluation is the fourth step's first trial; the step is shorter then, and the run goes on."""
     objective = Quadratic(inside(), lie=lies({5}, told))
     found, moves = run(objective, 0.0, 25)
@@ -247,7 +247,7 @@ def test_one_bad_trial_is_survived(told):
     np.testing.assert_allclose(taken, shorter * tried, atol=1e-3)
 
 
-def test_a_line_search_that_fails_starts_again_from_steepest_descent():
+def test_a_failed_line_search_restarts_with_steepest_descent():
     objective = Quadratic(inside(), lie=lies(range(5, 5 + LBFGS.TRIALS), worse))
     found, moves = run(objective, 0.0, 4)
     assert objective.evaluations == 4 + LBFGS.TRIALS + 1
@@ -260,7 +260,7 @@ def test_a_line_search_that_fails_starts_again_from_steepest_descent():
     assert totals(found)[-1] < 1e-6 * totals(found)[0]
 
 
-def test_where_steepest_descent_fails_too_the_image_stays_and_the_next_step_tries_less_far():
+def test_a_failed_steepest_descent_keeps_the_image_and_shortens_the_next_try():
     lying = range(5, 5 + 2 * LBFGS.TRIALS)
     objective = Quadratic(inside(), lie=lies(lying, worse))
     found, moves = run(objective, 0.0, 5)
@@ -285,7 +285,7 @@ def test_noise_does_not_end_the_run():
     assert all(map(within_range, objective.seen))
 
 
-def test_does_not_give_up_however_often_it_fails():
+def test_l_bfgs_continues_after_many_failures():
     objective = Quadratic(inside(), lie=lies(range(2, 200), worse))
     found, _ = run(objective, 0.0, 40)
     assert objective.evaluations > 200
@@ -340,7 +340,7 @@ def assert_same_course(found, expected):
 
 @pytest.mark.parametrize("steering", [{}, {4: ONLY_STYLE}, {2: ONLY_STYLE, 6: Tug.weights}], ids=["straight", "1", "2"])
 @pytest.mark.parametrize("settings", [ADAM, SMOOTH, SHORT], ids=["adam", "l-bfgs", "short history"])
-def test_going_on_is_as_if_it_had_never_stopped(tmp_path, settings, steering):
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, settings, steering):
     """Wherever it stopped, also where it was to be steered at that moment, and by way of the disk."""
     whole = painted(Tug(), START, settings, steering)
     for stop in (0, 4, 5, 9):
@@ -351,7 +351,7 @@ def test_going_on_is_as_if_it_had_never_stopped(tmp_path, settings, steering):
         assert found[0].seconds > last.seconds
 
 
-def test_going_on_after_going_on(tmp_path):
+def test_a_run_can_be_resumed_twice(tmp_path):
     for settings in (ADAM, SMOOTH):
         whole, start = painted(Tug(), START, settings), START
         for stop in (3, 5, 9):
@@ -360,7 +360,7 @@ def test_going_on_after_going_on(tmp_path):
         assert_same_course(painted(Tug(), start, settings), whole[9:])
 
 
-def test_the_best_image_of_before_is_still_the_best():
+def test_a_resumed_run_keeps_its_best_image():
     """Adam has come past its best when it stops, and what follows is worse."""
     whole = painted(Tug(), START, ADAM)
     stop = max(step.iteration for step in whole if step.best_iteration < step.iteration)
@@ -375,7 +375,7 @@ def test_the_best_image_of_before_is_still_the_best():
     assert found[0].evaluations == whole[stop].evaluations  # which the run has had already
 
 
-def test_l_bfgs_begins_anew_where_only_its_history_is_gone():
+def test_l_bfgs_restarts_if_only_its_history_is_missing():
     whole = painted(Tug(), START, SMOOTH)
     brief = whole[7].checkpoint()
     found = painted(Tug(), Checkpoint(brief.image, brief.best_image, 7, 7, brief.evaluations), SMOOTH)
@@ -386,7 +386,7 @@ def test_l_bfgs_begins_anew_where_only_its_history_is_gone():
 
 
 @pytest.mark.parametrize("settings", [ADAM, SMOOTH], ids=["adam", "l-bfgs"])
-def test_steering_starts_the_best_anew_and_counts_one_more_evaluation(settings):
+def test_new_weights_restart_the_best_image_and_cost_an_evaluation(settings):
     plain = painted(Tug(), START, settings)
     raised = LossWeights(50.0, 25.0, 0.0, ())  # no image so low by these as those before by the old ones
     objective = Tug()
@@ -404,13 +404,13 @@ def test_steering_starts_the_best_anew_and_counts_one_more_evaluation(settings):
 
 
 @pytest.mark.parametrize("settings", [ADAM, SMOOTH], ids=["adam", "l-bfgs"])
-def test_weights_set_again_as_they_are_change_nothing(settings):
+def test_setting_the_same_weights_changes_nothing(settings):
     same = LossWeights(*map(float, Tug.weights[:3]), ())
     assert same is not Tug.weights
     assert_same_course(painted(Tug(), START, settings, {3: same, 4: same, 9: same}), painted(Tug(), START, settings))
 
 
-def test_l_bfgs_forgets_what_it_knows_of_other_losses():
+def test_l_bfgs_drops_its_history_when_the_weights_change():
     image = tf.constant(START)
     objective, moves = Tug(), LBFGS(image, SMOOTH)
     evaluation = objective(image)
@@ -431,7 +431,7 @@ def frequencies(height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (7, 6), (5, 9), (33, 8)])
-def test_spectral_scale_falls_with_frequency_and_is_one_on_average(height, width):
+def test_spectral_scale_falls_with_frequency_and_has_mean_1(height, width):
     np.testing.assert_array_equal(spectral_scale(height, width, 0.0), np.ones((height, width // 2 + 1)))
     for exponent in (0.3, 1.0):
         scale = spectral_scale(height, width, exponent).numpy()
@@ -443,7 +443,7 @@ def test_spectral_scale_falls_with_frequency_and_is_one_on_average(height, width
         assert by_frequency[0] > by_frequency[-1]
 
 
-def test_spectral_scale_is_the_power_asked_for():
+def test_spectral_scale_has_the_given_exponent():
     scale, frequency = spectral_scale(64, 96, 0.3).numpy().real, frequencies(64, 96)
     assert scale[0, 20] / scale[0, 5] == pytest.approx((frequency[0, 20] / frequency[0, 5]) ** -0.6, rel=1e-4)
     assert scale[8, 0] / scale[32, 0] == pytest.approx(4**0.6, rel=1e-4)
@@ -483,19 +483,19 @@ def runs_of_each(engine, photo, painting):
     return {"adam": steps(), "l-bfgs": steps(optimizer="l-bfgs"), "again": steps(optimizer="l-bfgs")}
 
 
-def test_l_bfgs_is_ahead_of_adam_after_as_many_evaluations(runs_of_each):
+def test_l_bfgs_has_a_lower_loss_than_adam_after_equally_many_evaluations(runs_of_each):
     adam, lbfgs = (runs_of_each[name][-1] for name in ("adam", "l-bfgs"))
     assert adam.evaluations == EVALUATIONS >= lbfgs.evaluations
     assert lbfgs.best.losses.total < 0.5 * adam.best.losses.total  # measured: 0.3
 
 
-def test_l_bfgs_never_goes_up_and_stays_in_range(runs_of_each):
+def test_l_bfgs_never_increases_the_loss_and_stays_in_range(runs_of_each):
     found = [step.evaluated for step in runs_of_each["l-bfgs"]]
     assert totals(found) == sorted(totals(found), reverse=True)
     assert all(within_range(evaluation.image.numpy()) for evaluation in found)
 
 
-def test_l_bfgs_does_the_same_again(runs_of_each):
+def test_l_bfgs_is_reproducible(runs_of_each):
     """Up to rounding, which threads that add in another order bring about, and which grows along the way."""
     for once, again in zip(runs_of_each["l-bfgs"], runs_of_each["again"], strict=True):
         assert again.evaluations == once.evaluations
@@ -515,7 +515,7 @@ def test_evaluations_count_every_trial(engine, photo, painting):
         assert steps[-1].evaluations == objective.evaluations - before
 
 
-def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, painting):
+def test_l_bfgs_continues_after_an_increase_of_the_weights(engine, photo, painting):
     """The loss before the change is no measure for those after."""
     settings = TransferSettings(optimizer="l-bfgs", iterations=8)
     raised = settings.changed(style_weight=3 * settings.style_weight).loss_weights()
@@ -528,7 +528,7 @@ def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, pa
 # The mean of the last pictures, and limits of one's own
 
 
-def test_the_mean_is_that_of_the_pictures_so_far():
+def test_the_average_is_the_mean_of_the_images():
     decay, objective = 0.7, Quadratic(inside())
     found, moves = run(objective, 0.0, 6, optimizer="adam", averaging=decay)
     assert isinstance(moves, Averaged)
@@ -539,7 +539,7 @@ def test_the_mean_is_that_of_the_pictures_so_far():
     assert run(objective, 0.0, 0, optimizer="adam", averaging=decay)[1].average() is None  # nothing to take a mean of
 
 
-def test_averaging_changes_nothing_of_the_way():
+def test_averaging_does_not_change_the_steps():
     with_mean, without = (run(Quadratic(inside()), 0.0, 5, optimizer="adam", averaging=d)[0] for d in (0.9, 0.0))
     assert totals(with_mean) == totals(without)
 
@@ -556,7 +556,7 @@ def far_steps(engine, photo, painting):
     return of
 
 
-def test_the_mean_is_better_than_the_last_of_far_steps(far_steps):
+def test_with_long_steps_the_average_is_better_than_the_last_image(far_steps):
     last = far_steps(25)[-1]
     mean = last.objective.losses(last.optimizer.average())
     assert mean.total < 0.8 * last.losses.total
@@ -568,7 +568,7 @@ def test_the_mean_is_better_than_the_last_of_far_steps(far_steps):
         np.testing.assert_allclose(averaged.best.image, last.optimizer.average())
 
 
-def test_an_averaged_run_that_goes_on_is_as_one_that_never_stopped(far_steps, tmp_path):
+def test_a_resumed_averaged_run_equals_an_uninterrupted_run(far_steps, tmp_path):
     whole = far_steps(10)[-1]
     far_steps(6)[-1].checkpoint().save(tmp_path / "checkpoint.npz")
     rest = far_steps(10, Checkpoint.load(tmp_path / "checkpoint.npz"))
@@ -578,7 +578,7 @@ def test_an_averaged_run_that_goes_on_is_as_one_that_never_stopped(far_steps, tm
     assert int(rest[-1].optimizer.state()["mean-steps"]) == 10
 
 
-def test_the_mean_is_what_is_kept_of_a_run_where_it_is_the_best(own_home, engine):
+def test_the_average_is_the_result_if_it_is_the_best(own_home, engine):
     """Of steps too far and hasty; the run goes on with it for its best too."""
     random = np.random.default_rng(1)
     photo, style = (
@@ -598,7 +598,7 @@ def test_the_mean_is_what_is_kept_of_a_run_where_it_is_the_best(own_home, engine
     assert first.best.losses.total == pytest.approx(record.best_total)
 
 
-def test_a_mean_that_was_the_best_is_so_still_when_the_run_goes_on(far_steps):
+def test_a_resumed_run_keeps_an_average_as_its_best_image(far_steps):
     """It is none of the images, though it is of the last one's iteration."""
     last = far_steps(25)[-1]
     mean = last.objective.losses(last.optimizer.average()).total
@@ -610,7 +610,7 @@ def test_a_mean_that_was_the_best_is_so_still_when_the_run_goes_on(far_steps):
 
 
 @pytest.mark.parametrize("method", ["adam", "l-bfgs"])
-def test_each_pixel_stays_within_limits_of_its_own(method):
+def test_each_pixel_stays_within_its_own_limits(method):
     least, greatest = np.full(SHAPE, -20, np.float32), np.full(SHAPE, 20, np.float32)
     least[0, :3], greatest[0, :3] = 3.0, 3.0
     objective = Quadratic(inside(), curvatures=(1.0, 3.0))
@@ -639,7 +639,7 @@ def test_each_pixel_stays_within_limits_of_its_own(method):
         ({"optimizer": "adam", "averaging": 0.9}, lambda state: state.update({"mean-sum": np.zeros(3, np.float32)})),
     ],
 )
-def test_a_state_that_is_not_whole_is_told(engine, photo, painting, changes, damage):
+def test_an_invalid_state_is_refused(engine, photo, painting, changes, damage):
     settings = TransferSettings(iterations=3, **{"optimizer": "l-bfgs", **changes})
     from core.transfer.stylize import stylize
 

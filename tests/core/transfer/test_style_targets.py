@@ -83,7 +83,7 @@ def small_session(small):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47), (101, 35)])
-def test_targets_are_those_of_tensorflow(networks, height, width):
+def test_targets_agree_with_tensorflow(networks, height, width):
     network, session = networks
     image = noise(height, width)
     grams, features = compute_grams(session, image, list(CONVOLUTIONS)), network(image)
@@ -108,7 +108,7 @@ def test_targets_of_a_painting(networks, model, painting, own_home):
 @pytest.mark.parametrize("loss", STYLE_LOSSES.values(), ids=STYLE_LOSSES)
 @pytest.mark.parametrize("padding", ["zero", "replicate"])
 @pytest.mark.parametrize("pooling", ["max", "average"])
-def test_targets_of_every_variant_are_those_of_tensorflow(weights, model, own_home, pooling, padding, loss):
+def test_targets_of_every_variant_agree_with_tensorflow(weights, model, own_home, pooling, padding, loss):
     layers = ["block1_conv1", "conv4_2", "block3_conv1", "block5_conv1", "conv1_2"]
     image, variant = noise(70, 53), Variant(pooling, padding)
     found = style_targets(image, layers, model, CPU, variant=variant, loss=loss)
@@ -123,7 +123,7 @@ def test_targets_of_every_variant_are_those_of_tensorflow(weights, model, own_ho
     assert_equal(again.grams, found.grams)
 
 
-def test_each_variant_is_an_entry_of_its_own(model, own_home):
+def test_each_variant_has_its_own_cache_entry(model, own_home):
     layers = ["block1_conv2", "block2_conv1"]
     variants = [Variant(pooling, padding) for pooling in ("max", "average") for padding in ("zero", "replicate")]
     found = [
@@ -147,7 +147,7 @@ def test_mixed_targets():
     assert (found.source, found.seconds) == ("cache, CPUExecutionProvider", 1.25)
 
 
-def test_targets_do_not_depend_on_how_the_array_lies_in_memory(small, computed):
+def test_targets_do_not_depend_on_the_arrays_memory_layout(small, computed):
     image = noise()
     turned = np.asfortranarray(image)
     assert not turned.flags.c_contiguous
@@ -182,7 +182,7 @@ def test_the_last_session_is_kept(model, small, own_home):
     assert kept.session(CPU, outputs) is not opened
 
 
-def test_a_session_that_cannot_be_opened_does_not_cost_the_one_that_is(small, tmp_path):
+def test_a_failed_session_keeps_the_open_session(small, tmp_path):
     copy = FeatureModel(tmp_path / "copy.onnx", small.manifest)
     copy.path.write_bytes(small.path.read_bytes())
     outputs = [gram_output(layer) for layer in LAYERS]
@@ -202,7 +202,7 @@ def test_second_time_comes_from_the_cache_and_opens_no_session(small, computed):
     assert "[" not in repr(again)  # no arrays on the screen
 
 
-def test_another_picture_size_choice_of_layers_or_model_is_another_entry(small, computed):
+def test_another_image_size_layer_or_model_has_another_entry(small, computed):
     one_pixel = noise()
     one_pixel[0, 5, 5, 1] = np.nextafter(one_pixel[0, 5, 5, 1], np.float32(np.inf))
     turned = noise().reshape(1, 40, 32, 3)  # the same bytes, another size
@@ -227,7 +227,7 @@ def test_another_picture_size_choice_of_layers_or_model_is_another_entry(small, 
         assert found.source == "cache" and list(found.grams) == layers
 
 
-def test_the_models_place_is_not_part_of_the_key(small, computed, tmp_path):
+def test_the_models_path_is_not_part_of_the_key(small, computed, tmp_path):
     moved = FeatureModel(tmp_path / "moved.onnx", small.manifest)
     assert style_targets(noise(), LAYERS, moved, CPU).source == "cache"
 
@@ -263,7 +263,7 @@ def damage(entry, how):
         "an array",
     ],
 )
-def test_damaged_entry_is_computed_anew_and_repaired(small, computed, how):
+def test_damaged_entry_is_computed_again_and_repaired(small, computed, how):
     (entry,) = entries()
     damage(entry, how)
     found = style_targets(noise(), LAYERS, small, CPU)
@@ -275,7 +275,7 @@ def test_damaged_entry_is_computed_anew_and_repaired(small, computed, how):
     assert_equal(again.grams, computed.grams)
 
 
-def test_folder_in_an_entrys_place_does_not_break(small, computed):
+def test_folder_in_place_of_an_entry_is_ignored(small, computed):
     (entry,) = entries()
     entry.unlink()
     entry.mkdir()
@@ -287,7 +287,7 @@ def test_folder_in_an_entrys_place_does_not_break(small, computed):
 
 
 @pytest.mark.parametrize("place", ["", "cache", "cache/targets"])
-def test_cache_that_cannot_be_written_does_not_break(small, own_home, place):
+def test_cache_that_cannot_be_written_is_ignored(small, own_home, place):
     blocked = own_home / place
     blocked.parent.mkdir(parents=True, exist_ok=True)
     blocked.write_bytes(b"a file where a folder belongs")
@@ -296,7 +296,7 @@ def test_cache_that_cannot_be_written_does_not_break(small, own_home, place):
     assert blocked.read_bytes() == b"a file where a folder belongs"
 
 
-def test_full_disk_does_not_break(small, own_home):
+def test_full_disk_is_ignored(small, own_home):
     resource = pytest.importorskip("resource", reason="the limit on file sizes is one of POSIX")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -319,7 +319,7 @@ def make_entries(count, size):
     return made
 
 
-def test_cache_stays_within_its_bound(small, own_home, monkeypatch):
+def test_cache_stays_within_its_limit(small, own_home, monkeypatch):
     made = make_entries(5, 10_000)
     bystander = paths.cache() / "targets" / "README"
     bystander.write_bytes(bytes(100_000))
@@ -336,7 +336,7 @@ def test_cache_stays_within_its_bound(small, own_home, monkeypatch):
         assert style_targets(noise(seed=seed), LAYERS, without_file(small), CPU).source == "cache"
 
 
-def test_use_makes_an_entry_young(small, computed, monkeypatch):
+def test_a_used_entry_is_kept_longer(small, computed, monkeypatch):
     (used,) = entries()
     made = make_entries(3, 10_000)
     os.utime(used, (1, 1))
@@ -346,7 +346,7 @@ def test_use_makes_an_entry_young(small, computed, monkeypatch):
     assert used in entries() and len(entries()) == 2 and not set(made) & set(entries())
 
 
-def test_threads_at_once(small, own_home):
+def test_threads_may_use_the_cache_at_once(small, own_home):
     """Five at a time compute, read, damage and drop the same entries; everyone gets the right matrices."""
     images = [noise(seed=seed) for seed in range(2)]
     expected = [compute_grams(small_session(small), image, LAYERS) for image in images]
@@ -442,7 +442,7 @@ def test_find_model(small, installed, own_home, tmp_path):
     assert find_model(digest) is None
 
 
-def test_a_shipped_model_serves_where_the_own_one_has_no_manifest(small, installed, own_home, tmp_path):
+def test_the_shipped_model_replaces_a_model_without_manifest(small, installed, own_home, tmp_path):
     shipped = installed(tmp_path / "code")
     installed(own_home, "words")
     found = find_model(small.manifest.weights_sha256)
@@ -461,7 +461,7 @@ def test_phases_and_seconds(small, own_home):
     assert style_targets(noise(seed=1), LAYERS, small, CPU).seconds > 0  # and nobody need ask for them
 
 
-def test_source_is_the_provider_that_was_really_used(small, own_home):
+def test_source_is_the_provider_of_the_session(small, own_home):
     found = style_targets(noise(), LAYERS, small, ["CUDAExecutionProvider", "CPUExecutionProvider"])
     if not hardware.survey().gpus:
         assert found.source == "CPUExecutionProvider"

