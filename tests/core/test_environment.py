@@ -1,4 +1,4 @@
-"""The environment variables: read as they are now, refused in one sentence, and documented."""
+"""The environment variables: current values, clear errors, and documentation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What an operator reads: a line an event, with the run's name, and no more of it than the disk is to hold."""
+"""The log: a line per event with the run's name, in files of limited size."""
 
 import io
 import json
@@ -86,7 +86,7 @@ def test_a_line_that_cannot_be_written_is_ignored(told, monkeypatch, tmp_path):
         pass
     monkeypatch.setattr(sys, "stderr", closed)
     log.event("run started", run="r")
-    full = os.open("/dev/full", os.O_WRONLY)  # as on a disk that is
+    full = os.open("/dev/full", os.O_WRONLY)  # like a full disk
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.FileIO(full, "w"), write_through=True))
     log.event("run ended", run="r")
     with pytest.raises(OSError):
@@ -130,7 +130,7 @@ def test_actions_on_runs_are_logged(told, as_json, new_run, tmp_path):
     assert "private contents" not in json.dumps(events)
 
 
-# The file that a worker writes to
+# The log file of a worker
 
 
 def test_a_long_log_is_renamed(tmp_path):
@@ -171,7 +171,7 @@ from pathlib import Path
 from core import log
 log.begin()
 log.event("one")
-Path(sys.argv[1]).replace(sys.argv[1] + ".1")  # as another worker does
+Path(sys.argv[1]).replace(sys.argv[1] + ".1")  # like another worker
 log.event("two")
 log.keep_bounded(Path(sys.argv[1]))
 log.event("three")
@@ -210,7 +210,7 @@ def test_a_log_that_another_process_has_just_renamed_is_started_again(tmp_path, 
 
     def both(self, target):
         replace(self, target)
-        return replace(self, target)  # the second finds none
+        return replace(self, target)  # the second rename finds no file
 
     monkeypatch.setattr(Path, "replace", both)
     with log.open_bounded(path) as file:

@@ -1,4 +1,4 @@
-"""Where things lie, and how files take each other's place."""
+"""Folders, and files that are replaced atomically."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ def names(folder):
 
 @pytest.fixture
 def umask():
-    """Sets the process's umask for one test."""
+    """Set the process's umask for a test."""
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
@@ -32,7 +32,7 @@ def umask():
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A checkout with an empty `models/`, and a home beside it."""
+    """Create a checkout with an empty `models/`, and a home next to it."""
     folder = tmp_path / "checkout"
     (folder / "models").mkdir(parents=True)
     (folder / "pyproject.toml").touch()
@@ -60,7 +60,7 @@ def test_readers_see_the_old_file_until_the_end(tmp_path):
         file.write(b"new" * 100_000)
         file.flush()
         assert path.read_bytes() == b"old"
-        assert Path(file.name).parent == tmp_path  # the same disk, or it could not be put in place at once
+        assert Path(file.name).parent == tmp_path  # a rename is atomic only on the same disk
     assert path.read_bytes() == b"new" * 100_000
     assert names(tmp_path) == ["file"]
 
@@ -183,7 +183,7 @@ def test_home_is_the_named_folder(tmp_path, monkeypatch):
     assert paths.home() == (tmp_path / "there").resolve()
     assert paths.runs() == paths.home() / "runs"
     assert paths.cache() == paths.home() / "cache"
-    assert not paths.home().exists()  # asking makes nothing
+    assert not paths.home().exists()  # the call creates nothing
 
 
 def test_home_may_be_relative_or_below_the_users_own(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Settings: the defaults, the presets, and what becomes of every choice, good and bad."""
+"""Settings: the defaults, the presets, and valid and invalid values."""
 
 import math
 import subprocess
@@ -21,7 +21,7 @@ WORDS = [setting for setting in SETTINGS.values() if setting.type is str]
 
 
 def refusal(preset="reference", **choices):
-    """The one sentence that a bad choice ends in."""
+    """Return the error message for invalid values."""
     with pytest.raises(InputError) as caught:
         choose(preset, **choices)
     sentence = str(caught.value)
@@ -30,13 +30,13 @@ def refusal(preset="reference", **choices):
 
 
 def beyond(setting, side):
-    """The nearest value outside of a setting's limit."""
+    """Return the nearest value outside a setting's limit."""
     limit, sign = getattr(setting, side), -1 if side == "minimum" else 1
     return limit + sign if setting.type is int else math.nextafter(limit, sign * math.inf)
 
 
 def inside(setting, side):
-    """The outermost value that a setting admits."""
+    """Return a setting's smallest or largest allowed value."""
     return getattr(setting, side)
 
 
@@ -67,7 +67,7 @@ def test_defaults_are_the_published_reference_run():
         "preconditioning",
         "seed",
         "memory",
-    }  # of another optimizer or start, and this machine's
+    }  # settings of other optimizers and initial images, and of the machine
     as_published = {
         "stages": 1,
         "style_scale": 1.0,
@@ -119,7 +119,7 @@ def test_old_records_without_newer_settings_keep_their_meaning():
     assert (words.init, words.optimizer, words.precision) == ("content", "adam", "float32")
 
 
-# Choosing
+# Valid values
 
 
 def test_choices_override_only_their_settings():
@@ -130,7 +130,7 @@ def test_choices_override_only_their_settings():
 def test_none_changes_nothing():
     assert choose("draft", **dict.fromkeys(SETTINGS)) == choose("draft")
     assert choose("draft", size=None, iterations=7).iterations == 7
-    assert choose("reference", total_variation_weight=0).total_variation_weight == 0  # but 0 is one
+    assert choose("reference", total_variation_weight=0).total_variation_weight == 0  # 0 is a value
 
 
 def test_numbers_given_as_text():
@@ -170,7 +170,7 @@ def test_settings_are_immutable_and_survive_json():
     assert settings.size == 256
 
 
-# Bad choices
+# Invalid values
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
@@ -282,12 +282,12 @@ def test_bad_choice_is_refused_in_every_preset():
         assert refusal(preset, optimizer="sgd") == "optimizer = 'sgd': should be 'adam' or 'l-bfgs'."
 
 
-# Style layer weights, and settings that are changed
+# Layers, weights, stages and changes
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
 def test_layers_by_their_usual_names(setting):
-    """`relu4_2` is Keras's block4_conv2, which is what it is called from then on; `conv4_2` comes before the ReLU."""
+    """`relu4_2` becomes Keras's name block4_conv2; `conv4_2` is before the ReLU and keeps its name."""
     for given in ("relu4_2,conv4_2,relu1_1", "block4_conv2,conv4_2,block1_conv1"):
         assert getattr(choose(**{setting.name: given}), setting.name) == ("block4_conv2", "conv4_2", "block1_conv1")
     assert "a layer is listed twice" in refusal(**{setting.name: "relu4_2,block4_conv2"})
@@ -482,7 +482,7 @@ def test_precision_is_a_network_precision_or_auto():
 @pytest.mark.parametrize("side", ["minimum", "maximum"])
 def test_the_described_limits_are_validated(setting, side):
     value = inside(setting, side)
-    large = {"size": SETTINGS["size"].maximum} if setting.name == "stages" else {}  # six stages need a large picture
+    large = {"size": SETTINGS["size"].maximum} if setting.name == "stages" else {}  # six stages need a large image
     assert getattr(choose("reference", **{**large, setting.name: value}), setting.name) == value
 
 

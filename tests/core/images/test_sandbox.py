@@ -1,4 +1,4 @@
-"""Pictures decoded in a process of their own: they come out alike, and what goes wrong there stays there."""
+"""The sandbox: images are the same as without it, and failures affect only its process."""
 
 import io
 import json
@@ -136,7 +136,7 @@ def test_a_decoder_that_hangs_is_killed(monkeypatch):
 
 @ON_POSIX
 def test_the_kernel_ends_an_orphaned_decoder_that_takes_too_much_cpu_time():
-    """An orphan: whoever would have looked at the clock is gone."""
+    """The parent, which would end the process by the clock, is gone."""
     large = saved(Image.new("RGB", (9000, 9000), "red"), "PNG", compress_level=1)
     requests = json.dumps({"size": len(large), "name": "a", "max_bytes": 2**30, "max_pixels": 10**9})
     command = [sys.executable, "-m", "core.images.sandbox", "0.05", str(2**32)]

@@ -1,4 +1,4 @@
-"""The sample gallery: pictures that open, stay the same, mend themselves and differ from one another."""
+"""The sample gallery: images are readable, reproducible, repaired if damaged, and different."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ every = pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One folder for all tests here, so that each picture is painted once."""
+    """Return one home for all tests here, so that each painting is created once."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("home")
         patch.setenv("NST_HOME", str(folder))
@@ -35,13 +35,13 @@ def pixels(sample: Sample) -> np.ndarray:
 
 
 def palette(picture: np.ndarray) -> np.ndarray:
-    """The share of the pixels in each of 8×8×8 colours."""
+    """Return the share of the pixels in each of 8×8×8 colours."""
     index = (picture // 32).reshape(-1, 3) @ [64, 8, 1]
     return np.bincount(index, minlength=512) / len(index)
 
 
 def patch_deviations(picture: np.ndarray, side: int = 32) -> np.ndarray:
-    """The standard deviation of lightness in each patch of `side` pixels."""
+    """Return the standard deviation of the lightness in each patch of `side` px."""
     grey = picture.mean(axis=2)
     rows, columns = grey.shape[0] // side, grey.shape[1] // side
     patches = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)

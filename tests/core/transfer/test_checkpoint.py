@@ -1,4 +1,4 @@
-"""A checkpoint on disk: what is kept comes back exactly, and what cannot be read is told in a sentence."""
+"""Checkpoints on disk load exactly, and a file that cannot be read gives a clear error."""
 
 import dataclasses
 import itertools
@@ -49,7 +49,7 @@ def assert_same(found, expected):
 
 @pytest.fixture(scope="module")
 def kept(engine, photo, painting):
-    """Where a real run of each optimizer stands after eight iterations."""
+    """Return the checkpoint of a real run of each optimizer after eight iterations."""
     from core.transfer.stylize import stylize
 
     found = {}
@@ -60,7 +60,7 @@ def kept(engine, photo, painting):
     return found
 
 
-# There and back
+# Saving and loading
 
 
 def test_a_saved_checkpoint_loads_exactly(tmp_path):
@@ -96,7 +96,7 @@ def test_later_steps_do_not_change_a_checkpoint(engine, photo, painting):
         assert_same(taken, copy)
 
 
-# In brief
+# Without large state
 
 
 def test_without_large_state_keeps_adam_and_drops_a_long_l_bfgs_history(kept):
@@ -112,11 +112,11 @@ def test_without_large_state_compares_bytes():
     assert checkpoint(optimizer={**fits, "more": np.float32(0)}).without_large_state().optimizer == {}
 
 
-# What cannot be read
+# Files that cannot be read
 
 
 def refusal(path):
-    """The one sentence that loading it ends in."""
+    """Return the error message of loading the file."""
     with pytest.raises(StudioError) as caught:
         Checkpoint.load(path)
     sentence = str(caught.value)
@@ -126,7 +126,7 @@ def refusal(path):
 
 @pytest.fixture
 def file(tmp_path):
-    """Where a run called "a-run" has its checkpoint."""
+    """Return the path of the checkpoint of a run called "a-run"."""
     (tmp_path / "a-run").mkdir()
     return tmp_path / "a-run" / "checkpoint.npz"
 
@@ -160,7 +160,7 @@ def zipped(file, compression=zipfile.ZIP_STORED, **members):
 
 
 class Trap:
-    """Unpickled, it would leave a file behind."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -190,7 +190,7 @@ def test_files_that_are_no_checkpoints(file, write):
 
 
 def test_a_damaged_compressed_archive(file):
-    """`numpy.savez_compressed` has another way of being damaged."""
+    """A damaged file of `numpy.savez_compressed` raises another error."""
     np.savez_compressed(file, image=noise(1), best_image=noise(1))
     data = bytearray(file.read_bytes())
     data[len(data) // 4 : len(data) // 3] = bytes(len(data) // 3 - len(data) // 4)

@@ -1,4 +1,4 @@
-"""The picture that painting starts from: the photo, a preview, or the photo for want of one."""
+"""The initial image: the photo, a preview, noise or the style."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ FROM_PREVIEW = TransferSettings(init="preview")
 
 @pytest.fixture
 def without_preview(own_home, tmp_path, monkeypatch):
-    """The preview's network is nowhere, there is no package index, and nobody has found that out yet."""
+    """Remove the preview's network and the package index; no download has failed yet."""
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
     monkeypatch.setattr(preview, "_missing", None)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
 def test_the_photo_as_initial_image(without_preview):
-    """No network is needed for it, nor looked for."""
+    """The test needs no network, and the code looks for none."""
     lines = []
     start, said = create_initial_image(CONTENT, [STYLE], TransferSettings(), lines.append)
     assert start is CONTENT
@@ -64,7 +64,7 @@ def test_a_preview_of_several_styles():
 
 
 def test_outside_of_all_masks_a_run_from_the_preview_keeps_the_photo(own_home, engine):
-    """One painting with one mask: outside of it the start is the photo, and the steps change little."""
+    """With a painting and a mask, the initial image outside the mask is the photo, and the steps change little there."""
     try:
         preview.obtain()
     except StudioError as error:
@@ -100,7 +100,7 @@ def test_without_a_preview_the_photo_is_used_and_one_download_is_tried(without_p
 
 
 def test_the_seed_determines_the_noise(without_preview):
-    """The same seed is the same picture, another one another."""
+    """The same seed gives the same image; another seed gives another image."""
     settings = TransferSettings(init="noise", seed=5)
     start, said = create_initial_image(CONTENT, [STYLE], settings, print)
     assert said == "noise, seed 5"
@@ -110,7 +110,7 @@ def test_the_seed_determines_the_noise(without_preview):
     other, _ = create_initial_image(CONTENT, [STYLE], settings.changed(seed=6), print)
     assert np.abs(other.astype(float) - start).mean() > 20
     assert start.mean() == pytest.approx(GREY, abs=2) and start.std() == pytest.approx(CONTRAST, rel=0.1)
-    assert preview._missing is None  # no network is looked for
+    assert preview._missing is None  # the code has not looked for the network
 
 
 def test_the_style_is_cropped_to_the_photos_shape(without_preview):
@@ -143,7 +143,7 @@ def test_a_run_starts_from_the_image_that_its_settings_choose(own_home, engine, 
     photo, style = map(Image.fromarray, (CONTENT, STYLE))
     run = store.create(RunSpec([Style("painting", style)], settings, "draft"), photo, "photo")
     first, *_ = execution.perform(run, lambda *_: engine)
-    subject = Inputs(photo, [style]).at(settings, 96)
-    expected, _ = create_initial_image(subject.photo, subject.styles, settings, print)
+    inputs = Inputs(photo, [style]).at(settings, 96)
+    expected, _ = create_initial_image(inputs.photo, inputs.styles, settings, print)
     np.testing.assert_allclose(first.image(), expected, atol=1e-3)
     assert run.record().start == said

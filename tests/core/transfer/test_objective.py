@@ -1,4 +1,4 @@
-"""The objective: traced once whatever it is asked for, the same numbers by both ways, and in bfloat16 nearly so."""
+"""The objective: it is traced once, agrees with a plain calculation, and in bfloat16 nearly agrees with float32."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from core.settings import TransferSettings
 from core.transfer.objective import LossFunction, Objective
 from core.vgg.network import feature_network
 
-STYLE_LAYERS, CONTENT_LAYERS = ("block3_conv1", "block1_conv2"), ("block2_conv2", "block1_conv2")  # in no order
+STYLE_LAYERS, CONTENT_LAYERS = ("block3_conv1", "block1_conv2"), ("block2_conv2", "block1_conv2")  # in arbitrary order
 SETTINGS = TransferSettings(style_layers=STYLE_LAYERS, content_layers=CONTENT_LAYERS, total_variation_weight=7.0)
 WEIGHTS = SETTINGS.loss_weights()
 
@@ -79,7 +79,7 @@ def test_objectives_that_share_a_function_keep_their_own_targets_and_weights(fun
     before = own(image).losses
     halved = {layer: gram / 2 for layer, gram in grams.items()}
     other = Objective(function, halved, image, SETTINGS.changed(style_weight=5.0).loss_weights())
-    assert other(image).losses.content < 1e-6 * before.content  # its own content is this very image
+    assert other(image).losses.content < 1e-6 * before.content  # the image is its content image
     assert other(image).losses.style != pytest.approx(before.style, rel=0.1)
     assert flat(own(image).losses) == pytest.approx(flat(before), rel=1e-5)
 
@@ -119,11 +119,11 @@ def test_evaluations_are_counted(function, grams):
         evaluation = objective(tf.constant(noise(32, 48, seed=count)))
         assert objective.evaluations == count
         np.testing.assert_array_equal(evaluation.image, noise(32, 48, seed=count))
-    assert "[" not in repr(evaluation).replace("[]", "")  # no pictures on the screen
+    assert "[" not in repr(evaluation).replace("[]", "")  # repr() shows no images
 
 
 def test_a_layer_may_serve_style_and_content(function, grams):
-    """`block1_conv2` does: its content share vanishes at the content, its style share does not."""
+    """At the content image, the content loss of `block1_conv2` is 0, but its style loss is not."""
     content = tf.constant(noise(32, 48))
     losses = Objective(function, grams, content, WEIGHTS)(content).losses
     assert losses.content == 0
@@ -163,13 +163,13 @@ def test_wasserstein_losses_agree_with_a_plain_calculation(network, painting):
         assert share > 0
 
 
-# In bfloat16. What is measured on the small pair: the total within 0.3 %, the content loss within 1.6 %, the gradients'
-# cosine 0.9988.
+# bfloat16. Measured on the small pair: the total loss agrees within 0.3 %, the content loss within 1.6 %, and the
+# gradients have a cosine of 0.9988.
 
 
 @pytest.fixture(scope="module")
 def both(engine, photo, painting):
-    """The reference's objective in float32 and in bfloat16, and both evaluated at a picture on the way."""
+    """Evaluate the reference's objective in float32 and in bfloat16 at an intermediate image."""
     image = tf.constant((0.7 * photo + 0.3 * painting).astype(np.float32))
     objectives = [
         engine.objective(photo, painting, TransferSettings(), precision=precision)[0]
@@ -185,7 +185,7 @@ def test_bfloat16_losses_are_close_to_those_of_float32(both):
     assert close.content == pytest.approx(exact.content, rel=0.05)
     for layer, share in exact.style_layers.items():
         assert close.style_layers[layer] == pytest.approx(share, rel=0.02), layer
-    assert close.total != exact.total  # it was another network
+    assert close.total != exact.total  # proves that the networks differ
     assert close.style_layers["block1_conv1"] == pytest.approx(exact.style_layers["block1_conv1"], rel=1e-5)
 
 
@@ -209,7 +209,7 @@ def test_losses_and_targets_are_float32_in_bfloat16_too(both, photo):
 
 
 def test_bfloat16_resolves_a_gram_matrix_near_its_target(weights, painting):
-    """At the style's own picture only rounding is left: a Gram matrix in bfloat16 would miss by 10⁻⁵ of its square."""
+    """At the style image, the style loss is only rounding; Gram matrices in bfloat16 would add 10⁻⁵ of their square."""
     network = feature_network(weights, sorted({*STYLE_LAYERS, *CONTENT_LAYERS}), "bfloat16")
     function = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS)
     targets = grams_of(network, painting)

