@@ -175,8 +175,8 @@ class LBFGS(Optimizer):
 
     - The line search requires only sufficient decrease. The full step nearly always gives it, so an iteration usually
       costs one evaluation.
-    - The direction is 0 for pixels at a limit that the step would push beyond it (the two-metric projection of
-      Bertsekas, 1982).
+    - The direction is 0 for pixels at a limit if a step downhill would push them beyond it (the two-metric projection
+      of Bertsekas, 1982).
     - The initial inverse Hessian falls with spatial frequency instead of being a multiple of the identity, see
       `spectral_scale`.
 
@@ -281,7 +281,7 @@ class LBFGS(Optimizer):
             self._pairs.append(_Pair(s, y, s_y))
 
     def _free(self, evaluation: EvaluatedImage) -> tf.Tensor:
-        """Return 0 for values at a limit that a step downhill would push beyond it, and 1 for all others."""
+        """Return 0 for values at a limit that a step downhill would push beyond it, and 1 for the others."""
         image, gradient = evaluation.image, evaluation.gradient
         low = (image <= self._limits.least) & (gradient > 0)
         high = (image >= self._limits.greatest) & (gradient < 0)

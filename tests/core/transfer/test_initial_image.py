@@ -64,7 +64,7 @@ def test_a_preview_of_several_styles():
 
 
 def test_outside_of_all_masks_a_run_from_the_preview_keeps_the_photo(own_home, engine):
-    """With a painting and a mask, the initial image outside the mask is the photo, and the steps change little there."""
+    """With a masked painting, the initial image outside the mask is the photo, and the steps change little there."""
     try:
         preview.obtain()
     except StudioError as error:
