@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import InputError
 
-MOST_SLOTS = 64  # on this machine, and on a cluster
+MOST_SLOTS = 64  # on this machine, and in all clusters together
 
 
 def _value(default: Any, must_be: str, description: str, **limits: Any) -> Any:

@@ -49,13 +49,13 @@ def models() -> Path:
 
 
 def find_model(name: str) -> Path | None:
-    """Return the model file of this name from the folder of `models`, or from the one shipped with the code."""
+    """Return the model file with this name, from the folder for new models or shipped with the code, or `None`."""
     files = (models() / name, CHECKOUT / "models" / name)
     return next(filter(is_file, files), None)
 
 
 def is_file(path: Path) -> bool:
-    """Return whether the file exists; `False` if the folder must not be read."""
+    """Return whether the file exists; `False` if access to the folder is denied."""
     try:
         return path.is_file()
     except OSError:

@@ -59,7 +59,7 @@ def choose(preset: str = DEFAULT_PRESET, **choices: Any) -> TransferSettings:
     """Return a preset's settings with some changes; changes to `None` are ignored.
 
     Raises:
-        InputError: If the preset does not exist or a value is not allowed; names the setting, its limit and the value.
+        InputError: If there is no such preset or a value is not allowed.
     """
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")

@@ -1,4 +1,4 @@
-"""Color modes: the result has the colors of the style image or of the content image.
+"""Color modes: the result has the colors of the style or of the photo.
 
 Gatys, Bethge, Hertzmann and Shechtman, 2016, Preserving color in neural artistic style transfer, arXiv:1606.05897.
 Images are RGB `(H, W, 3)`, 0 … 255; a changed image is float32.

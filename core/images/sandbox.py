@@ -96,7 +96,7 @@ class Decoder:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     pipesize=2**20,  # fewer system calls, on platforms that support it
-                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a thread per core would exceed the memory limit
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # otherwise a thread per core reserves memory
                 )
             except OSError as error:
                 why = f"no process can be started ({error.strerror or error})"

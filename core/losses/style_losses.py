@@ -106,7 +106,7 @@ class WassersteinLoss(StyleLoss):
     def _fidelity(covariance: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
         """Return tr (B^½ A B^½)^½ and its gradient with respect to A, ½ B^½ (B^½ A B^½)^-½ B^½.
 
-        The automatic gradient of an eigendecomposition is infinite for equal eigenvalues.
+        The automatic gradient of an eigendecomposition is not finite for equal eigenvalues.
         """
         import tensorflow as tf
 

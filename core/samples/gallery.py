@@ -91,7 +91,7 @@ class PictureSource:
         """
         path = folder / text
         is_word = Path(text).name == text and not Path(text).suffix
-        if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path's raises over too long a name
+        if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path.is_symlink raises for a long name
             return PictureSource(find(text).path(), text, is_sample=True)
         return PictureSource.from_file(path)
 

@@ -224,8 +224,8 @@ def test_help_names_every_setting_and_every_preset(monkeypatch):
     for name, preset in PRESETS.items():
         assert f"{name}: {preset.purpose[:30]}" in done.stdout
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
-    assert re.search(r"--memory GB .*may hold; .* computed in tiles, .*\[0 … 10000\] \(0\)", text)
-    assert re.search(r"--style-blend X,Y,… With several paintings, how much", text)
+    assert re.search(r"--memory GB Memory limit of a run.* computed in tiles, .*\[0 … 10000\] \(0\)", text)
+    assert re.search(r"--style-blend X,Y,… The weights of several paintings", text)
     defaults = ", ".join(f"{name} {preset.settings().iterations}" for name, preset in PRESETS.items())
     assert "[0 … 2147483647]" in text and f"({defaults})" in text
     assert f"[default: {DEFAULT_PRESET}]" in done.stdout
