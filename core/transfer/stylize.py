@@ -100,8 +100,7 @@ def stylize(
         start: A preprocessed image `(1, H, W, 3)`, or the checkpoint of a run to resume.
         settings: The optimizer's settings.
         limits: The range of each pixel, by default 0 … 255 in RGB.
-        weights: Returns the weights of the losses for an iteration, by default the objective's. A change of the weights
-            restarts the search for the best image.
+        weights: Returns the losses' weights for an iteration; new weights restart the search for the best image.
         iterations: Returns the number of the last iteration, by default the settings' value; called after each step.
 
     Yields:
