@@ -128,7 +128,7 @@ def test_a_decoder_that_hangs_is_killed(monkeypatch):
         decoder.read(saved(picture(), "PNG"))
         decoder._process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
-        with pytest.raises(InputError, match=r"^a\.png cannot be decoded: that takes longer than 1 s, so the file is damaged or"):
+        with pytest.raises(InputError, match=r"^a\.png cannot be decoded: that takes longer than 1 s, so the file is"):
             decoder.read(saved(picture(), "PNG"), "a.png")
         assert time.monotonic() - began < 10
         assert decoder._process.wait() == -signal.SIGKILL
