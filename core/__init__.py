@@ -1,8 +1,8 @@
-"""The style transfer itself: settings, pictures, weights, losses, optimizers, runs."""
+"""The engine: settings, images, weights, losses, optimizers, runs."""
 
 import os
 
-# Before TensorFlow is first imported anywhere: its log stays quiet, and it takes of a GPU's memory only what it needs,
-# since ONNX Runtime lives on the same card.
+# TensorFlow reads these when it is first imported. It logs only errors, and takes only the GPU memory that it needs,
+# because ONNX Runtime uses the same GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")

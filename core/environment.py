@@ -1,6 +1,6 @@
 """The `NST_*` environment variables, each defined once.
 
-`python -m core.environment` prints them as the table in docs/operations.md.
+`python -m core.environment` prints the table in docs/operations.md.
 """
 
 import functools
@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import InputError
 
-MOST_SLOTS = 64  # of this machine; clusters together have as many
+MOST_SLOTS = 64  # on this machine, and in all clusters together
 
 
 def _value(default: Any, must_be: str, description: str, **limits: Any) -> Any:
@@ -31,7 +31,8 @@ def _seconds(default: float | None, description: str) -> Any:
 class Environment(BaseSettings):
     """The values of the variables; an empty variable counts as not set.
 
-    Reading a value that is not allowed raises `InputError`; the other variables can still be read.
+    Raises:
+        InputError: If an attribute is read whose variable has an invalid value. The other variables stay readable.
     """
 
     model_config = SettingsConfigDict(env_prefix="NST_", env_ignore_empty=True)
@@ -84,7 +85,7 @@ class Environment(BaseSettings):
     @field_validator("*", mode="wrap")
     @classmethod
     def _keep_refusal(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Keep the reason why a value is not allowed until the variable is read."""
+        """Replace an invalid value by the error message, to raise it when the variable is read."""
         try:
             return validate(value)
         except ValidationError:
@@ -100,17 +101,17 @@ class Environment(BaseSettings):
 
 
 class _Refusal(str):
-    """Why a value is not allowed, in the place of the value."""
+    """The error message for an invalid value, stored in place of the value."""
 
 
 def environment() -> Environment:
-    """Return the variables as they are now."""
+    """Return the current values of the variables."""
     return _parse(*(os.environ.get(_variable(name)) for name in Environment.model_fields))
 
 
 @functools.lru_cache(maxsize=1)
 def _parse(*_values: str | None) -> Environment:
-    """Parse the variables, again only if a value has changed: it takes 0.3 ms, and NST_HOME is read very often."""
+    """Parse the variables; cached for the same values, because parsing takes 0.3 ms and NST_HOME is read very often."""
     return Environment()
 
 

@@ -1,9 +1,9 @@
-"""What may go wrong, told in one sentence for the person at the keyboard."""
+"""Errors with a message for the user."""
 
 
 class StudioError(Exception):
-    """A failure whose message is one clear sentence: what happened, why, and what to do."""
+    """A failure; its message says in one sentence what happened, why, and what to do."""
 
 
 class InputError(StudioError, ValueError):
-    """What was given cannot be used: a file, a setting or a name."""
+    """An input that cannot be used: a file, a setting or a name."""

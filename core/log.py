@@ -1,7 +1,7 @@
-"""What an operator reads: a line an event on standard error, `NST_LOG=json` makes it JSON.
+"""The log for operators: one line per event on standard error, as text or (`NST_LOG=json`) as JSON.
 
-Silent until a process calls `begin`. No event holds a picture, a request or a secret; what others named is quoted, so
-that no name breaks a line or steers a terminal.
+A process logs only after it has called `begin`. No event contains an image, a request or a secret. Names from outside
+are quoted, so that they cannot break a line or control a terminal.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from core.errors import StudioError
 
-LIMIT = 2**20  # bytes of a log file; as many again lie in the one before
+LIMIT = 2**20  # bytes of a log file; the previous log file has up to the same size
 
 _log = logging.getLogger("studio")
 _log.propagate = False
@@ -24,7 +24,7 @@ _log.addHandler(logging.NullHandler())
 
 
 def begin() -> None:
-    """Let this process tell its events, from now on."""
+    """Start logging in this process."""
     if not any(isinstance(handler, _StandardError) for handler in _log.handlers):
         handler = _StandardError()
         handler.setFormatter(_Lines())
@@ -33,37 +33,37 @@ def begin() -> None:
 
 
 def event(what: str, **facts: Any) -> None:
-    """Tell that something has happened, and of which run."""
+    """Log an event with its facts, such as the run."""
     _log.info(what, extra={"facts": facts})
 
 
 def refused(what: str, reason: Exception | str, **facts: Any) -> None:
-    """Tell that something was not accepted, and why."""
+    """Log that something was refused, and the reason."""
     _log.warning(what, extra={"facts": {**facts, "reason": str(reason)}})
 
 
 def failed(what: str, error: BaseException, **facts: Any) -> None:
-    """Tell of a failure; of one that was not foreseen also where."""
+    """Log a failure; for an unexpected error, also the traceback."""
     foreseen = isinstance(error, StudioError)
     reason = str(error) if foreseen else f"{type(error).__name__}: {error}"
     _log.error(what, exc_info=None if foreseen else error, extra={"facts": {**facts, "reason": reason}})
 
 
-def bounded(path: Path) -> IO[bytes]:
-    """The log file, to append to. One that has become long is put aside, in place of the one that was before."""
-    with contextlib.suppress(FileNotFoundError):  # another process has just put it aside
+def open_bounded(path: Path) -> IO[bytes]:
+    """Open the log file to append to it; rename a file over `LIMIT` first, in place of the previous log file."""
+    with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
         if path.stat().st_size > LIMIT:
             path.replace(_aside(path))
     return path.open("ab")
 
 
 def keep_bounded(path: Path) -> None:
-    """Redirect this process's output from that log to a new one, if it has become long or was put aside."""
-    with contextlib.suppress(OSError):  # a log is no reason to stop working
+    """Redirect this process's output to a new log file if the current one is over `LIMIT` or was renamed."""
+    with contextlib.suppress(OSError):  # a failure of the log must not stop the process
         mine = os.fstat(sys.__stderr__.fileno()) if sys.__stderr__ else None
         if mine and ((_is(mine, path) and mine.st_size > LIMIT) or _is(mine, _aside(path))):
-            with bounded(path) as file:
-                for number in (1, 2):  # also what libraries write there by themselves
+            with open_bounded(path) as file:
+                for number in (1, 2):  # libraries write to these descriptors directly
                     os.dup2(file.fileno(), number)
 
 
@@ -78,7 +78,7 @@ def _is(found: os.stat_result, path: Path) -> bool:
 
 
 class _StandardError(logging.StreamHandler):
-    """To what is standard error at that time; a line that cannot be written is lost, and nothing else."""
+    """A handler that writes to the current standard error and ignores lines that it cannot write."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -101,7 +101,7 @@ class _Lines(logging.Formatter):
         }
         if record.exc_info:
             said["traceback"] = self.formatException(record.exc_info)
-        from core.environment import environment  # slow to import: not where nothing is logged
+        from core.environment import environment  # slow to import, and needed only when something is logged
 
         if environment().log == "json":
             return json.dumps(said, default=str)

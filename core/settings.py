@@ -1,6 +1,6 @@
-"""Every setting of a style transfer, once: its range, unit, default and meaning; and the presets.
+"""The settings of a style transfer, each defined once: range, unit, default and meaning.
 
-The command line's options, the page's widgets and the run record are drawn from `TransferSettings`.
+`TransferSettings` defines the options of the command line, the widgets of the page and the run record.
 """
 
 import re
@@ -53,24 +53,24 @@ MOST_STYLES = 6
 
 
 class LossWeights(NamedTuple):
-    """What the losses count against each other."""
+    """The weights of the losses."""
 
     style: float
     content: float
     total_variation: float
-    style_layers: tuple[float, ...]  # a factor for each
-    content_layers: tuple[float, ...] = ()  # likewise; 1 each where there is none
+    style_layers: tuple[float, ...]  # a factor for each style layer
+    content_layers: tuple[float, ...] = ()  # a factor for each content layer; if empty, all are 1
 
 
 class TransferSettings(BaseModel):
-    """What a style transfer is asked to do. The defaults are the published reference run's (see `bench.reference`)."""
+    """The settings of a style transfer; the defaults are those of the published reference run (`bench.reference`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: int = _setting(
         512,
         "Size",
-        "Length of the picture's longer side; the style picture is brought to the same, times the style scale.",
+        "Length of the result's longer side. The painting is resized to this length times the style scale.",
         "picture",
         unit="px",
         ge=64,
@@ -79,7 +79,7 @@ class TransferSettings(BaseModel):
     iterations: int = _setting(
         1000,
         "Iterations",
-        "How many steps the optimizer takes; more come closer to the style.",
+        "Number of optimizer steps. More steps come closer to the style.",
         "picture",
         ge=1,
         le=20_000,
@@ -87,7 +87,7 @@ class TransferSettings(BaseModel):
     frame_every: int = _setting(
         100,
         "Keep a picture every",
-        "How often a picture on the way is kept.",
+        "Number of iterations between two saved intermediate pictures.",
         "picture",
         unit="iterations",
         shapes_result=False,
@@ -97,18 +97,18 @@ class TransferSettings(BaseModel):
     init: Literal["content", "preview", "style", "noise"] = _setting(
         "content",
         "Start from",
-        "The picture that painting starts from: the photo itself; the instant preview, which is nearer the goal; the "
-        "painting; or grey noise, which shows what the losses alone make.",
+        "The initial picture: the photo (content); the instant preview, which is closer to the result; the painting "
+        "(style); or grey noise, which shows what the losses alone produce.",
         "picture",
     )
     seed: int = _setting(
-        0, "Seed", "Which noise it is, where painting starts from noise.", "picture", ge=0, le=2**31 - 1
+        0, "Seed", "Random seed of the noise, if the run starts from noise.", "picture", ge=0, le=2**31 - 1
     )
     stages: int = _setting(
         1,
         "Coarse to fine",
-        "Paint at so many sizes, each twice the one before and with half its iterations: large shapes follow the style "
-        "first. 1 paints at full size alone.",
+        "Number of sizes to paint at. Each size is twice the previous size and has half its iterations, so large "
+        "shapes follow the style first. With 1, the run paints only at full size.",
         "picture",
         unit="stages",
         ge=1,
@@ -117,7 +117,7 @@ class TransferSettings(BaseModel):
     style_scale: float = _setting(
         1.0,
         "Style scale",
-        "How large the painting is beside the photo: more makes larger strokes and motifs.",
+        "Size of the painting relative to the photo. A larger scale makes larger strokes and motifs.",
         "picture",
         unit="times",
         ge=0.1,
@@ -126,7 +126,7 @@ class TransferSettings(BaseModel):
     style_blend: Weights = _setting(
         (),
         "Style blend",
-        "With several paintings, how much each of them counts, in their order; alike where nothing is said.",
+        "The weights of several paintings, in their order. Default: equal weights.",
         "picture",
         each_of="styles",
         max_length=MOST_STYLES,
@@ -134,15 +134,15 @@ class TransferSettings(BaseModel):
     colours: Literal["style", "luminance", "matched"] = _setting(
         "style",
         "Colours",
-        "The painting's own; the photo's, by painting its lightness alone (luminance); or the photo's, by recolouring "
-        "the painting beforehand (matched). Gatys et al. 2016, arXiv:1606.05897.",
+        "Colours of the result: those of the painting (style), or those of the photo. Luminance paints only the "
+        "photo's lightness; matched first recolours the painting. Gatys et al. 2016, arXiv:1606.05897.",
         "picture",
     )
     memory: float = _setting(
         0.0,
         "Memory",
-        "The most that a run may hold; a picture that needs more is computed in tiles, with the same result. 0 takes "
-        "what is free.",
+        "Memory limit of a run. A picture that needs more is computed in tiles, with the same result. 0 uses all free "
+        "memory.",
         "picture",
         unit="GB",
         shapes_result=False,
@@ -152,7 +152,7 @@ class TransferSettings(BaseModel):
     style_weight: float = _setting(
         1e-2,
         "Style weight",
-        "How much the painting's manner counts: strokes, textures, colours.",
+        "Weight of the painting's style: strokes, textures, colours.",
         "losses",
         steered=True,
         ge=0,
@@ -161,7 +161,7 @@ class TransferSettings(BaseModel):
     content_weight: float = _setting(
         1e3,
         "Content weight",
-        "How much the photo's shapes count; more keeps it recognisable.",
+        "Weight of the photo's shapes. A larger weight keeps the photo recognisable.",
         "losses",
         steered=True,
         ge=0,
@@ -170,7 +170,7 @@ class TransferSettings(BaseModel):
     total_variation_weight: float = _setting(
         0.0,
         "Smoothness",
-        "Weight of the total variation: more takes fine grain out.",
+        "Weight of the total variation loss. A larger weight removes fine grain.",
         "losses",
         steered=True,
         ge=0,
@@ -179,14 +179,14 @@ class TransferSettings(BaseModel):
     style_layers: Layers = _setting(
         ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1"),
         "Style layers",
-        "Where in VGG19 the style is read: early layers hold grain and colour, late ones large motifs.",
+        "VGG19 layers of the style loss. Early layers capture grain and colour, late layers capture large motifs.",
         "layers",
         min_length=1,
     )
     style_layer_weights: Weights = _setting(
         (),
         "Style layer weights",
-        "How much each of the style layers counts, in their order; 1 each where nothing is said.",
+        "The weights of the style layers, in their order. Default: 1 each.",
         "layers",
         steered=True,
         each_of="style_layers",
@@ -194,14 +194,14 @@ class TransferSettings(BaseModel):
     content_layers: Layers = _setting(
         ("block5_conv2",),
         "Content layers",
-        "Where in VGG19 the photo's shapes are read: the later, the freer the paint.",
+        "VGG19 layers of the content loss. A later layer lets the result deviate more from the photo.",
         "layers",
         min_length=1,
     )
     content_layer_weights: Weights = _setting(
         (),
         "Content layer weights",
-        "How much each of the content layers counts, in their order; 1 each where nothing is said.",
+        "The weights of the content layers, in their order. Default: 1 each.",
         "layers",
         steered=True,
         each_of="content_layers",
@@ -209,36 +209,36 @@ class TransferSettings(BaseModel):
     style_loss: StyleLossName = _setting(
         "gram",
         "Style loss",
-        f"What is compared of the style: {'; or '.join(loss.meaning for loss in STYLE_LOSSES.values())}.",
+        f"What the style loss compares: {'; or '.join(loss.meaning for loss in STYLE_LOSSES.values())}.",
         "layers",
     )
     pooling: Pooling = _setting(
-        "max", "Pooling", "How the network grows coarser: by maxima, as trained; averages paint smoother.", "layers"
+        "max", "Pooling", "Pooling in VGG19: maximum, as trained; or average, for a smoother result.", "layers"
     )
     padding: Padding = _setting(
         "zero",
         "Padding",
-        "What the network sees beyond the picture's edge: black, as trained; or the edge again (replicate), against "
-        "frames and blots along it.",
+        "Padding around the picture: zeros, as trained; or replicate, which repeats the edge pixels and avoids frames "
+        "and blots along the edge.",
         "layers",
     )
     precision: Literal["auto", "float32", "bfloat16"] = _setting(
         "float32",
         "Precision",
-        "The numbers that the network computes with; auto takes what this machine does best. Losses and picture are "
-        "float32 in any case.",
+        "Number format of the network; auto chooses the best format for this machine. Losses and picture are always "
+        "float32.",
         "optimizer",
     )
     optimizer: Literal["adam", "l-bfgs"] = _setting(
         "adam",
         "Optimizer",
-        "Adam is the published way; L-BFGS learns the losses' curvature and needs several times fewer steps.",
+        "Adam is the published method. L-BFGS estimates the curvature of the loss and needs several times fewer steps.",
         "optimizer",
     )
     history: int = _setting(
         30,
         "L-BFGS history",
-        "So many steps L-BFGS remembers; each keeps two pictures in memory.",
+        "Number of steps that L-BFGS remembers. Each takes the memory of two pictures.",
         "optimizer",
         unit="steps",
         ge=1,
@@ -247,26 +247,33 @@ class TransferSettings(BaseModel):
     preconditioning: float = _setting(
         0.3,
         "L-BFGS preconditioning",
-        "How much farther large shapes move than fine grain while L-BFGS knows little of the curvature.",
+        "How much more L-BFGS changes large shapes than fine grain while it knows little about the curvature.",
         "optimizer",
         ge=0,
         le=1,
     )
     learning_rate: float = _setting(
-        5.0, "Learning rate", "Length of Adam's steps, in grey levels of 255.", "optimizer", ge=0.001, le=255
+        5.0, "Learning rate", "Size of Adam's steps, in grey levels of 255.", "optimizer", ge=0.001, le=255
     )
-    beta_1: float = _setting(0.99, "Adam β₁", "How long Adam remembers the direction.", "optimizer", ge=0, le=0.9999)
+    beta_1: float = _setting(
+        0.99, "Adam β₁", "How long Adam remembers the gradient's direction.", "optimizer", ge=0, le=0.9999
+    )
     beta_2: float = _setting(
         0.999, "Adam β₂", "How long Adam remembers the gradient's size.", "optimizer", ge=0, le=0.9999
     )
     epsilon: float = _setting(
-        0.1, "Adam ε", "Added to the root of Adam's second moment: damps small gradients.", "optimizer", ge=1e-8, le=1e6
+        0.1,
+        "Adam ε",
+        "Added to the root of Adam's second moment. It damps small gradients.",
+        "optimizer",
+        ge=1e-8,
+        le=1e6,
     )
     averaging: float = _setting(
         0.0,
         "Averaging",
-        "How long the picture remembers where it was: a mean over the last steps has less of Adam's noise (0.99 is one "
-        "over about 100). 0 takes no mean.",
+        "Decay of an average over the last pictures, which has less of Adam's noise. 0.99 averages over about 100 "
+        "steps; 0 turns the average off.",
         "optimizer",
         ge=0,
         le=0.9999,
@@ -277,7 +284,7 @@ class TransferSettings(BaseModel):
     def _known_layers(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
         names = tuple(layer_name(layer) for layer in layers)
         if len(set(names)) < len(names):
-            raise ValueError("a layer is named twice")
+            raise ValueError("a layer is listed twice")
         return names
 
     @model_validator(mode="after")
@@ -286,28 +293,32 @@ class TransferSettings(BaseModel):
             weights, layers = getattr(self, f"{kind}_layer_weights"), getattr(self, f"{kind}_layers")
             if weights and len(weights) != len(layers):
                 raise ValueError(
-                    f"{kind}_layer_weights has {len(weights)} numbers for {len(layers)} {kind} layers: give one for "
-                    "each, or none"
+                    f"{kind}_layer_weights has {len(weights)} numbers for {len(layers)} {kind} layers: give a number "
+                    "for each layer, or no numbers"
                 )
         if self.style_blend and not any(self.style_blend):
             raise ValueError("style_blend cannot be all 0: there would be no style")
         coarsest, least = self.size >> (self.stages - 1), type(self).model_fields["size"].metadata[0].ge
         if self.stages > 1 and coarsest < least:
             raise ValueError(
-                f"{self.stages} stages to {self.size} px would begin at {coarsest} px; the least is {least} px"
+                f"{self.stages} stages to {self.size} px would start at {coarsest} px; the minimum is {least} px"
             )
         if self.style_weight == 0 and self.content_weight == 0:
             raise ValueError("style_weight and content_weight cannot both be 0: there would be nothing to paint")
         return self
 
     def loss_weights(self) -> LossWeights:
+        """Return the weights of the losses, with a weight for each layer."""
         style = self.style_layer_weights or (1.0,) * len(self.style_layers)
         content = self.content_layer_weights or (1.0,) * len(self.content_layers)
         return LossWeights(self.style_weight, self.content_weight, self.total_variation_weight, style, content)
 
     def schedule(self) -> list[tuple[int, int]]:
-        """Each stage's size in px and the iteration that it ends with: the size doubles, and the iterations halve, but
-        for one in each at least. With fewer iterations than stages, the coarsest stages are left out."""
+        """Return the size of each stage in px and its last iteration.
+
+        From stage to stage the size doubles and the number of iterations halves, to at least 1. If there are fewer
+        iterations than stages, the coarsest stages are left out.
+        """
         count = min(self.stages, self.iterations)
         shares = [2 ** (count - stage - 1) for stage in range(count)]
         ends = [0]
@@ -317,17 +328,21 @@ class TransferSettings(BaseModel):
         return [(self.size // share, end) for share, end in zip(shares, ends[1:], strict=True)]
 
     def shaping_result(self) -> str:
-        """The same, as JSON, for settings that paint the same picture."""
+        """Return the settings that change the result, as JSON."""
         return self.model_dump_json(exclude={name for name, setting in SETTINGS.items() if not setting.shapes_result})
 
     def changed(self, **changes: Any) -> "TransferSettings":
-        """These settings but for some. Raises `InputError` as `choose` does."""
+        """Return these settings with some changes.
+
+        Raises:
+            InputError: If a value is not allowed.
+        """
         return validated({**self.model_dump(exclude_defaults=True), **changes})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting as a person meets it: what an option's help or a widget needs to know."""
+    """A setting, described for an option's help or a widget."""
 
     name: str
     label: str
@@ -335,10 +350,10 @@ class Setting:
     group: Group
     unit: str
     type: type
-    choices: tuple[str, ...]  # what a setting of words may be; empty for the others
-    steered: bool  # may be changed while a run paints
-    shapes_result: bool  # the picture that comes out depends on it
-    each_of: str  # the setting for each of whose entries this one has a number; empty for the others
+    choices: tuple[str, ...]  # the allowed words; empty for numbers and lists
+    steered: bool  # whether it can change during a run
+    shapes_result: bool  # whether the result depends on it
+    each_of: str  # for a list of weights: the setting (or "styles") whose entries they belong to; else empty
     minimum: float | None
     maximum: float | None
 
@@ -351,7 +366,7 @@ def _read_settings() -> dict[str, Setting]:
     settings = {}
     for name, field in TransferSettings.model_fields.items():
         extra = field.json_schema_extra
-        assert isinstance(extra, dict)  # as _setting() made it
+        assert isinstance(extra, dict)  # from _setting()
         words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         settings[name] = Setting(
             name=name,
@@ -370,13 +385,18 @@ SETTINGS: Mapping[str, Setting] = _read_settings()
 
 
 def validated(wanted: Mapping[str, Any]) -> TransferSettings:
+    """Return the settings with these values.
+
+    Raises:
+        InputError: If a value is not allowed; the message names the setting, the value and its limit.
+    """
     try:
         return TransferSettings(**wanted)
     except ValidationError as error:
         first = error.errors()[0]
         message = re.sub("^Value error, |^Input (?=should)", "", first["msg"])
         if first["type"] == "too_short":
-            message = "name at least one"
+            message = "name at least one layer"
         given = repr(first["input"])
         where = f"{first['loc'][0]} = {given if len(given) < 80 else given[:77] + '…'}: " if first["loc"] else ""
         raise InputError(f"{where}{message}.") from error

@@ -1,4 +1,4 @@
-"""Where the seconds went."""
+"""Timings of the phases of a run."""
 
 import time
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 
 class Timings(dict[str, float]):
-    """Seconds by phase, in the order in which the phases began."""
+    """The seconds of each phase, in the order of their starts."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the block's duration to the phase."""
+        """Add the duration of the `with` block to a phase."""
         start = time.perf_counter()
         self.setdefault(name, 0.0)
         try:
@@ -20,7 +20,7 @@ class Timings(dict[str, float]):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Format a duration for people: "12 s", "5 min" or "2.0 h"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 5400:

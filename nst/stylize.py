@@ -263,7 +263,7 @@ def _tell_what_is_stretched(spec: RunSpec, height: int, width: int, photo: str =
     given = {f"--mask {number}": style.mask for number, style in enumerate(spec.styles, 1)}
     given |= {"--keep": spec.kept, "--start-from": spec.start}
     for option, picture in given.items():
-        if picture and not geometry.of_one_shape(picture.size, (width, height)):
+        if picture and not geometry.have_same_shape(picture.size, (width, height)):
             console.tell(f"{option} has another shape than {photo}: it is stretched to it.")
 
 

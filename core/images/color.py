@@ -1,14 +1,14 @@
-"""Color modes: the result has the colors of the style, or keeps those of the photo in one of two ways.
+"""Color modes: the result has the colors of the style or of the photo.
 
 Gatys, Bethge, Hertzmann and Shechtman, 2016, Preserving color in neural artistic style transfer, arXiv:1606.05897.
-Images are RGB, `(H, W, 3)`, 0 … 255; what a mode changes comes out as float32.
+Images are RGB `(H, W, 3)`, 0 … 255; a changed image is float32.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-# Y, Cb and Cr of red, green and blue: ITU-R BT.601, as in JPEG. Y is the lightness, the others tell the colour.
+# From RGB to Y (lightness), Cb and Cr (color): ITU-R BT.601, as in JPEG
 YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 RGB = np.linalg.inv(YCBCR).astype(np.float32)
 
@@ -24,16 +24,16 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 
 
 class ColorMode:
-    """The colors of the style: no image is changed."""
+    """The colors of the style image; this mode changes no image."""
 
-    is_gray = False  # whether the image stays gray while it is optimized
+    is_gray = False  # whether the image is gray during the optimization
 
     def convert(self, rgb: np.ndarray) -> np.ndarray:
-        """Return an image as the mode optimizes and measures it."""
+        """Convert an image for the optimization."""
         return rgb
 
     def convert_style(self, style: np.ndarray, photo: np.ndarray) -> np.ndarray:
-        """Return a style image as the mode compares with it."""
+        """Convert a style image for the optimization."""
         return self.convert(style)
 
     def finish(self, rgb: np.ndarray, photo: np.ndarray) -> np.ndarray:
@@ -42,18 +42,18 @@ class ColorMode:
 
 
 class Luminance(ColorMode):
-    """The colors of the photo: the lightness alone is optimized."""
+    """The colors of the photo: only the lightness is optimized."""
 
     is_gray = True
 
     def convert(self, rgb: np.ndarray) -> np.ndarray:
+        """Return the lightness as a gray image."""
         return np.repeat(rgb.astype(np.float32) @ YCBCR[0][:, np.newaxis], 3, axis=2)
 
     def finish(self, rgb: np.ndarray, photo: np.ndarray) -> np.ndarray:
         """Return the lightness of `rgb` with the colors of the photo.
 
-        Where the screen has no color so light or dark and so colorful, the lightness stays and the color is made paler:
-        cut off at 0 and 255 it would be another.
+        Where a color is outside 0 … 255 at this lightness, reduce its saturation; clipping would change its hue.
         """
         light = self.convert(rgb)
         color = photo.astype(np.float32) @ YCBCR.T
@@ -64,16 +64,16 @@ class Luminance(ColorMode):
 
 
 class Matched(ColorMode):
-    """The colors of the photo: each style image gets them beforehand."""
+    """The colors of the photo: each style image is recolored before the optimization."""
 
     def convert_style(self, style: np.ndarray, photo: np.ndarray) -> np.ndarray:
-        """Return the style with the photo's mean color and covariance.
+        """Return the style image with the mean color and the color covariance of the photo.
 
-        Of the linear maps that do it this one moves the colors least: A = S^-½ (S^½ P S^½)^½ S^-½ for covariances S and
-        P (Olkin and Pukelsheim, 1982).
+        The linear map with the smallest change of the colors is A = S^-½ (S^½ P S^½)^½ S^-½ for the covariances S of
+        the style and P of the photo (Olkin and Pukelsheim, 1982).
         """
         (mean, covariance), (wanted_mean, wanted) = _statistics(style), _statistics(photo)
-        covariance += 1e-3 * np.eye(3)  # a gray style has no color that could be turned into another
+        covariance += 1e-3 * np.eye(3)  # the covariance of a gray style cannot be inverted
         root = _root(covariance)
         inverse = np.linalg.inv(root)
         turned = inverse @ _root(root @ wanted @ root) @ inverse

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 
 def in_srgb(image: Image.Image, profile_bytes: bytes | None) -> Image.Image:
-    """RGB in sRGB, converted from the profile where it fits the picture, else by Pillow's plain formulas."""
+    """Return the image as RGB in sRGB, converted from its profile, or by Pillow if the profile does not fit."""
     if image.mode == "LAB":
         lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         return _transform_to_srgb(lab, "LAB").apply(image)
@@ -18,12 +18,12 @@ def in_srgb(image: Image.Image, profile_bytes: bytes | None) -> Image.Image:
         try:
             return _converted(colours, ImageCms.ImageCmsProfile(BytesIO(profile_bytes)))
         except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a broken profile says nothing about the colours
+            pass  # ignore a damaged profile
     return colours.convert("RGB")
 
 
 def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    """RGB from L, RGB or CMYK; a profile of another colour space than the picture's is ignored."""
+    """Convert L, RGB or CMYK to RGB; ignore a profile for another colour space."""
     mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}.get(profile.profile.xcolor_space.strip())
     if mode == "RGB" and image.mode == "L":
         image = image.convert("RGB")
@@ -47,7 +47,7 @@ def _transform_to_srgb(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms
 
 
 def _is_srgb(profile: ImageCms.ImageCmsProfile, transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether the profile is called sRGB and behaves so; profiles of a linear sRGB are called so too."""
+    """Return whether the profile has sRGB in its name and behaves so; linear sRGB profiles have the same name."""
     called = re.search(r"\bsrgb", profile.profile.profile_description or "", re.IGNORECASE)
     if called is None or mode == "CMYK":
         return False
@@ -55,13 +55,13 @@ def _is_srgb(profile: ImageCms.ImageCmsProfile, transform: ImageCms.ImageCmsTran
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
     probe = Image.fromarray(grid if mode == "RGB" else np.arange(256, dtype=np.uint8)[np.newaxis])
     shown = np.asarray(transform.apply(probe), np.int16)
-    # The sRGB profiles in use differ by 1 through rounding; 4 leaves room for rougher ones.
+    # Common sRGB profiles differ by 1 through rounding; 4 also accepts less exact profiles.
     return bool(np.abs(shown - np.asarray(probe.convert("RGB"), np.int16)).max() <= 4)
 
 
 @cache
 def srgb_profile() -> bytes:
-    """Pillow's sRGB profile with a fixed date, so that the same picture gives the same file."""
+    """Return Pillow's sRGB profile with a fixed date, so that the same image always gives the same file."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     date = b"".join(number.to_bytes(2, "big") for number in (2000, 1, 1, 0, 0, 0))
     return profile[:24] + date + profile[36:]  # ICC.1:2022, 7.2.1: the creation date fills bytes 24 to 35

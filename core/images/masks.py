@@ -1,4 +1,4 @@
-"""Where which style is: masks as guides of the style losses."""
+"""Masks: where each style applies in the image."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from PIL import Image
 
 
 def blend(styles: int, weights: Sequence[float]) -> np.ndarray:
-    """What each of the styles counts, `(S,)`, in all 1; alike where no weights are given."""
+    """Return the weights of the styles, `(S,)`, with the sum 1; they are equal if none are given."""
     given = np.array(weights or [1.0] * styles, np.float32)
     return given / given.sum()
 
 
 def regions(masks: Sequence[np.ndarray | None], weights: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """The guides `(R, H, W)` of R regions, 0 … 1, and how each region mixes the S styles, `(R, S)`.
+    """Return the guides `(R, H, W)` of R regions, 0 … 1, and how each region mixes the S styles, `(R, S)`.
 
-    A style with a mask `(H, W)` is where its mask is; the styles without are blended by their `weights` `(S,)` where no
-    mask is. Without any mask there is one region, the whole picture, and its guide is `None`.
+    Each style with a mask `(H, W)` has its own region. All styles without a mask share the region outside all masks,
+    blended by their `weights` `(S,)`. If there are no masks, the whole image is one region, and the guides are `None`.
     """
     drawn = [number for number, mask in enumerate(masks) if mask is not None]
     if not drawn:
@@ -31,7 +31,7 @@ def regions(masks: Sequence[np.ndarray | None], weights: np.ndarray) -> tuple[np
 
 
 def mask_at(mask: Image.Image | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The mask at the height and width of that shape: `(H, W)`, float32 in 0 … 1."""
+    """Return the mask at the height and width in `shape`: `(H, W)`, float32 in 0 … 1."""
     if mask is None:
         return None
     grey = mask.convert("L").resize((shape[1], shape[0]), Image.Resampling.BOX)

@@ -1,11 +1,11 @@
-"""Foreign pictures decoded in a process of their own, which may crash, hang or run out of memory alone.
+"""Decode images from outside in a separate process, so that a crash, a hang or a lack of memory affects only that.
 
-A decoder is a large piece of C that was written for friendly files. `read` starts a Python without TensorFlow or a
-page, hands it the file's bytes and takes raw pixels back; `Decoder` does so for many files by one process. Pictures
-that this program wrote itself are read at once, by `images.read_image`.
+Decoders are large C libraries, and a malicious file may exploit their errors. `read` starts a Python process without
+TensorFlow, sends it the file's bytes and receives raw pixels; a `Decoder` keeps the process for many files. Files that
+this program wrote are read directly, by `codec.read_image`.
 
-`python -m core.images.sandbox SECONDS BYTES` is that process. It reads, for each picture, a line of JSON (the file's
-size and the options of `codec.read_image`) and the file's bytes from standard input, and writes a line of JSON
+The process is `python -m core.images.sandbox SECONDS BYTES`. For each image, it reads a line of JSON (the file's size
+and the options of `codec.read_image`) and the file's bytes from standard input, and writes a line of JSON
 (`{"size": [width, height]}` or `{"error": sentence}`) and the pixels (RGB, 8 bits, row by row) to standard output.
 """
 
@@ -28,27 +28,29 @@ from core.errors import InputError, StudioError
 from core.images import codec
 from core.images.codec import MAX_BYTES
 
-SECONDS = 60.0  # of the clock, and of the processor, for one picture
-MEMORY = 4 * 2**30  # bytes of address space: what the largest pictures take in their most wasteful kinds
-ANSWER_BYTES = 64 * 2**10  # of the line of JSON
+SECONDS = 60.0  # limit of wall time and of CPU time for an image
+MEMORY = 4 * 2**30  # bytes of address space; enough for the largest images in all formats
+ANSWER_BYTES = 64 * 2**10  # limit of the line of JSON
 
 
 def read(source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Any) -> Image.Image:
-    """As `codec.read_image`, with the same options, in a process of its own. Raises `InputError` also for a picture
-    over which the decoder breaks down or takes longer than SECONDS or more than MEMORY, and `StudioError` when no
-    process can be started."""
+    """Read an image like `codec.read_image`, with the same options, but in a separate process.
+
+    Raises:
+        InputError: If `codec.read_image` raises it, or the process crashes or exceeds SECONDS or MEMORY.
+        StudioError: If the process cannot be started.
+    """
     with Decoder() as decoder:
         return decoder.read(source, name, max_bytes, **options)
 
 
 def read_mask(source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES) -> Image.Image:
-    """A picture that says where something is, as grey of 8 bits: white there; black elsewhere, and where it is
-    transparent. Raises as `read` does."""
+    """Read a mask like `read`, as 8-bit grey; transparent parts become black."""
     return read(source, name, max_bytes, ground="black").convert("L")
 
 
 class Decoder:
-    """A process that decodes one picture after another; the first one starts it, and the end of the context ends it."""
+    """A process that decodes images; the first image starts it, and the end of the `with` block ends it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,7 +66,12 @@ class Decoder:
     def read(
         self, source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Any
     ) -> Image.Image:
-        """As the function `read`; only after an error over the picture's size or kind can the process go on."""
+        """Read an image like the function `read`.
+
+        Raises:
+            InputError: If the image cannot be used; after a crash or a timeout, the decoder cannot be used again.
+            StudioError: If the process cannot be started.
+        """
         label = codec.label_of(source, name)
         data = codec.bytes_of(source, label, max_bytes)
         process = self._started(label)
@@ -73,9 +80,9 @@ class Decoder:
             answered = _exchange(process, wanted, data)
         if answered is None:
             took_too_long = late.is_set() or process.wait() == -getattr(signal, "SIGXCPU", signal.SIGTERM)
-            why = "it is damaged, and the decoder broke down over it"
+            why = "it is damaged, and the decoder crashed"
             if took_too_long:
-                why = f"that takes longer than {SECONDS:.0f} s, so it is damaged or made to"
+                why = f"that takes longer than {SECONDS:.0f} s, so the file is damaged or malicious"
             raise InputError(f"{label} cannot be decoded: {why}.")
         return answered
 
@@ -84,12 +91,12 @@ class Decoder:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "core.images.sandbox", str(SECONDS), str(MEMORY)],
-                    cwd=Path(__file__).resolve().parents[2],  # where the code is, whatever else is moved
+                    cwd=Path(__file__).resolve().parents[2],  # the folder that contains `core`
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    pipesize=2**20,  # where the platform can: fewer turns for the megabytes that pass
-                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # else a stack of memory for each core
+                    pipesize=2**20,  # fewer system calls, on platforms that support it
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # otherwise a thread per core reserves memory
                 )
             except OSError as error:
                 why = f"no process can be started ({error.strerror or error})"
@@ -99,7 +106,7 @@ class Decoder:
 
 @contextlib.contextmanager
 def _time_limit(process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
-    """Kill the process if the block takes too long; the event says so."""
+    """Kill the process if the block takes longer than SECONDS, and set the event."""
     late = threading.Event()
 
     def end() -> None:
@@ -116,12 +123,12 @@ def _time_limit(process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
 
 
 def _exchange(process: subprocess.Popen[bytes], wanted: dict[str, Any], data: bytes) -> Image.Image | None:
-    """The picture that the process makes of the bytes; nothing if it ends over them. Raises `InputError` as it says."""
+    """Return the image that the process decodes, or `None` if the process ends; raise the `InputError` it reports."""
     assert process.stdin and process.stdout
     try:
         process.stdin.write(json.dumps(wanted).encode() + b"\n" + data)
         process.stdin.flush()
-    except OSError:  # it is gone
+    except OSError:  # the process has ended
         return None
     line = process.stdout.readline(ANSWER_BYTES)
     if not line.endswith(b"\n"):
@@ -135,10 +142,10 @@ def _exchange(process: subprocess.Popen[bytes], wanted: dict[str, Any], data: by
 
 
 def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
-    """Decode what is asked for, each picture in so many seconds of the processor, until nothing more is."""
+    """Decode images until the requests end, each within `seconds` of CPU time."""
     while line := requests.readline():
         options = json.loads(line)
-        _limit("RLIMIT_CPU", math.ceil(time.process_time() + seconds))  # ends an orphan too
+        _limit("RLIMIT_CPU", math.ceil(time.process_time() + seconds))  # also ends a process without a parent
         answer: dict[str, object]
         pixels = b""
         try:
@@ -154,7 +161,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
 
 
 def _limit(name: str, most: int) -> None:
-    """Set a limit of this process, where the platform has such limits."""
+    """Set a limit of this process, if the platform supports it."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -166,6 +173,6 @@ def _limit(name: str, most: int) -> None:
 if __name__ == "__main__":
     for name, most in (("RLIMIT_CORE", 0), ("RLIMIT_FSIZE", 0), ("RLIMIT_AS", int(sys.argv[2]))):
         _limit(name, most)
-    with contextlib.suppress(OSError):  # where memory is short, Linux ends this process before others
+    with contextlib.suppress(OSError):  # if memory runs out, Linux kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     serve(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[1]))

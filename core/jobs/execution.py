@@ -234,7 +234,9 @@ class StepReporter:
         last, self._last = last.with_average(), None
         checkpoint = last.checkpoint()
         is_over = last.iteration >= self.sink.record.settings.iterations
-        self.sink.write_result(stage.inputs.finish(last.best_image()), checkpoint.brief() if is_over else checkpoint)
+        self.sink.write_result(
+            stage.inputs.finish(last.best_image()), checkpoint.without_large_state() if is_over else checkpoint
+        )
         summary = {"iteration": last.iteration, "evaluations": last.evaluations, "best_iteration": last.best_iteration}
         best, message = last.best, self.sink.record.message
         del last, checkpoint  # a second network may need their memory

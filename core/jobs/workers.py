@@ -76,7 +76,7 @@ def start_worker() -> None:
     """
     _ = environment().worker_idle  # raises InputError here, where the user sees it
     paths.home().mkdir(parents=True, exist_ok=True)
-    with log.bounded(worker_log()) as file:
+    with log.open_bounded(worker_log()) as file:
         started = subprocess.Popen(
             [sys.executable, "-m", "nst", "worker"],
             cwd=paths.CHECKOUT,

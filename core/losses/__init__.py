@@ -1,1 +1,1 @@
-"""The losses of neural style transfer, and the choice of style losses that the settings offer."""
+"""Losses of neural style transfer: the style losses, the content loss and the total variation."""

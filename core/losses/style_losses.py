@@ -1,7 +1,7 @@
-"""Style losses: how far the style of an image is from its target, in one layer of the network.
+"""Style losses: the distance between the style of an image and its target, in one layer of the network.
 
-A new style loss is one class here: the settings and their help list what `STYLE_LOSSES` holds. The settings must not
-load TensorFlow, so that every function here imports it for itself.
+To add a style loss, write a class here and add it to `STYLE_LOSSES`: the settings and their help list what that holds.
+The settings must not load TensorFlow, so each function here imports it locally.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 class StyleLoss(ABC):
-    """Compares the Gram matrix FᵀF / N of an image's features with that of the style.
+    """A loss that compares the Gram matrix FᵀF / N of an image's features with the Gram matrix of the style.
 
-    F holds the features at N positions as rows, `(N, C)`; a loss may add a channel of ones, which makes the last row of
-    the Gram matrix the mean of the features. The sum FᵀF of an image is the sum over its tiles.
+    F holds the features at N positions as rows, `(N, C)`. A loss may add a channel of ones, which makes the last row of
+    the Gram matrix the mean of the features. The FᵀF of an image is the sum of the FᵀF of its tiles.
     """
 
     name: ClassVar[str]  # in the settings
-    meaning: ClassVar[str]  # ends the sentence "What is compared of the style: …"
+    meaning: ClassVar[str]  # completes the help text of the setting
     adds_ones: ClassVar[bool] = False
 
     @property
     def target_is_exported(self) -> bool:
-        """Whether the exported ONNX model computes the statistic itself: it has plain Gram matrices alone."""
+        """Return whether the exported ONNX model has this statistic: it computes only plain Gram matrices."""
         return not self.adds_ones
 
     def width(self, channels: int) -> int:
-        """Return the number of rows and of columns of the statistic of a layer with so many channels."""
+        """Return the number of rows (and columns) of the statistic for this number of channels."""
         return channels + self.adds_ones
 
     def sum(self, features: tf.Tensor, guide: tf.Tensor | None = None) -> tf.Tensor:
-        """Return FᵀF, `(width, width)`, of `features` `(1, H, W, C)`, multiplied by a guide `(1, H, W, 1)` if given."""
+        """Return FᵀF `(width, width)` of features `(1, H, W, C)`, multiplied by a guide `(1, H, W, 1)` if given."""
         import tensorflow as tf
 
         if self.adds_ones:
@@ -44,7 +44,7 @@ class StyleLoss(ABC):
         return gram_sum(features if guide is None else features * tf.cast(guide, features.dtype))
 
     def sum_of_array(self, positions: np.ndarray) -> np.ndarray:
-        """Return FᵀF like `sum`, of an array `(N, C)` and without TensorFlow."""
+        """Return FᵀF `(width, width)` of an array `(N, C)`, without TensorFlow."""
         import numpy as np
 
         if self.adds_ones:
@@ -53,40 +53,42 @@ class StyleLoss(ABC):
 
     @abstractmethod
     def distance(self, statistic: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """Return the loss of a statistic `(width, width)`, divided by its number of positions, against its target."""
+        """Return the loss of a statistic against its target, both `(width, width)` and divided by N."""
 
 
 class GramLoss(StyleLoss):
     """Mean squared difference of two Gram matrices G and A `(C, C)`: Σ (G - A)² / C².
 
-    Equation 4 of Gatys, Ecker and Bethge, 2015, arXiv:1508.06576, but for the constant 1/4.
+    Equation 4 of Gatys, Ecker and Bethge, 2015, arXiv:1508.06576, without the constant 1/4.
     """
 
     name = "gram"
     meaning = "Gram matrices, as published"
 
     def distance(self, statistic: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """Return the mean squared difference."""
         import tensorflow as tf
 
         return tf.reduce_mean(tf.square(statistic - target))
 
 
 class WassersteinLoss(StyleLoss):
-    """Squared Wasserstein-2 distance of two normal distributions, a mean over the channels, times a constant:
-    (|μ - ν|² + tr(A + B - 2 (B^½ A B^½)^½)) / C for means μ, ν `(C,)` and covariances A, B `(C, C)`.
+    """Squared Wasserstein-2 distance of two normal distributions, divided by the number of channels and scaled.
 
-    Olkin and Pukelsheim, 1982, Linear Algebra and its Applications 48. Means and covariances come from Gram matrices
+    (|μ - ν|² + tr(A + B - 2 (B^½ A B^½)^½)) / C for means μ, ν `(C,)` and covariances A, B `(C, C)`: Olkin and
+    Pukelsheim, 1982, Linear Algebra and its Applications 48. The means and covariances come from Gram matrices
     `(C + 1, C + 1)` of features with a channel of ones.
     """
 
     name = "wasserstein"
-    meaning = "the activations' distribution, its mean and covariance, by the Wasserstein-2 distance"
+    meaning = "mean and covariance of the activations, by the Wasserstein-2 distance"
     adds_ones = True
-    # Makes a style weight mean about the same as for Gram matrices: the gradient at a photo has the same length
-    # (7·10⁵ on three of the sample pairs, within 10 %).
+    # With this scale, a style weight has about the same effect as for Gram matrices: at a photo, both gradients have
+    # the same length (7·10⁵ on three sample pairs, within 10 %).
     SCALE = 7e5
 
     def distance(self, statistic: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """Return the scaled distance."""
         import tensorflow as tf
 
         (mean, covariance), (wanted_mean, wanted) = self._moments(statistic), self._moments(target)
@@ -104,14 +106,14 @@ class WassersteinLoss(StyleLoss):
     def _fidelity(covariance: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
         """Return tr (B^½ A B^½)^½ and its gradient with respect to A, ½ B^½ (B^½ A B^½)^-½ B^½.
 
-        The automatic gradient of an eigendecomposition is not finite where two eigenvalues meet.
+        The automatic gradient of an eigendecomposition is not finite for equal eigenvalues.
         """
         import tensorflow as tf
 
         values, vectors = tf.linalg.eigh(wanted)
         root = tf.matmul(vectors * tf.sqrt(tf.maximum(values, 0.0)), vectors, transpose_b=True)
         values, vectors = tf.linalg.eigh(root @ covariance @ root)
-        # Smaller values are rounding errors: channels that never fire in the style must not change the gradient.
+        # Smaller values are rounding errors: channels that are 0 everywhere in the style must not change the gradient.
         least = 1e-6 * tf.reduce_max(tf.abs(values)) + 1e-12
         roots = tf.sqrt(tf.maximum(values, least))
 
@@ -127,11 +129,10 @@ STYLE_LOSSES: Mapping[str, StyleLoss] = {loss.name: loss for loss in (GRAM, Wass
 
 
 def gram_matrix(features: tf.Tensor) -> tf.Tensor:
-    """Return FᵀF / N: which channels fire together, wherever in the image.
+    """Return the Gram matrix FᵀF / N, `(C, C)`: which channels are active together, anywhere in the image.
 
-    F holds the N = H·W positions of `features` `(1, H, W, C)` as rows; the result is `(C, C)`, and float32 where
-    the features are bfloat16. Gatys et al. leave the division to the loss; dividing by N here makes images of
-    different sizes comparable.
+    F holds the N = H·W positions of `features` `(1, H, W, C)` as rows. The result is float32 for bfloat16 features.
+    Gatys et al. divide in the loss; the division by N here makes images of different sizes comparable.
     """
     import tensorflow as tf
 
@@ -140,10 +141,10 @@ def gram_matrix(features: tf.Tensor) -> tf.Tensor:
 
 
 def gram_sum(features: tf.Tensor) -> tf.Tensor:
-    """Return FᵀF of `features` `(1, H, W, C)`, in float32 at least.
+    """Return FᵀF of `features` `(1, H, W, C)`, in float32 or better.
 
-    Both factors are the same F, so that one product, F (U + Uᵀ), is the whole gradient for an upstream U. It is
-    computed in the precision of F, to which it would be rounded next.
+    Both factors are F, so the gradient for an upstream U is one product, F (U + Uᵀ). It is computed in the precision of
+    F, because it is rounded to that precision next.
     """
     import tensorflow as tf
 

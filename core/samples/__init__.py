@@ -1,1 +1,1 @@
-"""Sample pictures: photos that ship with packages, and paintings that the program makes."""
+"""Sample images: photos from an installed package, and paintings that the program creates."""

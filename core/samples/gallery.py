@@ -1,4 +1,4 @@
-"""The sample gallery: three photos to paint and eight pictures to paint them after, all free to use and offline."""
+"""The sample gallery: three photos and eight paintings, free to use and available offline."""
 
 import importlib.util
 import os
@@ -15,21 +15,26 @@ from core.images import codec, sandbox
 from core.names import as_name
 from core.samples import synthetic
 
-EDITION = 1  # part of the file names of the painted samples: count up when a painting changes
+EDITION = 1  # part of the paintings' file names; increase it when a painting changes
 OWN = "painted by this project"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture of the gallery; `name` is what one types, `title` what one reads."""
+    """A sample; `name` is for options and files, `title` for display."""
 
     name: str
     title: str
     credit: str
-    paint: Callable[[], Image.Image] | None = None  # paints it; a photo is installed with scikit-image
+    paint: Callable[[], Image.Image] | None = None  # creates a painting; `None` for a photo, part of scikit-image
 
     def path(self) -> Path:
-        """Return the picture's file; paint a style that is missing or damaged. Raises StudioError or OSError."""
+        """Return the file; create a painting that is missing or damaged.
+
+        Raises:
+            StudioError: If the photo is not installed.
+            OSError: If the painting cannot be written.
+        """
         return _painting(self.name, self.paint) if self.paint else _photo(self.name)
 
 
@@ -51,7 +56,11 @@ STYLES = (
 
 
 def find(name: str) -> Sample:
-    """The sample of that name. Raises InputError, which lists the names, when there is none."""
+    """Return the sample with this name.
+
+    Raises:
+        InputError: If there is no such sample; the message lists the names.
+    """
     for sample in PHOTOS + STYLES:
         if sample.name == name:
             return sample
@@ -61,7 +70,7 @@ def find(name: str) -> Sample:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """A named picture to read, from a file or a sample; `name` is what a run calls it."""
+    """An image to read, from a file or a sample; `name` is its name in a run."""
 
     path: Path
     name: str
@@ -69,29 +78,42 @@ class PictureSource:
 
     @staticmethod
     def from_file(path: Path) -> "PictureSource":
+        """Return the source for a file, named after it."""
         return PictureSource(path, as_name(path.stem))
 
     @staticmethod
     def from_text(text: str, folder: Path = Path()) -> "PictureSource":
-        """Find what a person named: a file, by a path that may start at `folder`, or by a plain word a sample.
+        """Return the file with this path, relative to `folder`, or the sample with this name.
 
-        Raises InputError for a word that is neither; a missing file is reported when it is read.
+        Raises:
+            InputError: If the text is a plain word, but no file or sample has this name. Other missing files raise an
+                error when they are read.
         """
         path = folder / text
         is_word = Path(text).name == text and not Path(text).suffix
-        if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path's raises over too long a name
+        if is_word and not paths.is_file(path) and not os.path.islink(path):  # noqa: PTH114 — Path.is_symlink raises for a long name
             return PictureSource(find(text).path(), text, is_sample=True)
         return PictureSource.from_file(path)
 
     def read(self, decoder: sandbox.Decoder | None = None) -> Image.Image:
-        """Return the picture, decoded in another process if it is no sample. Raises as `sandbox.read` does."""
+        """Return the image; decode files that are no samples in a separate process.
+
+        Raises:
+            InputError: If the image cannot be used.
+            StudioError: If the process cannot be started.
+        """
         if self.is_sample:
             return codec.read_image(self.path, self.name)
         return decoder.read(self.path) if decoder else sandbox.read(self.path)
 
 
 def thumbnail(sample: Sample, side: int = 240) -> np.ndarray:
-    """The middle square of the sample, uint8 (side, side, 3), sRGB. Raises as `Sample.path` does."""
+    """Return the central square of the sample, uint8 (side, side, 3), sRGB.
+
+    Raises:
+        StudioError: If the photo is not installed.
+        OSError: If the painting cannot be written.
+    """
     with Image.open(sample.path()) as image:
         width, height = image.size
         edge = min(width, height)
@@ -101,13 +123,13 @@ def thumbnail(sample: Sample, side: int = 240) -> np.ndarray:
 
 
 def _photo(name: str) -> Path:
-    # The folder is found without importing scikit-image, which would take a page a second to open.
+    # Find the folder without importing scikit-image, which would delay a page by a second.
     found = importlib.util.find_spec("skimage")
     for folder in (found.submodule_search_locations or []) if found else []:
         file = Path(folder) / "data" / f"{name}.png"
         if file.is_file():
             return file
-    raise StudioError(f"The sample photo “{name}” is missing: install scikit-image, which brings it, once more.")
+    raise StudioError(f"The sample photo “{name}” is missing: reinstall scikit-image, which contains it.")
 
 
 def _painting(name: str, paint: Callable[[], Image.Image]) -> Path:
@@ -120,10 +142,10 @@ def _painting(name: str, paint: Callable[[], Image.Image]) -> Path:
 
 
 def _whole(file: Path) -> bool:
-    """Whether the file is an undamaged PNG of a painting's size, told by its checksums without decoding it."""
+    """Return whether the file is an undamaged PNG of a painting's size; check its checksums without decoding it."""
     try:
         with Image.open(file, formats=["PNG"]) as image:
             image.verify()
             return image.size == (synthetic.WIDTH, synthetic.HEIGHT)
-    except (OSError, SyntaxError):  # what Pillow raises on files that are missing, foreign, cut short or altered
+    except (OSError, SyntaxError):  # Pillow raises these for missing, damaged or other files
         return False

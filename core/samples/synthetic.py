@@ -1,7 +1,7 @@
-"""Eight pictures that the project paints itself, each in a manner of its own: sources of style that need no licence.
+"""Eight paintings that the program creates: style images without a licence.
 
-A neural style is palette, stroke and texture at several scales, so nothing here is flat: colours come in many tones,
-edges waver, and paint, paper, glass or stone has its grain. Each picture is a function of a fixed seed.
+A neural style consists of palette, strokes and texture at several scales. Each painting therefore has many tones,
+irregular edges, and the grain of paint, paper, glass or stone. Fixed seeds make the paintings reproducible.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from numpy.random import Generator, default_rng
 from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT = 768, 576
-FINE = 2  # what is drawn with hard edges is drawn this many times larger and then shrunk
+FINE = 2  # shapes with hard edges are drawn this many times larger and then shrunk
 Array = np.ndarray
 
 
 def _grid() -> tuple[Array, Array]:
-    """x and y of every pixel."""
+    """Return the x and y coordinates of all pixels."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     return x, y
 
 
 def _noise(rng: Generator, cell: float, stretch: float = 1, octaves: int = 3) -> Array:
-    """Smooth noise (HEIGHT, WIDTH) of deviation 1 with features of `cell` pixels, `stretch` times as wide as high."""
+    """Return smooth noise (HEIGHT, WIDTH) of deviation 1 with features `cell` px high and `stretch` times as wide."""
     total = np.zeros((HEIGHT, WIDTH), np.float32)
     for octave in range(octaves):
         high = max(1.0, cell / 2**octave)
@@ -33,7 +33,7 @@ def _noise(rng: Generator, cell: float, stretch: float = 1, octaves: int = 3) ->
 
 
 def _ramp(position: Array, colours: str) -> Array:
-    """The colour (..., 3) in 0–1 at each position in 0–1 along evenly spaced hexadecimal colours."""
+    """Return the colour (..., 3) in 0 … 1 at each position in 0 … 1 along evenly spaced hexadecimal colours."""
     stops = _palette(colours)
     places = np.linspace(0, len(stops) - 1, 1024)
     table = np.stack([np.interp(places, np.arange(len(stops)), channel) for channel in stops.T], axis=-1)
@@ -42,7 +42,7 @@ def _ramp(position: Array, colours: str) -> Array:
 
 
 def _by_number(number: Array, position: Array, ramps: Sequence[str]) -> Array:
-    """The colour (..., 3) at each position along the ramp of each number."""
+    """Return the colour (..., 3) at each position along the ramp with the pixel's number."""
     colour = np.zeros((*number.shape, 3), np.float32)
     for own, colours in enumerate(ramps):
         inside = number == own
@@ -60,14 +60,14 @@ def _mix(under: Array, over: Array, share: Array | float) -> Array:
 
 
 def _step(value: Array, soft: float = 1.0) -> Array:
-    """0 below zero, 1 above, over a soft edge: antialiasing where `value` is a distance in pixels."""
+    """Return 0 below zero and 1 above, with a soft edge; for distances in px, this is antialiasing."""
     return np.clip(value / soft + 0.5, 0, 1)
 
 
 def _along(texture: Array, angle: Array, doublings: int) -> Array:
-    """The texture smeared along the direction field by 2**doublings pixels either way (a line integral convolution).
+    """Smear the texture along the direction field by 2**doublings px in both directions (line integral convolution).
 
-    Each round joins two walks of equal length end to end, so a long smear costs little more than a short one.
+    Each round doubles the length by joining two equal paths, so a long smear costs little more than a short smear.
     """
     height, width = texture.shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
@@ -83,14 +83,14 @@ def _along(texture: Array, angle: Array, doublings: int) -> Array:
 
 
 def _lit(picture: Array, relief: Array, strength: float) -> Array:
-    """The picture as a surface of that relief under light from the upper left: thick paint, glass, stone."""
+    """Light the image as a surface with this relief from the upper left: thick paint, glass, stone."""
     down, right = np.gradient(relief)
     slope = np.clip(-(down + right), -3, 3)
     return picture * (1 + strength * slope[..., None])
 
 
 def _finish(picture: Array, rng: Generator, grain: float = 0.02) -> Image.Image:
-    """The finished RGB image, with the fine grain that every painted surface has."""
+    """Add the fine grain of a painted surface and convert to an RGB image."""
     picture = picture + grain * (_noise(rng, 1, octaves=1) + 0.6 * _noise(rng, 3))[..., None]
     return Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8))
 
@@ -105,10 +105,10 @@ def _strokes(
     width: float,
     wild: float = 0.05,
 ) -> None:
-    """Lay `count` curved strokes that follow the direction field over an image drawn `FINE` times larger.
+    """Draw `count` curved strokes along the direction field on an image that is `FINE` times larger.
 
-    Each takes the colour (HEIGHT, WIDTH, 3) under its middle, strays from it by about `wild`, and carries a thin
-    lighter ridge, as a loaded brush leaves it.
+    Each stroke has the colour (HEIGHT, WIDTH, 3) under its middle, changed at random by about `wild`, and a thin
+    lighter ridge like thick paint.
     """
     draw = ImageDraw.Draw(image)
     x, y = rng.uniform(0, WIDTH - 1, count), rng.uniform(0, HEIGHT - 1, count)
@@ -140,8 +140,7 @@ def _shrunk(image: Image.Image) -> Array:
 
 
 def _cells(rng: Generator, x: Array, y: Array, size: float) -> tuple[Array, Array]:
-    """Voronoi cells of about `size` pixels around jittered points: the number of each pixel's cell, and how far
-    in pixels the pixel lies from the cell's edge."""
+    """Return Voronoi cells of about `size` px: each pixel's cell number and its distance from the cell's edge in px."""
     u, v = x / size + 1, y / size + 1
     rows, columns = int(v.max()) + 2, int(u.max()) + 2
     seed_x = (np.arange(columns) + rng.uniform(0, 1, (rows, columns))).astype(np.float32).ravel()
@@ -160,7 +159,7 @@ def _cells(rng: Generator, x: Array, y: Array, size: float) -> tuple[Array, Arra
 
 
 def swirling_night() -> Image.Image:
-    """Stars and a moon over hills, in thick curling strokes of blue and gold."""
+    """Paint stars and a moon over hills, in thick curling strokes of blue and gold."""
     rng = default_rng(1889)
     x, y = _grid()
     flow_x, flow_y = 1 + 0 * x, 0.25 * np.sin(x / 90) + 0.1 * np.sin(y / 40)
@@ -199,7 +198,7 @@ def swirling_night() -> Image.Image:
 
 
 def indigo_waves() -> Image.Image:
-    """A sea of overlapping fans (seigaiha), block-printed in indigo on old paper, some fans gilded."""
+    """Paint a sea of overlapping fans (seigaiha), block-printed in indigo on old paper, with some fans in gold."""
     rng = default_rng(1831)
     x, y = _grid()
     x = x + 1.0 * _noise(rng, 22) + 12 * np.sin(y / 120 + 1)
@@ -232,7 +231,7 @@ def indigo_waves() -> Image.Image:
 
 
 def stained_glass() -> Image.Image:
-    """A rising sun over hills and a river in leaded glass with the light behind it."""
+    """Paint a rising sun over hills and a river in leaded glass with light from behind."""
     rng = default_rng(1250)
     x, y = _grid()
     cell, lead = _cells(rng, x, y, 52)
@@ -269,7 +268,7 @@ def stained_glass() -> Image.Image:
 
 
 def dotted_summer() -> Image.Image:
-    """A river on a summer evening, in dots of pure colour beside their complements."""
+    """Paint a river on a summer evening, in dots of pure colours next to their complements."""
     rng = default_rng(1886)
     x, y = _grid()
     horizon = 250
@@ -330,7 +329,7 @@ def dotted_summer() -> Image.Image:
 
 
 def circles_of_colour() -> Image.Image:
-    """Discs of light broken into quarters and rings, warm against cool, brushed in oil."""
+    """Paint discs of light in oil, divided into quarters and rings of warm and cool colours."""
     rng = default_rng(1912)
     x, y = _grid()
     x, y = x + 3 * _noise(rng, 70), y + 3 * _noise(rng, 70)
@@ -362,7 +361,7 @@ def circles_of_colour() -> Image.Image:
 
 
 def misty_mountains() -> Image.Image:
-    """Mountains that rise out of mist, in ink on fibrous paper, with pines, birds and a red seal."""
+    """Paint mountains in mist with ink on fibrous paper, with pines, birds and a red seal."""
     rng = default_rng(1495)
     x, y = _grid()
     fibres = _along(_noise(rng, 1, octaves=1), 2.5 * _noise(rng, 9, octaves=1), 2)
@@ -395,7 +394,7 @@ def misty_mountains() -> Image.Image:
 
 
 def _crags(rng: Generator, span: float) -> Array:
-    """A mountain line (WIDTH): random heights every `span` pixels, broken again and again at half the span."""
+    """Return a ridge (WIDTH,): random heights every `span` px; each octave adds smaller heights at half the span."""
     line = np.zeros(WIDTH)
     for octave in range(6):
         places = np.arange(0, WIDTH + 2 * span, span / 2**octave) - rng.uniform(0, span / 2**octave)
@@ -404,7 +403,7 @@ def _crags(rng: Generator, span: float) -> Array:
 
 
 def _pine(draw: ImageDraw.ImageDraw, rng: Generator, left: float, foot: float, high: float) -> None:
-    """A pine in dry strokes: a leaning trunk and drooping tiers of needles."""
+    """Draw a pine in dry strokes: a leaning trunk and hanging tiers of needles."""
     lean = rng.uniform(-0.12, 0.12)
     for share in np.arange(0.12, 1, 5 / high):
         at_x, at_y, reach = left + lean * high * (1 - share), foot - high * (1 - share), 0.3 * high * share**0.8
@@ -418,7 +417,7 @@ def _pine(draw: ImageDraw.ImageDraw, rng: Generator, left: float, foot: float, h
 
 
 def mosaic_garden() -> Image.Image:
-    """Roman rosettes of small stones laid in rings, cobalt and turquoise, terracotta and gold."""
+    """Paint Roman rosettes: rings of small stones in cobalt, turquoise, terracotta and gold."""
     rng = default_rng(547)
     image = Image.new("RGB", (WIDTH * FINE, HEIGHT * FINE), (52, 44, 40))
     draw = ImageDraw.Draw(image)
@@ -456,7 +455,7 @@ def _stone(draw: ImageDraw.ImageDraw, rng: Generator, place: Array, angle: float
 
 
 def woodcut_valley() -> Image.Image:
-    """A valley under a low sun, cut in lines that swell and taper, printed black over red and ochre."""
+    """Paint a valley under a low sun as a woodcut: black lines of varying width over red and ochre."""
     rng = default_rng(1914)
     x, y = _grid()
     wobble = _noise(rng, 60, octaves=2)

@@ -1,1 +1,1 @@
-"""The style transfer itself: inputs, style targets, objective, optimizers, and the loop that paints."""
+"""The style transfer: inputs, style targets, objective, optimizers, and the loop that optimizes the image."""

@@ -24,15 +24,21 @@ from core.vgg.weights import Weights
 
 
 class Engine:
-    """What transfers compute with, kept between them: weights, networks, and functions that are traced already."""
+    """Weights, networks and traced functions that several runs share."""
 
     def __init__(self, weights: Weights, model: FeatureModel, hardware: Hardware) -> None:
-        """`model` is the weights' network as exported for ONNX Runtime."""
+        """Create an engine.
+
+        Args:
+            weights: The weights of VGG19.
+            model: The network with the same weights, exported for ONNX Runtime.
+            hardware: The devices and precisions that this machine offers.
+        """
         self.weights, self.model, self.hardware = weights, model, hardware
         self._loss_function = functools.lru_cache(maxsize=3)(self._new_loss_function)
 
     def choice(self, settings: TransferSettings) -> Choice:
-        """What of this machine a run of these settings uses."""
+        """Return the devices and the precision that a run with these settings uses."""
         return choose(self.hardware, settings.precision)
 
     def objective(
@@ -46,12 +52,17 @@ class Engine:
         side: int | None = None,
         style_side: int | None = None,
     ) -> tuple[Objective, StyleTargets]:
-        """The losses to lessen for a preprocessed photo and one or several styles, `(1, H, W, 3)` each, and what was
-        found out about these.
+        """Return the objective for a content image and one or several style images, and the style targets.
 
-        They are computed in `precision`, by default the settings' own. A style may have a mask `(H, W)`, 0 … 1, of
-        where it is. A photo of more than `side` px, and a style of more than `style_side`, is computed in tiles of so
-        many.
+        Args:
+            content: The preprocessed content image `(1, H, W, 3)`.
+            style: A preprocessed style image `(1, h, w, 3)`, or several.
+            settings: The settings of the run.
+            timings: Collects the seconds of each phase.
+            precision: The precision to use instead of the one in the settings.
+            masks: For each style image, where it applies, `(H, W)` in 0 … 1, or `None`.
+            side: The largest side in px of a content image that is computed without tiles, and the tiles' side.
+            style_side: The same for the style images.
         """
         timings, choice = Timings() if timings is None else timings, self.choice(settings)
         variant = Variant(settings.pooling, settings.padding)
@@ -65,7 +76,7 @@ class Engine:
         guides, mixes = regions(masks, blend(len(found), settings.style_blend))
         targets = mixed(found, mixes)
         precision = precision or choice.precision
-        # TensorFloat-32 has 10 bits: enough beside bfloat16's 7, not for a run that is to be float32
+        # TensorFloat-32 keeps 10 bits: enough for a run in bfloat16 (7 bits), too few for a run in float32.
         tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
         with timings.phase("network"):
             function = self._loss_function(
@@ -84,7 +95,7 @@ class Engine:
             return Objective(*given), targets
 
     def warm_up(self, settings: TransferSettings) -> None:
-        """Open and trace what runs of these settings need, so that the next one begins at once."""
+        """Load and trace what a run with these settings needs, so that the next run starts at once."""
         blank = np.zeros((1, codec.MIN_SIDE, codec.MIN_SIDE, 3), np.float32)
         objective, _ = self.objective(blank, blank, settings)
         optimizers.optimizer(tf.constant(blank), settings).step(objective, objective(tf.constant(blank)))

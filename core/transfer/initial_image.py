@@ -1,4 +1,4 @@
-"""The picture that painting starts from."""
+"""The initial image of the optimization."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from core.images.masks import blend
 from core.settings import TransferSettings
 from core.transfer import preview
 
-GREY, CONTRAST = 127.5, 40.0  # of noise: its mean and standard deviation, of 255
+GREY, CONTRAST = 127.5, 40.0  # mean and standard deviation of the noise, in 0 … 255
 
 
 def create_initial_image(
@@ -20,8 +20,11 @@ def create_initial_image(
     report: Callable[[str], None],
     masks: Sequence[np.ndarray | None] = (),
 ) -> tuple[np.ndarray, str]:
-    """The settings' starting picture, uint8 `(H, W, 3)` like those given, and in words what it is: where a preview
-    is wanted and cannot be had, the content, and why. Needs no TensorFlow."""
+    """Return the initial image that the settings ask for, uint8 `(H, W, 3)`, and a description of it.
+
+    If the settings ask for a preview and its network is missing, return the content image; the description gives the
+    reason. The function does not load TensorFlow.
+    """
     height, width, _ = content.shape
     match settings.init:
         case "content":
@@ -36,5 +39,5 @@ def create_initial_image(
         network = preview.obtain(report)
         return network.paint(content, *styles, weights=settings.style_blend, masks=masks), "preview"
     except StudioError as error:
-        report(f"Without a preview, painting starts from the photo: {error}")
-        return content, f"content, since there is no preview: {error}"
+        report(f"The run starts from the photo, because there is no preview: {error}")
+        return content, f"content, because there is no preview: {error}"

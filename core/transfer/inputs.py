@@ -1,4 +1,4 @@
-"""What is painted from what, at the size that it is painted at."""
+"""The input images of a run, resized and converted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,25 +15,27 @@ from core.settings import MOST_STYLES, TransferSettings
 
 @dataclass(frozen=True)
 class ResizedInputs:
-    """The images at one size: RGB, `(H, W, 3)`, 0 … 255, converted by the color mode of the settings."""
+    """The input images at the size of one stage: RGB `(H, W, 3)`, 0 … 255, converted by the settings' color mode."""
 
     photo: np.ndarray
     photo_in_color: np.ndarray  # as given, uint8
     styles: Sequence[np.ndarray]  # of any size
-    masks: Sequence[np.ndarray | None]  # where each style is, `(H, W)` in 0 … 1
-    kept: np.ndarray | None  # how far the photo is left as it is, likewise
+    masks: Sequence[np.ndarray | None]  # where each style applies, `(H, W)` in 0 … 1
+    kept: np.ndarray | None  # how much of the photo to keep, `(H, W)` in 0 … 1
     settings: TransferSettings
 
     def limits(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The least and the greatest value that each pixel may have, as the network counts, `(1, H, W, 3)`, where some
-        of the photo is kept: the more of it, the less they may differ from it."""
+        """Return the smallest and largest allowed value of each pixel, `(1, H, W, 3)`, preprocessed, or `None`.
+
+        A pixel with the value k in `kept` may differ from the photo by at most 255 · (1 - k).
+        """
         if self.kept is None:
             return None
         photo, room = preprocessing.to_network(self.photo), 255 * (1 - self.kept[np.newaxis, ..., np.newaxis])
         return np.maximum(preprocessing.NETWORK_MIN, photo - room), np.minimum(preprocessing.NETWORK_MAX, photo + room)
 
     def initial_image(self, rgb: np.ndarray) -> np.ndarray:
-        """Return an image to start from, `(H, W, 3)`, preprocessed and within the limits, `(1, H, W, 3)`."""
+        """Preprocess an initial image `(H, W, 3)` and clip it to the limits: `(1, H, W, 3)`."""
         image, limits = preprocessing.to_network(COLOR_MODES[self.settings.colours].convert(rgb)), self.limits()
         return np.clip(image, *limits).astype(np.float32) if limits else image
 
@@ -44,15 +46,19 @@ class ResizedInputs:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The pictures as they were given."""
+    """The input images as given."""
 
     photo: Image.Image
     styles: Sequence[Image.Image]
-    masks: Sequence[Image.Image | None] = ()  # where each style is: white there, black elsewhere
-    kept: Image.Image | None = None  # white where the photo is left as it is
+    masks: Sequence[Image.Image | None] = ()  # white where the style applies, black elsewhere
+    kept: Image.Image | None = None  # white where the photo must not change
 
     def at(self, settings: TransferSettings, size: int) -> ResizedInputs:
-        """Raises `InputError` when a picture has too little in it at this size."""
+        """Return the inputs at a size in px.
+
+        Raises:
+            InputError: If an image has too few pixels at this size.
+        """
         photo = geometry.resize(self.photo, size, "the photo")
         styles = [geometry.resize(style, style_size(settings, size), "the style") for style in self.styles]
         mode = COLOR_MODES[settings.colours]
@@ -62,26 +68,33 @@ class Inputs:
 
 
 def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, names: Sequence[str]) -> None:
-    """Check styles by their widths and heights: raise `InputError` when there are too many, one is too small, or the
-    blend has not a weight for each."""
+    """Check the number of style images, their widths and heights, and the weights of the blend.
+
+    Raises:
+        InputError: If there are too many styles, a style is too small, or a style has no weight.
+    """
     if len(sizes) > MOST_STYLES:
-        raise InputError(f"{len(sizes)} paintings were given; {MOST_STYLES} can be blended at most.")
+        raise InputError(f"You gave {len(sizes)} paintings; a run can blend at most {MOST_STYLES}.")
     if settings.style_blend and len(settings.style_blend) != len(sizes):
         raise InputError(
-            f"style_blend has {len(settings.style_blend)} numbers for {len(sizes)} paintings: give one for each, or "
-            "none."
+            f"style_blend has {len(settings.style_blend)} numbers for {len(sizes)} paintings: give a number for each "
+            "painting, or no numbers."
         )
     for size, name in zip(sizes, names, strict=True):
         check_side(size, settings, name, is_style=True)
 
 
 def style_size(settings: TransferSettings, size: int) -> int:
-    """The length in px of a painting's longer side, beside a photo of `size`."""
+    """Return the longer side of a style image in px, for a content image of `size` px."""
     return max(codec.MIN_SIDE, round(size * settings.style_scale))
 
 
 def check_side(given: tuple[int, int], settings: TransferSettings, name: str, is_style: bool = False) -> None:
-    """Raise `InputError` when a picture is too small at the size of the first stage, with all that would help."""
+    """Check an image's width and height for the first stage.
+
+    Raises:
+        InputError: If the image is too small at that size; the message lists the remedies.
+    """
     coarsest, _ = settings.schedule()[0]
     at, remedies = f"size {settings.size}", ["a larger size"]
     if is_style and settings.style_scale < 1:

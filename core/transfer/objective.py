@@ -1,4 +1,4 @@
-"""Loss and gradient of an image as one compiled TensorFlow function, in the precision that is asked for."""
+"""Loss and gradient of an image, as one compiled TensorFlow function in a chosen precision."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,10 @@ from core.vgg.layers import channels, stride
 
 @dataclass(frozen=True)
 class Losses:
-    """The weighted losses of one image: `total` is the sum of the next three, `style` that of its layers' shares."""
+    """The weighted losses of one image.
+
+    `total` is style + content + total variation; `style` is the sum of `style_layers`.
+    """
 
     total: float
     style: float
@@ -27,28 +30,28 @@ class Losses:
 
 @dataclass(frozen=True)
 class EvaluatedImage:
-    """An image `(1, H, W, 3)` with the losses that it really has and their gradient with respect to it."""
+    """An image `(1, H, W, 3)`, its losses, and the gradient of the total loss with respect to the image."""
 
     image: tf.Tensor = field(repr=False)
     losses: Losses
     gradient: tf.Tensor = field(repr=False)
-    weights: LossWeights = field(repr=False)  # those it was evaluated with
+    weights: LossWeights = field(repr=False)  # used for `losses` and `gradient`
 
     def without_gradient(self) -> "EvaluatedImage":
-        """To be kept: of a large picture, each copy counts."""
+        """Return a copy without the gradient, which saves memory."""
         return replace(self, gradient=None)
 
 
 class LossFunction:
-    """The losses and their gradient for a network and a choice of layers, traced once for pictures of every size.
+    """The losses and their gradient for a network and a choice of layers, traced once for images of any size.
 
-    Weights and targets are inputs, not constants: runs share the function, and a run can be steered while it paints.
-    The network may compute in bfloat16. Gram matrices and losses are float32 all the same: near the end of a run a
-    Gram matrix differs from its target by less than bfloat16 resolves, and a sum over 10⁵ positions has no 8 bits to
-    spare. So are the image and its gradient.
+    Weights and targets are inputs, not constants: runs share the function, and the weights of a run can change while
+    it computes. The network may compute in bfloat16. The image, its gradient, Gram matrices and losses are always
+    float32: near the end of a run, a Gram matrix differs from its target by less than bfloat16 resolves, and a sum
+    over 10⁵ positions loses too much in bfloat16.
 
-    The losses are functions of sums over a picture's positions, so that they can be had of a picture in parts too:
-    `part_sums` of all parts added up, `slopes` of the losses with respect to these, and a `part_gradient` for each.
+    The losses depend on sums over the image's positions, so an image can be computed in parts: add up `part_sums` of
+    all parts, compute the `slopes` of the losses with respect to these sums, and add up each `part_gradient`.
     """
 
     def __init__(
@@ -60,8 +63,16 @@ class LossFunction:
         regions: int = 0,
         is_gray: bool = False,
     ) -> None:
-        """`network` gives the activations of all those layers. With `regions`, so many parts of the picture have a
-        style of their own. A picture that `is_gray` stays so: its channels move together."""
+        """Define the functions; TensorFlow traces each at its first call.
+
+        Args:
+            network: Returns the activations of all the layers.
+            style_layers: The layers of the style loss.
+            content_layers: The layers of the content loss.
+            style_loss: The style loss.
+            regions: The number of image regions with their own style; 0 for one style everywhere.
+            is_gray: Whether the image stays gray: its channels then share one gradient.
+        """
         self.network = network
         self.style_layers, self.content_layers = tuple(style_layers), tuple(content_layers)
         self._style_loss, self.regions, self._is_gray = style_loss, regions, is_gray
@@ -91,19 +102,18 @@ class LossFunction:
         self.part_content = traced(self._part_content, image, core)
 
     def content_targets(self, content: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The activations `(1, h, w, C)` of a preprocessed content image, float32."""
+        """Return the activations `(1, h, w, C)` of a preprocessed content image, float32."""
         features = self.network(content)
         return {layer: tf.cast(features[layer], tf.float32) for layer in self.content_layers}
 
     def losses(self, image: tf.Tensor, weights: Any, targets: Any) -> tf.Tensor:
-        """Style, content and total-variation loss, then each style layer's share, as one vector."""
+        """Return the style, content and total-variation loss, then the loss of each style layer, as one vector."""
         sums = self._sums(self.network(image), targets)
         style, content, shares = self._weighted(sums, weights, targets)
         return tf.stack([style, content, weights.total_variation * total_variation(image), *shares])
 
     def _sums(self, features: Mapping[str, tf.Tensor], part: Any) -> dict[str, Any]:
-        """Of a style layer, its Gram matrix before the division, for each region; of a content layer, the squared
-        differences'."""
+        """Return FᵀF of each style layer and region, and the sum of squared differences of each content layer."""
 
         def guided(layer: str) -> tuple[tf.Tensor, ...]:
             guides = part["guides"][layer] if self.regions else (None,)
@@ -118,7 +128,7 @@ class LossFunction:
         }
 
     def _weighted(self, sums: Any, weights: Any, whole: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Style and content loss, and each style layer's share. A region counts by its share of the picture."""
+        """Return the style loss, the content loss and the loss of each style layer; regions count by their area."""
 
         def of_layer(layer: str) -> tf.Tensor:
             grams, targets = sums["style"][layer], whole["style"][layer]
@@ -144,11 +154,11 @@ class LossFunction:
         return values, self._along(tape.gradient(total, image))
 
     def _along(self, gradient: tf.Tensor) -> tf.Tensor:
-        """The gradient along which the image may move."""
+        """Return the gradient, averaged over the channels if the image stays gray."""
         return gradient * 0 + tf.reduce_mean(gradient, -1, keepdims=True) if self._is_gray else gradient
 
     def _core(self, features: Mapping[str, tf.Tensor], core: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Of each layer, the positions whose own square lies within (top, left, bottom, right), in px."""
+        """Cut each layer's activations to the core (top, left, bottom, right), in px of the image."""
         cut = {}
         for layer, activations in features.items():
             top, left, bottom, right = tf.unstack(core // stride(layer))
@@ -157,7 +167,7 @@ class LossFunction:
 
     def _part_sums(self, image: tf.Tensor, core: tf.Tensor, part: Any) -> dict[str, Any]:
         top, left, bottom, right = tf.unstack(core)
-        across = differences(image[:, top:bottom, left : right + 1], 2)  # a pixel and the next, if there is one
+        across = differences(image[:, top:bottom, left : right + 1], 2)  # + 1: pairs that cross the core's edge
         down = differences(image[:, top : bottom + 1, left:right], 1)
         variation = tuple(tf.reduce_sum(tf.square(each)) for each in (across, down))
         return {**self._sums(self._core(self.network(image), core), part), "variation": variation}
@@ -166,7 +176,7 @@ class LossFunction:
         return self._core(self.content_targets(image), core)
 
     def _slopes(self, sums: Any, weights: Any, whole: Any) -> tuple[tf.Tensor, Any]:
-        """The losses as `losses` has them, and the derivative of their sum by the parts' sums."""
+        """Return the losses as in `losses`, and the derivative of the total loss with respect to the sums."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sums)
             style, content, shares = self._weighted(sums, weights, whole)
@@ -176,7 +186,7 @@ class LossFunction:
         return tf.stack([style, content, variation, *shares]), tape.gradient(total, sums)
 
     def _part_gradient(self, image: tf.Tensor, core: tf.Tensor, part: Any, slopes: Any) -> tf.Tensor:
-        """What this part's sums add to the gradient, `(1, h, w, 3)`."""
+        """Return this part's contribution to the gradient, `(1, h, w, 3)`."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(image)
             sums = self._part_sums(image, core, part)
@@ -186,9 +196,9 @@ class LossFunction:
 
 
 class Objective:
-    """What the image is moved to lessen: the weighted sum of style, content and total-variation loss."""
+    """The function to minimize: the weighted sum of style, content and total-variation loss of an image."""
 
-    side: int | None = None  # of the tiles that it computes in, in px; `None` for the whole picture at once
+    side: int | None = None  # of the tiles, in px; `None` computes the whole image at once
 
     def __init__(
         self,
@@ -198,14 +208,18 @@ class Objective:
         weights: LossWeights,
         guides: np.ndarray | None = None,
     ) -> None:
-        """`style_targets` holds the Gram matrices `(C, C)` of the function's style layers; `content` is the
-        preprocessed content image `(1, H, W, 3)`.
+        """Compute the content targets.
 
-        For R regions the targets are `(R, C, C)`, and the guides `(R, H, W)` say in 0 … 1 where each region is
-        (spatially guided Gram matrices: Gatys, Ecker, Bethge, Hertzmann and Shechtman, 2017, arXiv:1611.07865).
+        Args:
+            function: The loss function for the network and the layers.
+            style_targets: The Gram matrix of each style layer, `(C, C)`, or `(R, C, C)` for R regions.
+            content: The preprocessed content image `(1, H, W, 3)`.
+            weights: The default weights of the losses.
+            guides: Where each region is, `(R, H, W)` in 0 … 1. Gatys, Ecker, Bethge, Hertzmann and Shechtman, 2017,
+                arXiv:1611.07865, call the resulting matrices spatially guided.
         """
-        self.weights = weights  # unless a call gives others
-        self.evaluations = 0  # so far
+        self.weights = weights
+        self.evaluations = 0
         self._function = function
         height, width = content.shape[1:3]
         self._whole = _whole(function, style_targets, height, width, guides)
@@ -215,14 +229,14 @@ class Objective:
         self._contents = self._content_targets(content)
 
     def __call__(self, image: tf.Tensor, weights: LossWeights | None = None) -> EvaluatedImage:
-        """Evaluate an image `(1, H, W, 3)`, float32, with these weights, by default the objective's own."""
+        """Evaluate a float32 image `(1, H, W, 3)` with these weights, or with the default weights."""
         self.evaluations += 1
         weights = weights or self.weights
         values, gradient = self._function.with_gradient(image, self._constants(weights), self._targets)
         return EvaluatedImage(image, self._losses(values), gradient, weights)
 
     def losses(self, image: tf.Tensor, weights: LossWeights | None = None) -> Losses:
-        """Return the losses alone, computed without tracing: for a single image."""
+        """Return the losses without the gradient; the computation is not traced, which is faster for one image."""
         constants = self._constants(weights or self.weights)
         return self._losses(self._function.losses(image, constants, self._targets))
 
@@ -247,9 +261,11 @@ class Objective:
 def _whole(
     function: LossFunction, targets: Mapping[str, np.ndarray], height: int, width: int, guides: np.ndarray | None
 ) -> dict[str, Any]:
-    """Of each style layer, what the losses need of the whole picture: the regions' targets, how many positions each
-    region has, and its share of the picture; of each content layer, how many values it has; and how many pairs of
-    neighbours there are, across and down."""
+    """Return the targets and counts that the losses need of the whole image.
+
+    For each style layer: the targets of the regions, the number of positions of each region, and its share of the
+    image. For each content layer: the number of values. For the image: the number of neighbour pairs, across and down.
+    """
     grams, positions, shares = {}, {}, {}
     for layer in function.style_layers:
         matrices = np.asarray(targets[layer], np.float32)
@@ -272,7 +288,7 @@ def _count(layer: str, height: int, width: int) -> int:
 
 
 def _at_layer(guides: np.ndarray | None, layer: str) -> list[np.ndarray]:
-    """The guides `(R, H, W)` as the layer sees them, `(1, h, w, 1)` each: a position has its square's mean."""
+    """Scale the guides `(R, H, W)` to a layer, `(1, h, w, 1)` each: the mean over each position's square of pixels."""
     if guides is None:
         return []
     step = stride(layer)

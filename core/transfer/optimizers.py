@@ -1,4 +1,4 @@
-"""How the image moves: optimizers that take an evaluated image to the next one, within the range of real pixels."""
+"""Optimizers: update the image step by step and keep each pixel within its limits."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -16,26 +16,26 @@ from core.transfer.objective import EvaluatedImage, Objective
 
 
 class Optimizer(ABC):
-    """Moves the image by iterations."""
+    """An optimizer of an image `(1, H, W, 3)`."""
 
     @abstractmethod
     def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
-        """Do one iteration: from an evaluated image to the next one, evaluated."""
+        """Do one iteration: return the next image, evaluated."""
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
-        """Return what it has learnt so far."""
+        """Return the state as arrays, for `restore`."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on with what another of its kind had learnt."""
+        """Set the state to what `state` of the same class returned."""
 
     def average(self) -> tf.Tensor | None:
-        """Return the mean of the last images, if it keeps one."""
+        """Return the mean of the last images, or `None` if the optimizer computes none."""
         return None
 
     def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
-        """Return the state for the same image at another size, as far as it helps there."""
+        """Return the state for the image at another size in px, or nothing if it does not apply there."""
         return {}
 
 
@@ -45,8 +45,17 @@ def optimizer(
     state: Mapping[str, np.ndarray] | None = None,
     limits: "Limits | None" = None,
 ) -> Optimizer:
-    """The settings' optimizer for an image `(1, H, W, 3)` within limits, by default a real pixel's; with the state of
-    one that had come to this image. Raises `StudioError` for a state that is not such a one's."""
+    """Return the optimizer that the settings choose.
+
+    Args:
+        image: The initial image `(1, H, W, 3)`, preprocessed.
+        settings: The optimizer's settings.
+        state: The state of an earlier optimizer for the same image, to restore.
+        limits: The range of each pixel, by default 0 … 255 in RGB.
+
+    Raises:
+        StudioError: If the state does not fit the optimizer or the image.
+    """
     made: Optimizer = (LBFGS if settings.optimizer == "l-bfgs" else Adam)(image, settings, limits or REAL_PIXELS)
     if settings.averaging:
         made = Averaged(made, image, settings.averaging)
@@ -54,17 +63,18 @@ def optimizer(
         try:
             made.restore(state)
         except (LookupError, TypeError, ValueError, OverflowError, tf.errors.OpError) as error:
-            raise StudioError("The checkpoint is damaged: what its optimizer had learnt is not whole.") from error
+            raise StudioError("The checkpoint is damaged: the state of its optimizer is invalid.") from error
     return made
 
 
 class Limits(NamedTuple):
-    """The least and greatest value of each pixel, as the network counts, `(1, H, W, 3)`, or of each channel, `(3,)`."""
+    """The smallest and largest preprocessed value of each pixel, `(1, H, W, 3)`, or of each channel, `(3,)`."""
 
     least: np.ndarray
     greatest: np.ndarray
 
     def clip(self, image: tf.Tensor) -> tf.Tensor:
+        """Return the image with each value clipped to the limits."""
         return tf.clip_by_value(image, self.least, self.greatest)
 
 
@@ -72,8 +82,10 @@ REAL_PIXELS = Limits(preprocessing.NETWORK_MIN, preprocessing.NETWORK_MAX)
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, 2015, arXiv:1412.6980) as Keras writes it: ε is added to the root of the uncorrected
-    second moment (the paper's "epsilon hat"). After every step the image is clipped to its limits."""
+    """Adam (Kingma and Ba, 2015, arXiv:1412.6980) as in Keras; each step clips the image to its limits.
+
+    Keras adds ε to the root of the uncorrected second moment (the paper's "epsilon hat").
+    """
 
     def __init__(self, image: tf.Tensor, settings: TransferSettings, limits: Limits = REAL_PIXELS) -> None:
         self._limits = limits
@@ -90,7 +102,7 @@ class Adam(Optimizer):
 
     def state(self) -> dict[str, np.ndarray]:
         return {
-            f"adam-{number}": np.asarray(variable.value.read_value())  # not copied
+            f"adam-{number}": np.asarray(variable.value.read_value())  # a view
             for number, variable in enumerate(self._adam.variables)
         }
 
@@ -103,8 +115,10 @@ class Adam(Optimizer):
         self._image.assign(self._limits.clip(self._image))
 
     def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
-        """Both moments are smooth enough to be enlarged like pictures. The losses are means over pixels: of more of
-        them, each has the smaller gradient."""
+        """Return the state with both moments resized like images, and scaled.
+
+        The losses are means over pixels, so each pixel of a larger image has a smaller gradient.
+        """
         share = self._image.shape[1] * self._image.shape[2] / (height * width)
         state = self.state()
         moments = {name: array for name, array in state.items() if array.ndim == 4}
@@ -115,8 +129,11 @@ class Adam(Optimizer):
 
 
 class Averaged(Optimizer):
-    """Another optimizer and the exponential mean of its images: a ← d a + (1 - d) x, divided by 1 - dⁿ as Adam divides
-    its moments. Near the end Adam moves to and fro about the minimum; the mean does not (Polyak and Juditsky, 1992)."""
+    """Another optimizer, and the exponential mean of its images: a ← d a + (1 - d) x, divided by 1 - dⁿ after n steps.
+
+    Near the end Adam oscillates around the minimum; the mean does not (Polyak and Juditsky, 1992). Adam corrects its
+    moments by the same division.
+    """
 
     def __init__(self, moved: Optimizer, image: tf.Tensor, decay: float) -> None:
         self._moved, self._decay = moved, decay
@@ -144,7 +161,7 @@ class Averaged(Optimizer):
 
 
 class _Pair(NamedTuple):
-    """A step s and how the gradient changed over it, y: what L-BFGS knows of the curvature."""
+    """A step s and the change y of the gradient over it, from which L-BFGS estimates the curvature."""
 
     s: tf.Tensor
     y: tf.Tensor
@@ -154,19 +171,23 @@ class _Pair(NamedTuple):
 class LBFGS(Optimizer):
     """L-BFGS (Liu and Nocedal, 1989; Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 7.4).
 
-    Differences from the book: the line search asks only for sufficient decrease (a full step nearly always gives it,
-    so that an iteration costs one evaluation); pixels at the end of their range that the gradient pushes outward are
-    left out of the direction (the two-metric projection of Bertsekas, 1982); and the first guess of the inverse
-    Hessian is not a multiple of the identity but falls with spatial frequency, see `spectral_scale`.
+    Differences from the book:
 
-    A line search that fails, as rounding can make it, forgets the history and starts from steepest descent. So does
-    another size of the image, at which the losses' curvature is another.
+    - The line search requires only sufficient decrease. The full step nearly always gives it, so an iteration usually
+      costs one evaluation.
+    - The direction is 0 for pixels at a limit if a step downhill would push them beyond it (the two-metric projection
+      of Bertsekas, 1982).
+    - The initial inverse Hessian falls with spatial frequency instead of being a multiple of the identity, see
+      `spectral_scale`.
+
+    If the line search fails, for example through rounding, the optimizer drops its history and restarts with steepest
+    descent. It also drops the history when the image size changes, because the curvature changes too.
     """
 
-    TRIALS = 6  # step lengths tried before the direction is given up
-    SUFFICIENT = 1e-4  # of the decrease that the slope promises (Nocedal and Wright's c₁)
-    FIRST_MOVE = 2.0  # grey levels (root mean square) that steepest descent tries, knowing no curvature
-    SHORTEST_MOVE = 1e-3  # below this, a step changes no picture
+    TRIALS = 6  # step lengths to try before the line search fails
+    SUFFICIENT = 1e-4  # required share of the decrease that the slope predicts (Nocedal and Wright's c₁)
+    FIRST_MOVE = 2.0  # root mean square of the first steepest-descent step to try, in grey levels
+    SHORTEST_MOVE = 1e-3  # in grey levels: a shorter step does not change the 8-bit image
 
     def __init__(self, image: tf.Tensor, settings: TransferSettings, limits: Limits = REAL_PIXELS) -> None:
         self._limits, self._shape = limits, image.shape
@@ -174,7 +195,7 @@ class LBFGS(Optimizer):
         self._pairs: deque[_Pair] = deque(maxlen=settings.history)
         self._scale = spectral_scale(image.shape[1], image.shape[2], settings.preconditioning)
         self._move = self.FIRST_MOVE
-        self._weights: LossWeights | None = None  # of the losses that the pairs tell of
+        self._weights: LossWeights | None = None  # of the losses when the pairs were recorded
 
     def state(self) -> dict[str, np.ndarray]:
         pairs = {
@@ -188,7 +209,7 @@ class LBFGS(Optimizer):
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         self._move = float(state["move"])
         if not 0 < self._move < np.inf:
-            raise ValueError("a first move that is none")
+            raise ValueError("the first move is not a positive number")
         if "weights" in state:
             style, content, variation, *layers = state["weights"].tolist()
             each = tuple(layers[: self._style_layers]), tuple(layers[self._style_layers :])
@@ -199,7 +220,7 @@ class LBFGS(Optimizer):
             self._pairs.append(_Pair(*map(_of_shape, shapes, parts)))
 
     def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
-        if self._weights not in (None, evaluation.weights):  # what is known of the old losses misleads
+        if self._weights not in (None, evaluation.weights):  # the pairs describe the old losses
             self._pairs.clear()
         self._weights = evaluation.weights
         if self._pairs and (found := self._search(objective, evaluation, *self._quasi_newton(evaluation))):
@@ -208,8 +229,7 @@ class LBFGS(Optimizer):
         return self._steepest_descent(objective, evaluation)
 
     def _steepest_descent(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
-        """A step without history. Where no step lessens the loss, the image stays: it is as good as rounding lets it
-        be, or the next step tries less far."""
+        """Take a step without the history; if no step decreases the loss, keep the image and shorten the next try."""
         free = self._free(evaluation)
         direction = -free * self._precondition(free * evaluation.gradient)
         length = float(tf.sqrt(tf.reduce_mean(tf.square(direction))))
@@ -220,7 +240,7 @@ class LBFGS(Optimizer):
         return found or evaluation
 
     def _quasi_newton(self, evaluation: EvaluatedImage) -> tuple[tf.Tensor, float]:
-        """The direction that the history gives, and the step length to try first."""
+        """Return the direction from the history, and the first step length to try."""
         free = self._free(evaluation)
         direction = evaluation.gradient * free
         alphas = []
@@ -236,7 +256,7 @@ class LBFGS(Optimizer):
     def _search(
         self, objective: Objective, evaluation: EvaluatedImage, direction: tf.Tensor, length: float
     ) -> EvaluatedImage | None:
-        """Backtrack from `length` until the loss falls enough; `None` if it does not within `TRIALS`."""
+        """Backtrack from `length` until the loss decreases enough; return `None` after `TRIALS` failures."""
         slope = float(_dot(evaluation.gradient, direction))
         if not slope < 0:
             return None
@@ -248,20 +268,20 @@ class LBFGS(Optimizer):
             if rise <= self.SUFFICIENT * float(_dot(evaluation.gradient, move)) and rise < 0:
                 self._remember(move, found.gradient - evaluation.gradient)
                 return found
-            # the minimum of the parabola through the loss here, its slope here and the loss there
+            # Try the minimum of the parabola through both losses and the slope at the start.
             curvature = rise - length * slope
             vertex = -slope * length**2 / (2 * curvature) if np.isfinite(curvature) and curvature > 0 else 0.0
             length = min(max(vertex, 0.1 * length), 0.5 * length)
         return None
 
     def _remember(self, s: tf.Tensor, y: tf.Tensor) -> None:
-        """Keep the pair if the curvature along it is surely positive, as the method needs."""
+        """Add the pair to the history if its curvature is clearly positive, as L-BFGS requires."""
         s_y = _dot(s, y)
         if s_y > 1e-8 * tf.norm(s) * tf.norm(y):
             self._pairs.append(_Pair(s, y, s_y))
 
     def _free(self, evaluation: EvaluatedImage) -> tf.Tensor:
-        """1 where a pixel may follow the gradient downhill, 0 where it stands at the end of its range already."""
+        """Return 0 for values at a limit that a step downhill would push beyond it, and 1 for the others."""
         image, gradient = evaluation.image, evaluation.gradient
         low = (image <= self._limits.least) & (gradient > 0)
         high = (image >= self._limits.greatest) & (gradient < 0)
@@ -274,10 +294,10 @@ class LBFGS(Optimizer):
 
 
 def spectral_scale(height: int, width: int, exponent: float) -> tf.Tensor:
-    """How much further each spatial frequency f of an image moves: f⁻²ᵖ for the exponent p, `(H, W/2 + 1)`, mean 1.
+    """Return the factor of each spatial frequency f of a step: f⁻²ᵖ for the exponent p, `(H, W/2 + 1)`, mean 1.
 
-    It is as if the image were written in a Fourier basis of amplitude f⁻ᵖ (Olah, Mordvintsev and Schubert, Feature
-    Visualization, Distill 2017): large shapes and fine grain then come about at the same pace.
+    The effect is that of optimizing the image in a Fourier basis of amplitude f⁻ᵖ (Olah, Mordvintsev and Schubert,
+    Feature Visualization, Distill 2017): large shapes and fine grain then develop at the same speed.
     """
     frequency = np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width))
     scale = np.maximum(frequency, 1 / max(height, width)) ** (-2 * exponent)
@@ -285,9 +305,9 @@ def spectral_scale(height: int, width: int, exponent: float) -> tf.Tensor:
 
 
 def _of_shape(shape: tf.TensorShape, array: np.ndarray) -> tf.Tensor:
-    """Raises `ValueError` for an array of another kind."""
+    """Return the array as a tensor; raise `ValueError` if its shape, type or values are wrong."""
     if tuple(shape) != array.shape or array.dtype != np.float32 or not np.isfinite(array).all():
-        raise ValueError(f"no {tuple(shape)} of numbers")
+        raise ValueError(f"not {tuple(shape)} finite float32 values")
     return tf.constant(array)
 
 

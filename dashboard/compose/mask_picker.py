@@ -23,7 +23,7 @@ def choose(place: str, label: str, meaning: str, photo: Picture | None) -> Image
     base = _base(place)
     with sheet:
         drawing = brush.draw(photo, base, f"brush-{place}")
-    if base and not geometry.of_one_shape(base.size, photo.image.size):
+    if base and not geometry.have_same_shape(base.size, photo.image.size):
         st.caption("The mask has another shape than the photo: it is stretched to it.")
     mask = drawing.mask(photo.image.size, base)
     nothing_marked = mask.getbbox() is None

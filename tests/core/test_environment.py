@@ -1,4 +1,4 @@
-"""The environment variables: read as they are now, refused in one sentence, and documented."""
+"""The environment variables: current values, clear errors, and documentation."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from core.errors import InputError
         ("checkpoint_seconds", "a number of seconds, 0 or more", ["abc", "-1", "nan", "inf"]),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_where_it_is_read(monkeypatch, own_home, name, must_be, refused):
+def test_an_invalid_value_raises_an_error_when_it_is_read(monkeypatch, own_home, name, must_be, refused):
     variable = f"NST_{name.upper()}"
     for value in refused:
         monkeypatch.setenv(variable, value)
@@ -27,7 +27,7 @@ def test_a_value_that_is_not_allowed_is_refused_where_it_is_read(monkeypatch, ow
     assert paths.home() == own_home
 
 
-def test_a_changed_variable_is_read_anew(monkeypatch):
+def test_a_changed_variable_is_read_again(monkeypatch):
     monkeypatch.delenv("NST_CHECKPOINT_SECONDS", raising=False)
     read = [environment().checkpoint_seconds]
     for value in ("1", "0.5", ""):

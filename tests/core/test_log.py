@@ -1,4 +1,4 @@
-"""What an operator reads: a line an event, with the run's name, and no more of it than the disk is to hold."""
+"""The log: a line per event with the run's name, in files of limited size."""
 
 import io
 import json
@@ -36,20 +36,20 @@ def new_run(own_home):
     return make
 
 
-def test_nothing_is_told_before_a_process_begins_to(monkeypatch, capfd):
+def test_nothing_is_logged_before_begin(monkeypatch, capfd):
     monkeypatch.setattr(log._log, "handlers", [logging.NullHandler()])
     log.event("run started", run="r")
     log.failed("run failed", ValueError("x"))
     assert capfd.readouterr() == ("", "")
 
 
-def test_begun_twice_each_event_is_told_once(told):
+def test_after_two_calls_of_begin_each_event_is_logged_once(told):
     log.begin()
     log.event("worker started")
     assert len(told.lines()) == 1
 
 
-def test_an_event_is_one_line_that_says_when_and_what(told):
+def test_an_event_is_a_line_with_time_and_facts(told):
     log.event("run ended", run="20260101-000000-x", status="done", seconds=1.5, message="")
     (line,) = told.lines()
     time, rest = line.split(" ", 1)
@@ -58,7 +58,7 @@ def test_an_event_is_one_line_that_says_when_and_what(told):
 
 
 @pytest.mark.parametrize("form", ["", "json"])
-def test_what_others_named_breaks_no_line_and_steers_no_terminal(told, monkeypatch, form):
+def test_names_from_outside_break_no_line_and_control_no_terminal(told, monkeypatch, form):
     monkeypatch.setenv("NST_LOG", form)
     log.refused("picture refused", HOSTILE, run=HOSTILE)
     log.failed("page failed", ValueError(HOSTILE))
@@ -67,7 +67,7 @@ def test_what_others_named_breaks_no_line_and_steers_no_terminal(told, monkeypat
     assert all(line.isascii() and line.isprintable() for line in lines)
 
 
-def test_a_failure_that_was_not_foreseen_is_told_with_its_place(told, as_json):
+def test_an_unexpected_failure_is_logged_with_its_traceback(told, as_json):
     try:
         raise ZeroDivisionError("no paint")
     except ZeroDivisionError as error:
@@ -81,19 +81,19 @@ def test_a_failure_that_was_not_foreseen_is_told_with_its_place(told, as_json):
     assert foreseen["reason"] == "The paint ran out." and "traceback" not in foreseen
 
 
-def test_a_line_that_cannot_be_written_stops_nothing(told, monkeypatch, tmp_path):
+def test_a_line_that_cannot_be_written_is_ignored(told, monkeypatch, tmp_path):
     with (tmp_path / "closed").open("w") as closed:
         pass
     monkeypatch.setattr(sys, "stderr", closed)
     log.event("run started", run="r")
-    full = os.open("/dev/full", os.O_WRONLY)  # as on a disk that is
+    full = os.open("/dev/full", os.O_WRONLY)  # like a full disk
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.FileIO(full, "w"), write_through=True))
     log.event("run ended", run="r")
     with pytest.raises(OSError):
         sys.stderr.write("x")
 
 
-def test_a_runs_way_is_told_by_its_name(told, as_json, new_run):
+def test_the_events_of_a_run_are_logged_with_its_name(told, as_json, new_run):
     run = new_run()
     with pytest.raises(StudioError), Recorder(run):
         raise StudioError("The paint ran out.")
@@ -103,7 +103,7 @@ def test_a_runs_way_is_told_by_its_name(told, as_json, new_run):
     assert ended["message"] == "The paint ran out." and ended["seconds"] >= 0
 
 
-def test_what_is_done_with_runs_is_told(told, as_json, new_run, tmp_path):
+def test_actions_on_runs_are_logged(told, as_json, new_run, tmp_path):
     run = new_run()
     run.change(status="stopped", writer=None)
     with (tmp_path / "run.zip").open("wb") as file:
@@ -130,13 +130,13 @@ def test_what_is_done_with_runs_is_told(told, as_json, new_run, tmp_path):
     assert "private contents" not in json.dumps(events)
 
 
-# The file that a worker writes to
+# The log file of a worker
 
 
-def test_a_log_that_has_become_long_is_put_aside(tmp_path):
+def test_a_long_log_is_renamed(tmp_path):
     path = tmp_path / "worker.log"
     for part in (b"first", b"second", b"third"):
-        with log.bounded(path) as file:
+        with log.open_bounded(path) as file:
             file.write(part)
             file.truncate(log.LIMIT + 1)
     assert path.read_bytes().startswith(b"third")
@@ -156,9 +156,9 @@ for number in range(4000):
 """
 
 
-def test_a_worker_that_lives_long_goes_on_in_a_new_file(tmp_path):
+def test_a_long_running_worker_continues_in_a_new_file(tmp_path):
     path = tmp_path / "worker.log"
-    with log.bounded(path) as file:
+    with log.open_bounded(path) as file:
         subprocess.run([sys.executable, "-c", WRITE, path], cwd=paths.CHECKOUT, stdout=file, stderr=file, check=True)
     kept = [each.stat().st_size for each in tmp_path.iterdir()]
     assert len(kept) == 2 and max(kept) < log.LIMIT + 10_000
@@ -171,23 +171,23 @@ from pathlib import Path
 from core import log
 log.begin()
 log.event("one")
-Path(sys.argv[1]).replace(sys.argv[1] + ".1")  # as another worker does
+Path(sys.argv[1]).replace(sys.argv[1] + ".1")  # like another worker
 log.event("two")
 log.keep_bounded(Path(sys.argv[1]))
 log.event("three")
 """
 
 
-def test_a_worker_follows_to_the_new_file_when_another_has_put_the_log_aside(tmp_path):
+def test_a_worker_continues_in_the_new_file_after_another_renamed_the_log(tmp_path):
     path = tmp_path / "worker.log"
-    with log.bounded(path) as file:
+    with log.open_bounded(path) as file:
         command = [sys.executable, "-c", WRITE_ALSO, path]
         subprocess.run(command, cwd=paths.CHECKOUT, stdout=file, stderr=file, check=True)
     said = [[line.split()[-1] for line in each.read_text().splitlines()] for each in (tmp_path / "worker.log.1", path)]
     assert said == [["one", "two"], ["three"]]
 
 
-def test_the_command_line_says_nothing_new_unasked(own_home, tmp_path):
+def test_the_command_line_does_not_log_by_default(own_home, tmp_path):
     def stylize(**environment):
         return subprocess.run(
             [sys.executable, "-m", "nst", "stylize", tmp_path / "none.jpg", "waves", "-o", tmp_path / "o.png"],
@@ -203,16 +203,16 @@ def test_the_command_line_says_nothing_new_unasked(own_home, tmp_path):
     assert json.loads(event)["reason"] in line
 
 
-def test_a_log_that_another_starter_has_just_put_aside_is_begun_anew(tmp_path, monkeypatch):
+def test_a_log_that_another_process_has_just_renamed_is_started_again(tmp_path, monkeypatch):
     path = tmp_path / "worker.log"
     path.write_bytes(bytes(log.LIMIT + 1))
     replace = Path.replace
 
     def both(self, target):
         replace(self, target)
-        return replace(self, target)  # the second finds none
+        return replace(self, target)  # the second rename finds no file
 
     monkeypatch.setattr(Path, "replace", both)
-    with log.bounded(path) as file:
+    with log.open_bounded(path) as file:
         file.write(b"line")
     assert path.read_bytes() == b"line" and path.with_name("worker.log.1").stat().st_size > log.LIMIT

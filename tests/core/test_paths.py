@@ -1,4 +1,4 @@
-"""Where things lie, and how files take each other's place."""
+"""Folders, and files that are replaced atomically."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ def names(folder):
 
 @pytest.fixture
 def umask():
-    """Sets the process's umask for one test."""
+    """Set the process's umask for a test."""
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
@@ -32,7 +32,7 @@ def umask():
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A checkout with an empty `models/`, and a home beside it."""
+    """Create a checkout with an empty `models/`, and a home next to it."""
     folder = tmp_path / "checkout"
     (folder / "models").mkdir(parents=True)
     (folder / "pyproject.toml").touch()
@@ -53,19 +53,19 @@ def test_new_file_and_its_folders(tmp_path):
     assert names(path.parent) == ["file.bin"]
 
 
-def test_until_the_end_readers_see_the_old_file(tmp_path):
+def test_readers_see_the_old_file_until_the_end(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with replacing(path) as file:
         file.write(b"new" * 100_000)
         file.flush()
         assert path.read_bytes() == b"old"
-        assert Path(file.name).parent == tmp_path  # the same disk, or it could not be put in place at once
+        assert Path(file.name).parent == tmp_path  # a rename is atomic only on the same disk
     assert path.read_bytes() == b"new" * 100_000
     assert names(tmp_path) == ["file"]
 
 
-def test_what_was_written_may_be_read_back_before_the_end(tmp_path):
+def test_written_data_can_be_read_before_the_end(tmp_path):
     with replacing(tmp_path / "file") as file:
         file.write(b"0123456789")
         file.seek(4)
@@ -75,7 +75,7 @@ def test_what_was_written_may_be_read_back_before_the_end(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", [b"old", None])
-def test_failure_leaves_what_was_there_and_nothing_else(tmp_path, error, old):
+def test_failure_leaves_only_the_old_file(tmp_path, error, old):
     path = tmp_path / "file"
     if old:
         path.write_bytes(old)
@@ -86,7 +86,7 @@ def test_failure_leaves_what_was_there_and_nothing_else(tmp_path, error, old):
     assert not old or path.read_bytes() == old
 
 
-def test_full_disk_leaves_what_was_there_and_nothing_else(tmp_path):
+def test_full_disk_leaves_only_the_old_file(tmp_path):
     resource = pytest.importorskip("resource", reason="the limit on file sizes is one of POSIX")
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -108,7 +108,7 @@ def test_a_folder_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == ["inner"]
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(OSError), replacing(tmp_path / "file" / "inner"):
         pass
@@ -136,7 +136,7 @@ def test_others_may_read_a_new_file(tmp_path, umask):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
-def test_a_private_umask_is_honoured(tmp_path, umask):
+def test_a_private_umask_is_respected(tmp_path, umask):
     umask(0o077)
     with replacing(tmp_path / "file") as file:
         file.write(b"new")
@@ -145,7 +145,7 @@ def test_a_private_umask_is_honoured(tmp_path, umask):
     assert modes == [0o600, 0o600]
 
 
-def test_writers_and_readers_at_once_see_whole_files(tmp_path):
+def test_concurrent_readers_see_complete_files(tmp_path):
     path = tmp_path / "file"
     contents = [bytes([number]) * 50_000 for number in range(4)]
     path.write_bytes(contents[0])
@@ -183,7 +183,7 @@ def test_home_is_the_named_folder(tmp_path, monkeypatch):
     assert paths.home() == (tmp_path / "there").resolve()
     assert paths.runs() == paths.home() / "runs"
     assert paths.cache() == paths.home() / "cache"
-    assert not paths.home().exists()  # asking makes nothing
+    assert not paths.home().exists()  # the call creates nothing
 
 
 def test_home_may_be_relative_or_below_the_users_own(tmp_path, monkeypatch):
@@ -207,11 +207,11 @@ def test_home_by_default_is_the_platforms_folder(monkeypatch, named):
 # Models
 
 
-def test_models_of_a_checkout_lie_in_it(checkout):
+def test_models_of_a_checkout_are_in_its_folder(checkout):
     assert paths.models() == checkout / "models"
 
 
-def test_models_of_an_installed_copy_lie_in_the_home(checkout):
+def test_models_of_an_installed_copy_are_in_the_home(checkout):
     (checkout / "pyproject.toml").unlink()
     assert paths.models() == paths.home() / "models"
     (checkout / "pyproject.toml").touch()
@@ -227,7 +227,7 @@ def test_find_model_in_a_checkout(checkout):
     assert paths.find_model("folder.onnx") is None
 
 
-def test_find_model_prefers_the_one_made_here_to_the_shipped_one(checkout):
+def test_find_model_prefers_the_local_model_to_the_shipped_model(checkout):
     (checkout / "pyproject.toml").unlink()
     shipped, own = checkout / "models" / "model.onnx", paths.home() / "models" / "model.onnx"
     shipped.touch()
@@ -240,7 +240,7 @@ def test_find_model_prefers_the_one_made_here_to_the_shipped_one(checkout):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are not flushed there")
-def test_a_folder_is_flushed_with_all_that_is_in_it_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_folder_and_its_files_are_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     draft, folder, flushed = tmp_path / ".draft", tmp_path / "folder", []
     (draft / "inner").mkdir(parents=True)
     for name in ("one", "inner/two"):

@@ -1,4 +1,4 @@
-"""Settings: the defaults, the presets, and what becomes of every choice, good and bad."""
+"""Settings: the defaults, the presets, and valid and invalid values."""
 
 import math
 import subprocess
@@ -21,7 +21,7 @@ WORDS = [setting for setting in SETTINGS.values() if setting.type is str]
 
 
 def refusal(preset="reference", **choices):
-    """The one sentence that a bad choice ends in."""
+    """Return the error message for invalid values."""
     with pytest.raises(InputError) as caught:
         choose(preset, **choices)
     sentence = str(caught.value)
@@ -30,13 +30,13 @@ def refusal(preset="reference", **choices):
 
 
 def beyond(setting, side):
-    """The nearest value outside of a setting's limit."""
+    """Return the nearest value outside a setting's limit."""
     limit, sign = getattr(setting, side), -1 if side == "minimum" else 1
     return limit + sign if setting.type is int else math.nextafter(limit, sign * math.inf)
 
 
 def inside(setting, side):
-    """The outermost value that a setting admits."""
+    """Return a setting's smallest or largest allowed value."""
     return getattr(setting, side)
 
 
@@ -67,7 +67,7 @@ def test_defaults_are_the_published_reference_run():
         "preconditioning",
         "seed",
         "memory",
-    }  # of another optimizer or start, and this machine's
+    }  # settings of other optimizers and initial images, and of the machine
     as_published = {
         "stages": 1,
         "style_scale": 1.0,
@@ -95,7 +95,7 @@ def test_preset(name):
     assert settings.frame_every <= settings.iterations
 
 
-def test_fast_is_the_default_and_lies_between_the_others():
+def test_fast_is_the_default_between_the_other_presets():
     assert list(PRESETS) == ["draft", "fast", "fine", "reference"]
     assert DEFAULT_PRESET == "fast"
     assert choose() == PRESETS["fast"].settings()
@@ -106,7 +106,7 @@ def test_fast_is_the_default_and_lies_between_the_others():
 
 
 @pytest.mark.parametrize("name", ["draft", "fast"])
-def test_quick_presets_aim_at_the_reference_by_another_way(name):
+def test_quick_presets_have_the_losses_of_the_reference(name):
     quick, reference = PRESETS[name].settings(), TransferSettings()
     assert (quick.init, quick.optimizer, quick.precision) == ("preview", "l-bfgs", "auto")
     for setting in SETTINGS.values():
@@ -114,26 +114,26 @@ def test_quick_presets_aim_at_the_reference_by_another_way(name):
             assert getattr(quick, setting.name) == getattr(reference, setting.name)
 
 
-def test_settings_recorded_before_there_was_a_choice_read_as_what_they_were():
+def test_old_records_without_newer_settings_keep_their_meaning():
     words = TransferSettings.model_validate({"size": 256, "iterations": 100, "frame_every": 10, "beta_1": 0.9})
     assert (words.init, words.optimizer, words.precision) == ("content", "adam", "float32")
 
 
-# Choosing
+# Valid values
 
 
-def test_choices_override_the_preset_and_leave_the_rest():
+def test_choices_override_only_their_settings():
     settings = choose("draft", size=300, beta_1=0.5)
     assert settings.model_dump() == {**choose("draft").model_dump(), "size": 300, "beta_1": 0.5}
 
 
-def test_none_is_no_choice():
+def test_none_changes_nothing():
     assert choose("draft", **dict.fromkeys(SETTINGS)) == choose("draft")
     assert choose("draft", size=None, iterations=7).iterations == 7
-    assert choose("reference", total_variation_weight=0).total_variation_weight == 0  # but 0 is one
+    assert choose("reference", total_variation_weight=0).total_variation_weight == 0  # 0 is a value
 
 
-def test_numbers_as_typed_on_a_command_line():
+def test_numbers_given_as_text():
     settings = choose(size="640", style_weight="2.5e-2", iterations=20.0)
     assert (settings.size, settings.style_weight, settings.iterations) == (640, 0.025, 20)
     assert type(settings.iterations) is int
@@ -150,19 +150,19 @@ def test_layers_from_a_string(setting):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("setting", WORDS, ids=lambda setting: setting.name)
-def test_every_word_of_a_choice_is_admitted(setting, preset):
+def test_every_choice_is_allowed(setting, preset):
     for word in setting.choices:
         settings = choose(preset, **{setting.name: word})
         assert settings.model_dump() == {**choose(preset).model_dump(), setting.name: word}
         assert TransferSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_one_of_the_weights_may_be_zero():
+def test_style_or_content_weight_may_be_zero():
     assert choose(style_weight=0).style_weight == 0
     assert choose(content_weight=0).content_weight == 0
 
 
-def test_settings_survive_json_and_do_not_change():
+def test_settings_are_immutable_and_survive_json():
     settings = choose("draft", style_layers="block2_conv2", epsilon=1e-7)
     assert TransferSettings.model_validate_json(settings.model_dump_json()) == settings
     with pytest.raises(ValidationError, match="frozen"):
@@ -170,7 +170,7 @@ def test_settings_survive_json_and_do_not_change():
     assert settings.size == 256
 
 
-# Bad choices
+# Invalid values
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
@@ -187,7 +187,7 @@ def test_settings_survive_json_and_do_not_change():
 def test_unknown_layer(setting, layers, named):
     sentence = refusal(**{setting.name: layers})
     assert sentence.startswith(f"{setting.name} = {layers!r}: ")
-    assert f"VGG19 has no layer {named!r}; it has relu1_1, also called block1_conv1 " in sentence
+    assert f"VGG19 has no layer {named!r}; its layers are relu1_1 (also called block1_conv1; " in sentence
 
 
 def test_names_keep_their_capitals():
@@ -204,14 +204,14 @@ def test_empty_entry_among_the_layers(setting):
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
 def test_layer_named_twice(setting):
     layers = "block1_conv1,block2_conv1,block1_conv1"
-    assert refusal(**{setting.name: layers}) == f"{setting.name} = {layers!r}: a layer is named twice."
+    assert refusal(**{setting.name: layers}) == f"{setting.name} = {layers!r}: a layer is listed twice."
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
 @pytest.mark.parametrize("layers", [(), []])
 def test_no_layer_at_all(setting, layers):
     sentence = refusal(**{setting.name: layers})
-    assert sentence.startswith(f"{setting.name} = {layers!r}: ") and sentence.endswith("name at least one.")
+    assert sentence.startswith(f"{setting.name} = {layers!r}: ") and sentence.endswith("name at least one layer.")
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
@@ -272,7 +272,7 @@ def test_unknown_preset(name):
 
 
 @pytest.mark.parametrize("name", ["colour", "Size", "preset_", "model_config"])
-def test_unknown_knob(name):
+def test_unknown_setting(name):
     assert refusal(**{name: 3}).startswith(f"{name} = 3: ")
 
 
@@ -282,15 +282,15 @@ def test_bad_choice_is_refused_in_every_preset():
         assert refusal(preset, optimizer="sgd") == "optimizer = 'sgd': should be 'adam' or 'l-bfgs'."
 
 
-# Style layer weights, and settings that are changed
+# Layers, weights, stages and changes
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.name)
-def test_layers_by_the_names_of_the_field(setting):
-    """`relu4_2` is Keras's block4_conv2, which is what it is called from then on; `conv4_2` comes before the ReLU."""
+def test_layers_by_their_usual_names(setting):
+    """`relu4_2` becomes Keras's name block4_conv2; `conv4_2` is before the ReLU and keeps its name."""
     for given in ("relu4_2,conv4_2,relu1_1", "block4_conv2,conv4_2,block1_conv1"):
         assert getattr(choose(**{setting.name: given}), setting.name) == ("block4_conv2", "conv4_2", "block1_conv1")
-    assert "a layer is named twice" in refusal(**{setting.name: "relu4_2,block4_conv2"})
+    assert "a layer is listed twice" in refusal(**{setting.name: "relu4_2,block4_conv2"})
     for wrong in ("relu1_3", "conv3_5", "relu6_1", "relu0_1", "conv4-2", "Conv4_2"):
         assert f"VGG19 has no layer {wrong!r}" in refusal(**{setting.name: wrong})
 
@@ -327,12 +327,12 @@ def test_stages_double_the_size_and_halve_the_iterations(choices, expected):
         (4, [(64, 2), (128, 3), (256, 4)]),
     ],
 )
-def test_each_stage_that_there_is_has_an_iteration(iterations, expected):
+def test_each_stage_has_an_iteration(iterations, expected):
     assert choose("reference", size=256, iterations=iterations, stages=3).schedule() == expected
 
 
 @pytest.mark.parametrize("stages", range(1, 7))
-def test_the_stages_end_with_the_iterations_that_are_asked_for(stages):
+def test_the_last_stage_ends_with_the_last_iteration(stages):
     for iterations in range(1, 100):
         schedule = choose("reference", size=2048, iterations=iterations, stages=stages).schedule()
         ends = [end for _, end in schedule]
@@ -340,8 +340,8 @@ def test_the_stages_end_with_the_iterations_that_are_asked_for(stages):
         assert schedule[-1] == (2048, iterations)
 
 
-def test_stages_that_would_begin_too_small_are_refused():
-    assert refusal(stages=6) == "6 stages to 512 px would begin at 16 px; the least is 64 px."
+def test_stages_that_would_start_too_small_are_refused():
+    assert refusal(stages=6) == "6 stages to 512 px would start at 16 px; the minimum is 64 px."
     assert choose(stages=4).schedule()[0][0] == 64
 
 
@@ -349,7 +349,7 @@ def test_stages_that_would_begin_too_small_are_refused():
 def test_content_layer_weights_for_other_layers(weights):
     count = len(weights.split(",")) if isinstance(weights, str) else len(weights)
     assert refusal(content_layer_weights=weights) == (
-        f"content_layer_weights has {count} numbers for 1 content layers: give one for each, or none."
+        f"content_layer_weights has {count} numbers for 1 content layers: give a number for each layer, or no numbers."
     )
 
 
@@ -369,11 +369,11 @@ def test_no_style_layer_weights_are_none():
 def test_style_layer_weights_for_other_layers(weights):
     count = len(weights.split(",")) if isinstance(weights, str) else len(weights)
     assert refusal(style_layer_weights=weights) == (
-        f"style_layer_weights has {count} numbers for 5 style layers: give one for each, or none."
+        f"style_layer_weights has {count} numbers for 5 style layers: give a number for each layer, or no numbers."
     )
 
 
-def test_style_layer_weights_do_not_outlive_their_layers():
+def test_style_layer_weights_must_fit_new_layers():
     five = choose("reference", style_layer_weights=(1, 2, 3, 4, 5))
     with pytest.raises(InputError, match=r"^style_layer_weights has 5 numbers for 1 style layers: "):
         five.changed(style_layers="block1_conv1")
@@ -386,7 +386,7 @@ def test_a_style_layer_weight_out_of_range(weight):
     assert choose("reference", style_layer_weights=[0, 1e6, 1, 1, 1]).style_layer_weights[1] == 1e6
 
 
-def test_loss_weights_say_all_that_the_losses_count():
+def test_loss_weights_contain_all_weights():
     settings = choose("reference", style_weight=3, content_weight=0, total_variation_weight=0.5)
     assert settings.loss_weights() == (3.0, 0.0, 0.5, (1.0,) * 5, (1.0,))
     weighted = settings.changed(style_layer_weights="2,1,0,1,1")
@@ -418,7 +418,7 @@ def test_changed_settings_keep_the_others():
         ),
     ],
 )
-def test_changes_that_do_not_fit_are_refused(changes, sentence):
+def test_changes_that_are_not_allowed_are_refused(changes, sentence):
     settings = choose("reference", style_weight=0)
     with pytest.raises(InputError) as caught:
         settings.changed(**changes)
@@ -438,7 +438,7 @@ def test_what_can_be_steered():
 # Settings
 
 
-def test_knobs_cover_every_setting_and_tell_what_it_means():
+def test_every_setting_has_a_description():
     assert list(SETTINGS) == list(TransferSettings.model_fields)
     for name, setting in SETTINGS.items():
         assert setting.name == name and setting.label.strip() and setting.meaning.endswith(".")
@@ -458,7 +458,7 @@ def test_knobs_cover_every_setting_and_tell_what_it_means():
     assert SETTINGS["size"].unit == "px" and SETTINGS["frame_every"].unit == "iterations"
 
 
-def test_every_number_has_limits_and_a_list_of_layers_or_a_word_none():
+def test_numbers_have_limits_and_other_settings_have_none():
     for setting in NUMBERS:
         assert setting.minimum is not None and setting.maximum is not None
         default = getattr(TransferSettings(), setting.name)
@@ -474,15 +474,15 @@ def test_every_number_has_limits_and_a_list_of_layers_or_a_word_none():
     assert len(NUMBERS + LISTS + WORDS) + len(each) == len(SETTINGS)
 
 
-def test_precision_is_one_that_the_network_computes_in_or_left_to_the_machine():
+def test_precision_is_a_network_precision_or_auto():
     assert set(SETTINGS["precision"].choices) == {"auto", *get_args(Precision)}
 
 
 @pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.name)
 @pytest.mark.parametrize("side", ["minimum", "maximum"])
-def test_a_limit_is_where_validation_draws_it(setting, side):
+def test_the_described_limits_are_validated(setting, side):
     value = inside(setting, side)
-    large = {"size": SETTINGS["size"].maximum} if setting.name == "stages" else {}  # six stages need a large picture
+    large = {"size": SETTINGS["size"].maximum} if setting.name == "stages" else {}  # six stages need a large image
     assert getattr(choose("reference", **{**large, setting.name: value}), setting.name) == value
 
 

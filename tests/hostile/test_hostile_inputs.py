@@ -125,7 +125,7 @@ REFUSED = {
     "a TIFF cut amid": (saved(RGB, "TIFF")[:-3000], ""),
     "a GIF cut amid": (GIF[:1200], DAMAGED),
     "a TIFF of directories in a circle": (tiff_of({256: 64, 257: 64}), ""),
-    "a TIFF of no numbers": (tiff(np.full((48, 64, 3), np.nan, np.float32), photometric="rgb"), "holds values"),
+    "a TIFF of no numbers": (tiff(np.full((48, 64, 3), np.nan, np.float32), photometric="rgb"), "has values"),
     "a TIFF of complex numbers": (tiff(np.zeros((48, 64), np.complex64)), ""),
 }  # fmt: skip
 
@@ -401,7 +401,7 @@ def test_results_of_no_run(run, data):
     (run.path / "result.npy").write_bytes(data)
     with (
         bounded(5),
-        pytest.raises(StudioError, match=r"has no result that can be used: result\.npy is none, or damaged"),
+        pytest.raises(StudioError, match=r"has no usable result: result\.npy is missing or damaged"),
     ):
         codec.read_exact(run.path / "result.npy")
     assert refusal(seeds.run_files() | {"result.npy": data}).endswith("does not match the run's record.")
@@ -586,7 +586,7 @@ def test_weights_that_declare_terabytes(tmp_path):
             group = file.create_group(layer)
             group.create_dataset("kernel", (10**4, 10**4, 10**4, 10**4), np.float32, chunks=(1, 1, 64, 64))
             group.create_dataset("bias", (64,), np.float32)
-    with bounded(20), pytest.raises(InputError, match=r"does not hold VGG19 weights \(block1_conv1 has the shapes"):
+    with bounded(20), pytest.raises(InputError, match=r"does not contain VGG19 weights \(block1_conv1 has the shapes"):
         read(WeightsFile(tmp_path / "w.h5", "user"))
 
 

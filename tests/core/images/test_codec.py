@@ -1,4 +1,4 @@
-"""Pictures: what is read from files of every kind, what the network gets, and what is written."""
+"""Image files: reading all formats, preprocessing, and writing."""
 
 import io
 import os
@@ -35,7 +35,7 @@ from core.images.preprocessing import NETWORK_MAX, NETWORK_MIN, from_network, to
 
 REFERENCE = Path(__file__).parents[3] / "../shared/reference/content.jpg"
 SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"]
-# The module silences these, but pytest shows them again: see test_odd_files_are_read_without_remarks.
+# The module ignores these warnings, but pytest enables them: see test_unusual_files_are_read_without_warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 METADATA = {"seed": "7", "Stil": "Größe 「富嶽」 🌊\nzwei Zeilen", "settings": '{"size": 512}'}
 
@@ -45,7 +45,7 @@ def noise(height: int = 40, width: int = 48, channels: int = 3) -> np.ndarray:
 
 
 def smooth(height: int = 40, width: int = 48) -> np.ndarray:
-    """A picture that lossy formats keep well."""
+    """Return a smooth image, which lossy formats keep well."""
     rows, columns = np.mgrid[0:height, 0:width]
     return np.stack([rows * 4 + 20, columns * 4 + 10, rows + columns + 60], axis=-1).astype(np.uint8)
 
@@ -81,7 +81,7 @@ def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chu
 
 
 def icc_profile(device: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """A version 2 ICC profile of these tags (ICC.1:2001-04, section 6)."""
+    """Return a version 2 ICC profile with these tags (ICC.1:2001-04, section 6)."""
     table, content, start = b"", b"", 128 + 4 + 12 * len(tags)
     for name, value in tags.items():
         table += name + struct.pack(">II", start + len(content), len(value))
@@ -106,7 +106,7 @@ def linear_grey_profile() -> bytes:
 
 
 def black_ink_profile() -> bytes:
-    """A printer whose cyan, magenta and yellow inks are water, and whose black is black."""
+    """Return the profile of a printer whose cyan, magenta and yellow inks have no colour."""
     ramps = bytes(range(256))
     grid = b"".join(bytes([0 if black else 255, 128, 128]) for _ in range(8) for black in (0, 1))  # L*, a*, b*
     identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
@@ -120,13 +120,13 @@ def srgb_profile() -> bytes:
 
 
 def swapped_profile(called: str) -> bytes:
-    """sRGB's profile with the red and the blue primary exchanged."""
+    """Return the sRGB profile with exchanged red and blue primaries."""
     profile = srgb_profile().replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
     return profile.replace("sRGB".encode("utf-16-be"), called.encode("utf-16-be"))
 
 
 def rounded_srgb_profile(called: str) -> bytes:
-    """sRGB's profile with the red primary a little off, as by another program's rounding."""
+    """Return the sRGB profile with a slightly different red primary, like the rounding of another program."""
     profile = bytearray(srgb_profile().replace("sRGB".encode("utf-16-be"), called.encode("utf-16-be")))
     (start,) = struct.unpack_from(">I", profile, profile.index(b"rXYZ") + 4)
     x, y, z = struct.unpack_from(">3i", profile, start + 8)
@@ -136,7 +136,7 @@ def rounded_srgb_profile(called: str) -> bytes:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without the rights of root, for whom every file is readable."""
+    """Drop the rights of root, who can read every file."""
     if os.name != "posix":
         pytest.skip("file permissions are those of POSIX")
     if os.getuid() != 0:
@@ -170,13 +170,13 @@ def test_lossless_webp_keeps_every_value() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
-def test_lossy_formats_come_out_as_pillow_decodes_them(file_format: str) -> None:
+def test_lossy_formats_are_read_as_by_pillow(file_format: str) -> None:
     data = saved(Image.fromarray(noise()), file_format)
     plain = Image.open(io.BytesIO(data)).convert("RGB")
     assert read_image(data).tobytes() == plain.tobytes()
 
 
-def test_file_without_suffix_and_bytes_are_read_alike(tmp_path: Path) -> None:
+def test_file_without_suffix_and_bytes_give_the_same_image(tmp_path: Path) -> None:
     data = saved(Image.fromarray(noise()), "PNG")
     path = tmp_path / "photo"
     path.write_bytes(data)
@@ -246,7 +246,7 @@ def test_ycbcr_and_lab_tiff() -> None:
 
 def test_first_frame_of_animations() -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "lime", "blue")]
-    for file_format in ("GIF", "TIFF", "PNG", "MPO"):  # the last is a JPEG of several pictures, as phones write it
+    for file_format in ("GIF", "TIFF", "PNG", "MPO"):  # MPO is a JPEG with several images, as written by phones
         data = saved(frames[0], file_format, save_all=True, append_images=frames[1:])
         assert pixel(data) == pytest.approx((255, 0, 0), abs=1)
     data = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
@@ -283,7 +283,7 @@ def test_deep_grey_is_scaled(data: bytes) -> None:
         np.testing.assert_array_equal(values[..., channel], RAMP_8)
 
 
-def test_16_bit_values_in_figures() -> None:
+def test_16_bit_values_by_hand() -> None:
     for stored, expected in [(0, 0), (128, 0), (129, 1), (32768, 128), (65406, 254), (65407, 255), (65535, 255)]:
         data = saved(Image.fromarray(np.full((40, 40), stored, np.uint16)), "PNG")
         assert pixel(data) == (expected,) * 3
@@ -323,7 +323,7 @@ def test_16_bit_rgb_png() -> None:
 
 def test_16_bit_grey_and_alpha() -> None:
     values = np.full((40, 40, 2), (25700, 13107), np.uint16)
-    expected = (224, 224, 224)  # as above: 100 at 0.2 over white
+    expected = (224, 224, 224)  # 100 × 0.2 + 255 × 0.8
     assert pixel(tiff(values, photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])) == expected
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     assert pixel(png(40, 40, 16, 4, rows)) == expected
@@ -348,21 +348,21 @@ def test_tiff_by_tifffile_is_upright_and_in_srgb() -> None:
 @pytest.mark.parametrize(
     ("values", "range_"),
     [
-        (np.full((40, 40), 70000, np.int32), "70000 to 70000, and only 0 to 65535"),
-        (np.full((40, 40), -5, np.int16), "-5 to -5, and only 0 to 65535"),
-        (np.full((40, 40), 3.5, np.float32), "3.5 to 3.5, and only 0 to 1"),
-        (np.full((40, 40), np.nan, np.float32), "nan to nan, and only 0 to 1"),
+        (np.full((40, 40), 70000, np.int32), "70000 to 70000; only 0 to 65535"),
+        (np.full((40, 40), -5, np.int16), "-5 to -5; only 0 to 65535"),
+        (np.full((40, 40), 3.5, np.float32), "3.5 to 3.5; only 0 to 1"),
+        (np.full((40, 40), np.nan, np.float32), "nan to nan; only 0 to 1"),
     ],
 )
 def test_values_out_of_range_are_refused_with_their_range(values: np.ndarray, range_: str) -> None:
-    with pytest.raises(InputError, match=f"^scan.tif holds values from {range_} can be shown"):
+    with pytest.raises(InputError, match=f"^scan.tif has values from {range_} is allowed"):
         read_image(tiff(values), "scan.tif")
 
 
 def test_tiff_of_another_kind_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^scan\.tif is a TIFF of a kind that is not supported"):
+    with pytest.raises(InputError, match=r"^scan\.tif is a TIFF of an unsupported kind"):
         read_image(tiff(np.zeros((40, 40, 7), np.float32), photometric="minisblack", planarconfig="contig"), "scan.tif")
-    with pytest.raises(InputError, match=r"^scan\.tif holds values of type complex64"):
+    with pytest.raises(InputError, match=r"^scan\.tif has values of the unsupported type complex64"):
         read_image(tiff(np.zeros((40, 40), np.complex64)), "scan.tif")
 
 
@@ -408,7 +408,7 @@ def test_colours_are_converted_from_the_profile(file_format: str) -> None:
     assert pixel(data) == pytest.approx((0, 0, 255), abs=3)
 
 
-def test_profile_that_is_only_called_srgb_is_converted() -> None:
+def test_other_profile_with_srgb_in_its_name_is_converted() -> None:
     data = saved(Image.new("RGB", (40, 40), (255, 0, 0)), "PNG", icc_profile=swapped_profile("sRGB"))
     assert pixel(data) == pytest.approx((0, 0, 255), abs=1)
 
@@ -423,7 +423,7 @@ def test_srgb_profile_changes_nothing(called: str) -> None:
     np.testing.assert_array_equal(np.asarray(read_image(data)), noise(128, 128))
 
 
-def test_reference_picture_comes_out_as_pillow_decodes_it() -> None:
+def test_reference_photo_is_read_as_by_pillow() -> None:
     if not REFERENCE.is_file():
         pytest.skip("the reference picture is not beside this checkout")
     with Image.open(REFERENCE) as plain:
@@ -461,7 +461,7 @@ def test_cmyk_profile() -> None:
         assert pixel(data) == pytest.approx(expected, abs=2)
 
 
-# Reading: what is refused
+# Reading: errors
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
@@ -507,7 +507,7 @@ def test_damaged_files(file_format: str) -> None:
         with pytest.raises(InputError, match=r"^photo (cannot be decoded: it is cut short|is not a JPEG)"):
             read_image(data[:length], "photo")
     rng = np.random.default_rng(3)
-    for _ in range(60):  # a decoder may accept some of these; no other exception may come out
+    for _ in range(60):  # a decoder may accept some of these; it must raise no other exception
         spoilt = bytearray(data)
         for position in rng.integers(0, 200, 8):
             spoilt[position] = rng.integers(0, 256)
@@ -517,7 +517,7 @@ def test_damaged_files(file_format: str) -> None:
             assert str(error).startswith("the picture ")
 
 
-def test_cut_short_says_so() -> None:
+def test_truncated_file_has_a_clear_message() -> None:
     data = saved(Image.fromarray(noise()), "PNG")
     with pytest.raises(InputError, match=r"^a\.png cannot be decoded: it is cut short, damaged or of an unusual kind"):
         read_image(data[:2000], "a.png")
@@ -536,7 +536,7 @@ def test_too_many_bytes(tmp_path: Path) -> None:
         read_image(bytes(MAX_BYTES + 1), "upload")
 
 
-def test_too_many_pixels_without_remarks_of_pillow(recwarn: pytest.WarningsRecorder) -> None:
+def test_too_many_pixels_without_warnings_of_pillow(recwarn: pytest.WarningsRecorder) -> None:
     assert MAX_PIXELS == 100_000_000
     for side, figure in [(10_001, "100,020,001"), (20_000, "400,000,000")]:
         message = f"^wall.png has {side} × {side} = {figure} pixels; the limit is 100,000,000 pixels\\.$"
@@ -589,7 +589,7 @@ def test_resize() -> None:
     np.testing.assert_array_equal(rgb, np.asarray(image.resize((64, 48), Image.Resampling.LANCZOS)))
     np.testing.assert_array_equal(resize(image, 160), noise(120, 160))
     assert resize(image, 320).shape == (240, 320, 3)
-    rgb[0, 0] = 0  # and it may be written to
+    rgb[0, 0] = 0  # the array is writable
 
 
 def test_resize_to_too_small() -> None:
@@ -599,16 +599,16 @@ def test_resize_to_too_small() -> None:
         resize(image, 100, "wide.png")
     expected = "wide.png would be only 100 × 25 pixels at size 100, and the shorter side must have at least 32: "
     assert str(caught.value) == expected + "choose a larger size."
-    with pytest.raises(InputError, match=r"no size helps, so cut it to a less narrow part\.$"):
-        resize(Image.new("RGB", (20_000, 40)), 4096)  # 8 pixels high even then
+    with pytest.raises(InputError, match=r"no size helps, so crop it to a less narrow part\.$"):
+        resize(Image.new("RGB", (20_000, 40)), 4096)  # only 8 pixels high
     with pytest.raises(InputError, match=r"^the picture would be only 1 × 1 pixels at size 0"):
         resize(image, 0)
 
 
-# The network's representation
+# Preprocessing
 
 
-def test_to_network_in_figures() -> None:
+def test_to_network_by_hand() -> None:
     rgb = np.array([[[255, 0, 0], [10, 20, 30]]], np.uint8)
     image = to_network(rgb)
     assert (image.dtype, image.shape, image.flags.c_contiguous) == (np.float32, (1, 1, 2, 3), True)
@@ -650,7 +650,7 @@ def test_to_uint8_rounds_and_clips() -> None:
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".JPG"])
-def test_written_picture_and_metadata_come_back(tmp_path: Path, suffix: str) -> None:
+def test_written_image_and_metadata_are_read_back(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"picture{suffix}"
     write_image(path, smooth(), METADATA)
     assert read_metadata(path) == METADATA
@@ -725,12 +725,12 @@ def test_check_writable(tmp_path: Path) -> None:
 
 @pytest.fixture
 def closed_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that anyone may enter and nobody but root write to."""
+    """Return a folder that everybody can enter and only root can write to."""
     folder = tmp_path / "closed"
     folder.mkdir()
     (folder / "old.png").write_bytes(b"old")
     folder.chmod(0o555)
-    # `as_nobody` comes from root, whose own folders of pytest are closed to others.
+    # `as_nobody` starts as root, and only root can enter pytest's folders.
     shut = [above for above in tmp_path.parents if above.owner() == tmp_path.owner() and not above.stat().st_mode & 1]
     modes = {above: above.stat().st_mode & 0o7777 for above in (tmp_path, *shut)}
     for above, mode in modes.items():
@@ -758,7 +758,7 @@ def test_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, suff
     write_image(path, smooth())
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a full disk would, this ends the write midway
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # ends the write midway, like a full disk
     try:
         with pytest.raises(StudioError) as caught:
             write_image(path, noise(200, 200))
@@ -779,7 +779,7 @@ def test_write_onto_a_folder_and_below_a_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file", "folder.png"]
 
 
-def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
+def test_image_too_large_for_a_format(tmp_path: Path) -> None:
     with pytest.raises(StudioError, match=r"long\.webp cannot be written as WEBP: .*16383 pixels"):
         write_image(tmp_path / "long.webp", np.zeros((1, 16384, 3), np.uint8))
     with pytest.raises(StudioError, match=r"photo\.jpg cannot be written as JPEG: "):
@@ -791,9 +791,9 @@ def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
 
 def test_only_8_bit_rgb_is_written(tmp_path: Path) -> None:
     for rgb in (noise().astype(np.float32), noise(channels=4), noise()[..., 0]):
-        with pytest.raises(ValueError, match=r"^a picture is uint8 \(H, W, 3\), not "):
+        with pytest.raises(ValueError, match=r"^an image must be uint8 \(H, W, 3\), not "):
             write_image(tmp_path / "picture.png", rgb)
-        with pytest.raises(ValueError, match=r"^a picture is uint8 \(H, W, 3\), not "):
+        with pytest.raises(ValueError, match=r"^an image must be uint8 \(H, W, 3\), not "):
             encode_jpeg(rgb)
 
 
@@ -804,19 +804,19 @@ def test_encoded_bytes() -> None:
 
 
 def in_fresh_python(code: str) -> str:
-    """What that code prints, on either stream."""
+    """Return what the code prints to standard output and standard error."""
     command, root = [sys.executable, "-c", code], Path(__file__).parents[3]
     return subprocess.run(
         command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
     ).stdout
 
 
-def test_import_stays_light() -> None:
+def test_import_loads_no_heavy_packages() -> None:
     heavy = "{'tensorflow', 'keras', 'tifffile', 'skimage', 'scipy'}"
     assert in_fresh_python(f"import sys, core.images.codec; print(sorted({heavy} & set(sys.modules)))") == "[]\n"
 
 
-def test_odd_files_are_read_without_remarks(tmp_path: Path) -> None:
+def test_unusual_files_are_read_without_warnings(tmp_path: Path) -> None:
     path = tmp_path / "odd.png"
     path.write_bytes(saved(Image.fromarray(noise()), "PNG", exif=DAMAGED_EXIF))
     code = "from pathlib import Path; from core.images.codec import read_image; "

@@ -1,4 +1,4 @@
-"""Where which style is: guides from masks, and what becomes of the statistics in each region."""
+"""Masks: their guides, and the statistics of each region."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ SIZE = 96
 
 @pytest.fixture(scope="module")
 def given(home):
-    """A photo and two paintings that are unlike each other."""
+    """Return a photo and two different paintings."""
     photo, *styles = (codec.read_image(s.path()) for s in (PHOTOS[1], STYLES[0], STYLES[2]))
     return Inputs(photo, styles)
 
@@ -46,7 +46,7 @@ def styles(given):
 
 
 def halves(shape):
-    """White on the left."""
+    """Return a mask that is white on the left."""
     mask = np.zeros(shape, np.float32)
     mask[:, : shape[1] // 2] = 1
     return mask
@@ -59,7 +59,7 @@ def halves(shape):
     ("styles", "weights", "expected"),
     [(1, (), [1]), (2, (), [0.5, 0.5]), (2, (1, 0), [1, 0]), (3, (1, 2, 1), [0.25, 0.5, 0.25]), (1, (7,), [1])],
 )
-def test_a_blend_is_one_in_all(styles, weights, expected):
+def test_the_weights_of_a_blend_add_up_to_1(styles, weights, expected):
     np.testing.assert_allclose(blend(styles, weights), expected)
 
 
@@ -70,24 +70,24 @@ def test_without_a_mask_the_whole_picture_is_one_region():
         np.testing.assert_allclose(mixes, [[0.25, 0.75]])
 
 
-def test_a_style_without_a_mask_is_where_no_mask_is():
+def test_a_style_without_a_mask_applies_outside_all_masks():
     mask = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     guides, mixes = regions([None, mask, None], blend(3, (1, 5, 3)))
     np.testing.assert_allclose(guides, [mask, 1 - mask], atol=1e-6)
     np.testing.assert_allclose(mixes, [[0, 1, 0], [0.25, 0, 0.75]])
 
 
-def test_masks_that_overlap_leave_nothing_less_than_nothing():
+def test_overlapping_masks_give_no_negative_guide():
     one, two = np.full((2, 2), 0.8, np.float32), np.full((2, 2), 0.7, np.float32)
     guides, mixes = regions([one, two, None], blend(3, ()))
     np.testing.assert_allclose(guides, [one, two, np.zeros((2, 2))])
     np.testing.assert_allclose(mixes, np.eye(3))
 
 
-def test_where_every_style_has_a_mask_the_rest_has_none():
+def test_if_every_style_has_a_mask_the_rest_has_no_style():
     guides, mixes = regions([halves((4, 4))], blend(1, ()))
     assert guides.shape == (1, 4, 4) and mixes.tolist() == [[1]]
-    guides, _ = regions([halves((4, 4)), None], blend(2, (1, 0)))  # the other counts nothing
+    guides, _ = regions([halves((4, 4)), None], blend(2, (1, 0)))  # the other style has weight 0
     assert guides.shape == (1, 4, 4)
 
 
@@ -95,7 +95,7 @@ def test_where_every_style_has_a_mask_the_rest_has_none():
 
 
 @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
-def test_a_blend_at_one_and_none_is_the_single_style_exactly(engine, content, styles, style_loss):
+def test_a_blend_with_weights_1_and_0_equals_the_single_style(engine, content, styles, style_loss):
     settings = TransferSettings(**SHALLOW, style_loss=style_loss)
     alone, single = engine.objective(content, styles[0], settings)
     blended, targets = engine.objective(content, styles, settings.changed(style_blend=(1, 0)))
@@ -110,7 +110,7 @@ def test_a_blend_at_one_and_none_is_the_single_style_exactly(engine, content, st
 @pytest.mark.parametrize(("counts", "share"), [((1, 1), 0.5), ((), 0.5), ((3, 1), 0.75)])
 def test_a_blend_has_the_mean_target(engine, content, styles, counts, share):
     settings = TransferSettings(**SHALLOW)
-    one, two = (engine.objective(content, style, settings)[1].grams for style in styles)  # of one region each
+    one, two = (engine.objective(content, style, settings)[1].grams for style in styles)  # with one region each
     _, targets = engine.objective(content, styles, settings.changed(style_blend=counts))
     for layer in settings.style_layers:
         expected = share * one[layer] + (1 - share) * two[layer]
@@ -118,7 +118,7 @@ def test_a_blend_has_the_mean_target(engine, content, styles, counts, share):
         assert np.linalg.norm(one[layer] - two[layer]) > 0.1 * np.linalg.norm(one[layer])
 
 
-def test_blended_targets_come_from_the_cache_of_each(engine, content, styles, own_home):
+def test_blended_targets_use_the_cache_of_each_style(engine, content, styles, own_home):
     settings = TransferSettings(**SHALLOW)
     engine.objective(content, styles[0], settings)
     again = engine.objective(content, styles[:1], settings.changed(style_blend=(3,)))[1]
@@ -131,7 +131,7 @@ def test_blended_targets_come_from_the_cache_of_each(engine, content, styles, ow
 
 
 def distance(network, image, style):
-    """How far the mean squared difference of their Gram matrices is, relative to the style's."""
+    """Return the mean squared difference of the Gram matrices, relative to those of the style."""
     total = 0.0
     for layer in SHALLOW["style_layers"]:
         gram, wanted = gram_matrix(network(image)[layer]).numpy(), gram_matrix(network(style)[layer]).numpy()
@@ -142,8 +142,7 @@ def distance(network, image, style):
 @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
 @pytest.mark.parametrize("masked", ["the first", "the second", "both"])
 def test_a_mask_confines_its_style(engine, content, styles, style_loss, masked):
-    """After some steps, what is on the left is nearer to the style that is there, and what is on the right to the
-    other; and with the masks the other way round it is the other way round, by a good deal."""
+    """After some steps, each half is closer to its own style; with exchanged masks, to the other style."""
     network = feature_network(engine.weights, list(SHALLOW["style_layers"]))
     settings = TransferSettings(**SHALLOW, style_loss=style_loss, optimizer="l-bfgs", iterations=12)
     left = halves(content.shape[1:3])
@@ -160,14 +159,14 @@ def test_a_mask_confines_its_style(engine, content, styles, style_loss, masked):
     for side, own in ((0, 0), (1, 1)):
         assert near[False][side][own] < 0.8 * near[True][side][own]
         assert near[True][side][1 - own] < 0.8 * near[False][side][1 - own]
-    if style_loss == "gram":  # which is the measure
+    if style_loss == "gram":  # the test measures with Gram matrices
         for turned, ((left_first, left_second), (right_first, right_second)) in near.items():
             assert (left_first < left_second) != turned
             assert (right_first > right_second) != turned
 
 
-def test_where_no_style_is_only_the_content_counts(engine, content, styles):
-    """A style confined to the left leaves the right as the photo has it, beyond the border that the network sees."""
+def test_without_a_style_only_the_content_loss_applies(engine, content, styles):
+    """A style on the left does not change the right, beyond the reach of the network."""
     settings = TransferSettings(**SHALLOW, iterations=5)
     left = halves(content.shape[1:3])
     objective, _ = engine.objective(content, styles[:1], settings, masks=[left])
@@ -178,32 +177,32 @@ def test_where_no_style_is_only_the_content_counts(engine, content, styles):
     assert moved[:, : middle - 8].mean() > 3
 
 
-def test_a_run_s_losses_are_by_its_masks(own_home, engine, given):
-    """Of what was given, as it lies on the disk."""
+def test_the_losses_of_a_run_use_its_masks(own_home, engine, given):
+    """A run reads its masks from the disk."""
     settings = TransferSettings(**SHALLOW, size=SIZE, iterations=1)
     left = Image.fromarray((255 * halves((given.photo.height, given.photo.width))).astype(np.uint8))
     one, two = given.styles
     run = store.create(RunSpec([Style("one", one), Style("two", two, left)], settings, "draft"), given.photo, "photo")
     first, *_ = execution.perform(run, lambda *_: engine)
-    subject = dataclasses.replace(given, masks=[None, left]).at(settings, SIZE)
+    inputs = dataclasses.replace(given, masks=[None, left]).at(settings, SIZE)
     content, styles = (
-        preprocessing.to_network(subject.photo),
-        [preprocessing.to_network(style) for style in subject.styles],
+        preprocessing.to_network(inputs.photo),
+        [preprocessing.to_network(style) for style in inputs.styles],
     )
     expected, without, turned = (
         engine.objective(content, styles, settings, masks=masks)[0].losses(tf.constant(content)).style
-        for masks in (subject.masks, (), subject.masks[::-1])
+        for masks in (inputs.masks, (), inputs.masks[::-1])
     )
     assert first.losses.style == pytest.approx(expected, rel=1e-4)
     assert abs(without - expected) > 1e-3 * expected and abs(turned - expected) > 1e-3 * expected
 
 
-def test_a_region_counts_by_its_share_of_the_picture(engine, content, styles):
-    """Of the same style everywhere, two regions' losses add up to nearly what one region's is."""
+def test_a_region_is_weighted_by_its_area(engine, content, styles):
+    """With the same style everywhere, the losses of two regions add up to nearly the loss of one region."""
     settings = TransferSettings(**SHALLOW)
     left = halves(content.shape[1:3])
     whole, _ = engine.objective(content, styles[0], settings)
-    double = np.concatenate([content, content[:, :, ::-1]], 2)  # both halves have the same statistics, nearly
+    double = np.concatenate([content, content[:, :, ::-1]], 2)  # both halves have nearly the same statistics
     masks = [halves(double.shape[1:3]), None]
     parts, _ = engine.objective(double, [styles[0], styles[0]], settings, masks=masks)
     expected = whole.losses(tf.constant(content)).style
@@ -211,10 +210,10 @@ def test_a_region_counts_by_its_share_of_the_picture(engine, content, styles):
     empty, _ = engine.objective(content, styles, settings, masks=[np.zeros_like(left), None])
     other, _ = engine.objective(content, styles[1], settings)
     found, wanted = (each.losses(tf.constant(content)).style for each in (empty, other))
-    assert found == pytest.approx(wanted, rel=1e-5)  # a mask without anything in it
+    assert found == pytest.approx(wanted, rel=1e-5)  # an empty mask
 
 
-def test_a_white_mask_is_no_mask(engine, content, styles):
+def test_a_white_mask_equals_no_mask(engine, content, styles):
     settings = TransferSettings(**SHALLOW)
     plain, _ = engine.objective(content, styles[0], settings)
     guided, _ = engine.objective(content, styles, settings, masks=[np.ones(content.shape[1:3], np.float32), None])
@@ -225,7 +224,7 @@ def test_a_white_mask_is_no_mask(engine, content, styles):
     assert difference < 1e-4 * np.linalg.norm(expected.gradient)
 
 
-# What is kept of the photo
+# Kept parts of the photo
 
 
 def kept_at(given, mask):
@@ -233,37 +232,37 @@ def kept_at(given, mask):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_what_is_kept_is_the_photo_where_white_and_near_it_where_grey(engine, given, optimizer):
+def test_kept_parts_equal_the_photo_if_white_and_are_close_to_it_if_grey(engine, given, optimizer):
     settings = TransferSettings(**SHALLOW, optimizer=optimizer, iterations=8, learning_rate=40.0, init="style")
     shape = given.at(settings, SIZE).photo.shape[:2]
     mask = np.zeros(shape, np.float32)
     mask[:, : shape[1] // 3], mask[:, shape[1] // 3 : shape[1] // 2] = 1, 0.8
-    subject = kept_at(given, mask).at(settings, SIZE)
-    np.testing.assert_allclose(subject.kept, mask, atol=1 / 255)
+    inputs = kept_at(given, mask).at(settings, SIZE)
+    np.testing.assert_allclose(inputs.kept, mask, atol=1 / 255)
     content, styles = (
-        preprocessing.to_network(subject.photo),
-        [preprocessing.to_network(style) for style in subject.styles],
+        preprocessing.to_network(inputs.photo),
+        [preprocessing.to_network(style) for style in inputs.styles],
     )
     objective, _ = engine.objective(content, styles, settings)
-    start = np.asarray(Image.fromarray(subject.styles[0]).resize(shape[::-1]))
-    begun = subject.initial_image(start)
-    for step in stylize(objective, begun, settings, Limits(*subject.limits())):
-        moved = np.abs(step.image() - subject.photo).max(-1)
+    start = np.asarray(Image.fromarray(inputs.styles[0]).resize(shape[::-1]))
+    begun = inputs.initial_image(start)
+    for step in stylize(objective, begun, settings, Limits(*inputs.limits())):
+        moved = np.abs(step.image() - inputs.photo).max(-1)
         assert moved[mask == 1].max() <= 1e-3
         assert moved[mask == np.float32(0.8)].max() <= 255 * 0.2 + 0.5
-    assert moved[mask == np.float32(0.8)].max() > 10 and moved[mask == 0].max() > 60  # each as far as it may
-    np.testing.assert_array_equal(preprocessing.to_uint8(step.image())[mask == 1], subject.photo[mask == 1])
+    assert moved[mask == np.float32(0.8)].max() > 10 and moved[mask == 0].max() > 60  # each changes as far as allowed
+    np.testing.assert_array_equal(preprocessing.to_uint8(step.image())[mask == 1], inputs.photo[mask == 1])
 
 
 def test_without_a_kept_region_there_are_no_limits(given):
     assert given.at(TransferSettings(), SIZE).limits() is None
 
 
-def test_masks_are_brought_to_the_photo_s_size_with_soft_edges(given):
+def test_masks_are_resized_to_the_photo_with_soft_edges(given):
     drawn = np.zeros((400, 600), np.uint8)
     drawn[:, 301:] = 255
-    subject = dataclasses.replace(given, masks=[Image.fromarray(drawn), None]).at(TransferSettings(), SIZE)
-    mask, none = subject.masks
-    assert none is None and mask.shape == subject.photo.shape[:2] and mask.dtype == np.float32
+    inputs = dataclasses.replace(given, masks=[Image.fromarray(drawn), None]).at(TransferSettings(), SIZE)
+    mask, none = inputs.masks
+    assert none is None and mask.shape == inputs.photo.shape[:2] and mask.dtype == np.float32
     assert mask.min() == 0 and mask.max() == 1
     assert mask.mean() == pytest.approx(drawn.mean() / 255, abs=0.01)

@@ -1,4 +1,4 @@
-"""Pictures decoded in a process of their own: they come out alike, and what goes wrong there stays there."""
+"""The sandbox: images are the same as without it, and failures affect only its process."""
 
 import io
 import json
@@ -49,7 +49,7 @@ EXIF[Base.Orientation] = 6
         ("L", "BMP", {}),
     ],
 )
-def test_the_same_picture_as_in_this_process(mode, file_format, how):
+def test_the_image_is_the_same_as_without_the_sandbox(mode, file_format, how):
     data = saved(picture(mode=mode), file_format, **how)
     here, there = codec.read_image(data), sandbox.read(data)
     assert (there.mode, there.size, there.info) == ("RGB", here.size, {})
@@ -66,7 +66,7 @@ def test_a_mask_is_black_where_it_is_transparent(file_format, how):
     assert [grey.getpixel((x, 30)) for x in (10, 50, 70)] == [255, 51, 0]
 
 
-def test_from_a_file_under_its_name(tmp_path):
+def test_a_file_is_named_in_messages(tmp_path):
     (tmp_path / "photo.png").write_bytes(saved(picture(), "PNG"))
     assert sandbox.read(tmp_path / "photo.png").tobytes() == picture().tobytes()
     with pytest.raises(InputError, match=r"^gone\.png does not exist in "):
@@ -86,7 +86,7 @@ def test_from_a_file_under_its_name(tmp_path):
     ],
     ids=["empty", "words", "cut", "strip", "bytes", "pixels", "format"],
 )
-def test_the_same_refusal_as_in_this_process(data, how):
+def test_the_error_is_the_same_as_without_the_sandbox(data, how):
     with pytest.raises(InputError) as here:
         codec.read_image(data, "Grüße\udcff.png", **how)
     with pytest.raises(InputError) as there:
@@ -94,7 +94,7 @@ def test_the_same_refusal_as_in_this_process(data, how):
     assert str(there.value) == str(here.value)
 
 
-def test_one_process_reads_many_pictures_also_after_one_that_is_refused():
+def test_a_process_reads_many_images_even_after_a_refused_image():
     with sandbox.Decoder() as decoder:
         for side in (40, 50, 60):
             assert decoder.read(saved(picture(side, side), "PNG")).size == (side, side)
@@ -104,7 +104,7 @@ def test_one_process_reads_many_pictures_also_after_one_that_is_refused():
     assert process.poll() is not None
 
 
-def test_no_process_for_what_needs_no_decoder():
+def test_an_empty_file_starts_no_process():
     with sandbox.Decoder() as decoder:
         with pytest.raises(InputError, match=r"^the picture is empty"):
             decoder.read(b"")
@@ -112,31 +112,31 @@ def test_no_process_for_what_needs_no_decoder():
 
 
 @ON_POSIX
-def test_a_decoder_that_crashes_is_told_of():
+def test_a_crash_of_the_decoder_is_reported():
     with sandbox.Decoder() as decoder:
         decoder.read(saved(picture(), "PNG"))
         decoder._process.send_signal(signal.SIGSEGV)
         decoder._process.wait()
-        with pytest.raises(InputError, match=r"^a\.png cannot be decoded: it is damaged, and the decoder broke down"):
+        with pytest.raises(InputError, match=r"^a\.png cannot be decoded: it is damaged, and the decoder crashed"):
             decoder.read(saved(picture(), "PNG"), "a.png")
 
 
 @ON_POSIX
-def test_a_decoder_that_hangs_is_ended(monkeypatch):
+def test_a_decoder_that_hangs_is_killed(monkeypatch):
     monkeypatch.setattr(sandbox, "SECONDS", 1.0)
     with sandbox.Decoder() as decoder:
         decoder.read(saved(picture(), "PNG"))
         decoder._process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
-        with pytest.raises(InputError, match=r"^a\.png cannot be decoded: that takes longer than 1 s, so it is"):
+        with pytest.raises(InputError, match=r"^a\.png cannot be decoded: that takes longer than 1 s, so the file is"):
             decoder.read(saved(picture(), "PNG"), "a.png")
         assert time.monotonic() - began < 10
         assert decoder._process.wait() == -signal.SIGKILL
 
 
 @ON_POSIX
-def test_a_decoder_that_is_all_work_is_ended_by_the_kernel_though_nobody_waits():
-    """An orphan: whoever would have looked at the clock is gone."""
+def test_the_kernel_ends_an_orphaned_decoder_that_takes_too_much_cpu_time():
+    """The parent, which would end the process by the clock, is gone."""
     large = saved(Image.new("RGB", (9000, 9000), "red"), "PNG", compress_level=1)
     requests = json.dumps({"size": len(large), "name": "a", "max_bytes": 2**30, "max_pixels": 10**9})
     command = [sys.executable, "-m", "core.images.sandbox", "0.05", str(2**32)]
@@ -147,7 +147,7 @@ def test_a_decoder_that_is_all_work_is_ended_by_the_kernel_though_nobody_waits()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not heed the limit of the address space")
-def test_a_bomb_of_memory_goes_off_in_the_other_process(monkeypatch):
+def test_a_decompression_bomb_fails_only_in_the_other_process(monkeypatch):
     monkeypatch.setattr(sandbox, "MEMORY", 300 * 2**20)
     bomb = saved(Image.new("L", (9900, 9900)), "PNG")
     assert len(bomb) < 200_000
@@ -158,7 +158,7 @@ def test_a_bomb_of_memory_goes_off_in_the_other_process(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_the_process_is_the_first_to_be_ended_where_memory_is_short_and_writes_no_file():
+def test_the_process_is_killed_first_if_memory_runs_out_and_cannot_write_files():
     with sandbox.Decoder() as decoder:
         decoder.read(saved(picture(), "PNG"))
         proc = f"/proc/{decoder._process.pid}"
@@ -170,13 +170,13 @@ def test_the_process_is_the_first_to_be_ended_where_memory_is_short_and_writes_n
     assert (limits["Max file size"], limits["Max core file size"]) == ("0", "0")
 
 
-def test_a_machine_that_starts_no_process(monkeypatch):
+def test_a_process_that_cannot_be_started_is_reported(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(StudioError, match=r"^a cannot be decoded: no process can be started \(No such file"):
         sandbox.read(saved(picture(), "PNG"), "a")
 
 
-def test_several_threads_read_at_once():
+def test_several_threads_can_read_at_once():
     data, found = saved(picture(), "PNG"), []
     threads = [threading.Thread(target=lambda: found.append(sandbox.read(data).size)) for _ in range(4)]
     for thread in threads:
@@ -186,7 +186,7 @@ def test_several_threads_read_at_once():
     assert found == [(80, 60)] * 4
 
 
-def test_the_process_starts_light():
+def test_the_process_loads_no_heavy_packages():
     code = (
         "import sys, core.images.sandbox; print(sorted({'tensorflow', 'pandas', 'pydantic', 'streamlit', 'tifffile', "
     )

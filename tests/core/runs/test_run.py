@@ -1058,7 +1058,7 @@ def test_a_run_without_a_checkpoint_cannot_be_resumed(steps):
     with pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
         recovery.resume(run, 5)
     run.checkpoint.unlink()
-    with pytest.raises(StudioError, match=rf"^{run.id} has no checkpoint to go on from\.$"):
+    with pytest.raises(StudioError, match=rf"^{run.id} has no checkpoint to resume from\.$"):
         recovery.resume(run, 5)
     assert run.record() == before
 

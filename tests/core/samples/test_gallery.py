@@ -1,4 +1,4 @@
-"""The sample gallery: pictures that open, stay the same, mend themselves and differ from one another."""
+"""The sample gallery: images are readable, reproducible, repaired if damaged, and different."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ every = pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One folder for all tests here, so that each picture is painted once."""
+    """Return one home for all tests here, so that each painting is created once."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("home")
         patch.setenv("NST_HOME", str(folder))
@@ -35,13 +35,13 @@ def pixels(sample: Sample) -> np.ndarray:
 
 
 def palette(picture: np.ndarray) -> np.ndarray:
-    """The share of the pixels in each of 8×8×8 colours."""
+    """Return the share of the pixels in each of 8×8×8 colours."""
     index = (picture // 32).reshape(-1, 3) @ [64, 8, 1]
     return np.bincount(index, minlength=512) / len(index)
 
 
 def patch_deviations(picture: np.ndarray, side: int = 32) -> np.ndarray:
-    """The standard deviation of lightness in each patch of `side` pixels."""
+    """Return the standard deviation of the lightness in each patch of `side` px."""
     grey = picture.mean(axis=2)
     rows, columns = grey.shape[0] // side, grey.shape[1] // side
     patches = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
@@ -65,7 +65,7 @@ def test_style_is_cached_at_its_size(style: Sample) -> None:
 
 
 @every
-def test_painting_again_gives_the_same_picture(style: Sample) -> None:
+def test_paintings_are_reproducible(style: Sample) -> None:
     assert style.paint().tobytes() == pixels(style).tobytes()
 
 
@@ -83,7 +83,7 @@ def test_styles_differ_in_palette() -> None:
         assert shared < 0.6, f"{one} and {other} share {shared:.0%} of their colours"
 
 
-def test_a_painting_is_kept_until_it_is_damaged(home: Path) -> None:
+def test_a_painting_is_cached_until_it_is_damaged(home: Path) -> None:
     style = find("woodcut")
     file = style.path()
     sound, written = file.read_bytes(), file.stat().st_mtime_ns
@@ -97,7 +97,7 @@ def test_a_painting_is_kept_until_it_is_damaged(home: Path) -> None:
     assert style.path().read_bytes() == sound
 
 
-def test_every_name_is_its_own() -> None:
+def test_names_are_unique() -> None:
     names = [sample.name for sample in PHOTOS + STYLES]
     assert len(set(names)) == len(names)
 

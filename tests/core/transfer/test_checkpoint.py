@@ -1,4 +1,4 @@
-"""A checkpoint on disk: what is kept comes back exactly, and what cannot be read is told in a sentence."""
+"""Checkpoints on disk load exactly, and a file that cannot be read gives a clear error."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import StudioError
 from core.settings import TransferSettings
-from core.transfer.checkpoint import BRIEF, Checkpoint
+from core.transfer.checkpoint import MOST_STATE_IMAGES, Checkpoint
 
 SHAPE = (1, 5, 7, 3)
 
@@ -49,7 +49,7 @@ def assert_same(found, expected):
 
 @pytest.fixture(scope="module")
 def kept(engine, photo, painting):
-    """Where a real run of each optimizer stands after eight iterations."""
+    """Return the checkpoint of a real run of each optimizer after eight iterations."""
     from core.transfer.stylize import stylize
 
     found = {}
@@ -60,29 +60,29 @@ def kept(engine, photo, painting):
     return found
 
 
-# There and back
+# Saving and loading
 
 
-def test_what_is_kept_comes_back_exactly(tmp_path):
+def test_a_saved_checkpoint_loads_exactly(tmp_path):
     checkpoint().save(tmp_path / "checkpoint.npz")
     assert_same(Checkpoint.load(tmp_path / "checkpoint.npz"), checkpoint())
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
 
 
-def test_a_beginning_comes_back_with_what_is_said_of_none(tmp_path):
+def test_defaults_are_saved_and_loaded(tmp_path):
     Checkpoint(noise(1), noise(1)).save(tmp_path / "checkpoint.npz")
     found = Checkpoint.load(tmp_path / "checkpoint.npz")
     assert_same(found, Checkpoint(noise(1), noise(1), 0, 0, 1, 0.0, {}))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_a_real_run_s_comes_back_exactly(kept, tmp_path, optimizer):
+def test_the_checkpoint_of_a_real_run_loads_exactly(kept, tmp_path, optimizer):
     kept[optimizer].save(tmp_path / "checkpoint.npz")
     assert_same(Checkpoint.load(tmp_path / "checkpoint.npz"), kept[optimizer])
     assert (kept[optimizer].iteration, kept[optimizer].image.shape) == (8, (1, 64, 96, 3))
 
 
-def test_steps_that_follow_change_nothing_of_it(engine, photo, painting):
+def test_later_steps_do_not_change_a_checkpoint(engine, photo, painting):
     from core.transfer.stylize import stylize
 
     for name in ("adam", "l-bfgs"):
@@ -96,27 +96,27 @@ def test_steps_that_follow_change_nothing_of_it(engine, photo, painting):
         assert_same(taken, copy)
 
 
-# In brief
+# Without large state
 
 
-def test_in_brief_adam_keeps_what_it_has_learnt_and_l_bfgs_forgets_a_long_history(kept):
-    assert kept["adam"].brief() is kept["adam"] and kept["adam"].optimizer
-    short = kept["l-bfgs"].brief()
+def test_without_large_state_keeps_adam_and_drops_a_long_l_bfgs_history(kept):
+    assert kept["adam"].without_large_state() is kept["adam"] and kept["adam"].optimizer
+    short = kept["l-bfgs"].without_large_state()
     assert len(kept["l-bfgs"].optimizer) > 1
     assert_same(short, dataclasses.replace(kept["l-bfgs"], optimizer={}))
 
 
-def test_in_brief_is_a_matter_of_bytes():
-    fits = {str(number): noise(number) for number in range(BRIEF)}
-    assert checkpoint(optimizer=fits).brief().optimizer.keys() == fits.keys()
-    assert checkpoint(optimizer={**fits, "more": np.float32(0)}).brief().optimizer == {}
+def test_without_large_state_compares_bytes():
+    fits = {str(number): noise(number) for number in range(MOST_STATE_IMAGES)}
+    assert checkpoint(optimizer=fits).without_large_state().optimizer.keys() == fits.keys()
+    assert checkpoint(optimizer={**fits, "more": np.float32(0)}).without_large_state().optimizer == {}
 
 
-# What cannot be read
+# Files that cannot be read
 
 
 def refusal(path):
-    """The one sentence that loading it ends in."""
+    """Return the error message of loading the file."""
     with pytest.raises(StudioError) as caught:
         Checkpoint.load(path)
     sentence = str(caught.value)
@@ -126,25 +126,25 @@ def refusal(path):
 
 @pytest.fixture
 def file(tmp_path):
-    """Where a run called "a-run" has its checkpoint."""
+    """Return the path of the checkpoint of a run called "a-run"."""
     (tmp_path / "a-run").mkdir()
     return tmp_path / "a-run" / "checkpoint.npz"
 
 
-def test_none_at_all(file):
-    assert refusal(file) == "a-run has no checkpoint to go on from."
-    assert refusal(file.parent / "gone" / "checkpoint.npz") == "gone has no checkpoint to go on from."
+def test_missing_file(file):
+    assert refusal(file) == "a-run has no checkpoint to resume from."
+    assert refusal(file.parent / "gone" / "checkpoint.npz") == "gone has no checkpoint to resume from."
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_cut_short(file, share):
+def test_truncated_file(file, share):
     checkpoint().save(file)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
     assert refusal(file) == "The checkpoint of a-run is damaged."
 
 
-def test_a_byte_of_a_picture_turned_over(file):
+def test_a_changed_byte_of_an_image(file):
     checkpoint().save(file)
     data = bytearray(file.read_bytes())
     where = data.index(noise(2).tobytes())
@@ -160,7 +160,7 @@ def zipped(file, compression=zipfile.ZIP_STORED, **members):
 
 
 class Trap:
-    """Unpickled, it would leave a file behind."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -184,13 +184,13 @@ class Trap:
     ],
     ids=["words", "folder", "npy", "other arrays", "one missing", "one more", "empty ZIP", "ZIP of words", "stumps"],
 )
-def test_what_is_no_checkpoint(file, write):
+def test_files_that_are_no_checkpoints(file, write):
     write(file)
     assert refusal(file) == "The checkpoint of a-run is damaged."
 
 
-def test_packed_otherwise_and_damaged(file):
-    """`numpy.savez_compressed` has another way of being damaged."""
+def test_a_damaged_compressed_archive(file):
+    """A damaged file of `numpy.savez_compressed` raises another error."""
     np.savez_compressed(file, image=noise(1), best_image=noise(1))
     data = bytearray(file.read_bytes())
     data[len(data) // 4 : len(data) // 3] = bytes(len(data) // 3 - len(data) // 4)
@@ -198,7 +198,7 @@ def test_packed_otherwise_and_damaged(file):
     assert refusal(file) == "The checkpoint of a-run is damaged."
 
 
-def test_pickles_are_not_opened(file, tmp_path):
+def test_pickles_are_not_loaded(file, tmp_path):
     sprung = tmp_path / "sprung"
     pickled = np.array([Trap(sprung)], object)
     for write in (
@@ -214,7 +214,7 @@ def test_pickles_are_not_opened(file, tmp_path):
 # Writing
 
 
-def test_one_that_cannot_be_written_leaves_the_one_before(file):
+def test_a_failed_write_leaves_the_old_checkpoint(file):
     checkpoint().save(file)
 
     class Unwritable:
@@ -227,7 +227,7 @@ def test_one_that_cannot_be_written_leaves_the_one_before(file):
     assert [path.name for path in file.parent.iterdir()] == ["checkpoint.npz"]
 
 
-def test_a_later_one_takes_its_place(file):
+def test_a_later_checkpoint_replaces_the_file(file):
     checkpoint().save(file)
     later = checkpoint(image=noise(8), iteration=13, optimizer={})
     later.save(file)

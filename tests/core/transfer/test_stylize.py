@@ -1,4 +1,4 @@
-"""The engine: held to a plain loop that shares no code with it, and to what its own words promise."""
+"""The style transfer: compared with an independent plain loop, and with its documentation."""
 
 import itertools
 import math
@@ -25,25 +25,25 @@ from core.vgg.network import feature_network
 
 REFERENCE = PRESETS["reference"].settings()
 ITERATIONS = 12
-# Measured: 4e-7 throughout on these pairs. Where rounding tips one maximum of a pooling over, as on a third pair, both
-# go ways of their own from there, 2e-4 apart in the total loss and 9e-4 in the content loss after 12 iterations.
+# Measured: 4e-7 on these pairs. On a third pair, rounding changes which value is the maximum of a pooling. Both runs
+# then diverge: after 12 iterations by 2e-4 in the total loss and by 9e-4 in the content loss.
 LOSS_TOLERANCE = 1e-3
 
 
 def settings_with(**changes):
-    """The reference's settings, changed; unlike the constructor, this lets impossible values pass."""
+    """Return the reference's settings with changes; unlike the constructor, accept invalid values."""
     return REFERENCE.model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")
 def objective(engine, photo, painting):
-    """One compiled objective of the reference's settings; who changes its weights puts them back."""
+    """Return a compiled objective with the reference's settings; tests that change its weights restore them."""
     return engine.objective(photo, painting, REFERENCE, Timings())[0]
 
 
 @pytest.fixture(scope="module")
 def steps(objective, photo):
-    """A run on the small pair, whole."""
+    """Return all steps of a run on the small pair."""
     return list(stylize(objective, photo, settings_with(iterations=ITERATIONS)))
 
 
@@ -51,7 +51,7 @@ def network_picture(sample, size):
     return preprocessing.to_network(geometry.resize(codec.read_image(sample.path()), size))
 
 
-# The same numbers as the plain loop
+# Comparison with the plain loop
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_agrees_with_the_plain_loop(engine, photo_index, style_index, size):
 # Steps
 
 
-def test_the_first_step_is_the_start(steps, photo):
+def test_the_first_step_is_the_initial_image(steps, photo):
     first = steps[0]
     assert (first.iteration, first.evaluations, first.best_iteration) == (0, 1, 0)
     np.testing.assert_array_equal(first.evaluated.image.numpy(), photo)
@@ -101,7 +101,7 @@ def test_starts_from_any_image(objective, painting):
     assert first.losses.content > 0
 
 
-def test_n_iterations_give_n_and_one_steps(objective, photo, steps):
+def test_n_iterations_yield_n_plus_1_steps(objective, photo, steps):
     assert [step.iteration for step in steps] == list(range(ITERATIONS + 1))
     assert [step.evaluations for step in steps] == list(range(1, ITERATIONS + 2))
     assert all(isinstance(step, Step) for step in steps)
@@ -110,18 +110,18 @@ def test_n_iterations_give_n_and_one_steps(objective, photo, steps):
     assert len(list(stylize(objective, photo, settings_with(iterations=1)))) == 2
 
 
-def test_steps_move_and_keep_what_they_had(steps):
+def test_each_step_changes_the_image(steps):
     for before, after in itertools.pairwise(steps):
         assert np.abs(before.evaluated.image.numpy() - after.evaluated.image.numpy()).max() > 0.1
 
 
-def test_the_same_again(objective, photo, steps):
+def test_stylize_is_reproducible(objective, photo, steps):
     again = list(stylize(objective, photo, settings_with(iterations=3)))
     for once, twice in zip(steps, again, strict=False):
         assert twice.losses.total == pytest.approx(once.losses.total, rel=1e-4)
 
 
-def test_the_best_image_has_the_loss_said_of_it(objective, steps):
+def test_the_best_image_has_the_reported_loss(objective, steps):
     for step in steps:
         so_far = [earlier.losses.total for earlier in steps[: step.iteration + 1]]
         assert step.best.losses.total == min(so_far)
@@ -132,12 +132,12 @@ def test_the_best_image_has_the_loss_said_of_it(objective, steps):
     assert bests[-1] < bests[0] / 2
     again = objective(steps[-1].best.image).losses
     assert again.total == pytest.approx(steps[-1].best.losses.total, rel=1e-5)
-    shown = objective(tf.constant(preprocessing.to_network(steps[-1].best_image()))).losses  # by way of RGB
+    shown = objective(tf.constant(preprocessing.to_network(steps[-1].best_image()))).losses  # converted to RGB and back
     assert shown.total == pytest.approx(steps[-1].best.losses.total, rel=1e-3)
 
 
-def test_the_best_is_not_simply_the_last(engine, photo, painting):
-    """With steps far too long for the content the loss rises, and the best stays where it was."""
+def test_the_best_image_is_not_always_the_last(engine, photo, painting):
+    """With steps that are too long for the content, the loss rises, and the best image does not change."""
     settings = settings_with(style_weight=0.0, iterations=4, learning_rate=40.0)
     far = np.clip(photo + np.float32(3), preprocessing.NETWORK_MIN, preprocessing.NETWORK_MAX)
     steps = list(stylize(engine.objective(photo, painting, settings, Timings())[0], far, settings))
@@ -154,7 +154,7 @@ def test_stays_within_the_range_of_pixels(objective, photo):
         assert (image >= preprocessing.NETWORK_MIN).all() and (image <= preprocessing.NETWORK_MAX).all()
     rgb = last.image()
     assert (rgb.dtype, rgb.shape) == (np.float32, photo.shape[1:])
-    assert rgb.min() < 1e-3 and rgb.max() > 255 - 1e-3  # it did come to the limits
+    assert rgb.min() < 1e-3 and rgb.max() > 255 - 1e-3  # it reached the limits
     assert rgb.min() >= 0 and rgb.max() <= 255
 
 
@@ -165,7 +165,7 @@ def test_stopping_early_closes_cleanly(objective, photo):
     with pytest.raises(StopIteration):
         next(steps)
     assert [step.iteration for step in seen] == [0, 1]
-    assert len(list(stylize(objective, photo, settings_with(iterations=1)))) == 2  # and the objective is as good as new
+    assert len(list(stylize(objective, photo, settings_with(iterations=1)))) == 2  # the objective still works
 
 
 # Weights and losses
@@ -181,8 +181,8 @@ def test_losses_add_up(engine, photo, painting):
     assert losses.style == pytest.approx(sum(losses.style_layers.values()), rel=1e-6)
 
 
-def test_shares_belong_to_their_layers(engine, objective, photo, painting):
-    """A layer alone has five times its share of the mean over five; the order they are named in does not matter."""
+def test_losses_belong_to_their_layers(engine, objective, photo, painting):
+    """A single layer has five times its loss in a mean over five layers; the order of the layers does not matter."""
     shares = objective(tf.constant(photo)).losses.style_layers
     settings = settings_with(style_layers=("block5_conv1", "block2_conv1"))
     two = engine.objective(photo, painting, settings, Timings())[0](tf.constant(photo)).losses.style_layers
@@ -220,7 +220,7 @@ def test_weights_change_between_steps_without_tracing_again(engine, photo, paint
     assert again.content == pytest.approx(before.losses.content / 2, rel=1e-5)
     assert again.total_variation > 0 == before.losses.total_variation
     after = next(steps)
-    assert after.losses.total_variation > 0  # the run has them too
+    assert after.losses.total_variation > 0  # the new weight applies
     assert next(steps).losses.style == 0
     assert objective._function.with_gradient.experimental_get_tracing_count() == 1
 
@@ -242,7 +242,7 @@ def test_gradient_agrees_with_finite_differences(objective, photo, painting, los
     gradient = objective(tf.constant(image), weights).gradient.numpy().astype(np.float64)
     assert gradient.shape == image.shape
     for _ in range(3):
-        # Each pixel by its own amount, but none against the slope, so that float32 has a difference to see.
+        # Change each pixel by another amount along the slope, so that the difference is large enough for float32.
         direction = (np.sign(gradient) * random.uniform(0, 2, image.shape)).astype(np.float32)
         length = 0.05
         above, below = (
@@ -261,7 +261,7 @@ def shares(objective, image):
 
 @pytest.fixture
 def weighted(objective):
-    """The objective with these weights of its style layers."""
+    """Return a function that takes weights of the style layers and returns an evaluation function."""
 
     def by(*factors, **changes):
         weights = settings_with(style_layer_weights=factors, **changes).loss_weights()
@@ -282,8 +282,8 @@ def test_style_layer_weights_multiply_the_shares(weighted, photo):
     assert (other.content, other.total_variation) == (plain.content, plain.total_variation)
 
 
-def test_a_layer_of_weight_0_draws_the_picture_nowhere(weighted, photo):
-    """At the photo, where the content draws nowhere either: by one layer alone, by the others, and by all."""
+def test_a_layer_of_weight_0_has_no_gradient(weighted, photo):
+    """At the photo, where the content loss has no gradient either: with a single layer, the others, and all."""
     image = tf.constant(photo)
     only, others, whole = (
         weighted(*factors)(image).gradient.numpy()
@@ -303,7 +303,7 @@ def test_style_layer_weights_follow_the_layers_in_their_order(engine, photo, pai
     assert losses["block1_conv1"] == 0 < plain["block1_conv1"]
 
 
-# Steering
+# New weights during a run
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
@@ -313,14 +313,14 @@ def test_style_layer_weights_follow_the_layers_in_their_order(engine, photo, pai
         ({"content_weight": 1e5}, lambda steered, plain: steered.content < 0.7 * plain.content),
         ({"style_weight": 1.0}, lambda steered, plain: steered.style < plain.style),
         (
-            {"style_layer_weights": (1.0, 1.0, 1.0, 0.0, 1.0)},  # without the layer that counts most
+            {"style_layer_weights": (1.0, 1.0, 1.0, 0.0, 1.0)},  # without the layer with the largest loss
             lambda steered, plain: steered.style_layers["block4_conv1"] > 1.05 * plain.style_layers["block4_conv1"],
         ),
     ],
     ids=["content", "style", "a layer"],
 )
-def test_the_picture_answers_to_steering(objective, photo, optimizer, changes, answers):
-    """What counts more becomes less of a loss than in the run that goes straight, as the first weights measure it."""
+def test_new_weights_change_the_image(objective, photo, optimizer, changes, answers):
+    """A loss with an increased weight gets lower than in a run without changes, measured with the first weights."""
     settings = settings_with(optimizer=optimizer, iterations=14)
     lasts = {}
     changed = settings_with(**changes).loss_weights()
@@ -332,18 +332,18 @@ def test_the_picture_answers_to_steering(objective, photo, optimizer, changes, a
                 evaluations = step.evaluations
             if name == "steered" and step.iteration == 4:
                 assert step.best is step.evaluated and step.best_iteration == 4
-                assert step.evaluations >= evaluations + 2  # one of them for the image before, by the new weights
+                assert step.evaluations >= evaluations + 2  # one evaluates the old image with the new weights
         assert step.evaluations == objective.evaluations - before
         lasts[name] = objective.losses(step.best.image)
     assert answers(lasts["steered"], lasts["plain"])
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_going_on_from_a_checkpoint(engine, photo, painting, optimizer, tmp_path):
-    """Up to rounding: threads that add in another order bring it about. Exactly so: see the optimizers' tests."""
+def test_resuming_from_a_checkpoint(engine, photo, painting, optimizer, tmp_path):
+    """The steps agree except for rounding by threads; the optimizers' tests compare exact numbers."""
     settings = settings_with(optimizer=optimizer, iterations=8)
     objective, _ = engine.objective(photo, painting, settings)
     whole = list(stylize(objective, photo, settings))
@@ -362,10 +362,10 @@ def test_going_on_from_a_checkpoint(engine, photo, painting, optimizer, tmp_path
     assert np.abs(again[-1].best_image() - whole[-1].best_image()).mean() < 0.05
 
 
-# When it goes wrong
+# Failures
 
 
-def test_hopeless_from_the_start(objective, photo):
+def test_a_loss_that_is_not_finite_at_the_start(objective, photo):
     weights = settings_with(style_weight=1e37).loss_weights()
     with pytest.raises(Diverged) as caught:
         next(stylize(objective, photo, settings_with(learning_rate=2.5), weights=lambda iteration: weights))
@@ -375,7 +375,7 @@ def test_hopeless_from_the_start(objective, photo):
 
 
 @pytest.mark.parametrize("content_weight", [math.nan, 3e38])
-def test_diverging_on_the_way_leaves_a_finite_best(objective, photo, content_weight):
+def test_a_diverging_run_keeps_a_finite_best_image(objective, photo, content_weight):
     settings = settings_with(iterations=10)
     weights = [*3 * [objective.weights], settings.loss_weights()._replace(content=content_weight)]
     steps = stylize(objective, photo, settings, weights=weights.__getitem__)
@@ -390,10 +390,10 @@ def test_diverging_on_the_way_leaves_a_finite_best(objective, photo, content_wei
         next(steps)
 
 
-def test_the_layers_asked_for_are_used(engine, photo, painting):
+def test_the_chosen_layers_are_used(engine, photo, painting):
     settings = TransferSettings(style_layers=("block1_conv2",), content_layers=("block1_conv1",), size=96)
     losses = engine.objective(photo, painting, settings, Timings())[0](tf.constant(painting)).losses
-    # The style's own picture has its Gram matrix; ONNX Runtime's and TensorFlow's differ by rounding alone.
+    # At the style image the style loss is only the rounding between ONNX Runtime and TensorFlow.
     assert losses.style == pytest.approx(0, abs=1e-6 * losses.content)
     kernel, bias = engine.weights.layers["block1_conv1"]
     features = [tf.nn.relu(tf.nn.conv2d(image, kernel, 1, "SAME") + bias).numpy() for image in (photo, painting)]
@@ -409,11 +409,11 @@ def traces(objective):
 
 @pytest.fixture
 def new_engine(engine):
-    """One that has kept nothing yet, of the same weights."""
+    """Return an engine with the same weights and empty caches."""
     return Engine(engine.weights, engine.model, engine.hardware)
 
 
-def test_pictures_of_another_size_need_no_new_trace(engine, photo, painting):
+def test_images_of_another_size_need_no_new_trace(engine, photo, painting):
     for height, width in ((64, 96), (33, 47), (40, 64)):
         settings = settings_with(iterations=1)
         content = photo[:, :height, :width]
@@ -423,7 +423,7 @@ def test_pictures_of_another_size_need_no_new_trace(engine, photo, painting):
         assert traces(objective) == 1
 
 
-def test_networks_are_kept_by_layers_and_precision(new_engine, photo, painting):
+def test_networks_are_cached_by_layers_and_precision(new_engine, photo, painting):
     def function(precision=None, **changes):
         objective, _ = new_engine.objective(photo, painting, settings_with(**changes), precision=precision)
         return objective._function
@@ -437,9 +437,9 @@ def test_networks_are_kept_by_layers_and_precision(new_engine, photo, painting):
     assert rough is not first
     assert rough.network.get_layer("block1_conv2").compute_dtype == "bfloat16"
     assert function(**shallow) is first
-    function(**{**shallow, "content_layers": ("block2_conv2",)})  # a fourth: memory does not grow with every choice
+    function(**{**shallow, "content_layers": ("block2_conv2",)})  # a fourth; only three are kept
     assert new_engine._loss_function.cache_info().currsize == 3
-    assert function(**shallow) is first  # it was used last but one
+    assert function(**shallow) is first  # it was used recently
 
 
 def test_the_settings_choose_the_precision(engine):
@@ -452,8 +452,8 @@ def test_the_settings_choose_the_precision(engine):
         assert anywhere.choice(settings_with(precision="bfloat16")).why_precision == "as asked for"
 
 
-def test_float32_is_no_tensor_float_32(engine, photo, painting):
-    """Whatever a run before it allowed."""
+def test_float32_does_not_use_tensor_float_32(engine, photo, painting):
+    """This does not depend on earlier runs."""
     allowed = tf.config.experimental.tensor_float_32_execution_enabled
     engine.objective(photo, painting, settings_with(precision="bfloat16"))
     assert allowed()
@@ -477,15 +477,15 @@ def test_after_warming_up_the_next_run_traces_nothing(new_engine, photo, paintin
 
 
 def test_optimizers_share_an_objective(objective, photo):
-    """A run of one optimizer leaves nothing behind that a run of the other would notice."""
+    """A run with an optimizer does not affect a later run with the other optimizer."""
     first = [step.losses.total for step in stylize(objective, photo, settings_with(iterations=2))]
     list(stylize(objective, photo, settings_with(iterations=3, optimizer="l-bfgs")))
     again = [step.losses.total for step in stylize(objective, photo, settings_with(iterations=2))]
     assert again == pytest.approx(first, rel=1e-4)
 
 
-def test_a_loss_that_explodes_and_does_not_come_back_ends_the_run_with_its_best(objective, photo):
-    """Steps over the whole range of a pixel, by the sign of the gradient alone."""
+def test_a_loss_that_stays_too_large_ends_the_run_with_its_best_image(objective, photo):
+    """The steps have the length of the whole pixel range and use only the sign of the gradient."""
     from core.transfer.stylize import EXPLODED, EXPLODED_ITERATIONS
 
     settings = settings_with(learning_rate=255.0, beta_1=0.9, beta_2=0.0, epsilon=1e-8, iterations=200)
@@ -498,23 +498,23 @@ def test_a_loss_that_explodes_and_does_not_come_back_ends_the_run_with_its_best(
     assert seen[-1].best.losses.total == min(totals)
 
 
-def test_a_loss_that_overshoots_and_comes_back_ends_nothing(objective, photo):
+def test_a_loss_that_overshoots_and_recovers_does_not_end_the_run(objective, photo):
     settings = settings_with(learning_rate=100.0, beta_1=0.9, iterations=40)
     assert len(list(stylize(objective, photo, settings))) == 41
 
 
 def _each(steps, seen):
-    """The steps, kept one by one, so that they are there when the last one raises."""
+    """Collect the steps in a list, so that they remain when the run raises."""
     for step in steps:
         seen.append(step)
     return ()
 
 
-# Style alone, and content alone
+# Only style, or only content
 
 
-def test_style_alone_is_a_texture(engine, photo, painting):
-    """From noise, without a photo to be true to: the style loss falls, and where the photo is tells nothing."""
+def test_style_without_content_makes_a_texture(engine, photo, painting):
+    """From noise, the style loss falls, and the photo has no influence."""
     settings = settings_with(content_weight=0.0, optimizer="l-bfgs", iterations=15)
     noise = np.random.default_rng(0).normal(0, 40, photo.shape).astype(np.float32)
     courses = [
@@ -528,17 +528,17 @@ def test_style_alone_is_a_texture(engine, photo, painting):
     assert one == pytest.approx(other, rel=1e-3)
 
 
-def test_content_alone_is_a_reconstruction(engine, photo, painting):
-    """From noise back to the photo, whatever the painting is."""
+def test_content_without_style_reconstructs_the_photo(engine, photo, painting):
+    """From noise, the run approaches the photo, and the painting has no influence."""
     settings = settings_with(style_weight=0.0, content_layers=("block1_conv2",), optimizer="l-bfgs", iterations=30)
     noise = np.random.default_rng(0).normal(0, 40, photo.shape).astype(np.float32)
     first, *_, last = stylize(engine.objective(photo, painting, settings)[0], noise, settings)
     assert last.losses.style == 0 and last.losses.total == last.losses.content < 0.02 * first.losses.content
     found, before = (np.abs(image - photo).mean() for image in (last.best.image.numpy(), noise))
-    assert found < 0.6 * before  # the layer tells little of flat colours
+    assert found < 0.6 * before  # the layer contains little about flat colours
 
 
-# What the settings say of the network and the style's loss
+# Settings of the network and the style loss
 
 
 @pytest.mark.parametrize(
@@ -546,8 +546,8 @@ def test_content_alone_is_a_reconstruction(engine, photo, painting):
     [{}, {"pooling": "average"}, {"padding": "replicate"}, {"style_loss": "wasserstein"},
      {"pooling": "average", "padding": "replicate", "style_loss": "wasserstein"}],
 )  # fmt: skip
-def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, painting, changes):
-    """Held to the same written down plainly, for both the photo's part and the painting's."""
+def test_the_objective_uses_the_network_and_style_loss_of_the_settings(engine, photo, painting, changes):
+    """Compare style and content loss with a plain calculation."""
     settings = settings_with(style_layers=("block1_conv1", "block3_conv1"), content_layers=("block2_conv2",), **changes)
     layers = [*settings.style_layers, *settings.content_layers]
     network = feature_network(engine.weights, layers, "float32", Variant(settings.pooling, settings.padding))
@@ -567,11 +567,11 @@ def test_a_run_s_objective_is_of_its_own_network_and_style_loss(engine, photo, p
     assert found.content == pytest.approx(settings.content_weight * float(content), rel=1e-3)
 
 
-# What it holds
+# Memory
 
 
-def test_what_a_run_begins_with_and_the_gradients_are_let_go(objective, photo, steps):
-    """Of a large picture each copy counts, and a checkpoint of Adam's has four."""
+def test_the_checkpoint_and_old_gradients_are_freed(objective, photo, steps):
+    """Copies of a large image take much memory, and a checkpoint of Adam contains four."""
     start = steps[3].checkpoint()
     held = weakref.ref(start)
     running = stylize(objective, start, settings_with(iterations=ITERATIONS))

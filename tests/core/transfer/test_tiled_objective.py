@@ -1,4 +1,4 @@
-"""Tiles: the same losses and the same gradient as in one piece, for every kind of loss and network."""
+"""Tiles: the same losses and gradient as without tiles, for all losses and networks."""
 
 import itertools
 
@@ -20,7 +20,7 @@ SHALLOW = {"style_layers": ("relu1_1", "relu2_1", "relu3_1"), "content_layers": 
 
 
 def picture(sample, width, height):
-    """A preprocessed sample, cut to size rather than resized: it keeps its grain."""
+    """Return a preprocessed sample, cropped instead of resized to keep its grain."""
     rgb = np.asarray(codec.read_image(sample.path()).resize((max(width, 600), max(height, 600))))
     return preprocessing.to_network(rgb[:height, :width])
 
@@ -31,7 +31,7 @@ def pair(home):
 
 
 def both(engine, content, style, settings, side, **named):
-    """The objective in one piece and in tiles of `side` px."""
+    """Return the objective without tiles and with tiles of `side` px."""
     whole, _ = engine.objective(content, style, settings, **named)
     tiled, _ = engine.objective(content, style, settings, side=side, **named)
     assert isinstance(tiled, TiledObjective) and not isinstance(whole, TiledObjective)
@@ -39,7 +39,7 @@ def both(engine, content, style, settings, side, **named):
 
 
 def on_the_way(content, seed=0):
-    """A picture that the losses are far from done with."""
+    """Return an image with a large loss."""
     noise = np.random.default_rng(seed).normal(0, 25, content.shape)
     return tf.constant(
         (0.8 * content + noise).clip(preprocessing.NETWORK_MIN, preprocessing.NETWORK_MAX).astype(np.float32)
@@ -47,7 +47,7 @@ def on_the_way(content, seed=0):
 
 
 def agree(whole, tiled, image, within=1e-4):
-    """Relative L2 of the gradients' difference, having seen that the losses are the same."""
+    """Check that the losses agree, and return the relative L2 difference of the gradients."""
     expected, found = whole(image), tiled(image)
     for name in ("total", "style", "content", "total_variation"):
         assert getattr(found.losses, name) == pytest.approx(getattr(expected.losses, name), rel=within), name
@@ -60,7 +60,7 @@ def agree(whole, tiled, image, within=1e-4):
     return difference
 
 
-# Where tiles are
+# The tiles
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (389, 511), (33, 47), (160, 97), (32, 1000)])
@@ -76,7 +76,7 @@ def test_tiles_cover_every_pixel_exactly_once(height, width, side):
 
 
 @pytest.mark.parametrize("border", [2, 20, 86])
-def test_a_tile_sees_its_border_and_begins_on_the_grid(border):
+def test_a_tile_has_its_border_and_starts_on_the_grid(border):
     for tile in tiles(389, 511, 48, border):
         (top, left, bottom, right), (above, before, below, after) = tile.core, tile.seen
         assert above % GRID == before % GRID == 0
@@ -89,9 +89,8 @@ def test_a_tile_sees_its_border_and_begins_on_the_grid(border):
 
 
 @pytest.mark.parametrize("layer", ["block5_conv2", "block3_conv1", "block1_conv1", "conv4_2"])
-def test_the_reach_is_how_far_a_pixel_is_felt(engine, layer):
-    """A pixel changes nothing at a position whose square lies farther off, and something right at the border's end
-    for the first layer, whose reach is a single pixel."""
+def test_the_reach_is_how_far_a_pixel_has_an_effect(engine, layer):
+    """A pixel beyond the reach has no effect on a position; at the reach of the first layer, one pixel, it has."""
     from core.vgg.layers import stride
     from core.vgg.network import feature_network
 
@@ -113,7 +112,7 @@ def test_the_reach_is_how_far_a_pixel_is_felt(engine, layer):
 
 @pytest.mark.parametrize("side", [128, 256, 400])
 def test_gradient_of_the_published_losses_in_tiles(engine, pair, side):
-    """511 × 389 px and every size of tile: neither a multiple of the other."""
+    """511 × 389 px is no multiple of any tile size."""
     content, style = pair
     whole, tiled = both(engine, content, style, TransferSettings(), side)
     assert agree(whole, tiled, on_the_way(content)) < 1e-5  # measured: 7e-7
@@ -155,7 +154,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_gradient_in_tiles_of_every_kind(engine, pair, changes):
+def test_gradient_in_tiles_for_all_settings(engine, pair, changes):
     content = pair[0][:, :301, :335]
     whole, tiled = both(engine, content, pair[1], TransferSettings(**{**SHALLOW, **changes}), 96)
     agree(whole, tiled, on_the_way(content))
@@ -163,7 +162,7 @@ def test_gradient_in_tiles_of_every_kind(engine, pair, changes):
 
 @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
 def test_gradient_in_tiles_with_regions(engine, pair, style_loss):
-    """A soft mask that ends in the midst of tiles, and the other style where it is not."""
+    """A soft mask ends within tiles; the other style applies outside it."""
     content, styles = pair[0][:, :301, :335], [pair[1], picture(STYLES[2], 128, 144)]
     mask = np.clip(np.linspace(-1, 2, 335, dtype=np.float32)[np.newaxis] * np.ones((301, 1), np.float32), 0, 1)
     settings = TransferSettings(**SHALLOW, style_loss=style_loss)
@@ -172,7 +171,7 @@ def test_gradient_in_tiles_with_regions(engine, pair, style_loss):
 
 
 def test_gradient_in_tiles_has_no_seam(engine, pair):
-    """What differs is rounding alike everywhere: along the tiles' edges no more than amid them."""
+    """The rounding differences at the edges of tiles are no larger than inside them."""
     content = pair[0][:, :256, :320]
     whole, tiled = both(engine, content, pair[1], TransferSettings(**SHALLOW), 64)
     image = on_the_way(content)
@@ -183,12 +182,12 @@ def test_gradient_in_tiles_has_no_seam(engine, pair):
     assert at_edges.max() < 1e-4 and off.max() < 1e-4
 
 
-def test_a_picture_no_larger_than_a_tile_is_computed_in_one_piece(engine, photo, painting):
+def test_an_image_no_larger_than_a_tile_is_computed_at_once(engine, photo, painting):
     objective, _ = engine.objective(photo, painting, TransferSettings(**SHALLOW), side=96)
     assert not isinstance(objective, TiledObjective)
 
 
-def test_evaluations_in_tiles_are_counted_and_told_with_their_image(engine, pair):
+def test_evaluations_in_tiles_are_counted_and_have_their_image(engine, pair):
     content = pair[0][:, :128, :160]
     _, tiled = both(engine, content, pair[1], TransferSettings(**SHALLOW), 64)
     image = on_the_way(content)
@@ -199,11 +198,11 @@ def test_evaluations_in_tiles_are_counted_and_told_with_their_image(engine, pair
     np.testing.assert_array_equal(evaluation.image, image)
 
 
-# Painting
+# Runs
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_losses_of_a_run_in_tiles_follow_those_of_the_whole(engine, pair, optimizer):
+def test_losses_of_a_run_in_tiles_equal_those_without_tiles(engine, pair, optimizer):
     content = pair[0][:, :200, :257]
     settings = TransferSettings(**SHALLOW, optimizer=optimizer, iterations=6, content_weight=1.0)
     courses = [
@@ -217,7 +216,7 @@ def test_losses_of_a_run_in_tiles_follow_those_of_the_whole(engine, pair, optimi
     assert courses[1][-1].total < 0.9 * courses[1][0].total
 
 
-def test_a_run_in_tiles_is_steered(engine, pair):
+def test_weights_of_a_run_in_tiles_can_change(engine, pair):
     content = pair[0][:, :128, :160]
     settings = TransferSettings(**SHALLOW, iterations=3)
     courses = []

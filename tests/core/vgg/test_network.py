@@ -1,4 +1,4 @@
-"""The feature network: Keras's own VGG19, cut off and frozen."""
+"""The feature network: the first layers of Keras's VGG19, frozen."""
 
 import subprocess
 import sys
@@ -20,13 +20,13 @@ def noise(height, width):
 
 
 def shape_at(layer, height, width):
-    """The activations' shape: every block before has halved the sides, dropping an odd row or column."""
+    """Return the shape of the activations: each earlier block halves the sides and drops an odd row or column."""
     block = int(layer[5])
     return 1, height >> block - 1, width >> block - 1, CONVOLUTIONS[layer][3]
 
 
 def plain_convolution(image, kernel, bias):
-    """Same-padded 3 × 3 convolution and ReLU of `(H, W, C)`, in float64."""
+    """Return a same-padded 3 × 3 convolution with ReLU of `(H, W, C)`, in float64."""
     height, width, _ = image.shape
     padded = np.pad(image.astype(float), ((1, 1), (1, 1), (0, 0)))
     result = np.zeros((height, width, kernel.shape[3])) + bias
@@ -46,7 +46,7 @@ def shallow(weights):
     return feature_network(weights, ["block1_conv1", "block1_conv2"])
 
 
-def test_convolutions_are_those_of_keras():
+def test_convolutions_equal_those_of_keras():
     vgg19 = keras.applications.VGG19(weights=None, include_top=False)
     convolutions = [layer for layer in vgg19.layers if isinstance(layer, keras.layers.Conv2D)]
     assert [layer.name for layer in convolutions] == list(CONVOLUTIONS)
@@ -55,7 +55,7 @@ def test_convolutions_are_those_of_keras():
     assert len(CONVOLUTIONS) == 16
 
 
-def test_the_names_can_be_had_without_tensorflow():
+def test_the_names_can_be_imported_without_tensorflow():
     code = "import sys, core.vgg.layers; print(sorted({'tensorflow', 'keras', 'numpy'} & set(sys.modules)))"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
@@ -63,45 +63,45 @@ def test_the_names_can_be_had_without_tensorflow():
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (37, 50)])
-def test_every_layer_by_its_name_and_shape(whole, height, width):
+def test_every_layer_has_its_name_and_shape(whole, height, width):
     features = whole(noise(height, width))
     assert set(features) == set(CONVOLUTIONS)
     for layer, activations in features.items():
         values = activations.numpy()
         assert (values.shape, values.dtype) == (shape_at(layer, height, width), np.float32)
-        assert values.min() == 0 and values.max() > 0  # after the ReLU, and not dead
+        assert values.min() == 0 and values.max() > 0  # after the ReLU, with some active values
 
 
 @pytest.mark.parametrize("layers", [["block1_conv1"], ["block3_conv2", "block2_conv1"]])
-def test_it_ends_at_the_deepest_layer(weights, layers):
+def test_the_network_ends_at_the_deepest_layer(weights, layers):
     network = feature_network(weights, layers)
     order = list(CONVOLUTIONS)
     wanted = order[: max(map(order.index, layers)) + 1]
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert [layer.name for layer in convolutions] == wanted
-    assert network.layers[-1].name == wanted[-1]  # no pooling after it either
+    assert network.layers[-1].name == wanted[-1]  # there is no pooling after it
     assert set(network.output) == set(layers)
 
 
-def test_it_bears_the_given_weights(weights, whole):
+def test_the_network_has_the_given_weights(weights, whole):
     for layer, given in weights.layers.items():
         for held, array in zip(whole.get_layer(layer).get_weights(), given, strict=True):
             np.testing.assert_array_equal(held, array)
 
 
-def test_it_is_frozen(shallow):
+def test_the_network_is_frozen(shallow):
     assert shallow.trainable_variables == []
     assert len(shallow.variables) == 4  # two kernels, two biases
     assert not any(layer.trainable for layer in shallow.layers)
 
 
-def test_any_size_and_number_of_pictures(shallow):
+def test_any_size_and_number_of_images(shallow):
     for batch, height, width in ((1, 5, 9), (2, 8, 3)):
         features = shallow(np.zeros((batch, height, width, 3), np.float32))
         assert features["block1_conv2"].shape == (batch, height, width, 64)
 
 
-def test_activations_are_those_of_a_plain_convolution(weights, shallow):
+def test_activations_agree_with_a_plain_convolution(weights, shallow):
     image = noise(7, 9)
     features = shallow(image)
     first = plain_convolution(image[0], *weights.layers["block1_conv1"])
@@ -110,7 +110,7 @@ def test_activations_are_those_of_a_plain_convolution(weights, shallow):
     np.testing.assert_allclose(features["block1_conv2"][0], second, rtol=1e-5, atol=1e-2)
 
 
-def test_a_pooling_layer_takes_the_largest_of_four(weights, whole):
+def test_max_pooling_takes_the_largest_of_four(weights, whole):
     features = whole(noise(17, 23))
     before = features["block1_conv2"].numpy()[0, :16, :22]
     pooled = before.reshape(8, 2, 11, 2, 64).max((1, 3))
@@ -118,7 +118,7 @@ def test_a_pooling_layer_takes_the_largest_of_four(weights, whole):
     np.testing.assert_allclose(features["block2_conv1"][0], expected, rtol=1e-4, atol=1e-2)
 
 
-def test_two_networks_do_not_share_what_one_of_them_holds(weights, shallow):
+def test_two_networks_share_no_weights(weights, shallow):
     other = feature_network(weights, ["block1_conv1"])
     kernel, bias = weights.layers["block1_conv1"]
     other.get_layer("block1_conv1").set_weights([kernel * 0, bias * 0])
@@ -126,10 +126,10 @@ def test_two_networks_do_not_share_what_one_of_them_holds(weights, shallow):
     assert np.abs(weights.layers["block1_conv1"][0]).max() > 0
 
 
-# Names, and what is done otherwise than trained
+# Names and variants
 
 
-def test_every_layer_has_one_name_that_is_used():
+def test_every_layer_has_one_canonical_name():
     for keras_name in CONVOLUTIONS:
         block, index = keras_name[5], keras_name[-1]
         assert layer_name(keras_name) == layer_name(f"relu{block}_{index}") == keras_name
@@ -149,11 +149,11 @@ def test_a_layer_before_its_relu(weights, whole):
     expected = whole(noise(37, 50))
     assert features["conv4_2"].numpy().min() < 0
     np.testing.assert_allclose(np.maximum(features["conv4_2"], 0), features["block4_conv2"])
-    for layer in ("block4_conv2", "block4_conv3"):  # what follows is as it was
+    for layer in ("block4_conv2", "block4_conv3"):  # later layers do not change
         np.testing.assert_allclose(features[layer], expected[layer], rtol=1e-4, atol=1e-2)
 
 
-def test_average_pooling_takes_the_mean_of_four_and_makes_up_for_it(weights):
+def test_average_pooling_takes_the_scaled_mean_of_four(weights):
     network = feature_network(weights, ["block1_conv2", "block2_conv1"], variant=Variant(pooling="average"))
     features = network(noise(17, 23))
     before = features["block1_conv2"].numpy()[0, :16, :22]
@@ -163,7 +163,7 @@ def test_average_pooling_takes_the_mean_of_four_and_makes_up_for_it(weights):
 
 
 def test_average_pooling_keeps_the_activations_about_as_large(weights, whole):
-    """After each pool, on a photo; without the factors the last ones would be a fifth."""
+    """The test compares activations after each pooling on a photo; without the factors the last would be a fifth."""
     photo = preprocessing.to_network(geometry.resize(codec.read_image(PHOTOS[1].path()), 192))
     averaged = feature_network(weights, list(CONVOLUTIONS), variant=Variant(pooling="average"))(photo)
     expected = whole(photo)
@@ -173,7 +173,7 @@ def test_average_pooling_keeps_the_activations_about_as_large(weights, whole):
         assert 0.7 < ratio < 1.4, layer
 
 
-def test_replicate_padding_lets_the_first_layer_see_the_edge_again(weights, shallow):
+def test_replicate_padding_repeats_the_edge_for_the_first_layer(weights, shallow):
     image = noise(7, 9)
     features = feature_network(weights, ["conv1_1"], variant=Variant(padding="replicate"))(image)["conv1_1"]
     larger = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
@@ -209,7 +209,7 @@ def test_float32_is_the_default_and_float32_throughout(weights, shallow):
     assert {layer.compute_dtype for layer in (*network.layers, *shallow.layers)} == {"float32"}
 
 
-def test_a_bfloat16_network_bears_the_given_weights_and_is_frozen(weights, rough):
+def test_a_bfloat16_network_has_the_given_weights_and_is_frozen(weights, rough):
     assert rough.trainable_variables == []
     for layer, given in weights.layers.items():
         for held, array in zip(rough.get_layer(layer).weights, given, strict=True):

