@@ -106,7 +106,7 @@ def _own(place: str) -> tuple[bytes, str] | None:
     if uploaded:
         return uploaded
     if place == "photo" and st.toggle("Use the camera", key="camera"):
-        taken = st.camera_input("Take a photo", key="camera-photo", resolution="highest", label_visibility="collapsed")
+        taken = st.camera_input("Take a photo", key="camera-photo", resolution="1080p", label_visibility="collapsed")
         return (taken.getvalue(), "camera.jpg") if taken else None
     return None
 
@@ -155,7 +155,8 @@ def _chosen_sample(place: str) -> str:
     """Each place begins with another sample."""
     samples = _samples(place)
     number = int(place.partition("-")[2] or 1)
-    return st.session_state.setdefault(f"sample-{place}", samples[(number - 1) % len(samples)].name)
+    name: str = st.session_state.setdefault(f"sample-{place}", samples[(number - 1) % len(samples)].name)
+    return name
 
 
 def offer_samples(place: str) -> None:

@@ -188,6 +188,12 @@ def test_an_own_picture_can_be_used(ready):
     assert not button(page, "Start").disabled
 
 
+def test_the_camera_can_be_opened(ready):
+    page = open_page()
+    page.toggle(key="camera").set_value(True).run()
+    assert not page.exception and not page.error
+
+
 def test_a_narrow_picture_is_refused_when_started(ready):
     page = open_page()
     strip = codec.encode(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200), ".png")
