@@ -77,7 +77,7 @@ def _is(found: os.stat_result, path: Path) -> bool:
     return False
 
 
-class _StandardError(logging.StreamHandler):
+class _StandardError(logging.StreamHandler[Any]):
     """To what is standard error at that time; a line that cannot be written is lost, and nothing else."""
 
     def __init__(self) -> None:

@@ -25,9 +25,10 @@ class Command(BaseModel):
     def is_running(self) -> bool:
         """Whether the process of that number is this command, and not a later one's."""
         try:
-            return psutil.Process(self.process.pid).cmdline()[1:] == ["-m", "nst", *self.arguments]
+            given: list[str] = psutil.Process(self.process.pid).cmdline()[1:]
         except psutil.Error:
             return False
+        return given == ["-m", "nst", *self.arguments]
 
     def seconds(self) -> float:
         """Return how long ago it was started."""

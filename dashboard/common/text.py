@@ -1,12 +1,15 @@
 """What a user or a file says, shown as it is."""
 
 import re
+from typing import Literal
 
 from core.names import legible
 from core.timings import duration as duration
 
-#: How a run's status is shown: words, colour, icon.
-STATUSES = {
+Colour = Literal["gray", "blue", "green", "orange", "red"]
+
+#: The label, colour and icon of each status of a run.
+STATUSES: dict[str, tuple[str, Colour, str]] = {
     "queued": ("Queued", "gray", ":material/hourglass_empty:"),
     "preparing": ("Preparing", "blue", ":material/hourglass_top:"),
     "running": ("Running", "blue", ":material/brush:"),

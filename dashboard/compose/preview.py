@@ -24,8 +24,8 @@ def show(content: Picture, chosen: ChosenStyles) -> None:
     try:
         network = _opened()
     except LookupError:
-        said = workers.readiness()
-        why = said and said.without_preview
+        readiness = workers.readiness()
+        why = readiness and readiness.without_preview
         yet = "There is no instant preview yet: its network comes with the preparation, or by nst preview."
         st.caption(plain(f"There is no instant preview: {why}" if why else yet))
         return
@@ -41,8 +41,8 @@ def show(content: Picture, chosen: ChosenStyles) -> None:
     except StudioError as error:
         st.caption(plain(str(error)))
         return
-    said = "Instant preview, by another network: the painting will differ"
-    st.image(picture, caption=said, width="stretch", alt=said)
+    caption = "Instant preview, by another network: the painting will differ"
+    st.image(picture, caption=caption, width="stretch", alt=caption)
 
 
 @st.cache_resource(show_spinner=False)

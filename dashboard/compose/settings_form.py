@@ -32,13 +32,16 @@ MOST_OF_A_LAYER = 5.0  # that a slider goes to, unless the run that it shows has
 def choose_preset() -> str:
     """Let the user choose a preset."""
     st.session_state.setdefault("preset", presets.DEFAULT_PRESET)
-    preset = st.segmented_control(
-        "Preset",
-        list(PRESETS),
-        format_func=lambda name: PRESETS[name].title,
-        required=True,
-        key="preset",
-        persist_state="session",
+    preset = (
+        st.segmented_control(
+            "Preset",
+            list(PRESETS),
+            format_func=lambda name: PRESETS[name].title,
+            required=True,
+            key="preset",
+            persist_state="session",
+        )
+        or presets.DEFAULT_PRESET
     )
     st.caption(PRESETS[preset].purpose)
     return preset

@@ -81,7 +81,8 @@ def forget() -> None:
 
 
 def _places() -> tuple[str, ...]:
-    return st.session_state.setdefault("paintings", PLACES[:1])
+    places: tuple[str, ...] = st.session_state.setdefault("paintings", PLACES[:1])
+    return places
 
 
 def _add(seen: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -31,7 +32,7 @@ def picture(run: Run, record: RunRecord) -> None:
         for label, (suffix, media_type) in FORMATS.items():
             st.download_button(
                 f"Download {label}",
-                lambda suffix=suffix: _encoded(run, suffix),
+                partial(_encoded, run, suffix),
                 file_name=name + suffix,
                 mime=media_type,
                 icon=":material/image:",

@@ -19,14 +19,18 @@ def measure(missing: Sequence[str], by: str) -> None:
         _wait(command.arguments == wanted or auth.may_see() is None)
     elif command and command.arguments == wanted:
         st.error(plain(command.said()))
-        st.button("Try again", icon=":material/refresh:", on_click=background_jobs.start, args=("yardstick", *wanted))
+        st.button("Try again", icon=":material/refresh:", on_click=_start, args=wanted)
     else:
         try:
-            background_jobs.start("yardstick", *wanted)
+            _start(*wanted)
         except (StudioError, OSError) as error:
             st.error(plain(str(error)))
             return
         _wait(True)
+
+
+def _start(*wanted: str) -> None:
+    background_jobs.start("yardstick", *wanted)
 
 
 @st.fragment(run_every=POLL_SECONDS)

@@ -99,7 +99,8 @@ def _layers(settings: TransferSettings, kind: str) -> tuple[str, ...]:
 
 
 def _weights(settings: TransferSettings, kind: str) -> tuple[float, ...]:
-    return getattr(settings.loss_weights(), f"{kind}_layers")
+    weights: tuple[float, ...] = getattr(settings.loss_weights(), f"{kind}_layers")
+    return weights
 
 
 def _up_to_date(run: Run, at: dict[str, float], wanted: dict[str, float]) -> dict[str, _Slider]:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,7 +75,7 @@ class _Snapshot:
     picture: str  # within the page itself; empty where there is none yet
 
 
-_record = st.cache_resource(Run.record, ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
+_record = st.cache_resource(ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)(Run.record)
 
 
 @st.cache_resource(ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
@@ -206,7 +207,7 @@ def _pictures(run: Run, record: RunRecord, painted: Path | str, caption: str) ->
         several = len(paintings) > 1
         with st.grid(min_column_width=INPUT_WIDTH, gap="small", key="paintings") if several else st.container():
             for painting in paintings:
-                _image(lambda painting=painting: painting.jpeg(INPUT_SIDE), painting.what, painting.name)
+                _image(partial(painting.jpeg, INPUT_SIDE), painting.what, painting.name)
     with result:
         if isinstance(painted, Path):
             if painted.is_file():
@@ -285,7 +286,7 @@ def _frames(run: Run) -> None:
         with st.container(horizontal=True, key="frames"):
             shown = np.linspace(0, len(frames) - 1, min(len(frames), STRIP)).round().astype(int)
             for iteration, path in (frames[place] for place in shown):
-                _image(lambda path=path: _whole(path), f"{iteration}", f"After {iteration} iterations", 160)
+                _image(partial(_whole, path), f"{iteration}", f"After {iteration} iterations", 160)
         downloads.film(run)
 
 

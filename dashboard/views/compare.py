@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -165,7 +165,7 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
         st.caption("Each curve is the run's own loss, and these are weighed or made otherwise: compare their shapes.")
     if any(len(marks) > 1 for marks in stages.values()):
         st.caption("A point on a curve: from there on the picture is larger, and its losses are others.")
-    axis = "iteration" if over == "iterations" else "seconds"
+    axis: Literal["iteration", "seconds"] = "iteration" if over == "iterations" else "seconds"
     draw(charts.comparison(metrics, axis, published, stages=stages), f"compare-{over}", 300, len(metrics) + 1)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import streamlit as st
@@ -133,8 +133,10 @@ def _told(run: Run, record: RunRecord) -> str:
 
 def _more(entry: Entry) -> None:
     run = entry.run
-    asking = {name: {"key": f"{name}-{run.id}", "on_change": _mark, "args": (run, name)} for name in Marks.model_fields}
-    for name in Marks.model_fields:  # as they are now: another page may have changed them
+    asking: dict[str, dict[str, Any]] = {
+        name: {"key": f"{name}-{run.id}", "on_change": _mark, "args": (run, name)} for name in Marks.model_fields
+    }
+    for name in Marks.model_fields:  # another page may have changed the marks
         st.session_state[f"{name}-{run.id}"] = getattr(entry.marks, name)
     st.text_input("Name", max_chars=120, placeholder=entry.record.title, **asking["name"])
     st.text_area("Note", max_chars=4000, **asking["note"])
@@ -258,7 +260,8 @@ def _set_quota() -> None:
 
 def _chosen() -> list[str]:
     """The runs that are ticked; kept apart from the ticks, which Streamlit forgets when they are out of sight."""
-    return st.session_state.setdefault("chosen", [])
+    chosen: list[str] = st.session_state.setdefault("chosen", [])
+    return chosen
 
 
 def _choose(name: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -143,7 +144,9 @@ def _remove(name: str) -> None:
 def _comparisons(shown: dict[str, Measurement]) -> None:
     for title, rows in measurements.tables(shown).items():
         st.header(plain(title), anchor=False)
-        for size, of_size in pd.DataFrame(rows).groupby("size"):  # not a facet, which would not become narrower
+        frame = pd.DataFrame(rows)
+        for size in sorted(frame["size"].unique()):  # one chart each: a faceted chart would not shrink with the page
+            of_size = frame[frame["size"] == size]
             if size:
                 st.markdown(f"**{size} px**")
             chart, table = st.columns(2, gap="medium")
@@ -191,7 +194,8 @@ def _qualities(shown: dict[str, Measurement]) -> None:
             "The float32 loss of the best picture so far, over the seconds since Start; the line is the published "
             "run's loss at iteration 900 with the same weights."
         )
-        curves, rows = [], []
+        curves: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for machine, found in shown.items():
             for pair in (pair for pair in found.pairs if pair.pair == name):
                 for course in _told(pair):
