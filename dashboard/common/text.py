@@ -1,4 +1,4 @@
-"""What a user or a file says, shown as it is."""
+"""Texts for the pages: labels of statuses, escaped names, sizes and durations."""
 
 import re
 from typing import Literal
@@ -21,12 +21,12 @@ STATUSES: dict[str, tuple[str, Colour, str]] = {
 
 
 def plain(text: str) -> str:
-    """Escape what Streamlit would take for Markdown, so that a file's name stays a name, and a legible one."""
+    """Escape Markdown and replace illegible characters, so that Streamlit shows a name literally."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^])", r"\\\1", legible(text))
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them."""
+    """Return a number of bytes in words, such as "12 MB"."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

@@ -18,7 +18,7 @@ def measure(missing: Sequence[str], by: str) -> None:
     if command and command.is_running():
         _wait(command.arguments == wanted or auth.may_see() is None)
     elif command and command.arguments == wanted:
-        st.error(plain(command.said()))
+        st.error(plain(command.last_line()))
         st.button("Try again", icon=":material/refresh:", on_click=_start, args=wanted)
     else:
         try:
@@ -39,5 +39,5 @@ def _wait(these: bool) -> None:
     command = background_jobs.status("yardstick")
     if not command or not command.is_running():
         st.rerun()
-    said = plain(command.said() or "starting …") if these else "other runs are measured first"
+    said = plain(command.last_line() or "starting …") if these else "other runs are measured first"
     st.status(f"Measuring: {said}", type="compact")

@@ -75,7 +75,7 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
         if not jpeg:
             st.warning(f"The picture of {plain(title)} is damaged.")
     shown = [(title, jpeg) for title, jpeg in found if jpeg]
-    viewer.together(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
+    viewer.show(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
     with st.expander("The photos and paintings", icon=":material/image:"):
         for run, record in chosen:
             st.markdown(f"**{plain(titles[run.id])}**")

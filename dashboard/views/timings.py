@@ -38,8 +38,8 @@ def page() -> None:
     if command and command.is_running():
         _progress()
     else:
-        if command and command.said().startswith("nst:") and command.said() != "nst: Stopped.":
-            st.error(plain(command.said().removeprefix("nst: ")))
+        if command and command.last_line().startswith("nst:") and command.last_line() != "nst: Stopped.":
+            st.error(plain(command.last_line().removeprefix("nst: ")))
         _form()
     _kept()
 
@@ -69,7 +69,7 @@ def _progress() -> None:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.status(
-            f"Measuring for {duration(command.seconds())}: {plain(command.said() or 'starting …')}", type="compact"
+            f"Measuring for {duration(command.seconds())}: {plain(command.last_line() or 'starting …')}", type="compact"
         )
         st.button("Stop measuring", icon=":material/stop:", on_click=command.stop)
 

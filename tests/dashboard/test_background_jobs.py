@@ -28,7 +28,7 @@ def test_a_command_is_known_by_its_last_words():
     command = background_jobs.start("test", "bench", "nonsense")
     assert background_jobs.status("test") == command and command.arguments == ["bench", "nonsense"]
     wait_until(lambda: not command.is_running())
-    assert command.said().startswith("nst: There is no part 'nonsense'")
+    assert command.last_line().startswith("nst: There is no part 'nonsense'")
 
 
 def test_one_of_a_name_at_a_time_and_ended_with_its_children(monkeypatch, tmp_path):
@@ -38,8 +38,8 @@ def test_one_of_a_name_at_a_time_and_ended_with_its_children(monkeypatch, tmp_pa
     (tmp_path / "nst.py").write_text(program)
     monkeypatch.setattr(background_jobs.paths, "CHECKOUT", tmp_path)
     command = background_jobs.start("test")
-    wait_until(lambda: command.said() == "working")
-    with pytest.raises(StudioError, match="under way"):
+    wait_until(lambda: command.last_line() == "working")
+    with pytest.raises(StudioError, match="already running"):
         background_jobs.start("test")
     processes = [psutil.Process(command.process.pid), *psutil.Process(command.process.pid).children()]
     assert len(processes) == 2

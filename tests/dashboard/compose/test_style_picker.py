@@ -274,7 +274,7 @@ def test_a_drawing_is_white_where_it_was_drawn_and_not_where_it_was_erased():
      {"strokes": [{"points": [[0, 0]], "width": 9}]}, {"soft": 1e9}],
 )  # fmt: skip
 def test_what_is_no_drawing_is_none(said):
-    assert brush._understood(said) is None
+    assert brush._parse(said) is None
 
 
 def test_a_runs_page_and_card_tell_of_its_paintings_and_parts(visit, blended, pictures):

@@ -92,7 +92,10 @@ def test_the_time_that_a_sweep_needs_is_told(visit):
         ("1, many", "should be a valid number"),
         ("1, 1.0", "is given twice"),
         ("", "has an empty value"),
-        (", ".join(map(str, range(1, MOST_VALUES + 2))), "has 7 values: give 6 at most here; nst batch takes more"),
+        (
+            ", ".join(map(str, range(1, MOST_VALUES + 2))),
+            "has 7 values: give at most 6 here, or use nst batch for more",
+        ),
         ("-1, 1", "should be greater than or equal to 0"),
         (HOSTILE, "should be a valid number"),
     ],

@@ -199,7 +199,7 @@ def test_so_little_of_a_picture_that_it_cannot_be_painted_is_refused(visit):
     page = visit("stylize")
     across = next(slider for slider in page.slider if slider.label == "From left to right")
     across.set_value((50, 51)).run()
-    assert f"keep {codec.MIN_SIDE} pixels at least" in " ".join(warning.value for warning in page.warning)
+    assert f"keep at least {codec.MIN_SIDE} pixels" in " ".join(warning.value for warning in page.warning)
     assert not button(page, "Start").disabled
 
 

@@ -164,12 +164,12 @@ def test_sizes_that_cannot_be_are_refused(visit, commands, sizes):
 
 def test_what_cannot_start_says_why(visit, monkeypatch):
     def refused(*words):
-        raise StudioError("One such measurement is under way already.")
+        raise StudioError("Such a measurement is already running: wait until it ends.")
 
     monkeypatch.setattr(background_jobs, "start", refused)
     page = visit("timings")
     button(page, "Measure").click().run()
-    assert "under way already" in page.error[0].value
+    assert "already running" in page.error[0].value
 
 
 def command(monkeypatch, ended, *said):
