@@ -1,4 +1,4 @@
-"""Results that have not been measured by a yardstick yet: a process of their own does so, watched from the page."""
+"""Evaluate results in a background process and show its progress."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ POLL_SECONDS = 1.0
 
 
 def measure(missing: Sequence[str], by: str) -> None:
-    """Have these runs measured by the losses of that preset or run, and show how far that is."""
+    """Evaluate runs with the losses of a preset or run, and show the progress."""
     wanted = ["compare", *missing, "--by", by]
     command = background_jobs.status("yardstick")
     if command and command.is_running():
@@ -35,9 +35,9 @@ def _start(*wanted: str) -> None:
 
 @st.fragment(run_every=POLL_SECONDS)
 def _wait(these: bool) -> None:
-    """Until the measuring is over, of these runs or of others, whose names may not be for everyone."""
+    """Show the progress until the evaluation ends. Hide it for other runs, whose names this person may not see."""
     command = background_jobs.status("yardstick")
     if not command or not command.is_running():
         st.rerun()
-    said = plain(command.last_line() or "starting …") if these else "other runs are measured first"
-    st.status(f"Measuring: {said}", type="compact")
+    progress = plain(command.last_line() or "starting …") if these else "other runs come first"
+    st.status(f"Evaluating: {progress}", type="compact")

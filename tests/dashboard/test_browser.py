@@ -253,8 +253,8 @@ def test_two_runs_are_chosen_compared_measured_and_reported(served, opened, brow
     page.get_by_role("link", name="Compare them").click()
     page.get_by_role("heading", name="By one yardstick").wait_for()
     assert painted.done.id in page.url and painted.steered.id in page.url
-    page.get_by_text("Measuring").first.wait_for()
-    page.wait_for_function("() => !document.body.innerText.includes('Measuring')")
+    page.get_by_text("Evaluating").first.wait_for()
+    page.wait_for_function("() => !document.body.innerText.includes('Evaluating')")
     assert len(list((home / "cache" / "yardstick").glob("*.json"))) == 2
     assert page.locator("script", has_text="alert(1)").count() == 0
     with page.expect_download() as download:
@@ -397,7 +397,7 @@ def test_a_part_of_the_photo_is_drawn_and_painted_alone(served, opened):
     page.get_by_role("spinbutton", name="Size (px)").press("Enter")
     page.get_by_text("96 × 96 pixels").wait_for()
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_text("Photo, in part left as it is").wait_for()
+    page.get_by_text("Photo, partly left as it is").wait_for()
     (made,) = set((home / "runs").iterdir()) - before
     with Image.open(made / "kept.png") as kept:
         grey = np.asarray(kept)

@@ -165,7 +165,7 @@ def test_a_port_that_is_none_is_said(own_home):
 def test_a_port_that_is_taken_is_said(own_home):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        said = f"NST_METRICS_PORT is {port}, where another program listens already: name another port."
+        said = f"NST_METRICS_PORT is {port}, but another program listens there: choose another port."
         assert dashboard(NST_METRICS_PORT=str(port)) == (2, f"nst: {said}\n")
 
 

@@ -233,7 +233,7 @@ def test_a_failed_run_says_why(ready):
         raise StudioError("The paint ran out.")
     page = open_page(run=run.id)
     assert "The paint ran out" in page.error[0].value
-    assert "ended before there was a picture" in texts(page) and "appears with the first step" not in texts(page)
+    assert "ended before its first picture" in texts(page) and "appears after the first step" not in texts(page)
 
 
 def test_a_run_whose_process_died_is_shown_as_interrupted(ready):

@@ -282,9 +282,9 @@ def test_a_runs_page_and_card_tell_of_its_paintings_and_parts(visit, blended, pi
     pictures[0].save(blended.result)
     page = visit("stylize", run=blended.id)
     captions = [each.captions[0] for each in page.image]
-    assert captions[:3] == ["Photo, in part left as it is", "Painting 1, 100 % elsewhere", "Painting 2, in its part"]
+    assert captions[:3] == ["Photo, partly left as it is", "Painting 1, 100 % elsewhere", "Painting 2, in its part"]
     told = " ".join(each.value.replace("\\", "") for each in page.caption)
-    assert "Other than the preset: Size: 64 px" in told and "Style blend: 2, 1" in told
+    assert "Different from the preset: Size: 64 px" in told and "Style blend: 2, 1" in told
     card = " ".join(each.value.replace("\\", "") for each in visit("library").caption)
     assert "Style layers" not in card.partition("Style blend 2, 1")[0] and "glass in its part" in card
     assert "a part stays as it is" in card

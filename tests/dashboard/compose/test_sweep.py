@@ -75,7 +75,7 @@ def test_two_settings_make_a_run_of_each_combination(visit, started):
     (name,) = {run.record().batch for run in found}
     assert {run.record().content for run in found} == {PHOTOS[0].title}
     assert page.query_params["batch"] == [name] or page.query_params["batch"] == name
-    assert "0 of 4 are painted" in page.get("progress")[0].proto.text
+    assert "0 of 4 runs have ended" in page.get("progress")[0].proto.text
 
 
 def test_the_time_that_a_sweep_needs_is_told(visit):
@@ -94,7 +94,7 @@ def test_the_time_that_a_sweep_needs_is_told(visit):
         ("", "has an empty value"),
         (
             ", ".join(map(str, range(1, MOST_VALUES + 2))),
-            "has 7 values: give at most 6 here, or use nst batch for more",
+            "has 7 values: give at most 6 here, or use nst batch",
         ),
         ("-1, 1", "should be greater than or equal to 0"),
         (HOSTILE, "should be a valid number"),
@@ -130,7 +130,7 @@ def test_every_number_that_is_offered_has_values_to_begin_with(preset):
 def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
     page = visit("stylize", batch="sweep-1")
     assert page.header[0].value == "coffee × glass"
-    assert "3 of 4 are painted" in page.get("progress")[0].proto.text
+    assert "3 of 4 runs have ended" in page.get("progress")[0].proto.text
     for words in ("**1 stage**", "**2 stages**", "**1**", "**2**"):
         assert words in [each.value for each in page.markdown]
     assert "Coarse to fine 2 stages, Style weight 1" in texts(page).replace("\\", "")
@@ -142,7 +142,7 @@ def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
 
 def test_what_waits_can_be_stopped_and_then_the_others_are_compared(visit, swept):
     page = visit("stylize", batch="sweep-1")
-    button(page, "Stop them all").click().run()
+    button(page, "Stop all").click().run()
     assert not queue.queued_runs() and not page.exception
     page = visit("stylize", batch="sweep-1")
     assert not page.get("progress")

@@ -137,7 +137,7 @@ def command(monkeypatch, ended, arguments, *said):
 def test_one_command_at_a_time_and_its_words_are_shown(visit, kept, commands, monkeypatch):
     command(monkeypatch, False, ["compare", "other"], "Measuring [another] …")
     page = visit("compare", runs=address(kept.done, kept.steered))
-    assert r"Measuring: Measuring \[another\]" in page.status[0].label and commands == []
+    assert r"Evaluating: Measuring \[another\]" in page.status[0].label and commands == []
 
 
 def test_a_command_that_failed_is_told_and_tried_again_only_when_asked(visit, kept, commands, monkeypatch):

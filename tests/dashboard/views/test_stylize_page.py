@@ -294,7 +294,7 @@ def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run, other_proce
     long_ago = time.time() - 1000
     os.utime(run.path / "run.json", (long_ago, long_ago))
     page = visit("stylize", run=run.id)
-    assert "Nothing has been heard of the painting process" in page.warning[0].value
+    assert "is alive but has not reported" in page.warning[0].value
     assert f"number {other_process.pid}" in page.warning[0].value and "17 min" in page.warning[0].value
     button(page, "End it").click().run()
     assert other_process.wait(10) != 0
