@@ -260,8 +260,8 @@ def _finished(run: Run, record: RunRecord) -> None:
     painted = (run.result, "Painted") if run.result.is_file() else (run.live, "Painted last")
     _pictures(run, record, *painted)
     if differing := describe.differences(record):
-        told = " · ".join(f"{label}: {value}" for label, value, _ in differing)
-        st.caption(f"Different from the preset: {plain(told)}")
+        changed = " · ".join(f"{label}: {value}" for label, value, _ in differing)
+        st.caption(f"Different from the preset: {plain(changed)}")
     _curves(run, record.unfinished)
     _frames(run)
     _timings(record)
@@ -296,7 +296,7 @@ def _timings(record: RunRecord) -> None:
     seconds = describe.phase_seconds(record.timings)
     if not seconds:
         return
-    st.header("Where the seconds went", anchor=False)
+    st.header("Time per phase", anchor=False)
     drawing, table = st.columns([3, 2])
     with drawing:
         st.altair_chart(charts.phases(seconds), width="stretch", key="phases")

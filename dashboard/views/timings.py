@@ -1,4 +1,4 @@
-"""How long everything takes, here and elsewhere: `nst bench` from the page, and what was measured so far."""
+"""Timings: run `nst bench` from the page, and compare measurements of this machine and others."""
 
 import hashlib
 from pathlib import Path
@@ -29,7 +29,7 @@ POLL_SECONDS = 1.0
 
 
 def page() -> None:
-    """A measurement under way, or the form for one; then those that are kept, side by side."""
+    """Show a running measurement or the form for a new one, then the saved measurements side by side."""
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         st.title("Timings", anchor=False, width="content")
         with st.popover("Import a measurement", icon=":material/upload:"):
@@ -47,12 +47,14 @@ def page() -> None:
 def _form() -> None:
     with st.expander("Measure this machine", icon=":material/timer:", expanded=not _files()):
         parts = st.multiselect("What", list(PARTS), ["targets", "step"], format_func=PARTS.__getitem__, key="parts")
-        sizes = st.text_input("Sizes of a step (px)", QUICK_SIZES, key="sizes", help="From 64 to 4096, by commas.")
-        st.caption("Measurements are true of a machine that does nothing else: do not paint meanwhile.")
+        sizes = st.text_input(
+            "Sizes of a step (px)", QUICK_SIZES, key="sizes", help="From 64 to 4096, separated by commas."
+        )
+        st.caption("The machine must do nothing else: do not paint during a measurement.")
         if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not parts):
             options = []
             try:
-                if "step" in parts:  # the command refuses sizes for the others
+                if "step" in parts:  # the command refuses sizes without this part
                     measurements.parse_sizes(sizes)
                     options = ["--sizes", sizes]
                 background_jobs.start("bench", "bench", *parts, *options)
@@ -91,7 +93,7 @@ def _import() -> None:
 
 
 def _files() -> list[Path]:
-    """The measurements that are kept, the newest first."""
+    """Return the files of the saved measurements, newest first."""
     folder = measurements.folder()
     return sorted(folder.glob("*.json"), key=lambda path: path.name.removeprefix(IMPORTED), reverse=True)
 
@@ -128,11 +130,11 @@ def _machines(shown: dict[str, Measurement], names: list[str]) -> None:
     for name, (title, found) in zip(names, shown.items(), strict=True):
         environment = found.environment
         cores, gpus = environment.get("cores", "?"), environment.get("gpus")
-        gpus = gpus if gpus and isinstance(gpus, list) else ["no GPU"]  # an imported file may say anything
+        gpus = gpus if gpus and isinstance(gpus, list) else ["no GPU"]  # an imported file may contain anything
         facts = [f"{cores} cores", *map(str, gpus), f"VGG19 weights: {found.weights}"]
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(plain(f"{title}: {', '.join(facts)}"), width="content")
-            if name.startswith(IMPORTED):  # those of this machine took long to make
+            if name.startswith(IMPORTED):  # this machine's own took long and cannot be removed here
                 st.button("Remove", key=f"remove-{name}", type="tertiary", on_click=_remove, args=(name,))
 
 
@@ -159,9 +161,9 @@ def _comparisons(shown: dict[str, Measurement]) -> None:
 
 
 def _table(frame: pd.DataFrame, with_machine: bool) -> None:
-    """Seconds, and how many times faster than the slowest way."""
+    """Show the seconds, and the speed-up over the slowest way."""
     slowest = frame.groupby("machine")["median"].transform("max")
-    told = pd.DataFrame(
+    table = pd.DataFrame(
         {
             **({"": [machine.partition(".")[0] for machine in frame["machine"]]} if with_machine else {}),
             "way": frame["way"],
@@ -171,34 +173,34 @@ def _table(frame: pd.DataFrame, with_machine: bool) -> None:
         }
     )
     st.dataframe(
-        told,
+        table,
         hide_index=True,
         height="content",
         column_config={
             "median (s)": st.column_config.NumberColumn(format="%.3g"),
-            "faster": st.column_config.NumberColumn(format="%.3g ×", help="Than the slowest way"),
+            "faster": st.column_config.NumberColumn(format="%.3g ×", help="Compared with the slowest way"),
         },
     )
 
 
-def _told(pair: Pair) -> list[Course]:
-    """The courses that can be drawn; an imported file may hold others."""
+def _drawable(pair: Pair) -> list[Course]:
+    """Return the courses that can be drawn; an imported file may contain others."""
     return [course for course in pair.courses if course.seconds and len(course.seconds) == len(course.totals)]
 
 
 def _qualities(shown: dict[str, Measurement]) -> None:
-    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if _told(pair))
+    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if _drawable(pair))
     for name in pairs:
         st.header(plain(f"Time to quality: {name}"), anchor=False)
         st.caption(
-            "The float32 loss of the best picture so far, over the seconds since Start; the line is the published "
+            "The float32 loss of the best picture so far, over the seconds since Start. The line is the published "
             "run's loss at iteration 900 with the same weights."
         )
         curves: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
         for machine, found in shown.items():
             for pair in (pair for pair in found.pairs if pair.pair == name):
-                for course in _told(pair):
+                for course in _drawable(pair):
                     way = f"{course.way} ({machine.split('.')[0]})" if len(shown) > 1 else course.way
                     curves += [
                         {"way": way, "seconds": at, "loss": loss, "target": pair.target}
@@ -206,14 +208,14 @@ def _qualities(shown: dict[str, Measurement]) -> None:
                     ]
                     reached = "not reached" if course.to_target is None else f"{course.to_target:.4g}"
                     marks = {f"loss at {mark} s": course.total_at(mark) for mark in MARKS}
-                    told = {"way": way, "s to the target": f"{reached}{' *' if course.extrapolated else ''}"}
-                    rows.append({**told, "s an iteration": course.step, **marks})
+                    target = {"way": way, "s to the target": f"{reached}{' *' if course.extrapolated else ''}"}
+                    rows.append({**target, "s per iteration": course.step, **marks})
         draw(charts.quality(pd.DataFrame(curves)), f"quality-{name}", 280, len(rows))
         losses = dict.fromkeys((f"loss at {mark} s" for mark in MARKS), st.column_config.NumberColumn(format="compact"))
-        step = {"s an iteration": st.column_config.NumberColumn(format="%.3g")}
+        step = {"s per iteration": st.column_config.NumberColumn(format="%.3g")}
         st.dataframe(pd.DataFrame(rows), hide_index=True, height="content", column_config={**losses, **step})
         if any("*" in row["s to the target"] for row in rows):
-            st.caption("\\* not lived through: so many of its median iterations as the published run had")
+            st.caption("\\* extrapolated: the median time of an iteration, times the iterations of the published run")
 
 
 page()

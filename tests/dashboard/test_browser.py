@@ -137,7 +137,7 @@ def test_the_main_way_through(server, browser, tmp_path):
     page.get_by_role("button", name="Download", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download PNG").click()
-    page.get_by_text("Where the seconds went").wait_for()
+    page.get_by_text("Time per phase").wait_for()
     page.get_by_text("VGG19 weights: ").wait_for()
 
     result = tmp_path / "result.png"
@@ -251,7 +251,7 @@ def test_two_runs_are_chosen_compared_measured_and_reported(served, opened, brow
         page.locator(f".st-key-card-{run.id}").get_by_text("Compare", exact=True).click()
         page.get_by_text(f"{number} chosen").wait_for()
     page.get_by_role("link", name="Compare them").click()
-    page.get_by_role("heading", name="By one yardstick").wait_for()
+    page.get_by_role("heading", name="Evaluated with the same settings").wait_for()
     assert painted.done.id in page.url and painted.steered.id in page.url
     page.get_by_text("Evaluating").first.wait_for()
     page.wait_for_function("() => !document.body.innerText.includes('Evaluating')")
@@ -305,7 +305,7 @@ def test_a_run_is_exported_deleted_had_back_and_imported(served, opened, tmp_pat
     page.locator("input[type=file]").set_input_files(tmp_path / "no.zip")
     page.get_by_text("no.zip is not a ZIP file, or is damaged.").wait_for()
     page.locator("input[type=file]").set_input_files(tmp_path / "run.zip")
-    page.locator(f"[class*='st-key-card-{name}-']").wait_for()  # beside the one that can still be had back
+    page.locator(f"[class*='st-key-card-{name}-']").wait_for()  # beside the one that can still be restored
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Undo").click()
     card.wait_for()
@@ -328,7 +328,8 @@ def test_a_page_fits_a_phone_and_opens_anew_the_same(served, opened, name):
     before = page.locator("[data-testid=stMain]").inner_text()
     page.reload()
     settled(page)
-    shown = {"stylize": HOSTILE, "library": HOSTILE, "compare": "By one yardstick", "timings": "Measure this machine"}
+    evaluated = "Evaluated with the same settings"
+    shown = {"stylize": HOSTILE, "library": HOSTILE, "compare": evaluated, "timings": "Measure this machine"}
     page.get_by_text(shown[name]).first.wait_for()
     assert shown[name] in before
 

@@ -85,7 +85,7 @@ def test_runs_of_the_same_settings_are_told_apart(visit, kept, new_run, commands
     twin = Run(kept.done.path.with_name(f"{kept.done.id}-twin"))
     shutil.copytree(kept.done.path, twin.path)
     page = visit("compare", runs=address(kept.done, twin))
-    assert "None: they were painted with the same settings." in texts(page)
+    assert "None: all runs have the same settings." in texts(page)
     assert list(page.dataframe[0].value["Run"]) == ["1 · coffee × glass · draft", "2 · coffee × glass · draft"]
 
 
@@ -160,7 +160,7 @@ def test_two_runs_can_be_seen_under_a_slider(visit, kept, measured, commands):
 
 def test_curves_of_different_weights_are_said_to_be(visit, kept, measured, commands):
     page = visit("compare", runs=address(kept.done, kept.steered))
-    assert "compare their shapes" in texts(page)
+    assert "compare only the shapes" in texts(page)
     next(group for group in page.button_group if "seconds" in group.options).set_value("seconds").run()
     assert not page.exception
-    assert "compare their shapes" not in texts(visit("compare", runs=address(kept.done, kept.stopped)))
+    assert "compare only the shapes" not in texts(visit("compare", runs=address(kept.done, kept.stopped)))

@@ -67,7 +67,7 @@ def test_the_address_says_what_is_looked_for(visit, kept, query, found):
     library.mark(kept.done, favourite=True)
     page = visit("library", **query)
     assert cards(page) == [getattr(kept, name).id for name in found]
-    assert ("No run is like that" in texts(page)) == (not found)
+    assert ("No run matches the search" in texts(page)) == (not found)
 
 
 def test_what_is_looked_for_is_found(visit, kept):
@@ -177,7 +177,7 @@ def test_beyond_the_quota_the_oldest_unmarked_runs_are_offered(visit, kept):
     page.number_input(key="quota").set_value(0.1).run()
     assert library.quota().gigabytes == 0.1
     assert "The 2 oldest unmarked runs" in texts(page)
-    button(page, "Look at them").click().run()
+    button(page, "Review them").click().run()
     shown = [element.value for element in page.markdown if element.value.startswith("- ")]
     assert len(shown) == 2 and not any("coffee" in line for line in shown)
 

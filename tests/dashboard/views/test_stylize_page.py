@@ -129,7 +129,7 @@ def test_going_on_queues_the_run_for_more_iterations(visit, kept, started):
 def test_starting_again_paints_on_from_the_result(visit, kept):
     page = visit("stylize", run=kept.done.id)
     button(page, "Start again from this").click().run()
-    assert "Painted on from the result of" in " ".join(caption.value for caption in page.caption)
+    assert "Starts from the result of" in " ".join(caption.value for caption in page.caption)
     button(page, "Start").click().run()
     run = the_new_run(*vars(kept).values())
     record = run.record()
