@@ -179,9 +179,7 @@ def offer_samples(place: str) -> None:
                     args=({f"sample-{place}": sample.name},),
                 )
     if chosen is None:
-        st.caption(
-            "Remove your own picture to choose a sample." if own else "Press “Choose another” to choose a sample."
-        )
+        st.caption("Remove your own picture to choose a sample." if own else "“Choose another” enables the samples.")
 
 
 @st.cache_data(show_spinner="Painting the sample styles …", max_entries=32)

@@ -8,24 +8,24 @@ from dashboard.common.text import plain
 
 def show() -> None:
     """Start the preparation if it is missing and show its progress; show nothing if all is ready."""
-    said = workers.readiness()
-    if not (said and said.ready):
+    state = workers.readiness()
+    if not (state and state.ready):
         _progress()
 
 
 @st.fragment(run_every=0.5)
 def _progress() -> None:
-    said = workers.readiness()
-    if said is None:
+    state = workers.readiness()
+    if state is None:
         st.status("Getting ready: starting …", type="compact")
         _start_now_and_then()
-    elif said.failed:
-        st.error(plain(said.message))
+    elif state.failed:
+        st.error(plain(state.message))
         st.button("Try again", icon=":material/refresh:", on_click=workers.start_worker)
-    elif said.ready:
+    elif state.ready:
         st.rerun()
     else:
-        under_way = st.status(f"Getting ready: {said.message}", type="compact")  # a with block would complete it
+        under_way = st.status(f"Getting ready: {state.message}", type="compact")  # a with block would complete it
         under_way.caption(
             "This happens once: the network's weights are downloaded, exported to ONNX and checked. You can already "
             "choose pictures and press Start."

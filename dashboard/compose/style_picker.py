@@ -26,7 +26,7 @@ class ChosenStyles:
     """The styles of a new run."""
 
     styles: Sequence[Style]
-    weights: tuple[float, ...]  # empty if all count alike
+    weights: tuple[float, ...]  # empty if all are equal
 
 
 def choose(photo: Picture | None) -> tuple[ChosenStyles | None, dict[str, DeltaGenerator]]:

@@ -94,13 +94,13 @@ def film(run: Run) -> None:
 
 
 def _encoded(run: Run, suffix: str) -> bytes:
-    said = metadata(run.record())
+    details = metadata(run.record())
     if suffix == ".png":
         return paths.read(run.result, 4 * codec.MAX_PIXELS)
     result = codec.read_exact(run.path / "result.npy")
     if suffix == ".tif":
-        return codec.encode_tiff16(result, said)
-    return codec.encode(preprocessing.to_uint8(result), suffix, said)
+        return codec.encode_tiff16(result, details)
+    return codec.encode(preprocessing.to_uint8(result), suffix, details)
 
 
 def _zipped(run: Run) -> bytes:

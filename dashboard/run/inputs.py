@@ -29,7 +29,7 @@ class Input:
         return _jpeg(self, self.path.stat().st_mtime, side)
 
     def drawn(self, side: int) -> Image.Image:
-        """Return the same as an image."""
+        """Return the picture of at most `side` px with its mask in the corner."""
         picture = codec.shrunk(self.path, side)
         if self.mask:
             longer = max(picture.size)

@@ -252,7 +252,7 @@ def _finished(run: Run, record: RunRecord) -> None:
     if record.status == "failed":
         st.error(plain(record.message))
     elif record.status == "interrupted":
-        st.warning(plain(f"{record.message} The run can continue from its last checkpoint."))
+        st.warning(plain(f"{record.message} The run is kept up to its last checkpoint and can continue."))
     with st.container(horizontal=True):
         if run.result.is_file():
             downloads.picture(run, record)

@@ -110,9 +110,7 @@ def _given_start() -> tuple[Path, str] | None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.image(str(kept[0]), width=96, alt=kept[1])
             st.caption(f"Starts from {plain(kept[1])}")
-            st.button(
-                "Start from scratch", icon=":material/close:", on_click=st.session_state.pop, args=("kept-start",)
-            )
+            st.button("Do not use it", icon=":material/close:", on_click=st.session_state.pop, args=("kept-start",))
     return kept
 
 

@@ -47,9 +47,7 @@ def page() -> None:
 def _form() -> None:
     with st.expander("Measure this machine", icon=":material/timer:", expanded=not _files()):
         parts = st.multiselect("What", list(PARTS), ["targets", "step"], format_func=PARTS.__getitem__, key="parts")
-        sizes = st.text_input(
-            "Sizes of a step (px)", QUICK_SIZES, key="sizes", help="From 64 to 4096, separated by commas."
-        )
+        sizes = st.text_input("Sizes of a step (px)", QUICK_SIZES, key="sizes", help="64 to 4096, separated by commas.")
         st.caption("The machine must do nothing else: do not paint during a measurement.")
         if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not parts):
             options = []
