@@ -38,11 +38,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (
 
 @pytest.fixture(scope="module")
 def server(request, tmp_path_factory):
-    """Serve the page with `nst dashboard`; return its address and process.
-
-    `NST_SERVED` names the address of a page that is already served, as from a container; `NST_SERVED_PROCESS` its
-    process.
-    """
+    """Serve the page, or use the page at `NST_SERVED` with the process `NST_SERVED_PROCESS`, as from a container."""
     if address := os.environ.get("NST_SERVED"):
         yield address, psutil.Process(int(os.environ["NST_SERVED_PROCESS"]))
         return
