@@ -134,7 +134,7 @@ def _nearest(weight: float, began: float) -> float:
 
 
 def _times(factor: float) -> str:
-    return "as it began" if factor == 1 else f"× {factor:g}" if factor > 1 else f"÷ {1 / factor:g}"
+    return "unchanged" if factor == 1 else f"× {factor:g}" if factor > 1 else f"÷ {1 / factor:g}"
 
 
 def _wanted(run: Run, now: TransferSettings) -> TransferSettings:
