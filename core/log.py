@@ -77,7 +77,7 @@ def _is(found: os.stat_result, path: Path) -> bool:
     return False
 
 
-class _StandardError(logging.StreamHandler):
+class _StandardError(logging.StreamHandler[Any]):
     """A handler that writes to the current standard error and ignores lines that it cannot write."""
 
     def __init__(self) -> None:

@@ -1,1 +1,1 @@
-"""The page. This package never imports TensorFlow: the engine works in a process of its own."""
+"""The Streamlit pages. This package never imports TensorFlow: the engine runs in its own process."""

@@ -1,6 +1,6 @@
-"""`streamlit run dashboard/app.py`: the frame around the pages.
+"""The entry point for `streamlit run dashboard/app.py`: layout, login and navigation.
 
-They lie in `views`, not in `pages`: Streamlit would serve a folder of that name by itself, without this frame.
+The pages lie in `views`, not in `pages`: Streamlit would serve a folder `pages` by itself, without this file.
 """
 
 import streamlit as st
@@ -10,8 +10,8 @@ from dashboard import auth, server_lock
 
 log.begin()
 st.set_page_config(page_title="Style Transfer Studio", page_icon="🎨", layout="wide")
-# The pictures are what the page is for: little room above them, and on a phone the painted one first. Four presets, the
-# longest sample's name and five layers have room where Streamlit would cut or wrap them.
+# Leave little space above the pictures, and show the result first on a phone. Give presets, sample names and layers the
+# space that they need: Streamlit would cut or wrap them.
 st.html("""<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 [class*="st-key-heading-"] { min-height: 2.5rem; }
@@ -35,6 +35,6 @@ try:
         page.run()
     else:
         server_lock.show_runs()
-except Exception as error:  # Streamlit shows that something went wrong
+except Exception as error:  # Streamlit shows the visitor only that an error occurred
     log.failed("page failed", error, page=page.title)
     raise

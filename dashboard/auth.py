@@ -1,7 +1,7 @@
-"""Who looks at the page, where people log in, and whose runs they see.
+"""The login, and whose runs a person may see.
 
-Login is on where Streamlit finds a block `[auth]` among its secrets (README.md, On a shared host). A person is known by
-the claims `iss` and `sub`, the only ones that OpenID Connect calls lasting: a name or an address may change hands.
+The login is on if Streamlit's secrets contain a block `[auth]` (README.md, On a shared host). The claims `iss` and
+`sub` identify a person. Only these two are permanent by OpenID Connect; names and e-mail addresses may change hands.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ TITLE = "Style Transfer Studio"
 
 
 def require_login() -> None:
-    """Let nobody further who is to log in and has not, and show who has."""
+    """Stop the page until the person has logged in, then show their name."""
     try:
         if _login() is None:
             return
@@ -36,28 +36,28 @@ def require_login() -> None:
 
 
 def owner() -> str:
-    """Whose the runs are that this person starts; empty where nobody logs in."""
+    """Return the owner of this person's new runs; empty if the login is off."""
     if _login() is None:
         return ""
     issuer, subject = st.user.get("iss"), st.user.get("sub")
     if not (st.user.get("is_logged_in") and issuer and subject):
-        raise StudioError("The login does not say who you are: its provider gives no claims iss and sub.")
+        raise StudioError("The login does not say who you are: its provider sends no claims iss and sub.")
     return f"{issuer} {subject}"
 
 
 def may_see() -> str | None:
-    """Whose runs this person sees; `None` for everyone's."""
+    """Return the owner whose runs this person may see, or `None` for all runs."""
     login = _login()
     return None if login is None or login.get("share_runs") is True else owner()
 
 
 def _login() -> Mapping[str, Any] | None:
-    """The settings of the login; `None` where there is none. Settings that cannot be read open no door."""
+    """Return the login's settings, or `None` if the login is off. Settings that cannot be read close the page."""
     if st.secrets.load_if_toml_exists():
         return st.secrets.get("auth")
     if found := [path for path in st.get_option("secrets.files") if Path(path).exists()]:
         log.refused("login not set up", f"{found[0]} cannot be read")
-        raise StudioError("The page is closed: the settings of its login cannot be read.")
+        raise StudioError("The page is closed: its login settings cannot be read.")
     return None
 
 
@@ -65,7 +65,7 @@ def _ask_to_log_in() -> None:
     st.title(TITLE, anchor=False)
     st.button("Log in", type="primary", icon=":material/login:", on_click=_log_in)
     if st.session_state.pop("login-failed", False):
-        st.error("The login is not set up as it should be; the log of the page says what is missing.")
+        st.error("The login is not set up correctly. The server's log says what is missing.")
     st.stop()
 
 

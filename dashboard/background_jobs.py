@@ -1,4 +1,4 @@
-"""Commands of this program that run beside a page: started once, watched by their last words."""
+"""`nst` commands that run in the background of a page; the last line of their output is their progress."""
 
 import os
 import signal
@@ -16,25 +16,26 @@ from core.machine.processes import ProcessId
 
 
 class Command(BaseModel):
-    """A command that was started, the last of its name."""
+    """The last started command of its name."""
 
     name: str
     arguments: list[str]
     process: ProcessId
 
     def is_running(self) -> bool:
-        """Whether the process of that number is this command, and not a later one's."""
+        """Return whether the command still runs; another process may have its number by now."""
         try:
-            return psutil.Process(self.process.pid).cmdline()[1:] == ["-m", "nst", *self.arguments]
+            given: list[str] = psutil.Process(self.process.pid).cmdline()[1:]
         except psutil.Error:
             return False
+        return given == ["-m", "nst", *self.arguments]
 
     def seconds(self) -> float:
-        """Return how long ago it was started."""
+        """Return the seconds since the command was started."""
         return time.time() - _file(self.name).stat().st_mtime
 
-    def said(self) -> str:
-        """Its last line: how far it is, or what went wrong."""
+    def last_line(self) -> str:
+        """Return the last line of its output: its progress or its error."""
         try:
             lines = _log(self.name).read_text(errors="replace").splitlines()
         except OSError:
@@ -42,22 +43,22 @@ class Command(BaseModel):
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def stop(self) -> None:
-        """End it and what it has started."""
+        """Stop the command and its child processes."""
         try:
             process = psutil.Process(self.process.pid)
             if self.is_running():
                 for child in process.children(recursive=True):
                     child.terminate()
-                process.send_signal(signal.SIGINT)  # as by Ctrl-C: it clears away what it made
+                process.send_signal(signal.SIGINT)  # like Ctrl-C, so that it cleans up
         except psutil.Error:
             pass
 
 
 def start(name: str, *arguments: str) -> Command:
-    """Run `nst` with these arguments. Raises `StudioError` while another of the name runs."""
+    """Run `nst` with these arguments. Raises `StudioError` while another command of this name runs."""
     before = status(name)
     if before and before.is_running():
-        raise StudioError("One such measurement is under way already.")
+        raise StudioError("Such a measurement is already running: wait until it ends.")
     folder().mkdir(parents=True, exist_ok=True)
     with _log(name).open("wb") as log:
         process = subprocess.Popen(
@@ -66,9 +67,9 @@ def start(name: str, *arguments: str) -> Command:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            # What it says is read as its progress: no line of a log among it.
+            # Its output is read as progress and must not contain log lines.
             env={name: value for name, value in os.environ.items() if name != "NST_LOG"} | {"PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # it goes on when the page's server is stopped
+            start_new_session=True,  # it continues when the server stops
         )
     command = Command(name=name, arguments=list(arguments), process=ProcessId(pid=process.pid))
     with paths.replacing(_file(name)) as file:
@@ -77,7 +78,7 @@ def start(name: str, *arguments: str) -> Command:
 
 
 def status(name: str) -> Command | None:
-    """The last command of that name, running or not."""
+    """Return the last command of this name, running or not."""
     try:
         return Command.model_validate_json(_file(name).read_bytes())
     except (OSError, ValidationError):

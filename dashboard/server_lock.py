@@ -1,4 +1,4 @@
-"""One server at a time works on a store; a second one says so, and only shows what is there."""
+"""The lock that lets only one server work on a store; a second server only shows the runs."""
 
 import threading
 from pathlib import Path
@@ -12,13 +12,13 @@ from core.runs import library
 from dashboard import auth
 from dashboard.common.text import STATUSES, plain
 
-SHOWN = 30  # runs, the newest
-_held: dict[Path, FileLock] = {}  # by store, for as long as this process lives
-_asking = threading.Lock()  # pages are opened in several threads
+SHOWN = 30  # newest runs
+_held: dict[Path, FileLock] = {}  # by store, until this process ends
+_asking = threading.Lock()  # pages run in several threads
 
 
 def another_server_runs() -> bool:
-    """Whether another server works on the store; if none does, this one does from now on."""
+    """Return whether another server holds the store's lock; if none does, take it."""
     home = paths.home()
     with _asking:
         if home in _held:
@@ -29,18 +29,16 @@ def another_server_runs() -> bool:
             lock.acquire(timeout=0)
         except Timeout:
             return True
-        except OSError:  # a store that cannot be written: whoever wants to write is told why
+        except OSError:  # the store is read-only; an attempt to write shows the error
             return False
         _held[home] = lock
         return False
 
 
 def show_runs() -> None:
-    """The newest runs, to look at."""
+    """Show the newest runs, without actions."""
     st.title("Style Transfer Studio", anchor=False)
-    st.warning(
-        plain(f"Another server works on {paths.home()}: use its page. This one only shows the runs that are there.")
-    )
+    st.warning(plain(f"Another server works on {paths.home()}: use its page. This page only shows the runs."))
     st.button("Look again", icon=":material/refresh:")
     for entry in library.entries(auth.may_see())[:SHOWN]:
         label, colour, icon = STATUSES[entry.record.status]

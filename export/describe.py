@@ -1,7 +1,7 @@
 """Describe runs in words: how their settings differ, and the command that repeats one."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from core.presets import PRESETS
 from core.runs.record import RunRecord, Steering
@@ -27,7 +27,7 @@ def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[st
         (setting.label, [settings_text.describe_setting(setting, record.settings) for _, record in found])
         for setting in SETTINGS.values()
     ]
-    beside = {
+    beside: dict[str, Callable[[RunRecord], str]] = {
         "Photo": lambda record: record.content,
         "Painting": lambda record: record.style,
         "Preset": lambda record: record.preset,

@@ -1,1 +1,1 @@
-"""What several pages share: charts, the picture viewer, texts and the state in the URL."""
+"""Shared parts of the pages: charts, the picture viewer, texts and the state in the URL."""

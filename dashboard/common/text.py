@@ -1,12 +1,15 @@
-"""What a user or a file says, shown as it is."""
+"""Texts for the pages: labels of statuses, escaped names, sizes and durations."""
 
 import re
+from typing import Literal
 
 from core.names import legible
 from core.timings import duration as duration
 
-#: How a run's status is shown: words, colour, icon.
-STATUSES = {
+Colour = Literal["gray", "blue", "green", "orange", "red"]
+
+#: The label, colour and icon of each status of a run.
+STATUSES: dict[str, tuple[str, Colour, str]] = {
     "queued": ("Queued", "gray", ":material/hourglass_empty:"),
     "preparing": ("Preparing", "blue", ":material/hourglass_top:"),
     "running": ("Running", "blue", ":material/brush:"),
@@ -18,12 +21,12 @@ STATUSES = {
 
 
 def plain(text: str) -> str:
-    """Escape what Streamlit would take for Markdown, so that a file's name stays a name, and a legible one."""
+    """Escape Markdown and replace illegible characters, so that Streamlit shows a name literally."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^])", r"\\\1", legible(text))
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them."""
+    """Return a number of bytes in words, such as "12 MB"."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

@@ -1,10 +1,10 @@
-"""A choice that stands in the page's address: it can be kept and sent, and the back button undoes it."""
+"""A choice that is kept in the page's URL: it can be saved and sent, and the back button undoes it."""
 
 from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-MOST_RUNS = 6  # that are compared
+MOST_RUNS = 6  # in one comparison
 
 
 def choose(
@@ -15,10 +15,13 @@ def choose(
     most: int,
     first: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """Let the user choose among the options, by default `first`. What the address asks for and is none comes second."""
+    """Let the user choose options, by default `first`.
+
+    Returns the chosen options, and the names in the URL that are no options.
+    """
     asked = list(dict.fromkeys(part for part in st.query_params.get(name, "").split(",") if part))
     wanted = asked or list(first)
-    if st.session_state.get(f"address-{name}") != wanted:  # another address than this page last wrote
+    if st.session_state.get(f"address-{name}") != wanted:  # the URL differs from the one that this page wrote
         st.session_state[f"address-{name}"] = wanted
         st.session_state[f"choice-{name}"] = [part for part in wanted if part in options][:most]
     key = f"choice-{name}"

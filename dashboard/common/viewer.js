@@ -13,7 +13,7 @@ function picture(shown) {
 export default function ({ data, parentElement }) {
   parentElement.querySelector(".viewer")?.remove();
   const images = [], windows = [];
-  let scale = 1, left = 0, top = 0;  // left and top in parts of the window, so that windows of any size agree
+  let scale = 1, left = 0, top = 0;  // left and top are fractions of the window, valid for windows of any size
 
   function show() {
     left = Math.min(0, Math.max(1 - scale, left));
@@ -47,7 +47,7 @@ export default function ({ data, parentElement }) {
       if (event.target === view && keys[event.key]) { keys[event.key](); event.preventDefault(); }
     });
     view.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && !event.metaKey && scale === 1) return;  // the page scrolls
+      if (!event.ctrlKey && !event.metaKey && scale === 1) return;  // leave the event to the page, which scrolls
       const box = view.getBoundingClientRect();
       const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
       zoom(event.deltaY < 0 ? 1.15 : 1 / 1.15, x, y);
@@ -72,11 +72,11 @@ export default function ({ data, parentElement }) {
   const zoomed = element("span", { className: "zoomed" });
   zoomed.setAttribute("aria-live", "polite");
   const bar = element("div", { className: "bar" },
-    element("button", { type: "button", textContent: "−", title: "Smaller", onclick: () => zoom(0.8) }),
-    element("button", { type: "button", textContent: "+", title: "Larger", onclick: () => zoom(1.25) }),
-    element("button", { type: "button", textContent: "Whole pictures", onclick: whole }), zoomed);
-  bar.children[0].setAttribute("aria-label", "Smaller");
-  bar.children[1].setAttribute("aria-label", "Larger");
+    element("button", { type: "button", textContent: "−", title: "Zoom out", onclick: () => zoom(0.8) }),
+    element("button", { type: "button", textContent: "+", title: "Zoom in", onclick: () => zoom(1.25) }),
+    element("button", { type: "button", textContent: "Reset zoom", onclick: whole }), zoomed);
+  bar.children[0].setAttribute("aria-label", "Zoom out");
+  bar.children[1].setAttribute("aria-label", "Zoom in");
 
   const viewer = element("div", { className: "viewer" }, bar);
   if (data.slider) {

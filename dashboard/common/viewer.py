@@ -1,4 +1,4 @@
-"""Pictures looked at together: side by side under one zoom, or two under a slider."""
+"""The picture viewer: pictures side by side with one zoom, or two under a slider."""
 
 import base64
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ _viewer = st.components.v2.component(
 )
 
 
-def together(pictures: Sequence[tuple[str, bytes]], slider: bool, key: str) -> None:
-    """Show pictures, each a label and a JPEG, side by side at the same width under one zoom, or two under a slider."""
+def show(pictures: Sequence[tuple[str, bytes]], slider: bool, key: str) -> None:
+    """Show labelled JPEGs side by side at the same width with one zoom, or two of them under a slider."""
     data = [
         {"label": label, "source": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}
         for label, jpeg in pictures
@@ -27,7 +27,7 @@ def together(pictures: Sequence[tuple[str, bytes]], slider: bool, key: str) -> N
 
 
 def jpeg(path: Path, side: int) -> bytes | None:
-    """A picture that a run keeps, no larger than `side`; nothing where there is none that can be read."""
+    """Return a run's picture as a JPEG of at most `side` px, or `None` if it cannot be read."""
     try:
         return _jpeg(path, path.stat().st_mtime, side)
     except (OSError, StudioError):

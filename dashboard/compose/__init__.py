@@ -1,1 +1,1 @@
-"""Compose a new painting: choose pictures, masks and settings, and start it."""
+"""The form for a new run: choose pictures, masks and settings, and start it."""

@@ -1,6 +1,6 @@
 const TINT = "rgb(255, 32, 144)";
-const STEP = 0.003;  // of the photo's longer side: points nearer than this to the last one say nothing
-const sheets = new WeakMap();  // by their parent: Streamlit calls again whenever the page is drawn
+const STEP = 0.003;  // minimum distance between two points, as a fraction of the photo's longer side
+const sheets = new WeakMap();  // by parent element: Streamlit calls the component again at every rerun
 
 function element(kind, properties, ...children) {
   const made = Object.assign(document.createElement(kind), properties);
@@ -12,7 +12,7 @@ function made(parentElement) {
   const photo = element("img", { alt: "The photo", draggable: false });
   const canvas = element("canvas");
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", "What is marked of the photo");
+  canvas.setAttribute("aria-label", "The marked part of the photo");
   const ring = element("div", { className: "ring" });
   const paper = element("div", { className: "paper" }, photo, canvas, ring);
   const base = new Image();
@@ -77,7 +77,7 @@ function made(parentElement) {
     stroke = null;
     change([...sheet.drawing.strokes, drawn]);
   });
-  paper.addEventListener("pointercancel", () => { stroke = null; draw(); });  // a second finger zooms the page
+  paper.addEventListener("pointercancel", () => { stroke = null; draw(); });  // a second finger zooms
   paper.addEventListener("pointerleave", () => { ring.style.display = "none"; });
 
   const button = (textContent, onclick) => element("button", { type: "button", textContent, onclick });
@@ -108,7 +108,7 @@ function made(parentElement) {
     const other = data.photo !== sheet.source, { base: under, soft: edge } = data.drawing;
     if (other) sheet.drawing = data.drawing;
     else if (under !== sheet.drawing.base) sheet.drawing = { ...sheet.drawing, base: under, soft: edge };
-    // else what is drawn here is newer than what the page knows
+    // Otherwise keep the drawing: it is newer than the server's.
     soft.value = 100 * sheet.drawing.soft;
     if (other) sheet.source = photo.src = data.photo;
     if (data.base !== sheet.base) { sheet.base = base.src = data.base; draw(); }

@@ -1,4 +1,4 @@
-"""Marking a part of a photo with a brush."""
+"""The brush that marks a part of a photo."""
 
 import base64
 import io
@@ -15,18 +15,18 @@ from core.images import codec
 from dashboard.compose.picture_picker import Picture
 
 HERE = Path(__file__).parent
-SHOWN = 640  # px, of the photo that is drawn on
-MOST_SIDE = 2048  # px, of the mask that is drawn
-SOFT = 0.01  # how soft an edge is at first, in the photo's longer side; a mask that was given stays as it is
-TINT = (255, 32, 144)  # as brush.js has it
+SHOWN = 640  # px, of the photo under the brush
+MOST_SIDE = 2048  # px, of the mask
+SOFT = 0.01  # initial softness, as a fraction of the photo's longer side; 0 over a mask, which keeps its own edges
+TINT = (255, 32, 144)  # the same as in brush.js
 
 _brush = st.components.v2.component("brush", css=(HERE / "brush.css").read_text(), js=(HERE / "brush.js").read_text())
 
-Part = Annotated[float, Field(ge=-1, le=2)]  # of the photo's width or height; a stroke may lead beyond its edge
+Part = Annotated[float, Field(ge=-1, le=2)]  # of the photo's width or height; a stroke may cross the photo's edge
 
 
 class Stroke(BaseModel):
-    """A line that was drawn: through these points, as wide as a part of the photo's longer side."""
+    """A line through points; its width is a fraction of the photo's longer side."""
 
     points: list[tuple[Part, Part]] = Field(min_length=1, max_length=5000)
     width: float = Field(gt=0, le=1)
@@ -34,19 +34,19 @@ class Stroke(BaseModel):
 
 
 class Drawing(BaseModel):
-    """What was drawn on a photo."""
+    """The strokes on a photo."""
 
-    photo: int = 0  # which one it was
-    base: int = 0  # which mask was under it; 0 for none
+    photo: int = 0  # checksum of the photo
+    base: int = 0  # checksum of the mask under the strokes; 0 without a mask
     strokes: list[Stroke] = Field(default_factory=list, max_length=2000)
-    soft: float = Field(default=0.0, ge=0, le=0.1)  # how far the edges reach, in the photo's longer side
+    soft: float = Field(default=0.0, ge=0, le=0.1)  # width of the edges, as a fraction of the photo's longer side
 
     def over(self, base: int) -> "Drawing":
-        """This drawing over that mask. How soft the edges are was said of another one, so that it begins anew."""
+        """Return this drawing over a mask. Another mask resets the softness, which was chosen for the last one."""
         return self if self.base == base else self.model_copy(update={"base": base, "soft": 0.0 if base else SOFT})
 
     def mask(self, size: tuple[int, int], base: Image.Image | None = None) -> Image.Image:
-        """White where it was drawn, on a base or on black; in the shape of a photo of that width and height."""
+        """Return a mask for a photo of this width and height: white strokes on `base`, or on black."""
         scale = min(1.0, MOST_SIDE / max(size))
         width, height = (max(1, round(side * scale)) for side in size)
         mask = base.convert("L").resize((width, height)) if base else Image.new("L", (width, height))
@@ -61,7 +61,7 @@ class Drawing(BaseModel):
 
 
 def draw(photo: Picture, base: Image.Image | None, key: str) -> Drawing:
-    """Let the user draw on the photo, where `base` is marked already. Another photo begins with nothing on it."""
+    """Let the user draw on the photo, starting with the mask `base`. Another photo starts without strokes."""
     which = zlib.crc32(photo.preview)
     tinted = _base(base, photo.image.size) if base else ""
     under = zlib.crc32(tinted.encode())
@@ -75,15 +75,15 @@ def draw(photo: Picture, base: Image.Image | None, key: str) -> Drawing:
         on_drawing_change=lambda: None,
         key=key,
     )
-    drawn = _understood(answer.drawing)
+    drawn = _parse(answer.drawing)
     if drawn and drawn.photo == which:
         kept = drawn.over(under)
-    st.session_state[f"{key}-kept"] = kept  # Streamlit forgets what a component said when another page is shown
+    st.session_state[f"{key}-kept"] = kept  # Streamlit forgets a component's state when another page is shown
     return kept
 
 
-def _understood(answer: Any) -> Drawing | None:
-    """What the browser says, if it is a drawing."""
+def _parse(answer: Any) -> Drawing | None:
+    """Return the browser's drawing, or `None` if it is invalid."""
     try:
         return Drawing.model_validate(answer) if answer else None
     except ValidationError:
@@ -98,7 +98,7 @@ def _photo(which: int, _image: Image.Image) -> str:
 
 
 def _base(mask: Image.Image, size: tuple[int, int]) -> str:
-    """The mask as what the brush would have drawn."""
+    """Draw a mask as the brush would."""
     scale = SHOWN / max(size)
     tinted = Image.new("RGBA", (round(size[0] * scale) or 1, round(size[1] * scale) or 1), TINT)
     tinted.putalpha(mask.convert("L").resize(tinted.size))

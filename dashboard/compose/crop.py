@@ -1,4 +1,4 @@
-"""Turning a picture upright and cutting it to what is to be painted, before anything starts."""
+"""Cropping and rotating a picture before a run."""
 
 from dataclasses import dataclass, replace
 
@@ -10,14 +10,14 @@ from core.images import codec
 
 @dataclass(frozen=True)
 class Crop:
-    """What is done to a picture: quarter turns to the right, then the part of width and height that stays."""
+    """Quarter turns to the right, then the part of the width and height to keep."""
 
     turns: int = 0
     across: tuple[int, int] = (0, 100)  # percent
     down: tuple[int, int] = (0, 100)
 
     def of(self, image: Image.Image) -> Image.Image:
-        """The picture so framed."""
+        """Return the cropped and rotated picture."""
         turned = image.rotate(-90 * self.turns, expand=True) if self.turns else image
         left, right = (round(turned.width * part / 100) for part in self.across)
         top, bottom = (round(turned.height * part / 100) for part in self.down)
@@ -26,7 +26,7 @@ class Crop:
 
 
 def choose(kind: str, picture: str, image: Image.Image) -> Crop:
-    """Let the user frame the picture of that name; another picture begins unframed."""
+    """Let the user crop and rotate the picture named `picture`; another picture starts whole."""
     key = f"framing-{kind}"
     if st.session_state.get(f"{key}-of") != picture:
         st.session_state[f"{key}-of"] = picture
@@ -38,19 +38,19 @@ def choose(kind: str, picture: str, image: Image.Image) -> Crop:
                 turned = replace(now, turns=(now.turns + turns) % 4)
                 st.button(label, key=f"{key}-{label}", icon=f":material/{icon}:", on_click=_set, args=(key, turned))
             st.button("Whole picture", key=f"{key}-whole", on_click=_set, args=(key, Crop()))
-        version = st.session_state.get(f"{key}-version", 0)  # a slider takes a new value only under a new key
+        version = st.session_state.get(f"{key}-version", 0)  # Streamlit moves a slider only if its key changes
         across = st.slider("From left to right", 0, 100, now.across, format="%d %%", key=f"{key}-across-{version}")
         down = st.slider("From top to bottom", 0, 100, now.down, format="%d %%", key=f"{key}-down-{version}")
     width, height = image.size if now.turns % 2 == 0 else image.size[::-1]
     left = min((across[1] - across[0]) * width, (down[1] - down[0]) * height) / 100
     if left < codec.MIN_SIDE:
         st.warning(
-            f"So little of the picture cannot be painted: keep {codec.MIN_SIDE} pixels at least. It is kept whole."
+            f"This part is too small to paint: keep at least {codec.MIN_SIDE} pixels. The whole picture is used."
         )
         across = down = (0, 100)
     return replace(now, across=across, down=down)
 
 
-def _set(key: str, framing: Crop) -> None:
-    st.session_state[key] = framing
+def _set(key: str, chosen: Crop) -> None:
+    st.session_state[key] = chosen
     st.session_state[f"{key}-version"] = st.session_state.get(f"{key}-version", 0) + 1

@@ -1,4 +1,4 @@
-"""Choosing a picture: from the samples, one of one's own, what the camera sees, or that of an earlier run."""
+"""Choosing a picture: a sample, an upload, a photo from the camera, or a picture of an earlier run."""
 
 import io
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ from dashboard.common.text import plain
 from dashboard.compose import crop
 from dashboard.compose.crop import Crop
 
-TILE = 104  # pixels
-PREVIEW = (640, 480)  # pixels
+TILE = 104  # px
+PREVIEW = (640, 480)  # px
 FILE_TYPES = ["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture chosen for a run, RGB and upright, and the name that the user knows it by."""
+    """A picture for a run, RGB and upright, with the name that the user sees."""
 
     name: str
     image: Image.Image
 
     @cached_property
     def preview(self) -> bytes:
-        """A small PNG, with see-through margins brought to one shape, so that the page keeps its lines."""
+        """Return a small PNG. Transparent margins give every preview the same shape, so that the page does not jump."""
         small = self.image.copy()
         small.thumbnail(PREVIEW, Image.Resampling.BICUBIC, reducing_gap=2.0)
         png = io.BytesIO()
@@ -41,7 +41,7 @@ class Picture:
 
 
 def heading(title: str) -> DeltaGenerator:
-    """Of a column; what is put into it stands beside the title."""
+    """Show a column's heading and return its container; elements added there appear beside the title."""
     row = st.container(
         horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key=f"heading-{title}"
     )
@@ -50,9 +50,10 @@ def heading(title: str) -> DeltaGenerator:
 
 
 def choose(place: str) -> Picture | None:
-    """Let the user choose the picture of a place: "photo", "style" for the first painting, "style-2" for the next …
+    """Let the user choose the picture of a place: "photo", "style" for the first painting, "style-2" for the second …
 
-    `None` if theirs cannot be used, which the page says."""
+    Returns `None` if the picture cannot be used; the page then shows the error.
+    """
     shown = st.empty()
     tools = st.container(horizontal=True)
     own = _own(place)
@@ -60,9 +61,9 @@ def choose(place: str) -> Picture | None:
         picture = _read(place, own)
         if picture:
             with tools:
-                framing = crop.choose(place, picture.name, picture.image)
-            if framing != Crop():
-                picture = Picture(picture.name, framing.of(picture.image))
+                chosen = crop.choose(place, picture.name, picture.image)
+            if chosen != Crop():
+                picture = Picture(picture.name, chosen.of(picture.image))
     except (StudioError, OSError) as error:
         log_once(place, error)
         st.error(plain(str(error)))
@@ -77,27 +78,27 @@ def _samples(place: str) -> Sequence[Sample]:
 
 
 def log_once(place: str, error: Exception) -> None:
-    """A picture that is refused is met again each time the page is drawn."""
+    """Log a refused picture once, not at every rerun of the page."""
     if st.session_state.get(f"refused-{place}") != str(error):
         st.session_state[f"refused-{place}"] = str(error)
         log.refused("picture refused", error)
 
 
 def keep(place: str, path: Path, name: str) -> None:
-    """Have the next picture be a run's own, as when its settings are tried on another one."""
+    """Start with a picture of an earlier run."""
     st.session_state.pop(f"own-{place}", None)
     st.session_state[f"kept-{place}"] = (path, name)
 
 
 def forget(place: str) -> None:
-    """Have the place begin anew: with a sample."""
+    """Start again with a sample."""
     for what in ("own", "kept", "sample", "framing"):
         st.session_state.pop(f"{what}-{place}", None)
     st.session_state.pop(f"framing-{place}-of", None)
 
 
 def _own(place: str) -> tuple[bytes, str] | None:
-    """A picture that the user brings, and its name: a file, or what the camera sees."""
+    """Return the picture from the user's file or camera, and its name."""
     uploaded = upload(
         place,
         "Your own picture",
@@ -106,14 +107,13 @@ def _own(place: str) -> tuple[bytes, str] | None:
     if uploaded:
         return uploaded
     if place == "photo" and st.toggle("Use the camera", key="camera"):
-        taken = st.camera_input("Take a photo", key="camera-photo", resolution="highest", label_visibility="collapsed")
+        taken = st.camera_input("Take a photo", key="camera-photo", resolution="1080p", label_visibility="collapsed")
         return (taken.getvalue(), "camera.jpg") if taken else None
     return None
 
 
 def upload(place: str, label: str, meaning: str) -> tuple[bytes, str] | None:
-    """A file that the user brings to a place, and its name. It outlasts a look at another page, from which the
-    uploader itself comes back empty."""
+    """Return the uploaded file and its name. They survive a visit to another page, which empties the uploader."""
     shown = st.file_uploader(
         label,
         FILE_TYPES,
@@ -125,12 +125,12 @@ def upload(place: str, label: str, meaning: str) -> tuple[bytes, str] | None:
     )
     own: tuple[bytes, str] | None = st.session_state.get(f"own-{place}")
     if own and not shown:
-        offer_to_drop(f"own-{place}", f"Without {plain(own[1])}", f"disown-{place}")
+        offer_to_drop(f"own-{place}", f"Remove {plain(own[1])}", f"disown-{place}")
     return own
 
 
 def offer_to_drop(what: str, label: str, key: str, meaning: str | None = None) -> None:
-    """A button that takes a picture out of the session's state."""
+    """Show a button that removes a picture from the session's state."""
     drop = st.session_state.pop
     st.button(label, key=key, icon=":material/close:", on_click=drop, args=(what, None), help=meaning)
 
@@ -145,21 +145,22 @@ def _read(place: str, own: tuple[bytes, str] | None) -> Picture | None:
         return _uploaded(*own)
     if kept := st.session_state.get(f"kept-{place}"):
         path, name = kept
-        meaning = "It is the picture of the run that you came from."
+        meaning = "This picture comes from the run that you started from."
         offer_to_drop(f"kept-{place}", "Choose another", f"unkeep-{place}", meaning)
         return _kept(path, name)
     return _sample(_chosen_sample(place))
 
 
 def _chosen_sample(place: str) -> str:
-    """Each place begins with another sample."""
+    """Return the chosen sample's name; each place starts with a different sample."""
     samples = _samples(place)
     number = int(place.partition("-")[2] or 1)
-    return st.session_state.setdefault(f"sample-{place}", samples[(number - 1) % len(samples)].name)
+    name: str = st.session_state.setdefault(f"sample-{place}", samples[(number - 1) % len(samples)].name)
+    return name
 
 
 def offer_samples(place: str) -> None:
-    """The samples to choose from; at the very first start painting the styles takes a few seconds."""
+    """Show the samples to choose from. Making the sample styles takes a few seconds the first time."""
     own, kept = (st.session_state.get(f"{source}-{place}") for source in ("own", "kept"))
     chosen = None if own or kept else _chosen_sample(place)
     of_place = "" if place in ("photo", "style") else f"{place}-"
@@ -178,7 +179,7 @@ def offer_samples(place: str) -> None:
                     args=({f"sample-{place}": sample.name},),
                 )
     if chosen is None:
-        st.caption("Remove your own picture to choose a sample." if own else "“Choose another” offers the samples.")
+        st.caption("Remove your own picture to choose a sample." if own else "“Choose another” enables the samples.")
 
 
 @st.cache_data(show_spinner="Painting the sample styles …", max_entries=32)
@@ -194,7 +195,7 @@ def _sample(name: str) -> Picture:
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _kept(path: Path, name: str) -> Picture:
-    # The run may come from elsewhere.
+    # The sandbox reads it because the run may be imported.
     return Picture(name, sandbox.read(path, name, max_bytes=4 * codec.MAX_PIXELS))
 
 

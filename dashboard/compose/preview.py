@@ -1,4 +1,4 @@
-"""The instant preview: what the pair may look like, before anything is started."""
+"""The instant preview of a pair before a run."""
 
 from collections.abc import Sequence
 
@@ -20,18 +20,18 @@ SIZE = 512  # px
 
 
 def show(content: Picture, chosen: ChosenStyles) -> None:
-    """The preview of the photo after the paintings; where its network is not here, what to do about it."""
+    """Show the preview, or say how to get its network if that is missing."""
     try:
         network = _opened()
     except LookupError:
-        said = workers.readiness()
-        why = said and said.without_preview
-        yet = "There is no instant preview yet: its network comes with the preparation, or by nst preview."
+        readiness = workers.readiness()
+        why = readiness and readiness.without_preview
+        yet = "There is no instant preview yet: the preparation or nst preview downloads its network."
         st.caption(plain(f"There is no instant preview: {why}" if why else yet))
         return
     try:
         photo = geometry.resize(content.image, min(SIZE, max(content.image.size)), content.name)
-        side = 2 * (preview.STYLE_SIDE,)  # as the network reads it, whatever the photo's size
+        side = 2 * (preview.STYLE_SIDE,)  # the network's input size, whatever the photo's size
         paintings = [
             np.asarray(style.picture.resize(side, Image.Resampling.LANCZOS, reducing_gap=3.0))
             for style in chosen.styles
@@ -41,13 +41,13 @@ def show(content: Picture, chosen: ChosenStyles) -> None:
     except StudioError as error:
         st.caption(plain(str(error)))
         return
-    said = "Instant preview, by another network: the painting will differ"
-    st.image(picture, caption=said, width="stretch", alt=said)
+    caption = "Instant preview by another network: the result will differ"
+    st.image(picture, caption=caption, width="stretch", alt=caption)
 
 
 @st.cache_resource(show_spinner=False)
 def _opened() -> Preview:
-    """Opened once for all sessions. Raises `LookupError`, which is not cached, where the network is not here yet."""
+    """Open the network once for all sessions. Raises `LookupError`, which is not cached, if the network is missing."""
     network = preview.find()
     if network is None:
         raise LookupError

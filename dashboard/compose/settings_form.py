@@ -1,6 +1,6 @@
-"""The settings as widgets, drawn from their one definition in `core.settings`.
+"""The widgets for the settings, generated from `core.settings`.
 
-They outlast a look at another page: of what is not drawn, Streamlit keeps what has a `persist_state`.
+Each has a `persist_state`: without it, Streamlit forgets a value while another page is shown.
 """
 
 import math
@@ -16,36 +16,39 @@ from core.settings import SETTINGS, Group, Setting, TransferSettings
 from core.vgg.layers import CONVOLUTIONS, before_relu
 from dashboard.common.text import plain
 
-IN_SIGHT = ("size", "iterations")  # the others are one click away
-WITH_THE_PAINTINGS = "styles"  # what has a number for each of these stands beside them
+IN_SIGHT = ("size", "iterations")  # shown outside "More settings"
+WITH_THE_PAINTINGS = "styles"  # settings with a value for each painting have their widgets beside the paintings
 GROUPS: dict[Group, tuple[str, str]] = {
-    "picture": ("Picture", "What painting starts from, at which sizes, and whose colours it has."),
-    "losses": ("Losses", "What is wanted of the picture, one against the other."),
-    "layers": ("Layers", "Where in the network style and shapes are read, and how they are compared."),
-    "optimizer": ("Optimizer", "How the picture comes about, step by step."),
+    "picture": ("Picture", "The initial image, the sizes and the colours."),
+    "losses": ("Losses", "How much each loss counts."),
+    "layers": ("Layers", "The network layers for style and shapes, and how they are compared."),
+    "optimizer": ("Optimizer", "How each step changes the picture."),
 }
-#: Every layer, after its ReLU and before it.
+#: Each layer after its ReLU, then each before its ReLU.
 LAYERS = (*CONVOLUTIONS, *(before_relu(layer) for layer in CONVOLUTIONS))
-MOST_OF_A_LAYER = 5.0  # that a slider goes to, unless the run that it shows has more
+MOST_OF_A_LAYER = 5.0  # upper end of a slider, unless the run has a larger weight
 
 
 def choose_preset() -> str:
     """Let the user choose a preset."""
     st.session_state.setdefault("preset", presets.DEFAULT_PRESET)
-    preset = st.segmented_control(
-        "Preset",
-        list(PRESETS),
-        format_func=lambda name: PRESETS[name].title,
-        required=True,
-        key="preset",
-        persist_state="session",
+    preset = (
+        st.segmented_control(
+            "Preset",
+            list(PRESETS),
+            format_func=lambda name: PRESETS[name].title,
+            required=True,
+            key="preset",
+            persist_state="session",
+        )
+        or presets.DEFAULT_PRESET
     )
     st.caption(PRESETS[preset].purpose)
     return preset
 
 
 def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> TransferSettings | None:
-    """Let the user change the preset's settings; `None` when they do not fit, which the page says."""
+    """Let the user change the preset's settings. Return `None` if they are invalid; the page then shows the error."""
     given: dict[str, Any] = {name: _widget(SETTINGS[name], preset) for name in IN_SIGHT}
     given["style_blend"] = style_blend
     with st.expander("More settings", icon=":material/tune:"):
@@ -63,7 +66,7 @@ def choose_settings(preset: str, style_blend: tuple[float, ...] = ()) -> Transfe
 
 
 def _widget(setting: Setting, preset: str) -> Any:
-    """A widget for one setting, or for each layer. Its key names the preset, which brings its own values."""
+    """Show the widget of a setting, or one for each layer. The key names the preset, so each preset has its values."""
     value = getattr(PRESETS[preset].settings(), setting.name)
     label = f"{setting.label} ({setting.unit})" if setting.unit else setting.label
     key = f"{preset}-{setting.name}"
@@ -87,16 +90,16 @@ def _layer(name: str) -> str:
 
 
 def _step(value: float) -> float:
-    """A tenth of the value's magnitude, for a number's − and +."""
+    """Return the step for the − and + of a number: a tenth of the value's order of magnitude."""
     return 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 0.1
 
 
 def layer_weights(setting: Setting, layers: Sequence[str], key: str) -> tuple[float, ...]:
-    """A slider for each layer, if there are several or the shown run has a weight; no numbers if all count alike."""
+    """Show a slider for each layer, or none for a single layer of weight 1. Return nothing if all weights are 1."""
     weights = [st.session_state.setdefault(f"{key}-{layer}", 1.0) for layer in layers]
     if len(layers) == 1 and weights == [1.0]:
         return ()
-    st.caption(f"{setting.label}: how much each of them counts.")
+    st.caption(f"{setting.label}: how much each layer counts.")
     for layer, now in zip(layers, weights, strict=True):
         most = max(MOST_OF_A_LAYER, now)
         st.slider(_layer(layer), 0.0, most, step=0.05, key=f"{key}-{layer}", persist_state="session")
@@ -104,7 +107,7 @@ def layer_weights(setting: Setting, layers: Sequence[str], key: str) -> tuple[fl
 
 
 def prefill(preset: str, chosen: TransferSettings) -> None:
-    """Have the widgets show these settings; a preset that is none here, as of an imported run, gives way."""
+    """Show these settings in the widgets. The default preset replaces an unknown one, as of an imported run."""
     preset = preset if preset in PRESETS else presets.DEFAULT_PRESET
     st.session_state["preset"] = preset
     for name, setting in SETTINGS.items():

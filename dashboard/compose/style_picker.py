@@ -1,4 +1,4 @@
-"""The paintings that a photo is painted after: one to six, how much each counts, and where it is."""
+"""Choosing one to six paintings, with a weight and a mask for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dashboard.compose import mask_picker, picture_picker
 from dashboard.compose.picture_picker import Picture
 
 PLACES = ("style", *(f"style-{number}" for number in range(2, MOST_STYLES + 1)))
-MOST_WEIGHT = 5.0  # that a slider goes to, unless the run that it shows has more
+MOST_WEIGHT = 5.0  # upper end of a slider, unless the run has a larger weight
 THUMBNAIL = 56  # px
 
 
@@ -26,11 +26,14 @@ class ChosenStyles:
     """The styles of a new run."""
 
     styles: Sequence[Style]
-    weights: tuple[float, ...]  # empty if all count alike
+    weights: tuple[float, ...]  # empty if all are equal
 
 
 def choose(photo: Picture | None) -> tuple[ChosenStyles | None, dict[str, DeltaGenerator]]:
-    """Let the user choose them; `None` when one of them cannot be used. Beside them, where each place's samples go."""
+    """Let the user choose the paintings.
+
+    Returns the paintings, or `None` if one cannot be used; and the container for each place's samples.
+    """
     places = _places()
     several = len(places) > 1
     with picture_picker.heading("Paintings" if several else "Painting"):
@@ -61,7 +64,7 @@ def _chosen(
 
 
 def prefill(run: Run, record: RunRecord, with_masks: bool) -> None:
-    """Have a run's paintings be chosen, with their weights, and with their masks where the photo is the same."""
+    """Start with a run's paintings and weights, and with its masks if the photo is the same."""
     forget()
     used = styles.styles_of(run, record)
     st.session_state["paintings"] = PLACES[: len(used)]
@@ -74,18 +77,19 @@ def prefill(run: Run, record: RunRecord, with_masks: bool) -> None:
 
 
 def forget() -> None:
-    """Begin with one painting, which is everywhere."""
+    """Start with one painting without a mask."""
     st.session_state.pop("paintings", None)
     for place in PLACES:
         _forget(place)
 
 
 def _places() -> tuple[str, ...]:
-    return st.session_state.setdefault("paintings", PLACES[:1])
+    places: tuple[str, ...] = st.session_state.setdefault("paintings", PLACES[:1])
+    return places
 
 
 def _add(seen: tuple[str, ...]) -> None:
-    """One more than those that the button was drawn with: a click that is delivered twice adds no second one."""
+    """Add a painting to the places `seen` by the button: a click that arrives twice then adds only one."""
     if _places() != seen:
         return
     free = next(place for place in PLACES if place not in seen)
@@ -106,12 +110,12 @@ def _forget(place: str) -> None:
 
 
 def _one(place: str, photo: Picture | None) -> tuple[Picture | None, Image.Image | None, DeltaGenerator]:
-    """A painting, its mask, and the room for the samples between the two."""
+    """Let the user choose a painting and its mask; return both, and the container for the samples between them."""
     picture, room = picture_picker.choose(place), st.container()
     mask = mask_picker.choose(
         place,
         "Only in a part of the photo",
-        "Where you mark it, the photo is painted after this painting alone. Where no painting is, it is not painted.",
+        "Mark the part for this painting alone. A part of the photo without any painting is not painted.",
         photo,
     )
     return picture, mask, room
@@ -120,7 +124,7 @@ def _one(place: str, photo: Picture | None) -> tuple[Picture | None, Image.Image
 def _weights(
     places: Sequence[str], pictures: Sequence[Picture | None], masks: Sequence[Image.Image | None]
 ) -> tuple[float, ...]:
-    """A row for each painting, with what it counts; no number at all where all count alike, as the settings have it."""
+    """Show a row with each painting's weight. Return nothing if all weights are equal, as the settings expect."""
     masked = [mask is not None for mask in masks]
     weights = tuple(st.session_state.setdefault(f"blend-{place}", 1.0) for place in places)
     for number, (place, picture, alone, share) in enumerate(
@@ -141,7 +145,7 @@ def _weights(
                     most,
                     step=0.05,
                     key=f"blend-{place}",
-                    help="How much this painting counts beside the others." if number == 1 else None,
+                    help="How much this painting counts compared with the others." if number == 1 else None,
                     persist_state="session",
                 )
             st.button(

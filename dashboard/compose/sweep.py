@@ -1,4 +1,4 @@
-"""A sweep: the same pictures with several values of one or two settings, and what becomes of them in a table."""
+"""A sweep: a batch of runs of the same pictures with several values of one or two settings."""
 
 import dataclasses
 import secrets
@@ -24,14 +24,14 @@ from dashboard.common.text import duration, plain
 from dashboard.compose.picture_picker import Picture
 from dashboard.compose.style_picker import ChosenStyles
 
-MOST_VALUES = 6  # of a setting: more make a table that no screen shows
-CHOICES = ("Setting", "And another")
-FIRST = "style_weight"  # what is offered at first
+MOST_VALUES = 6  # of a setting; a larger table does not fit on a screen
+CHOICES = ("Setting", "Another setting")
+FIRST = "style_weight"  # the default choice
 OFFERED = [name for name, setting in SETTINGS.items() if setting.type is not tuple and setting.shapes_result]
 
 
 def offer(photo: Picture, styles: ChosenStyles, settings: TransferSettings, spec: Callable[[], RunSpec]) -> str | None:
-    """Let the user try several values; the name of the batch once its runs wait. `spec` makes what they share."""
+    """Let the user try several values. Return the batch's name once its runs are queued; `spec` makes a common spec."""
     with st.expander("Try several values", icon=":material/grid_on:"):
         st.caption("The same pictures with each combination of the values, side by side in a table.")
         wanted: dict[str, list[Any]] = {}
@@ -69,24 +69,24 @@ def _choose_setting(place: int, label: str, taken: Sequence[str]) -> str | None:
 
 
 def _choose_values(place: int, setting: Setting, now: Any) -> list[Any]:
-    """Raises `InputError` where they cannot be."""
+    """Let the user give a setting's values. Raises `InputError` if they are invalid."""
     label = f"Values of {setting.label}" + (f" ({setting.unit})" if setting.unit else "")
     key = f"sweep-values-{place}-{setting.name}"
     if setting.choices:
         return list(st.multiselect(label, setting.choices, setting.choices, key=key, help=setting.meaning))
     text = st.text_input(
-        label, around(setting, now), key=key, help=f"{setting.meaning} Up to {MOST_VALUES}, with commas."
+        label, around(setting, now), key=key, help=f"{setting.meaning} Up to {MOST_VALUES} values, separated by commas."
     )
     values = plan.values_of(setting.name, (text or "").split(","))
     if len(values) > MOST_VALUES:
         raise InputError(
-            f"{setting.label} has {len(values)} values: give {MOST_VALUES} at most here; nst batch takes more."
+            f"{setting.label} has {len(values)} values: give at most {MOST_VALUES} here, or use nst batch for more."
         )
     return values
 
 
 def around(setting: Setting, now: float) -> str:
-    """Values to begin with: what is set, and less and more of it as far as there is."""
+    """Return initial values for the field: the current one, a smaller and a larger one, within the limits."""
     low, high = setting.minimum or 0, setting.maximum or float("inf")
     step = 2 if setting.type is int or high <= 10 else 10
     tried = [now / step, now, now * step] if now else [0, 1]
@@ -98,7 +98,7 @@ def around(setting: Setting, now: float) -> str:
 
 def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
     if environment().ray_address:
-        return "how long they take on the cluster cannot be told"
+        return "their time on a cluster is not known"
     measurements = eta.Measurements()
     seconds = []
     for each in chosen:
@@ -110,15 +110,15 @@ def _time_needed(photo: Picture, chosen: Sequence[TransferSettings]) -> str:
 
 
 def _enter(photo: Picture, chosen: Sequence[TransferSettings], spec: Callable[[], RunSpec]) -> str | None:
-    """Queue a run of each; `None` where that fails (they are told why)."""
+    """Queue a run for each of the settings. Return `None` if that fails; the page then shows the error."""
     name = f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     made: list[Run] = []
     try:
-        with st.spinner("Getting the runs ready …"):
+        with st.spinner("Preparing the runs …"):
             common = spec()
             for each in chosen:
-                of_each = dataclasses.replace(common, settings=each)
-                made.append(store.create(of_each, photo.image, photo.name, auth.owner(), name))
+                changed = dataclasses.replace(common, settings=each)
+                made.append(store.create(changed, photo.image, photo.name, auth.owner(), name))
             schedule.submit(*made)
     except (StudioError, OSError) as error:
         progress.cancel_waiting(made)

@@ -1,1 +1,1 @@
-"""Show a run, or a sweep of runs, while it paints and after it has ended."""
+"""Show a run or a batch, while it is painted and afterwards."""

@@ -1,4 +1,4 @@
-"""What can be done with a run that is over: go on, begin anew from it, try its settings on other pictures."""
+"""Actions for a finished run: continue it, start again from its result, or reuse its settings."""
 
 import streamlit as st
 
@@ -12,7 +12,7 @@ from dashboard.compose import mask_picker, picture_picker, settings_form, style_
 
 
 def actions(run: Run, record: RunRecord) -> None:
-    """The buttons, in one row."""
+    """Show the buttons of the actions."""
     marked = library.marks(run)
     icon = ":material/star:" if marked.favourite else ":material/star_border:"
     st.button(
@@ -25,18 +25,18 @@ def actions(run: Run, record: RunRecord) -> None:
     if run.checkpoint.is_file() or recovery.starts_over(run, record):
         with st.popover("Continue", icon=":material/play_arrow:"):
             left = record.settings.iterations - (run.with_progress(record).iteration or 0)
-            as_it_is = left > 0 or record.status == "interrupted"  # that one has at least its result still to write
+            as_it_is = left > 0 or record.status == "interrupted"  # it must still write its result
             st.number_input(
-                "Iterations on top", 0 if as_it_is else 1, 10_000, 0 if as_it_is else 50, 10, key=f"more-{run.id}"
+                "More iterations", 0 if as_it_is else 1, 10_000, 0 if as_it_is else 50, 10, key=f"more-{run.id}"
             )
             if left > 0:
-                st.caption(f"{left} of {record.settings.iterations} are left as it is.")
+                st.caption(f"{left} of {record.settings.iterations} iterations are still to do.")
             st.button("Go on painting", type="primary", on_click=_resume, args=(run,))
     if run.result.is_file():
         st.button(
             "Start again from this",
             icon=":material/replay:",
-            help="The same pair, painted on from this result, with settings of your choice.",
+            help="A new run of the same pair that starts from this result, with settings of your choice.",
             on_click=_again,
             args=(run, record),
         )
@@ -50,7 +50,7 @@ def actions(run: Run, record: RunRecord) -> None:
 def _mark(run: Run, favourite: bool) -> None:
     try:
         library.mark(run, favourite=favourite)
-    except (StudioError, OSError) as error:  # it may have been deleted on another page
+    except (StudioError, OSError) as error:  # such as a run that was deleted on another page
         st.session_state["refused"] = str(error)
 
 
@@ -74,7 +74,7 @@ def _other_picture(run: Run, record: RunRecord) -> None:
 
 
 def _prefill(run: Run, record: RunRecord, same_photo: bool) -> None:
-    """The form for a new run, with this one's settings and paintings; parts are marked where they fit the photo."""
+    """Fill the form for a new run with this run's settings and paintings, and with its masks for the same photo."""
     style_picker.prefill(run, record, with_masks=same_photo)
     mask_picker.forget("photo")
     if same_photo and run.kept.is_file():

@@ -1,4 +1,4 @@
-"""Show the runs of a sweep side by side, with links to their comparison and report."""
+"""Show the runs of a batch side by side, with links to their comparison and report."""
 
 import io
 from collections.abc import Callable
@@ -23,8 +23,8 @@ from export.contact_sheet import Sheet
 
 SIDE = 360  # px, of a picture in the table
 REFRESH_SECONDS = 2.0
-MEASURED_BY = "reference"  # whose losses the report measures by
-# The table keeps its rows and columns on a narrow screen, and is moved sideways there.
+MEASURED_BY = "reference"  # the preset whose losses evaluate the runs in the report
+# On a narrow screen the table keeps its rows and columns and scrolls sideways.
 ROW = '[data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"])'
 STYLE = f"""
 [class*="st-key-sheet-"] {{ overflow-x: auto; }}
@@ -36,7 +36,7 @@ Found = list[tuple[Run, RunRecord]]
 
 
 def link_from(run: Run) -> None:
-    """From a run to the batch that it was begun for."""
+    """Show a link from a run to its batch."""
     try:
         name = run.record().batch
     except StudioError:
@@ -47,23 +47,23 @@ def link_from(run: Run) -> None:
 
 
 def show(name: str) -> None:
-    """The runs of a batch in a table, which fills while they are painted."""
+    """Show the runs of a batch in a table, which fills while they are painted."""
     found = _look(name)
     if not found:
-        st.warning(f"There is no batch {plain(name)} here; the library shows the runs that are.")
+        st.warning(f"There is no batch {plain(name)} here. The library shows all runs.")
         return
     titles = {record.title for _, record in found}
     st.header(plain(titles.pop() if len(titles) == 1 else name), anchor=False)
     if any(record.unfinished for _, record in found):
         st.fragment(_live, run_every=REFRESH_SECONDS)(name)
     else:
-        _afterwards(found)
+        _offer_report(found)
         _table(found)
 
 
 @st.cache_resource(ttl=10, max_entries=16, show_spinner=False)
 def _of(name: str, owner: str | None) -> list[Run]:
-    """The runs of a batch in the order in which they were begun: found among all runs now and then."""
+    """Return the runs of a batch, oldest first. Cached for 10 seconds, because it searches all runs."""
     return [run for run, record in store.readable_runs(owner) if record.batch == name][::-1][: plan.MOST_RUNS]
 
 
@@ -81,13 +81,13 @@ def _live(name: str) -> None:
     found = _look(name)
     unfinished = [run for run, record in found if record.unfinished]
     if not unfinished:
-        st.rerun()  # the whole page: there is more to be done with it now
+        st.rerun()  # the whole page, which now offers comparison and report
     view.ensure_workers()
     over = len(found) - len(unfinished)
     seconds = _seconds_left(tuple(unfinished))
     left = f", about {duration(seconds)} left" if seconds else ""
-    st.progress(over / len(found), f"{over} of {len(found)} are painted{left}")
-    if st.button("Stop them all", icon=":material/stop:", key="stop-batch"):
+    st.progress(over / len(found), f"{over} of {len(found)} runs have ended{left}")
+    if st.button("Stop all", icon=":material/stop:", key="stop-batch"):
         progress.cancel_waiting(unfinished)
         _of.clear()
         st.rerun()
@@ -135,7 +135,7 @@ def _row(table: Sheet, row: str, cell: Callable[[int], None]) -> None:
 
 
 def _width(place: int, table: Sheet) -> str:
-    """The least width of a table's rows, so that their columns stay under one another."""
+    """Return CSS for the minimum width of a table's rows, which keeps its columns aligned."""
     return f".st-key-sheet-{place} {ROW} {{ min-width: {6 + 9 * len(table.columns)}rem; }}"
 
 
@@ -148,7 +148,7 @@ def _cell(run: Run, record: RunRecord, words: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if record.status != "done":
             st.badge(label, color=colour, icon=icon)
-        # No link: Streamlit follows one to the same page, and leaves the browser's address as it was.
+        # A button, because a Streamlit link to the same page does not change the browser's URL.
         if st.button("View", key=f"view-{run.id}", icon=":material/open_in_full:", type="tertiary"):
             st.query_params.from_dict({"run": run.id})
             st.rerun()
@@ -156,15 +156,15 @@ def _cell(run: Run, record: RunRecord, words: str) -> None:
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _blank(shape: tuple[int, int]) -> bytes:
-    """In the place of a picture that is still to come, so that the table keeps its lines."""
+    """Return a placeholder for a picture that does not exist yet, so that the table does not jump."""
     height, width = (max(1, round(side * SIDE / max(shape))) for side in shape)
     png = io.BytesIO()
     Image.new("RGBA", (width, height), (128, 128, 128, 48)).save(png, "PNG")
     return png.getvalue()
 
 
-def _afterwards(found: Found) -> None:
-    """The comparison and the report of what was painted."""
+def _offer_report(found: Found) -> None:
+    """Offer the comparison and the report of the finished runs."""
     painted = [run for run, _ in found if run.result.is_file()]
     if not painted:
         return
@@ -180,9 +180,10 @@ def _afterwards(found: Found) -> None:
         downloads.report(painted, evaluations, f"the preset {MEASURED_BY}")
         missing = [run.id for run in painted if run.id not in evaluations]
         measured = bool(missing) and st.toggle(
-            "Measure them for the report",
+            "Evaluate them for the report",
             key="measure-batch",
-            help="By the losses of the preset reference, in float32: runs of different weights compare by them alone.",
+            help="With the losses of the preset reference, in float32: runs with different weights have no other "
+            "common scale.",
         )
     if measured:
         measure(missing, MEASURED_BY)

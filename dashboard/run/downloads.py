@@ -1,7 +1,8 @@
-"""A run's picture in the format that one wants, its film, and the run itself."""
+"""Downloads of a run: its picture in each format, its time-lapse, its report and the whole run."""
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -15,7 +16,7 @@ from core.runs.record import RunRecord, metadata
 from core.runs.run import Run
 from dashboard.common.text import plain
 
-FORMATS = {  # what a person reads: suffix, media type
+FORMATS = {  # label: suffix, media type
     "PNG": (".png", "image/png"),
     "JPEG": (".jpg", "image/jpeg"),
     "WebP": (".webp", "image/webp"),
@@ -25,13 +26,13 @@ FILM_SIDE = 640  # px
 
 
 def picture(run: Run, record: RunRecord) -> None:
-    """Buttons for the picture in each format, and for the run with all that it consists of."""
+    """Show download buttons for the picture in each format and for the whole run."""
     name = f"{record.content}-{record.style}"
     with st.popover("Download", icon=":material/download:", type="primary"):
         for label, (suffix, media_type) in FORMATS.items():
             st.download_button(
                 f"Download {label}",
-                lambda suffix=suffix: _encoded(run, suffix),
+                partial(_encoded, run, suffix),
                 file_name=name + suffix,
                 mime=media_type,
                 icon=":material/image:",
@@ -42,7 +43,7 @@ def picture(run: Run, record: RunRecord) -> None:
 
 
 def whole(run: Run, label: str) -> None:
-    """A button for the run as a ZIP."""
+    """Show a download button for the run as a ZIP."""
     st.download_button(
         label,
         lambda: _zipped(run),
@@ -52,7 +53,7 @@ def whole(run: Run, label: str) -> None:
         key=f"zip-{run.id}",
         width="stretch",
         on_click="ignore",
-        help="With its inputs, so that it can be repeated elsewhere; the library imports it.",
+        help="It contains the inputs, so that the run can be repeated elsewhere. The library imports it.",
     )
 
 
@@ -62,7 +63,7 @@ def report(
     measured_by: str,
     timings: Mapping[str, Sequence[Mapping[str, Any]]] = {},
 ) -> None:
-    """A button for a report of runs as one page."""
+    """Show a download button for a report of runs as one HTML page."""
     from export.report import page
 
     st.download_button(
@@ -77,7 +78,7 @@ def report(
 
 
 def film(run: Run) -> None:
-    """The run as an animation, made when it is asked for."""
+    """Show the run as an animation, made on demand."""
     if not st.toggle("Time-lapse", key=f"film-{run.id}"):
         return
     try:
@@ -93,13 +94,13 @@ def film(run: Run) -> None:
 
 
 def _encoded(run: Run, suffix: str) -> bytes:
-    said = metadata(run.record())
+    details = metadata(run.record())
     if suffix == ".png":
         return paths.read(run.result, 4 * codec.MAX_PIXELS)
     result = codec.read_exact(run.path / "result.npy")
     if suffix == ".tif":
-        return codec.encode_tiff16(result, said)
-    return codec.encode(preprocessing.to_uint8(result), suffix, said)
+        return codec.encode_tiff16(result, details)
+    return codec.encode(preprocessing.to_uint8(result), suffix, details)
 
 
 def _zipped(run: Run) -> bytes:

@@ -1,4 +1,4 @@
-"""Results that have not been measured by a yardstick yet: a process of their own does so, watched from the page."""
+"""Evaluate results in a background process and show its progress."""
 
 from collections.abc import Sequence
 
@@ -12,28 +12,32 @@ POLL_SECONDS = 1.0
 
 
 def measure(missing: Sequence[str], by: str) -> None:
-    """Have these runs measured by the losses of that preset or run, and show how far that is."""
+    """Evaluate runs with the losses of a preset or run, and show the progress."""
     wanted = ["compare", *missing, "--by", by]
     command = background_jobs.status("yardstick")
     if command and command.is_running():
         _wait(command.arguments == wanted or auth.may_see() is None)
     elif command and command.arguments == wanted:
-        st.error(plain(command.said()))
-        st.button("Try again", icon=":material/refresh:", on_click=background_jobs.start, args=("yardstick", *wanted))
+        st.error(plain(command.last_line()))
+        st.button("Try again", icon=":material/refresh:", on_click=_start, args=wanted)
     else:
         try:
-            background_jobs.start("yardstick", *wanted)
+            _start(*wanted)
         except (StudioError, OSError) as error:
             st.error(plain(str(error)))
             return
         _wait(True)
 
 
+def _start(*wanted: str) -> None:
+    background_jobs.start("yardstick", *wanted)
+
+
 @st.fragment(run_every=POLL_SECONDS)
 def _wait(these: bool) -> None:
-    """Until the measuring is over, of these runs or of others, whose names may not be for everyone."""
+    """Show the progress until the evaluation ends. Hide it for other runs, whose names this person may not see."""
     command = background_jobs.status("yardstick")
     if not command or not command.is_running():
         st.rerun()
-    said = plain(command.said() or "starting …") if these else "other runs are measured first"
-    st.status(f"Measuring: {said}", type="compact")
+    progress = plain(command.last_line() or "starting …") if these else "other runs come first"
+    st.status(f"Evaluating: {progress}", type="compact")

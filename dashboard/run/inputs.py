@@ -1,4 +1,4 @@
-"""What a run was made of, as small pictures: each with its mask in the corner."""
+"""The inputs of a run as small pictures, each with its mask in the corner."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ from core.runs.record import RunRecord
 from core.runs.run import Run
 from core.runs.styles import styles_of
 
-MASK = 3  # so many times smaller than its picture
+MASK = 3  # a mask is this many times smaller than its picture
 
 
 @dataclass(frozen=True)
 class Input:
-    """A picture that went in, with what is said of it."""
+    """An input picture and its caption."""
 
     what: str  # such as "Painting 2, 67 %"
     name: str
@@ -25,11 +25,11 @@ class Input:
     mask: Path | None
 
     def jpeg(self, side: int) -> bytes:
-        """No larger than `side`, its mask in the corner. Raises `OSError` or `StudioError` for a damaged one."""
+        """Return a JPEG of at most `side` px with the mask. Raises `OSError` or `StudioError` if a file is damaged."""
         return _jpeg(self, self.path.stat().st_mtime, side)
 
     def drawn(self, side: int) -> Image.Image:
-        """Likewise, as an image."""
+        """Return the picture of at most `side` px with its mask in the corner."""
         picture = codec.shrunk(self.path, side)
         if self.mask:
             longer = max(picture.size)
@@ -40,13 +40,13 @@ class Input:
 
 
 def photo(run: Run, record: RunRecord) -> Input:
-    """The run's photo, with the part that stays as it is."""
+    """Return the run's photo, with the mask of the part that stays as it is."""
     kept = run.kept if run.kept.is_file() else None
-    return Input("Photo, in part left as it is" if kept else "Photo", record.content, run.content, kept)
+    return Input("Photo, partly left as it is" if kept else "Photo", record.content, run.content, kept)
 
 
 def paintings(run: Run, record: RunRecord) -> list[Input]:
-    """The run's paintings, with what each counts and where it is."""
+    """Return the run's paintings, with their weights and masks."""
     return [
         Input(", ".join(filter(None, (each.label, each.share_text))), each.name, each.path, each.mask)
         for each in styles_of(run, record)

@@ -1,10 +1,10 @@
-"""A notice when a run is over, also to who looks elsewhere meanwhile."""
+"""Notifications that a run has ended, on the page and from the browser."""
 
 import streamlit as st
 
 from dashboard.common.text import plain
 
-# The browser asks for the permission itself, and only after a click; what it says is shown by the system.
+# The browser asks for permission only after a click. The operating system shows the notification.
 _desktop_notice = st.components.v2.component(
     "desktop_notice",
     js="""
@@ -18,13 +18,13 @@ export default function ({ data }) {
 
 
 def offer(run_id: str) -> None:
-    """Let the user ask for a notice of the system beside the page's own."""
-    if st.toggle("Tell me when it is done", key="notify", help="By a notice of your browser, if you allow it."):
+    """Offer a browser notification in addition to the page's own."""
+    if st.toggle("Notify me when it is done", key="notify", help="With a browser notification, if you allow it."):
         _desktop_notice(data={"ask": True, "tell": ""}, key=f"notice-ask-{run_id}", height=1)
 
 
 def tell(what: str, icon: str) -> None:
-    """Say that something is over."""
+    """Notify the user that something has ended."""
     st.toast(plain(what), icon=icon, duration="long")
     if st.session_state.get("notify"):
         _desktop_notice(data={"ask": False, "tell": what}, key=f"notice-{what}", height=1)

@@ -1,4 +1,4 @@
-"""The queue: which runs wait, when each should begin, and in which order."""
+"""The queue: the waiting runs, their order, and when each should begin."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +18,13 @@ REFRESH_SECONDS = 2.0
 
 @st.cache_resource(ttl=REFRESH_SECONDS / 2, show_spinner=False)
 def _queue() -> list[tuple[Run, QueuePosition]]:
-    """Looked up once for all sessions: what is expected of a run is told from many runs' records."""
+    """Return the queue. Cached for all sessions, because the estimates need many runs' records."""
     return schedule.queue_positions()
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def show() -> None:
-    """The runs that wait, with their buttons. Where people see only their own runs, the others' stay hidden."""
+    """Show the waiting runs with their buttons. People who see only their own runs see no titles of others."""
     found = _queue()
     if not found:
         return
@@ -47,9 +47,9 @@ def show() -> None:
 
 
 def of(run: Run) -> str:
-    """How a waiting run stands, in words."""
+    """Return a waiting run's position and expected start in words."""
     waiting = dict(_queue()).get(run)
-    return f"Number {waiting.place} in the queue{_begins(waiting)}" if waiting else "Waiting for its turn …"
+    return f"Number {waiting.place} in the queue{_begins(waiting)}" if waiting else "Waiting in the queue …"
 
 
 def _begins(waiting: QueuePosition) -> str:
@@ -59,7 +59,7 @@ def _begins(waiting: QueuePosition) -> str:
 
 
 def title_of(run: Run) -> str:
-    """The name that a run was given, or its title; its id where its record cannot be read."""
+    """Return the name that a run was given, or else its title; its id if its record cannot be read."""
     try:
         return library.marks(run).name or run.record().title
     except StudioError:
@@ -73,6 +73,6 @@ def _button(label: str, icon: str, run: Run, change: Callable[..., None], *more:
 def _change(change: Callable[..., None], *what: Any) -> None:
     try:
         change(*what)
-    except (StudioError, OSError) as error:  # such as one that has begun meanwhile
+    except (StudioError, OSError) as error:  # such as a run that has begun meanwhile
         st.session_state["queue-refused"] = str(error)
     _queue.clear()

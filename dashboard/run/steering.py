@@ -1,4 +1,4 @@
-"""Changing the weights of a run while it paints."""
+"""Change the weights of a run while it is painted."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,27 +12,27 @@ from core.settings import SETTINGS, TransferSettings
 from dashboard.common.text import plain
 from dashboard.compose.settings_form import MOST_OF_A_LAYER
 
-FACTORS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64]  # of the weight that it began with
+FACTORS = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64]  # of the initial weight
 BY_FACTOR = ("style_weight", "content_weight")
-LAYERS = {"style": "", "content": "content-"}  # by what is read in them: how their sliders are called
+LAYERS = {"style": "", "content": "content-"}  # by loss: the prefix of the sliders' names
 SMOOTHNESS = [0, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 REFRESH_SECONDS = 2.0  # another page may steer the same run
 
 
 def show(run: Run) -> None:
-    """Sliders for what can be steered; the picture answers from the next iteration on."""
+    """Show sliders for the weights; a change takes effect with the next iteration."""
     with st.expander("Steer", icon=":material/explore:", key=f"steering-{run.id}"):
-        st.caption("Move a weight and watch the picture answer. Each change is marked in the curves and recorded.")
+        st.caption("Move a weight and watch the picture change. Each move is recorded and marked in the curves.")
         _sliders(run)
 
 
 @dataclass
 class _Slider:
-    """What a slider shows. Another value needs a new one: a browser told to move it may still send the old place."""
+    """The value of a slider. A new value needs a new slider: a browser may still send the old slider's value."""
 
     value: float
     number: int = 0
-    asked: float | None = None  # by this session, and not yet so
+    asked: float | None = None  # by this session, not yet in effect
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -40,7 +40,7 @@ def _sliders(run: Run) -> None:
     try:
         record = _record(run)
     except StudioError:
-        return  # the page says so
+        return  # the rest of the page shows the error
     began, now = record.settings, _now(record)
     sliders = _up_to_date(run, _places(began, now), _places(began, _wanted(run, now)))
 
@@ -70,7 +70,7 @@ def _sliders(run: Run) -> None:
 
 
 def _record(run: Run) -> RunRecord:
-    """With the last iteration, which alone matters here: a long run's metrics are not read every other second."""
+    """Return the record with its last iteration. Reading all of a long run's metrics every 2 seconds is too slow."""
     record = run.record()
     try:
         steps = run.metrics(last=1)["iteration"]
@@ -80,7 +80,7 @@ def _record(run: Run) -> RunRecord:
 
 
 def _places(began: TransferSettings, now: TransferSettings) -> dict[str, float]:
-    """Where the sliders of a run that began with other weights stand."""
+    """Return the sliders' values for the weights `now`; some are factors of the initial weights `began`."""
     return {
         **{name: _nearest(getattr(now, name), getattr(began, name)) for name in BY_FACTOR},
         "total_variation_weight": now.total_variation_weight,
@@ -93,24 +93,25 @@ def _places(began: TransferSettings, now: TransferSettings) -> dict[str, float]:
 
 
 def _layers(settings: TransferSettings, kind: str) -> tuple[str, ...]:
-    """The layers that have a slider; a content layer that is alone has the content weight's."""
+    """Return the layers that have a slider; the content weight's slider serves a single content layer."""
     layers: tuple[str, ...] = getattr(settings, f"{kind}_layers")
     return layers if kind == "style" or len(layers) > 1 else ()
 
 
 def _weights(settings: TransferSettings, kind: str) -> tuple[float, ...]:
-    return getattr(settings.loss_weights(), f"{kind}_layers")
+    weights: tuple[float, ...] = getattr(settings.loss_weights(), f"{kind}_layers")
+    return weights
 
 
 def _up_to_date(run: Run, at: dict[str, float], wanted: dict[str, float]) -> dict[str, _Slider]:
-    """The session's sliders: as the weights are, but for those that it has asked for and that are still wanted."""
+    """Set the session's sliders to the current weights, except those that it has moved and that are still pending."""
     sliders: dict[str, _Slider] = st.session_state.setdefault(f"sliders-{run.id}", {})
     for name, place in at.items():
         slider = sliders.setdefault(name, _Slider(place))
         if slider.asked not in (None, place) and slider.asked == wanted[name]:
             continue
         slider.asked = None
-        if st.session_state.get(_key(run, name), slider.value) != place:  # steered elsewhere
+        if st.session_state.get(_key(run, name), slider.value) != place:  # steered on another page
             sliders[name] = _Slider(place, slider.number + 1)
     return sliders
 
@@ -120,7 +121,7 @@ def _key(run: Run, name: str) -> str:
 
 
 def _now(record: RunRecord) -> TransferSettings:
-    """The settings as they were steered up to the last iteration; what is planned for later is not yet so."""
+    """Return the settings as steered up to the last iteration, without changes planned for later."""
     settings = record.settings
     for change in record.steering:
         if change.iteration <= (record.iteration or 0):
@@ -133,7 +134,7 @@ def _nearest(weight: float, began: float) -> float:
 
 
 def _times(factor: float) -> str:
-    return "as it began" if factor == 1 else f"× {factor:g}" if factor > 1 else f"÷ {1 / factor:g}"
+    return "unchanged" if factor == 1 else f"× {factor:g}" if factor > 1 else f"÷ {1 / factor:g}"
 
 
 def _wanted(run: Run, now: TransferSettings) -> TransferSettings:
@@ -144,7 +145,7 @@ def _wanted(run: Run, now: TransferSettings) -> TransferSettings:
 
 
 def _ask(run: Run, name: str) -> None:
-    """Ask for the weight whose slider was moved, and for no other: they may have been steered elsewhere."""
+    """Request the weight whose slider moved, and no other: another page may have changed the others."""
     moved = float(st.session_state[_key(run, name)])
     try:
         record = _record(run)

@@ -1,4 +1,4 @@
-"""A run as one watches it: while it is painted, and afterwards."""
+"""Show a run while it is painted and afterwards."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REFRESH_SECONDS = 0.5
-CURVES_SECONDS = 2.0  # drawing costs more than a picture, and the processor is the painter's
-INPUT_SIDE = 800  # px, of a picture that went in
-INPUT_WIDTH = 140  # px, at least, of one painting among several
-STRIP = 12  # pictures on the way that are shown
-RECENT_STEPS = 20  # the time left is told from these
+CURVES_SECONDS = 2.0  # drawing curves takes longer than a picture, and the worker needs the processor
+INPUT_SIDE = 800  # px, of an input picture
+INPUT_WIDTH = 140  # px, minimum for each of several paintings
+STRIP = 12  # intermediate pictures that are shown
+RECENT_STEPS = 20  # the time left is estimated from these
 
 
 def show(run: Run) -> None:
-    """The run, refreshed by itself until it ends."""
+    """Show the run and refresh it until it ends."""
     try:
         record = control.record_ending(run)
     except (StudioError, OSError) as error:
@@ -60,33 +61,33 @@ def show(run: Run) -> None:
 
 @st.cache_data(ttl=10, show_spinner=False)
 def ensure_workers() -> None:
-    """Now and then: a worker that is starting needs a moment until it is seen."""
+    """Start missing workers, at most every 10 seconds: a new worker needs a moment to report."""
     workers.ensure_workers()
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What all who watch a run see of it: read and encoded once, however many sessions there are."""
+    """The state of a run as shown, read and encoded once for all sessions."""
 
     metrics: pd.DataFrame  # of the last steps
-    silent: float | None  # seconds, where nothing has been heard for too long
-    memory: int  # bytes that the painting process holds
-    picture: str  # within the page itself; empty where there is none yet
+    silent: float | None  # seconds without a sign of life, if that is too long
+    memory: int  # bytes, of the painting process
+    picture: str  # as a data URL; empty if there is none yet
 
 
-_record = st.cache_resource(Run.record, ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
+_record = st.cache_resource(ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)(Run.record)
 
 
 @st.cache_resource(ttl=REFRESH_SECONDS / 2, max_entries=16, show_spinner=False)
 def _look(run: Run) -> _Snapshot:
-    """Raises `StudioError` when the record or the metrics are damaged."""
+    """Return the current state. Raises `StudioError` if the record or the metrics are damaged."""
     record = run.record()
-    metrics = run.metrics(last=RECENT_STEPS + 1)  # all would take the longer the longer it runs
+    metrics = run.metrics(last=RECENT_STEPS + 1)  # reading all would be slow for a long run
     silent, picture = None, ""
-    with contextlib.suppress(OSError):  # a file was replaced just now
+    with contextlib.suppress(OSError):  # a file is just being replaced
         silent = control.silent_for(run, record)
-    with contextlib.suppress(OSError):  # there is none yet
-        picture = _inline(run.live if run.live.is_file() else run.result)  # which a run that goes on has already
+    with contextlib.suppress(OSError):  # there is no picture yet
+        picture = _inline(run.live if run.live.is_file() else run.result)  # a continued run already has a result
     return _Snapshot(metrics, silent, _memory(record), picture)
 
 
@@ -95,10 +96,10 @@ def _live(run: Run) -> None:
     try:
         record = _record(run)
     except StudioError:
-        st.rerun()  # the whole page, which says what is wrong
+        st.rerun()  # the whole page, which shows the error
     if not record.unfinished or record.status != st.session_state.setdefault(f"seen-{run.id}", record.status):
         st.session_state.pop(f"seen-{run.id}", None)
-        st.rerun()  # the whole page: it has a result to show now, or can be steered
+        st.rerun()  # the whole page: the run now has a result or can be steered
     if record.status == "queued":
         ensure_workers()
     try:
@@ -109,8 +110,8 @@ def _live(run: Run) -> None:
     _progress(record, seen)
     if seen.silent and record.writer:
         st.warning(
-            f"Nothing has been heard of the painting process (number {record.writer.pid}) for {duration(seen.silent)}, "
-            "though it is alive: it may be stuck. If it is ended, the run can continue from its last checkpoint."
+            f"The painting process (number {record.writer.pid}) is alive but has not reported for "
+            f"{duration(seen.silent)}: it may be stuck. If you end it, the run can continue from its last checkpoint."
         )
         st.button("End it", icon=":material/power_off:", on_click=_kill, args=(run,))
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -122,19 +123,20 @@ def _live(run: Run) -> None:
         else:
             st.button("Stop", icon=":material/stop:", on_click=control.stop, args=(run,))
         notifications.offer(run.id)
-    _pictures(run, record, seen.picture, "What painting starts from" if seen.metrics.empty else "Painted so far")
+    _pictures(run, record, seen.picture, "Initial image" if seen.metrics.empty else "Painted so far")
 
 
 def _kill(run: Run) -> None:
-    with contextlib.suppress(StudioError, psutil.Error):  # it has gone by itself, which the page shows
+    with contextlib.suppress(StudioError, psutil.Error):  # it has already ended, which the page shows
         control.kill(run)
 
 
 @st.cache_resource(ttl=CURVES_SECONDS / 2, max_entries=16, show_spinner=False)
 def _loss_curves(run: Run, unfinished: bool) -> tuple[dict[str, Any], dict[int, str]] | None:
-    """The chart and its marks, prepared once for all who watch; nothing before the second step.
+    """Return the chart and its marks, cached for all sessions; `None` before the second step.
 
-    `unfinished` keeps the cache from taking a run that has ended for what it was before. Raises `StudioError`."""
+    `unfinished` is part of the cache's key: a finished run needs a new chart. Raises `StudioError` for damaged files.
+    """
     metrics = run.metrics()
     if len(metrics) < 2:
         return None
@@ -188,7 +190,7 @@ def _progress(record: RunRecord, seen: _Snapshot) -> None:
 
 
 def _memory(record: RunRecord) -> int:
-    """Bytes that the painting process holds; 0 when it is gone."""
+    """Return the painting process's memory in bytes; 0 if it has ended."""
     try:
         return psutil.Process(record.writer.pid).memory_info().rss if record.writer else 0
     except psutil.Error:
@@ -196,8 +198,8 @@ def _memory(record: RunRecord) -> int:
 
 
 def _pictures(run: Run, record: RunRecord, painted: Path | str, caption: str) -> None:
-    """Photo, paintings and what is painted: its file, or a live picture as `_inline` gives it."""
-    with st.container(key="pictures"):  # a narrow screen shows the last one first: see dashboard/app.py
+    """Show photo, paintings and the painted picture: a file, or a live picture from `_inline`."""
+    with st.container(key="pictures"):  # on a narrow screen, dashboard/app.py puts the last column first
         content, style, result = st.columns(3)
     photo, paintings = inputs.photo(run, record), inputs.paintings(run, record)
     with content:
@@ -206,18 +208,18 @@ def _pictures(run: Run, record: RunRecord, painted: Path | str, caption: str) ->
         several = len(paintings) > 1
         with st.grid(min_column_width=INPUT_WIDTH, gap="small", key="paintings") if several else st.container():
             for painting in paintings:
-                _image(lambda painting=painting: painting.jpeg(INPUT_SIDE), painting.what, painting.name)
+                _image(partial(painting.jpeg, INPUT_SIDE), painting.what, painting.name)
     with result:
         if isinstance(painted, Path):
             if painted.is_file():
                 _image(lambda: _whole(painted), caption, caption)
             else:
-                st.caption("It ended before there was a picture.")
+                st.caption("The run ended before its first picture.")
         elif painted:
             _image(lambda: painted, caption, caption)
         else:
             st.skeleton(height=240)
-            st.caption("The picture appears with the first step.")
+            st.caption("The picture appears after the first step.")
 
 
 def _image(
@@ -230,13 +232,12 @@ def _image(
 
 
 def _whole(picture: Path) -> bytes:
-    """The file, of a size that a picture here may have."""
+    """Read a picture file, up to the largest allowed size."""
     return paths.read(picture, 4 * codec.MAX_PIXELS)
 
 
 def _inline(picture: Path) -> str:
-    """A live picture within the page itself: Streamlit serves a file only until the next refresh, and on a busy machine
-    the browser asks for it later than that."""
+    """Return a picture as a data URL. Streamlit serves a file only until the next refresh, too short for a slow one."""
     kind = "png" if picture.suffix == ".png" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(_whole(picture)).decode()}"
 
@@ -251,7 +252,7 @@ def _finished(run: Run, record: RunRecord) -> None:
     if record.status == "failed":
         st.error(plain(record.message))
     elif record.status == "interrupted":
-        st.warning(plain(f"{record.message} What it had done by its last checkpoint is kept, and it can continue."))
+        st.warning(plain(f"{record.message} The run is kept up to its last checkpoint and can continue."))
     with st.container(horizontal=True):
         if run.result.is_file():
             downloads.picture(run, record)
@@ -259,15 +260,15 @@ def _finished(run: Run, record: RunRecord) -> None:
     painted = (run.result, "Painted") if run.result.is_file() else (run.live, "Painted last")
     _pictures(run, record, *painted)
     if differing := describe.differences(record):
-        told = " · ".join(f"{label}: {value}" for label, value, _ in differing)
-        st.caption(f"Other than the preset: {plain(told)}")
+        changed = " · ".join(f"{label}: {value}" for label, value, _ in differing)
+        st.caption(f"Different from the preset: {plain(changed)}")
     _curves(run, record.unfinished)
     _frames(run)
     _timings(record)
 
 
 def _provenance(record: RunRecord) -> str:
-    """What a record says of itself; an imported one may say anything."""
+    """Describe how the run was made. The text is escaped, because an imported record may contain anything."""
     parts = [
         f"{record.shape[1]} × {record.shape[0]} · preset {record.preset}",
         record.precision,
@@ -281,11 +282,11 @@ def _provenance(record: RunRecord) -> str:
 def _frames(run: Run) -> None:
     frames = run.frames()
     if len(frames) > 1:
-        st.header("How it came about", anchor=False)
+        st.header("Intermediate pictures", anchor=False)
         with st.container(horizontal=True, key="frames"):
             shown = np.linspace(0, len(frames) - 1, min(len(frames), STRIP)).round().astype(int)
             for iteration, path in (frames[place] for place in shown):
-                _image(lambda path=path: _whole(path), f"{iteration}", f"After {iteration} iterations", 160)
+                _image(partial(_whole, path), f"{iteration}", f"After {iteration} iterations", 160)
         downloads.film(run)
 
 
@@ -295,7 +296,7 @@ def _timings(record: RunRecord) -> None:
     seconds = describe.phase_seconds(record.timings)
     if not seconds:
         return
-    st.header("Where the seconds went", anchor=False)
+    st.header("Time per phase", anchor=False)
     drawing, table = st.columns([3, 2])
     with drawing:
         st.altair_chart(charts.phases(seconds), width="stretch", key="phases")

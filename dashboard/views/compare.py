@@ -1,9 +1,9 @@
-"""Two to six runs beside each other: pictures, losses by one yardstick, curves, settings, seconds; and the report."""
+"""Compare two to six runs: pictures, evaluations, curves, settings, times and a report."""
 
 import contextlib
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -23,17 +23,17 @@ from dashboard.run import downloads, inputs
 from dashboard.run.evaluation import measure
 from export import charts, describe
 
-SIDE = 1024  # px, of what is looked at
+SIDE = 1024  # px, of the pictures
 
 Chosen = list[tuple[Run, RunRecord]]
 
 
 def page() -> None:
-    """The runs that the address names, or that are chosen here."""
+    """Show the runs from the URL or the user's choice."""
     st.title("Compare", anchor=False)
     chosen = _choose()
     if len(chosen) < 2:
-        st.info("Choose two to six runs. Their address can be kept and sent.")
+        st.info("Choose two to six runs. You can save or send the page's address.")
         return
     titles = _titles(chosen)
     _pictures(chosen, titles)
@@ -45,7 +45,7 @@ def page() -> None:
 
 
 def _choose() -> Chosen:
-    """Finished runs; which ones stands in the address."""
+    """Let the user choose finished runs; the URL keeps the choice."""
     listed = {entry.run.id: entry for entry in library.entries(auth.may_see()) if entry.run.result.is_file()}
 
     def label(name: str) -> str:
@@ -59,7 +59,7 @@ def _choose() -> Chosen:
 
 
 def _titles(chosen: Chosen) -> dict[str, str]:
-    """What each run is called here: by its number, for names may be alike."""
+    """Return each run's title, with a number because names may be the same."""
     return {
         run.id: f"{number} · {library.marks(run).name or record.title} · {record.preset}"
         for number, (run, record) in enumerate(chosen, 1)
@@ -75,7 +75,7 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
         if not jpeg:
             st.warning(f"The picture of {plain(title)} is damaged.")
     shown = [(title, jpeg) for title, jpeg in found if jpeg]
-    viewer.together(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
+    viewer.show(shown, slider and len(shown) == 2, key=f"viewer-{slider}")
     with st.expander("The photos and paintings", icon=":material/image:"):
         for run, record in chosen:
             st.markdown(f"**{plain(titles[run.id])}**")
@@ -85,24 +85,22 @@ def _pictures(chosen: Chosen, titles: Mapping[str, str]) -> None:
 
 def _inputs(run: Run, record: RunRecord) -> None:
     for given in (inputs.photo(run, record), *inputs.paintings(run, record)):
-        with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
+        with contextlib.suppress(OSError, StudioError):  # leave out a damaged picture
             st.image(given.jpeg(320), plain(f"{given.name} ({given.what})"), "stretch", alt=given.name)
 
 
 def _evaluations(chosen: Chosen, titles: Mapping[str, str]) -> tuple[dict[str, Evaluation], str]:
-    """Return the evaluations so far, and in words whose losses they are."""
+    """Return the evaluations so far, and the name of the preset or run whose losses they use."""
 
     def words(name: str) -> str:
         return f"the preset {name}" if name in PRESETS else titles[name]
 
-    st.header("By one yardstick", anchor=False)
+    st.header("Evaluated with the same settings", anchor=False)
     st.caption(
-        "Runs of different weights have incomparable losses of their own. Here every result is evaluated by the same "
-        "losses, in float32; likeness is its structural similarity to the photo."
+        "The losses of runs with different weights cannot be compared. Here all results are evaluated with the same "
+        "losses, in float32. Likeness is the structural similarity to the photo."
     )
-    by = st.selectbox(
-        "Measured by the losses of", [*PRESETS, *titles], list(PRESETS).index("reference"), format_func=words, width=360
-    )
+    by = st.selectbox("Losses of", [*PRESETS, *titles], list(PRESETS).index("reference"), format_func=words, width=360)
     settings = evaluation.settings_of(by)
     evaluations = evaluation.evaluations([run for run, _ in chosen], settings)
     _table(chosen, titles, evaluations)
@@ -144,7 +142,7 @@ def _table(chosen: Chosen, titles: Mapping[str, str], evaluations: Mapping[str, 
 
 
 def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
-    st.header("How the losses fell", anchor=False)
+    st.header("Losses over time", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
         over = st.segmented_control("Over", ["iterations", "seconds"], default="iterations", required=True)
         published = None
@@ -162,10 +160,10 @@ def _curves(chosen: Chosen, titles: Mapping[str, str]) -> None:
     if not metrics:
         return
     if not evaluation.comparable(record for _, record in chosen):
-        st.caption("Each curve is the run's own loss, and these are weighed or made otherwise: compare their shapes.")
+        st.caption("These are the runs' own losses, with different weights or definitions: compare only the shapes.")
     if any(len(marks) > 1 for marks in stages.values()):
-        st.caption("A point on a curve: from there on the picture is larger, and its losses are others.")
-    axis = "iteration" if over == "iterations" else "seconds"
+        st.caption("A point marks the start of a larger size; losses at different sizes cannot be compared.")
+    axis: Literal["iteration", "seconds"] = "iteration" if over == "iterations" else "seconds"
     draw(charts.comparison(metrics, axis, published, stages=stages), f"compare-{over}", 300, len(metrics) + 1)
 
 
@@ -175,7 +173,7 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
     st.header("Settings that differ", anchor=False)
     rows = dict(describe.differing(chosen))
     if not rows:
-        st.caption("None: they were painted with the same settings.")
+        st.caption("None: all runs have the same settings.")
         return
     table = pd.DataFrame(rows, index=[titles[run.id] for run, _ in chosen]).T
     st.dataframe(table.rename_axis("Setting"), height="content")
@@ -183,12 +181,12 @@ def _settings(chosen: Chosen, titles: Mapping[str, str]) -> None:
 
 def _phases(chosen: Chosen) -> None:
     seconds = {
-        f"Run {number}": describe.phase_seconds(record.timings)  # a phone has no room for their titles
+        f"Run {number}": describe.phase_seconds(record.timings)  # the titles do not fit on a phone
         for number, (_, record) in enumerate(chosen, 1)
         if "total" in record.timings
     }
     if seconds:
-        st.header("Where the seconds went", anchor=False)
+        st.header("Time per phase", anchor=False)
         draw(charts.phases_of_runs(seconds), "compare-phases", 48 * len(seconds), 4)
 
 
@@ -197,7 +195,7 @@ def _report(chosen: Chosen, evaluations: Mapping[str, Evaluation], by: str) -> N
 
     st.header("Report", anchor=False)
     st.caption(
-        "One file that needs no network, or a ZIP with the full pictures, the metrics and what repeats each run."
+        "One file that works offline, or a ZIP with the full pictures, the metrics and all that repeats each run."
     )
     found = [run for run, _ in chosen]
     try:
@@ -225,7 +223,7 @@ def _report(chosen: Chosen, evaluations: Mapping[str, Evaluation], by: str) -> N
 
 
 def _measured_here() -> dict[str, list[dict[str, Any]]]:
-    """The newest timings that are kept, if they are to be in the report."""
+    """Return this machine's newest timings, if the user wants them in the report."""
     kept = sorted(measurements.folder().glob("[0-9]*.json"))
     if not kept or not st.toggle("With the newest timings of this machine", key="with-timings"):
         return {}

@@ -1,10 +1,10 @@
-"""Every run as a card: found again, marked, deleted, sent and brought in."""
+"""The library: a card for each run, to find, mark, compare, export, import and delete runs."""
 
 import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import streamlit as st
@@ -26,7 +26,7 @@ from dashboard.run.inputs import Input
 from export import describe
 
 PER_PAGE = 24
-MOST_TOLD = 3  # settings on a card
+MOST_SETTINGS = 3  # on a card
 THUMBNAIL, INSET, FRAME = 480, 84, 8  # px
 ORDER_NAMES = {
     "newest": "Newest first",
@@ -39,7 +39,7 @@ ORDER_NAMES = {
 
 
 def page() -> None:
-    """The search, the cards that it finds, and what the store holds."""
+    """Show the search, the cards that it finds, and the storage."""
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         st.title("Library", anchor=False, width="content")
         with st.container(horizontal=True, width="content"):
@@ -48,14 +48,14 @@ def page() -> None:
     entries = library.entries(auth.may_see())
     _damaged(entries)
     if not entries:
-        st.info("There are no runs yet. What you paint on the page Stylize, or with nst stylize, comes here.")
+        st.info("There are no runs yet. Runs from the page Stylize and from nst stylize appear here.")
         _deleted()
         return
     found = _search(entries)
     _storage(entries)
     _deleted()
     if not found:
-        st.info("No run is like that.")
+        st.info("No run matches the search.")
         return
     pages = math.ceil(len(found) / PER_PAGE)
     place = st.container()
@@ -66,7 +66,7 @@ def page() -> None:
 
 
 def _search(entries: Sequence[Entry]) -> list[Entry]:
-    """What is asked for stands in the address, so that a search can be kept and sent."""
+    """Let the user search; the URL keeps the search, so that it can be saved and sent."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = st.text_input(
             "Search", key="words", bind="query-params", placeholder="names, notes, presets …", width=280
@@ -105,43 +105,45 @@ def _card(entry: Entry) -> None:
     if "total" in record.timings:
         facts.append(duration(record.timings["total"]))
     st.caption(" · ".join([*facts, f"{record.created.astimezone():%d %b %Y %H:%M}"]))
-    if told := _told(run, record):
-        st.caption(plain(told))
+    if described := _describe(run, record):
+        st.caption(plain(described))
     if entry.marks.note:
         st.caption(plain(entry.marks.note))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         address = {"run": run.id}
         st.page_link("views/stylize.py", label="View", icon=":material/open_in_full:", query_params=address)
-        # Only where Streamlit has forgotten it: a browser that is told its tick anew may take back the next one.
+        # Set the tick only if Streamlit has forgotten it: setting it at each rerun may undo the user's next click.
         st.session_state.setdefault(f"tick-{run.id}", run.id in _chosen())
         st.checkbox(
             "Compare", key=f"tick-{run.id}", disabled=not run.result.is_file(), on_change=_choose, args=(run.id,)
         )
-        with st.popover("", icon=":material/more_vert:", help=f"More of {plain(entry.title)}", key=f"more-{run.id}"):
+        with st.popover("", icon=":material/more_vert:", help=f"More for {plain(entry.title)}", key=f"more-{run.id}"):
             _more(entry)
 
 
-def _told(run: Run, record: RunRecord) -> str:
-    """The settings that are not the preset's, but for the size, which stands above; and where the paintings are."""
+def _describe(run: Run, record: RunRecord) -> str:
+    """Return the settings that differ from the preset, without the size, which the card shows; and the masks."""
     left_out = {SETTINGS[name].label for name in ("size", "frame_every", "memory")}
     differing = [(label, value) for label, value, _ in describe.differences(record) if label not in left_out]
-    told = [f"{label} {value}" for label, value in differing[:MOST_TOLD]]
-    more = [f"and {len(differing) - MOST_TOLD} more"] if len(differing) > MOST_TOLD else []
+    shown = [f"{label} {value}" for label, value in differing[:MOST_SETTINGS]]
+    more = [f"and {len(differing) - MOST_SETTINGS} more"] if len(differing) > MOST_SETTINGS else []
     where = styles.describe_regions(run, record)
-    return " · ".join([*told, *more, *([where] if where != styles.EVERYWHERE else [])])
+    return " · ".join([*shown, *more, *([where] if where != styles.EVERYWHERE else [])])
 
 
 def _more(entry: Entry) -> None:
     run = entry.run
-    asking = {name: {"key": f"{name}-{run.id}", "on_change": _mark, "args": (run, name)} for name in Marks.model_fields}
-    for name in Marks.model_fields:  # as they are now: another page may have changed them
+    asking: dict[str, dict[str, Any]] = {
+        name: {"key": f"{name}-{run.id}", "on_change": _mark, "args": (run, name)} for name in Marks.model_fields
+    }
+    for name in Marks.model_fields:  # another page may have changed the marks
         st.session_state[f"{name}-{run.id}"] = getattr(entry.marks, name)
     st.text_input("Name", max_chars=120, placeholder=entry.record.title, **asking["name"])
     st.text_area("Note", max_chars=4000, **asking["note"])
     st.toggle("Favourite", **asking["favourite"])
     downloads.whole(run, "Export (ZIP)")
     if entry.record.unfinished:
-        st.caption("It is being painted; stop it before you delete it.")
+        st.caption("This run has not ended: stop it before you delete it.")
     elif st.button("Delete …", key=f"delete-{run.id}", icon=":material/delete:", width="stretch"):
         _confirm([entry])
 
@@ -159,7 +161,7 @@ def _confirm(entries: Sequence[Entry]) -> None:
         st.markdown(f"- {plain(entry.title)}, {entry.record.created.astimezone():%d %b %Y %H:%M}")
     if len(entries) > 8:
         st.markdown(f"- and {len(entries) - 8} more")
-    st.caption(f"{size(sum(entry.size for entry in entries))}. For a day they can be had back.")
+    st.caption(f"{size(sum(entry.size for entry in entries))}. They can be restored for 24 hours.")
     if st.button("Delete", type="primary", icon=":material/delete:", key="confirmed"):
         _delete([entry.run for entry in entries])
         st.rerun()
@@ -176,7 +178,7 @@ def _undo() -> None:
 
 
 def _damaged(entries: Sequence[Entry]) -> None:
-    """The runs whose record cannot be read, to be deleted: nobody's, so shown to who sees everyone's."""
+    """Offer runs with a damaged record for deletion. They have no owner, so only people who see all runs see them."""
     if auth.may_see() is not None:
         return
     for run, why in library.damaged(entries):
@@ -197,10 +199,10 @@ def _delete(runs: Sequence[Run]) -> None:
 
 
 def _deleted() -> None:
-    """What can be had back, long after the page that deleted it is gone."""
+    """Offer the deleted runs that can still be restored, also those deleted on another page."""
     if not (found := library.deleted(auth.may_see())):
         return
-    with st.expander(f"Deleted within a day: {len(found)}", icon=":material/delete_history:"):
+    with st.expander(f"Deleted in the last 24 hours: {len(found)}", icon=":material/delete_history:"):
         for run in found:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.button("Restore", key=f"restore-{run.id}", icon=":material/undo:", on_click=_restore, args=([run],))
@@ -218,10 +220,10 @@ def _restore(deleted: Sequence[Run]) -> None:
 
 def _import() -> None:
     with st.popover("Import a run", icon=":material/upload:"):
-        packed = st.file_uploader("A run as the library exports it", ["zip"], key="import")
+        packed = st.file_uploader("A run that the library exported", ["zip"], key="import")
         if packed and st.session_state.get("imported") != packed.file_id:
             if (refused := st.session_state.get("not-imported")) and refused[0] == packed.file_id:
-                st.error(plain(refused[1]))  # it has not become better since
+                st.error(plain(refused[1]))  # refused before
                 return
             try:
                 run = archive.import_run(packed.getvalue(), packed.name, auth.owner())
@@ -237,18 +239,18 @@ def _storage(entries: Sequence[Entry]) -> None:
     held, quota = sum(entry.size for entry in entries), library.quota()
     offered = library.beyond_quota(entries, quota)
     with st.expander(
-        f"{size(held)} of {quota.gigabytes:g} GB are used", icon=":material/database:", expanded=bool(offered)
+        f"{size(held)} of {quota.gigabytes:g} GB used", icon=":material/database:", expanded=bool(offered)
     ):
         st.progress(min(1.0, held / (quota.gigabytes * GIGABYTE)))
         st.session_state["quota"] = quota.gigabytes
         st.number_input(
-            "The store may hold (GB)", 0.1, 1e5, step=1.0, key="quota", on_change=_set_quota,
-            help="Nothing is deleted unasked: beyond this, the oldest runs without name, note or star are offered.",
+            "Limit of the store (GB)", 0.1, 1e5, step=1.0, key="quota", on_change=_set_quota,
+            help="Above it, you can delete the oldest runs without name, note or star. Nothing is deleted unasked.",
         )  # fmt: skip
         if offered:
             freed = size(sum(entry.size for entry in offered))
-            st.warning(f"The store holds more. The {len(offered)} oldest unmarked runs take {freed}.")
-            if st.button(f"Look at them and delete {freed} …", icon=":material/delete_sweep:"):
+            st.warning(f"The store is over its limit. The {len(offered)} oldest unmarked runs take {freed}.")
+            if st.button(f"Review them and delete {freed} …", icon=":material/delete_sweep:"):
                 _confirm(offered)
 
 
@@ -257,8 +259,9 @@ def _set_quota() -> None:
 
 
 def _chosen() -> list[str]:
-    """The runs that are ticked; kept apart from the ticks, which Streamlit forgets when they are out of sight."""
-    return st.session_state.setdefault("chosen", [])
+    """Return the ticked runs, kept apart from the ticks: Streamlit forgets those of hidden cards."""
+    chosen: list[str] = st.session_state.setdefault("chosen", [])
+    return chosen
 
 
 def _choose(name: str) -> None:
@@ -267,13 +270,13 @@ def _choose(name: str) -> None:
 
 
 def _selection(entries: Sequence[Entry]) -> None:
-    """The runs that are ticked, on any page of the library, on their way to Compare."""
+    """Offer to compare the ticked runs of all pages of the library."""
     here = {entry.run.id for entry in entries}
     ticked = [name for name in _chosen() if name in here]
     if not ticked:
         return
     with st.bottom, st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"{len(ticked)} chosen" + ("" if 2 <= len(ticked) <= MOST_RUNS else " (two to six can be)"))
+        st.markdown(f"{len(ticked)} chosen" + ("" if 2 <= len(ticked) <= MOST_RUNS else " (choose two to six)"))
         st.page_link(
             "views/compare.py",
             label="Compare them",
@@ -284,7 +287,7 @@ def _selection(entries: Sequence[Entry]) -> None:
 
 
 def _card_picture(run: Run, record: RunRecord) -> bytes | None:
-    """What a run has come to, with its photo and paintings in the corner; nothing where no picture can be read."""
+    """Return a run's picture with its inputs in the corner, or `None` if no picture can be read."""
     for path in (run.result, run.live, run.content):
         try:
             given = () if path == run.content else (inputs.photo(run, record), *inputs.paintings(run, record))
@@ -300,7 +303,7 @@ def _drawn(path: Path, changed: float, given: Sequence[Input]) -> bytes:
     place = FRAME
     side = min(INSET, picture.width // max(1, len(given)) - 2 * FRAME)
     for each in given:
-        with contextlib.suppress(OSError, StudioError):  # a damaged one is left out
+        with contextlib.suppress(OSError, StudioError):  # leave out a damaged picture
             inset = ImageOps.contain(each.drawn(side), (side, side))
             framed = ImageOps.expand(inset, FRAME // 2, "white")
             picture.paste(framed, (place, picture.height - framed.height - FRAME))

@@ -1,4 +1,4 @@
-"""The page: two pictures in, a painted picture out, watched while it comes about."""
+"""The main page: the form for a new run, or a run or batch while it is painted and afterwards."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from dashboard.run import batch, queue, view
 
 
 def page() -> None:
-    """A run or a batch that is chosen, or a run under way, or else what a new one needs."""
+    """Show the chosen run or batch, an unfinished run, or the form for a new run."""
     run = _run_to_show()
     name = None if run else st.query_params.get("batch")
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
@@ -41,12 +41,12 @@ def page() -> None:
 
 
 def _run_to_show() -> Run | None:
-    """The run that the address names; else, unless it names a batch, one under way, which a reopened page finds."""
+    """Return the run in the URL; without a run or batch there, an unfinished run of this person."""
     if run_id := st.query_params.get("run"):
         try:
             return store.find(run_id, auth.may_see())
         except StudioError:
-            st.warning(f"There is no run {plain(run_id)} here; the library shows those that are.")
+            st.warning(f"There is no run {plain(run_id)} here. The library shows all runs.")
             return None
     if st.session_state.get("composing") or "batch" in st.query_params:
         return None
@@ -67,14 +67,14 @@ def _compose() -> None:
 
 
 def _new_picture() -> None:
-    st.markdown("Choose a photo and a painting: the photo will be painted in the painting's manner.")
+    st.markdown("Choose a photo and a painting: the photo is painted in the style of the painting.")
     readiness.show()
     photo_column, painting_column, settings_column = st.columns([4, 4, 3], gap="large")
     with photo_column:
         picture_picker.heading("Photo")
         content, photo_room = picture_picker.choose("photo"), st.container()
         kept = mask_picker.choose(
-            "photo", "Leave a part of the photo as it is", "Where you mark it, nothing is painted.", content
+            "photo", "Leave a part of the photo as it is", "The part that you mark is not painted.", content
         )
     with painting_column:
         styles, rooms = style_picker.choose(content)
@@ -95,22 +95,22 @@ def _new_picture() -> None:
 
 @st.cache_data(ttl=30, show_spinner=False)
 def _keep_warm() -> None:
-    """Who looks at this page will start soon: the worker loads meanwhile. Now and then, since one takes its time."""
+    """Load a worker while the user still chooses; ask at most every 30 seconds, because loading takes a while."""
     workers.ensure_warm_worker()
 
 
 def _given_start() -> tuple[Path, str] | None:
-    """The result of an earlier run to paint on from, and what it is."""
+    """Return the earlier result to start from and its description."""
     kept: tuple[Path, str] | None = st.session_state.get("kept-start")
     if kept and not kept[0].is_file():
         st.session_state.pop("kept-start")
-        st.warning(f"The picture to paint on from, {plain(kept[1])}, is no longer there.")
+        st.warning(f"The picture to start from, {plain(kept[1])}, no longer exists.")
         return None
     if kept:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.image(str(kept[0]), width=96, alt=kept[1])
-            st.caption(f"Painted on from {plain(kept[1])}")
-            st.button("Start afresh", icon=":material/close:", on_click=st.session_state.pop, args=("kept-start",))
+            st.caption(f"Starts from {plain(kept[1])}")
+            st.button("Do not use it", icon=":material/close:", on_click=st.session_state.pop, args=("kept-start",))
     return kept
 
 
@@ -132,7 +132,7 @@ def _start(
     st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {time_needed}")
 
     def spec() -> RunSpec:
-        """Raises `StudioError` where the picture to paint on from cannot be read."""
+        """Raises `StudioError` if the picture to start from cannot be read."""
         picture, name = (sandbox.read(start[0], max_bytes=4 * codec.MAX_PIXELS), start[1]) if start else (None, "")
         return RunSpec(styles.styles, settings, preset, kept, picture, name)
 

@@ -1,7 +1,8 @@
-"""How long everything takes, here and elsewhere: `nst bench` from the page, and what was measured so far."""
+"""Timings: run `nst bench` from the page, and compare measurements of this machine and others."""
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -28,7 +29,7 @@ POLL_SECONDS = 1.0
 
 
 def page() -> None:
-    """A measurement under way, or the form for one; then those that are kept, side by side."""
+    """Show a running measurement or the form for a new one, then the saved measurements side by side."""
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         st.title("Timings", anchor=False, width="content")
         with st.popover("Import a measurement", icon=":material/upload:"):
@@ -37,8 +38,8 @@ def page() -> None:
     if command and command.is_running():
         _progress()
     else:
-        if command and command.said().startswith("nst:") and command.said() != "nst: Stopped.":
-            st.error(plain(command.said().removeprefix("nst: ")))
+        if command and command.last_line().startswith("nst:") and command.last_line() != "nst: Stopped.":
+            st.error(plain(command.last_line().removeprefix("nst: ")))
         _form()
     _kept()
 
@@ -46,12 +47,12 @@ def page() -> None:
 def _form() -> None:
     with st.expander("Measure this machine", icon=":material/timer:", expanded=not _files()):
         parts = st.multiselect("What", list(PARTS), ["targets", "step"], format_func=PARTS.__getitem__, key="parts")
-        sizes = st.text_input("Sizes of a step (px)", QUICK_SIZES, key="sizes", help="From 64 to 4096, by commas.")
-        st.caption("Measurements are true of a machine that does nothing else: do not paint meanwhile.")
+        sizes = st.text_input("Sizes of a step (px)", QUICK_SIZES, key="sizes", help="64 to 4096, separated by commas.")
+        st.caption("The machine must do nothing else: do not paint during a measurement.")
         if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not parts):
             options = []
             try:
-                if "step" in parts:  # the command refuses sizes for the others
+                if "step" in parts:  # the command refuses sizes without this part
                     measurements.parse_sizes(sizes)
                     options = ["--sizes", sizes]
                 background_jobs.start("bench", "bench", *parts, *options)
@@ -68,7 +69,7 @@ def _progress() -> None:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.status(
-            f"Measuring for {duration(command.seconds())}: {plain(command.said() or 'starting …')}", type="compact"
+            f"Measuring for {duration(command.seconds())}: {plain(command.last_line() or 'starting …')}", type="compact"
         )
         st.button("Stop measuring", icon=":material/stop:", on_click=command.stop)
 
@@ -90,7 +91,7 @@ def _import() -> None:
 
 
 def _files() -> list[Path]:
-    """The measurements that are kept, the newest first."""
+    """Return the files of the saved measurements, newest first."""
     folder = measurements.folder()
     return sorted(folder.glob("*.json"), key=lambda path: path.name.removeprefix(IMPORTED), reverse=True)
 
@@ -127,11 +128,11 @@ def _machines(shown: dict[str, Measurement], names: list[str]) -> None:
     for name, (title, found) in zip(names, shown.items(), strict=True):
         environment = found.environment
         cores, gpus = environment.get("cores", "?"), environment.get("gpus")
-        gpus = gpus if gpus and isinstance(gpus, list) else ["no GPU"]  # an imported file may say anything
+        gpus = gpus if gpus and isinstance(gpus, list) else ["no GPU"]  # an imported file may contain anything
         facts = [f"{cores} cores", *map(str, gpus), f"VGG19 weights: {found.weights}"]
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(plain(f"{title}: {', '.join(facts)}"), width="content")
-            if name.startswith(IMPORTED):  # those of this machine took long to make
+            if name.startswith(IMPORTED):  # this machine's own took long and cannot be removed here
                 st.button("Remove", key=f"remove-{name}", type="tertiary", on_click=_remove, args=(name,))
 
 
@@ -143,7 +144,9 @@ def _remove(name: str) -> None:
 def _comparisons(shown: dict[str, Measurement]) -> None:
     for title, rows in measurements.tables(shown).items():
         st.header(plain(title), anchor=False)
-        for size, of_size in pd.DataFrame(rows).groupby("size"):  # not a facet, which would not become narrower
+        frame = pd.DataFrame(rows)
+        for size in sorted(frame["size"].unique()):  # one chart each: a faceted chart would not shrink with the page
+            of_size = frame[frame["size"] == size]
             if size:
                 st.markdown(f"**{size} px**")
             chart, table = st.columns(2, gap="medium")
@@ -156,9 +159,9 @@ def _comparisons(shown: dict[str, Measurement]) -> None:
 
 
 def _table(frame: pd.DataFrame, with_machine: bool) -> None:
-    """Seconds, and how many times faster than the slowest way."""
+    """Show the seconds, and the speed-up over the slowest way."""
     slowest = frame.groupby("machine")["median"].transform("max")
-    told = pd.DataFrame(
+    table = pd.DataFrame(
         {
             **({"": [machine.partition(".")[0] for machine in frame["machine"]]} if with_machine else {}),
             "way": frame["way"],
@@ -168,33 +171,34 @@ def _table(frame: pd.DataFrame, with_machine: bool) -> None:
         }
     )
     st.dataframe(
-        told,
+        table,
         hide_index=True,
         height="content",
         column_config={
             "median (s)": st.column_config.NumberColumn(format="%.3g"),
-            "faster": st.column_config.NumberColumn(format="%.3g ×", help="Than the slowest way"),
+            "faster": st.column_config.NumberColumn(format="%.3g ×", help="Compared with the slowest way"),
         },
     )
 
 
-def _told(pair: Pair) -> list[Course]:
-    """The courses that can be drawn; an imported file may hold others."""
+def _drawable(pair: Pair) -> list[Course]:
+    """Return the courses that can be drawn; an imported file may contain others."""
     return [course for course in pair.courses if course.seconds and len(course.seconds) == len(course.totals)]
 
 
 def _qualities(shown: dict[str, Measurement]) -> None:
-    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if _told(pair))
+    pairs = dict.fromkeys(pair.pair for found in shown.values() for pair in found.pairs if _drawable(pair))
     for name in pairs:
         st.header(plain(f"Time to quality: {name}"), anchor=False)
         st.caption(
-            "The float32 loss of the best picture so far, over the seconds since Start; the line is the published "
+            "The float32 loss of the best picture so far, over the seconds since Start. The line is the published "
             "run's loss at iteration 900 with the same weights."
         )
-        curves, rows = [], []
+        curves: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for machine, found in shown.items():
             for pair in (pair for pair in found.pairs if pair.pair == name):
-                for course in _told(pair):
+                for course in _drawable(pair):
                     way = f"{course.way} ({machine.split('.')[0]})" if len(shown) > 1 else course.way
                     curves += [
                         {"way": way, "seconds": at, "loss": loss, "target": pair.target}
@@ -202,14 +206,14 @@ def _qualities(shown: dict[str, Measurement]) -> None:
                     ]
                     reached = "not reached" if course.to_target is None else f"{course.to_target:.4g}"
                     marks = {f"loss at {mark} s": course.total_at(mark) for mark in MARKS}
-                    told = {"way": way, "s to the target": f"{reached}{' *' if course.extrapolated else ''}"}
-                    rows.append({**told, "s an iteration": course.step, **marks})
+                    target = {"way": way, "s to the target": f"{reached}{' *' if course.extrapolated else ''}"}
+                    rows.append({**target, "s per iteration": course.step, **marks})
         draw(charts.quality(pd.DataFrame(curves)), f"quality-{name}", 280, len(rows))
         losses = dict.fromkeys((f"loss at {mark} s" for mark in MARKS), st.column_config.NumberColumn(format="compact"))
-        step = {"s an iteration": st.column_config.NumberColumn(format="%.3g")}
+        step = {"s per iteration": st.column_config.NumberColumn(format="%.3g")}
         st.dataframe(pd.DataFrame(rows), hide_index=True, height="content", column_config={**losses, **step})
         if any("*" in row["s to the target"] for row in rows):
-            st.caption("\\* not lived through: so many of its median iterations as the published run had")
+            st.caption("\\* extrapolated: the median time of an iteration, times the iterations of the published run")
 
 
 page()

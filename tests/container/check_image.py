@@ -142,7 +142,7 @@ def look() -> None:
 
         with image.served() as page:
             environment = os.environ | {"NST_SERVED": "http://localhost:8501", "NST_SERVED_PROCESS": str(page)}
-            way = "tests/dashboard/test_browser.py::test_the_main_way_through"
+            way = "tests/dashboard/test_browser.py::test_a_run_is_started_watched_stopped_and_downloaded"
             subprocess.run([sys.executable, "-m", "pytest", "-q", way], cwd=CHECKOUT, env=environment, check=True)
             seen("the main way through, in a browser")
         before = [run["id"] for run in json.loads(image.nst("runs", "--json"))]

@@ -1,4 +1,4 @@
-"""What the tests of the pages share: a home that is ready, runs by the real engine, and pages opened anew."""
+"""Fixtures for the pages: a prepared home, runs of the real engine, and opened pages."""
 
 import json
 import os
@@ -36,7 +36,7 @@ HOSTILE = '"><script>alert(1)</script>'
 
 @pytest.fixture(scope="session")
 def network(home):
-    """The preview's network, fetched at the first run of the tests."""
+    """Return the preview's network; the first test run downloads it."""
     try:
         return preview.obtain()
     except StudioError as error:
@@ -45,7 +45,7 @@ def network(home):
 
 @pytest.fixture
 def started(monkeypatch):
-    """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
+    """Count the workers instead of starting them: a real one would load TensorFlow."""
     calls = []
     monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
     return calls
@@ -53,27 +53,29 @@ def started(monkeypatch):
 
 @pytest.fixture
 def ready(own_home, home, started):
-    """A home in which the preparation has been done, the sample styles too."""
+    """Make a home with a finished preparation and the sample styles."""
     (own_home / "cache").mkdir(parents=True)
     (home / "cache" / "samples").mkdir(parents=True, exist_ok=True)
     (own_home / "cache" / "samples").symlink_to(home / "cache" / "samples")
     said = workers.Readiness(writer=ProcessId.this_process(), message="Ready.", ready=True)
     with paths.replacing(own_home / "worker.json") as file:
         file.write(said.model_dump_json().encode())
-    st.cache_data.clear()  # what a page remembers of another test's home
+    st.cache_data.clear()  # it may hold another test's home
 
 
 @pytest.fixture
 def visit(ready):
-    """Opens one of the views, with what its address asks for, as whom Streamlit takes the user for."""
+    """Return a function that opens a page with a query, as a given user."""
 
     def open_view(name, user=None, **query):
-        st.cache_resource.clear()  # what another one that was open a moment ago had seen
+        st.cache_resource.clear()  # it may hold another page's data
         page = AppTest.from_file(str(CHECKOUT / "dashboard" / "app.py"), default_timeout=60)
         for key, value in query.items():
             page.query_params[key] = value
         page.user = user or {}
-        page._page_hash = calc_hash("" if name == "stylize" else name)  # as switch_page, without the first page before
+        page._page_hash = calc_hash(
+            "" if name == "stylize" else name
+        )  # like switch_page, but without opening the first page
         page.run()
         assert page.title, "no such page"
         assert not page.exception
@@ -91,7 +93,7 @@ def pictures():
 
 @pytest.fixture(scope="session")
 def new_run(pictures):
-    """Makes a queued run at 64 px."""
+    """Return a function that makes a queued run at 64 px."""
 
     def make(name="photo", style="painting", preset="draft", steering=(), **changes):
         settings = choose(preset, **{"size": 64, "iterations": 6, "frame_every": 2, **changes})
@@ -103,7 +105,7 @@ def new_run(pictures):
 
 @pytest.fixture(scope="session")
 def painted(engine, new_run, tmp_path_factory):
-    """Runs of the real engine, in a folder of their own: two that are done, and one that was stopped."""
+    """Return runs of the real engine in their own folder: two that are done, and one that was stopped."""
     folder = tmp_path_factory.mktemp("painted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NST_HOME", str(folder))
@@ -123,7 +125,7 @@ def painted(engine, new_run, tmp_path_factory):
 
 @pytest.fixture
 def kept(ready, painted):
-    """Those runs in the home of one test."""
+    """Copy the painted runs into the test's home."""
 
     def copied(run):
         shutil.copytree(run.path, paths.runs() / run.id)
@@ -134,7 +136,7 @@ def kept(ready, painted):
 
 @pytest.fixture(scope="session")
 def free_port():
-    """Gives a port that nobody listens to."""
+    """Return a function that finds a free port."""
 
     def find():
         with socket.socket() as free:
@@ -146,14 +148,16 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def serve():
-    """Serves the page as `nst dashboard` does."""
+    """Return a context manager that serves the page with `nst dashboard`."""
     return _serving
 
 
 @contextmanager
 def _serving(home, port, **environment):
-    """Its port and its process. Its worker has failed, so that none is started before there is a run; what the process
-    says is in page.log."""
+    """Yield the port and process of a served page, which writes to page.log.
+
+    Its worker has failed, so that no worker starts before a run.
+    """
     home.mkdir(exist_ok=True)
     said = {"message": "No weights.", "ready": False, "failed": True, "writer": {"pid": 1, "started": 0.0}}
     (home / "worker.json").write_text(json.dumps(said))

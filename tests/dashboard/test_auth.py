@@ -1,4 +1,4 @@
-"""Where people log in: who is let in, and whose runs each of them sees and opens."""
+"""The login: who may enter, and whose runs a person sees and opens."""
 
 import io
 import json
@@ -22,7 +22,7 @@ ADA, BOB = f"{ISSUER} ada", f"{ISSUER} bob"
 
 @pytest.fixture
 def login(monkeypatch, tmp_path):
-    """Writes the login's settings as an operator does; Streamlit reads them like any of its secrets."""
+    """Return a function that writes the login's settings into Streamlit's secrets."""
     path = tmp_path / "secrets.toml"
     secrets = st.secrets._secrets
     files = st.get_option("secrets.files")
@@ -39,7 +39,7 @@ def login(monkeypatch, tmp_path):
 
 @pytest.fixture
 def visit_as(visit):
-    """Opens a view as someone who has logged in, or as someone who has not."""
+    """Return a function that opens a page as a logged-in person, or as nobody."""
 
     def open_view(person, name, **query):
         claims = {"is_logged_in": True, "iss": ISSUER, "sub": person, "name": person} if person else {}
@@ -50,7 +50,7 @@ def visit_as(visit):
 
 @pytest.fixture
 def theirs(kept):
-    """A run of Ada's, one of Bob's, and one from before people logged in."""
+    """Return a run of Ada's, one of Bob's, and one without an owner."""
     kept.done.change(owner=ADA)
     kept.steered.change(owner=BOB)
     return kept
@@ -73,7 +73,7 @@ def test_without_a_login_everyone_sees_everything(visit_as, theirs):
 
 
 @pytest.mark.parametrize("name", ["stylize", "library", "compare", "timings"])
-def test_who_has_not_logged_in_sees_nothing(visit_as, theirs, login, name):
+def test_without_logging_in_people_see_nothing(visit_as, theirs, login, name):
     login()
     page = visit_as(None, name, run=theirs.done.id, runs=f"{theirs.done.id},{theirs.steered.id}")
     assert labels(page) == ["Log in"]
@@ -81,7 +81,7 @@ def test_who_has_not_logged_in_sees_nothing(visit_as, theirs, login, name):
 
 
 @pytest.mark.parametrize("settings", ["[auth", "\x00"])
-def test_settings_that_cannot_be_read_open_no_door(visit_as, theirs, login, settings, told):
+def test_unreadable_login_settings_close_the_page(visit_as, theirs, login, settings, told):
     login(settings)
     page = visit_as("ada", "library")
     assert "The page is closed" in texts(page) and not cards(page) and labels(page) == []
@@ -89,13 +89,13 @@ def test_settings_that_cannot_be_read_open_no_door(visit_as, theirs, login, sett
 
 
 @pytest.mark.parametrize("claims", [{}, {"iss": ISSUER}, {"sub": "ada"}, {"iss": ISSUER, "sub": ""}])
-def test_a_login_that_does_not_say_who_it_is_opens_no_door(visit, theirs, login, claims):
+def test_a_login_without_its_claims_shows_nothing(visit, theirs, login, claims):
     login()
     page = visit("library", user={"is_logged_in": True, **claims})
     assert "does not say who you are" in texts(page) and not cards(page)
 
 
-def test_a_login_that_is_not_set_up_says_so_in_the_log(visit_as, login, told):
+def test_an_incomplete_login_is_explained_in_the_log(visit_as, login, told):
     login("[auth]\nclient_secret = 'quiet'\n")
     page = visit_as(None, "library")
     page.button[0].click().run()
@@ -104,7 +104,7 @@ def test_a_login_that_is_not_set_up_says_so_in_the_log(visit_as, login, told):
     assert "redirect_uri" in lines[0] and "quiet" not in " ".join(lines)
 
 
-def test_each_sees_their_own_in_the_library(visit_as, theirs, login):
+def test_the_library_shows_people_only_their_own_runs(visit_as, theirs, login):
     login()
     assert cards(visit_as("ada", "library")) == [theirs.done.id]
     assert cards(visit_as("bob", "library")) == [theirs.steered.id]
@@ -112,22 +112,24 @@ def test_each_sees_their_own_in_the_library(visit_as, theirs, login):
     assert "ada" in texts(visit_as("ada", "library")) and "Log out" in labels(visit_as("ada", "library"))
 
 
-def test_a_search_finds_nothing_of_others(visit_as, theirs, login):
+def test_a_search_finds_no_runs_of_others(visit_as, theirs, login):
     login()
     page = visit_as("ada", "library", words="waves")
     assert cards(page) == [] and "0 of 1 run" in texts(page)
 
 
-def test_the_address_opens_ones_own_run_and_no_others(visit_as, theirs, login):
+def test_the_url_opens_only_a_persons_own_runs(visit_as, theirs, login):
     login()
     assert visit_as("ada", "stylize", run=theirs.done.id).image
     for other in (theirs.steered, theirs.stopped):
         page = visit_as("ada", "stylize", run=other.id)
-        assert f"There is no run {plain(other.id)} here" in page.warning[0].value  # not even that there is one
+        assert (
+            f"There is no run {plain(other.id)} here" in page.warning[0].value
+        )  # the page does not say that it exists
         assert "Continue" not in labels(page) and "Painted" not in texts(page)
 
 
-def test_the_last_run_is_ones_own_last(visit_as, theirs, login):
+def test_last_means_a_persons_own_last_run(visit_as, theirs, login):
     login()
     assert theirs.done.id < theirs.steered.id < theirs.stopped.id
     assert store.find("last") == theirs.stopped and store.find("last", ADA) == theirs.done
@@ -137,7 +139,7 @@ def test_the_last_run_is_ones_own_last(visit_as, theirs, login):
         store.find(theirs.steered.id[:-3], ADA)
 
 
-def test_each_has_back_what_they_deleted(visit_as, theirs, login):
+def test_people_restore_only_their_own_deleted_runs(visit_as, theirs, login):
     login()
     for run in vars(theirs).values():
         library.delete(run)
@@ -149,7 +151,7 @@ def test_each_has_back_what_they_deleted(visit_as, theirs, login):
 
 @pytest.fixture
 def hush(theirs, new_run):
-    """Runs of Bob's in every state: finished, deleted, waiting and being painted."""
+    """Make runs of Bob's in every state: finished, deleted, waiting and being painted."""
     theirs.steered.change(content="hush finished")
     theirs.done.change(content="hush deleted", owner=BOB)
     library.delete(theirs.done)
@@ -167,13 +169,13 @@ def test_no_page_names_a_run_of_others(visit_as, hush, login, name):
 
 
 @pytest.mark.parametrize("name", ["stylize", "library", "compare"])
-def test_where_runs_are_shared_the_pages_name_them(visit_as, hush, login, name):
+def test_the_pages_name_shared_runs(visit_as, hush, login, name):
     login("[auth]\nclient_id = 'studio'\nshare_runs = true\n")
     page = visit_as("ada", name, **({"run": "last"} if name == "stylize" else {}))
     assert "hush" in repr(page._tree)
 
 
-def test_in_the_queue_nobody_passes_others_or_sends_them_away(visit_as, hush, login, new_run, started):
+def test_nobody_overtakes_or_cancels_runs_of_others(visit_as, hush, login, new_run, started):
     login()
     first, second = new_run("first", "mine"), new_run("second", "mine")
     for run in (first, second):
@@ -186,14 +188,14 @@ def test_in_the_queue_nobody_passes_others_or_sends_them_away(visit_as, hush, lo
     assert asked == {f"Cancel-{first.id}", f"Sooner-{second.id}", f"Cancel-{second.id}"}
 
 
-def test_a_run_whose_record_is_damaged_is_nobodys(visit_as, theirs, login):
+def test_a_run_with_a_damaged_record_has_no_owner(visit_as, theirs, login):
     login()
     (theirs.done.path / "run.json").write_bytes(b"{")
     page = visit_as("ada", "stylize", run=theirs.done.id)
     assert "There is no run" in page.warning[0].value
 
 
-def test_only_ones_own_runs_are_compared(visit_as, theirs, login):
+def test_people_compare_only_their_own_runs(visit_as, theirs, login):
     login()
     page = visit_as("ada", "compare", runs=f"{theirs.done.id},{theirs.steered.id}")
     assert page.multiselect[0].value == [theirs.done.id] and len(page.multiselect[0].options) == 1
@@ -201,7 +203,7 @@ def test_only_ones_own_runs_are_compared(visit_as, theirs, login):
     assert not page.dataframe
 
 
-def test_a_page_opened_anew_shows_ones_own_run_under_way(visit_as, theirs, login, new_run):
+def test_a_new_page_shows_a_persons_own_unfinished_run(visit_as, theirs, login, new_run):
     login("[auth]\nclient_id = 'studio'\nshare_runs = true\n")
     running = new_run("mine", "painting")
     running.change(owner=BOB, status="running", writer=ProcessId.this_process())
@@ -209,19 +211,19 @@ def test_a_page_opened_anew_shows_ones_own_run_under_way(visit_as, theirs, login
     assert "run" not in visit_as("ada", "stylize").query_params
 
 
-def test_where_runs_are_shared_everyone_sees_everything(visit_as, theirs, login):
+def test_everyone_sees_all_shared_runs(visit_as, theirs, login):
     login("[auth]\nclient_id = 'studio'\nshare_runs = true\n")
     assert set(cards(visit_as("ada", "library"))) == {run.id for run in vars(theirs).values()}
     assert visit_as("ada", "stylize", run=theirs.steered.id).image
     assert labels(visit_as(None, "library")) == ["Log in"]
 
 
-def test_a_word_that_is_no_yes_shares_nothing(visit_as, theirs, login):
+def test_only_true_shares_runs(visit_as, theirs, login):
     login("[auth]\nclient_id = 'studio'\nshare_runs = 'false'\n")
     assert cards(visit_as("ada", "library")) == [theirs.done.id]
 
 
-def test_what_one_starts_and_brings_in_is_ones_own(visit_as, theirs, login):
+def test_started_and_imported_runs_belong_to_the_person(visit_as, theirs, login):
     login()
     packed = io.BytesIO()
     archive.export_run(theirs.steered, packed)
@@ -235,7 +237,7 @@ def test_what_one_starts_and_brings_in_is_ones_own(visit_as, theirs, login):
     assert [run.record().owner for run in made] == [ADA, ADA]
 
 
-def test_an_owner_that_a_file_claims_is_not_believed(own_home, theirs, tmp_path):
+def test_an_import_ignores_the_owner_in_the_file(own_home, theirs, tmp_path):
     packed = io.BytesIO()
     record = json.loads((theirs.done.path / "run.json").read_text()) | {"owner": BOB}
     with zipfile.ZipFile(packed, "w") as file:
@@ -246,7 +248,7 @@ def test_an_owner_that_a_file_claims_is_not_believed(own_home, theirs, tmp_path)
     assert archive.import_run(packed.getvalue()).record().owner == ""
 
 
-def test_the_command_line_sees_all(theirs):
+def test_the_command_line_sees_all_runs(theirs):
     assert len(library.entries()) == len(list(store.readable_runs())) == 3
     assert store.find(theirs.steered.id) == theirs.steered
     with pytest.raises(InputError):
@@ -260,7 +262,7 @@ def test_a_report_names_no_owner(theirs):
         assert not [name for name in file.namelist() if b"login.example" in file.read(name)]
 
 
-def test_a_run_from_before_people_logged_in_is_read(kept):
+def test_a_run_from_before_the_login_is_read(kept):
     record = json.loads((kept.done.path / "run.json").read_text())
     del record["owner"]
     (kept.done.path / "run.json").write_text(json.dumps(record))

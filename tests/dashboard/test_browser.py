@@ -1,4 +1,4 @@
-"""The way through the page in a real browser: start a run, see it change, stop it, download the picture."""
+"""The pages in a real browser: start, watch, steer, stop, download, compare, export and import runs."""
 
 import contextlib
 import json
@@ -31,15 +31,14 @@ CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-fir
 CHROMIUM_OPTIONS += ["--disable-background-networking", "--disable-component-update"]
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 HOSTILE = '"><script>alert(1)</script>'
-PATIENCE = 120_000  # milliseconds; a busy machine is slow
+PATIENCE = 120_000  # ms; a busy machine is slow
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (Debian: apt install chromium)")
 
 
 @pytest.fixture(scope="module")
 def server(request, tmp_path_factory):
-    """The page as `nst dashboard` serves it: its address and its process. `NST_SERVED` names one that is served
-    already, as from a container, and `NST_SERVED_PROCESS` its process."""
+    """Serve the page, or use the page at `NST_SERVED` with the process `NST_SERVED_PROCESS`, as from a container."""
     if address := os.environ.get("NST_SERVED"):
         yield address, psutil.Process(int(os.environ["NST_SERVED_PROCESS"]))
         return
@@ -64,7 +63,7 @@ def server(request, tmp_path_factory):
     workers = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     process.wait(timeout=20)
-    for worker in workers:  # they would leave by themselves, once they have loaded TensorFlow
+    for worker in workers:  # they would end only after loading TensorFlow
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.kill()
     psutil.wait_procs(workers, timeout=20)
@@ -82,7 +81,7 @@ def browser():
 
 @pytest.mark.timeout(600)
 def test_the_preview_is_the_networks_own(server, network, browser):
-    """Seen at once, of the two pictures that the page opens with, and painted in the page's own process."""
+    """Compare the preview of the default pictures; the page's own process paints it."""
     address, process = server
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(PATIENCE)
@@ -93,13 +92,13 @@ def test_the_preview_is_the_networks_own(server, network, browser):
     photo = geometry.resize(codec.read_image(PHOTOS[0].path()), 512)
     painting = codec.read_image(STYLES[0].path()).resize((256, 256), Image.Resampling.LANCZOS, reducing_gap=3.0)
     same = served == codec.encode_jpeg(network.paint(photo, np.asarray(painting)))
-    assert same  # not the bytes themselves: their difference would take pytest minutes to write
+    assert same  # without the bytes: pytest would take minutes to show their difference
     assert_without_tensorflow(process)
     page.close()
 
 
 @pytest.mark.timeout(600)
-def test_the_main_way_through(server, browser, tmp_path):
+def test_a_run_is_started_watched_stopped_and_downloaded(server, browser, tmp_path):
     address, process = server
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(PATIENCE)
@@ -131,13 +130,13 @@ def test_the_main_way_through(server, browser, tmp_path):
         time.sleep(0.5)
     assert now != first_curves
 
-    page.goto(address)  # a page opened anew, without the run in its address
+    page.goto(address)  # a new page, without the run in its URL
     page.get_by_text("Iteration ").first.wait_for()
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Download", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download PNG").click()
-    page.get_by_text("Where the seconds went").wait_for()
+    page.get_by_text("Time per phase").wait_for()
     page.get_by_text("VGG19 weights: ").wait_for()
 
     result = tmp_path / "result.png"
@@ -153,13 +152,13 @@ def test_the_main_way_through(server, browser, tmp_path):
 
 def assert_without_tensorflow(process):
     maps = Path(f"/proc/{process.pid}/maps")
-    if maps.is_file():  # Linux: what the page's process has really loaded
+    if maps.is_file():  # on Linux: the libraries that the page's process has loaded
         assert "tensorflow" not in maps.read_text()
 
 
 @pytest.fixture(scope="module")
 def served(server, painted):
-    """Finished runs in the server's home."""
+    """Copy finished runs and a measurement into the server's home."""
     _, process = server
     home = Path(psutil.Process(process.pid).environ()["NST_HOME"])
     for run in vars(painted).values():
@@ -172,13 +171,13 @@ def served(server, painted):
     return painted, home
 
 
-#: What Streamlit's own page asks for when a page below the first is opened directly, and then asks for at the root.
+#: Streamlit's own requests when a page other than the first is opened directly; it repeats them at the root.
 PROBES = re.compile(r"/\w+/_stcore/(health|host-config)")
 
 
 @pytest.fixture
 def opened(server, browser):
-    """Opens pages in a context of the test's own; at its end none has said an error on the console."""
+    """Return a function that opens pages; at the end, check that none has logged an error to the console."""
     address, process = server
     contexts, errors = [], []
 
@@ -217,7 +216,7 @@ PAGES = ("stylize", "library", "compare", "timings")
 
 
 def place(name, painted):
-    """The address of a page with something on it."""
+    """Return the path of a page with content."""
     return {
         "stylize": f"?run={painted.steered.id}",
         "library": "library?words=script",
@@ -251,10 +250,10 @@ def test_two_runs_are_chosen_compared_measured_and_reported(served, opened, brow
         page.locator(f".st-key-card-{run.id}").get_by_text("Compare", exact=True).click()
         page.get_by_text(f"{number} chosen").wait_for()
     page.get_by_role("link", name="Compare them").click()
-    page.get_by_role("heading", name="By one yardstick").wait_for()
+    page.get_by_role("heading", name="Evaluated with the same settings").wait_for()
     assert painted.done.id in page.url and painted.steered.id in page.url
-    page.get_by_text("Measuring").first.wait_for()
-    page.wait_for_function("() => !document.body.innerText.includes('Measuring')")
+    page.get_by_text("Evaluating").first.wait_for()
+    page.wait_for_function("() => !document.body.innerText.includes('Evaluating')")
     assert len(list((home / "cache" / "yardstick").glob("*.json"))) == 2
     assert page.locator("script", has_text="alert(1)").count() == 0
     with page.expect_download() as download:
@@ -275,7 +274,7 @@ def test_two_runs_are_chosen_compared_measured_and_reported(served, opened, brow
 
 
 @pytest.mark.timeout(600)
-def test_a_run_is_exported_deleted_had_back_and_imported(served, opened, tmp_path):
+def test_a_run_is_exported_deleted_restored_and_imported(served, opened, tmp_path):
     painted, _ = served
     name = painted.stopped.id
     page = opened("library")
@@ -305,18 +304,18 @@ def test_a_run_is_exported_deleted_had_back_and_imported(served, opened, tmp_pat
     page.locator("input[type=file]").set_input_files(tmp_path / "no.zip")
     page.get_by_text("no.zip is not a ZIP file, or is damaged.").wait_for()
     page.locator("input[type=file]").set_input_files(tmp_path / "run.zip")
-    page.locator(f"[class*='st-key-card-{name}-']").wait_for()  # beside the one that can still be had back
+    page.locator(f"[class*='st-key-card-{name}-']").wait_for()  # beside the deleted run, which can still be restored
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Undo").click()
     card.wait_for()
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_a_phone_and_opens_anew_the_same(served, opened, name):
+def test_a_page_fits_a_phone_and_reloads_unchanged(served, opened, name):
     painted, _ = served
     page = opened(place(name, painted), width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.get_by_text("None", exact=True).count() == 0  # a stray expression, as Streamlit would show it
+    assert page.get_by_text("None", exact=True).count() == 0  # a bare expression, as Streamlit would show it
     charts = page.get_by_test_id("stVegaLiteChart")
     for number in range(charts.count()):
         drawn = charts.nth(number).locator("canvas, svg").first
@@ -328,14 +327,15 @@ def test_a_page_fits_a_phone_and_opens_anew_the_same(served, opened, name):
     before = page.locator("[data-testid=stMain]").inner_text()
     page.reload()
     settled(page)
-    shown = {"stylize": HOSTILE, "library": HOSTILE, "compare": "By one yardstick", "timings": "Measure this machine"}
+    evaluated = "Evaluated with the same settings"
+    shown = {"stylize": HOSTILE, "library": HOSTILE, "compare": evaluated, "timings": "Measure this machine"}
     page.get_by_text(shown[name]).first.wait_for()
     assert shown[name] in before
 
 
 @pytest.fixture
 def getting_ready(served):
-    """A page that refreshes itself twice a second, as at the very first start."""
+    """Keep the page in the preparation, in which it refreshes twice a second."""
     said = served[1] / "worker.json"
     before = said.read_bytes() if said.is_file() else b""
     loading = Readiness(writer=ProcessId.this_process(), message="Loading TensorFlow …")
@@ -346,7 +346,7 @@ def getting_ready(served):
         file.write(before or loading.model_copy(update={"ready": True}).model_dump_json().encode())
 
 
-def test_settings_outlast_a_look_at_another_page(served, getting_ready, opened):
+def test_settings_survive_a_visit_to_another_page(served, getting_ready, opened):
     page = opened("?run=none", wait=False)
     page.get_by_text("Getting ready").wait_for()
     page.get_by_role("spinbutton", name="Size (px)").fill("320")
@@ -361,7 +361,7 @@ def test_settings_outlast_a_look_at_another_page(served, getting_ready, opened):
 
 
 @pytest.mark.timeout(600)
-def test_a_part_of_the_photo_is_drawn_and_painted_alone(served, opened):
+def test_a_part_marked_with_the_brush_stays_as_it_is(served, opened):
     home, page = served[1], opened()
     before = set((home / "runs").iterdir())
     page.get_by_role("button", name="Start", exact=True).wait_for()
@@ -373,14 +373,14 @@ def test_a_part_of_the_photo_is_drawn_and_painted_alone(served, opened):
 
     def stroke(*places):
         paper.scroll_into_view_if_needed()
-        box = paper.bounding_box()  # what is above it may have grown meanwhile
+        box = paper.bounding_box()  # the elements above may have grown
         x, y = places[0]
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
         page.mouse.down()
         for x, y in places[1:]:
             page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
         page.mouse.up()
-        settled(page)  # what was drawn before may be drawn anew meanwhile
+        settled(page)  # the page may redraw earlier strokes
 
     page.get_by_text("Nothing is marked yet").wait_for()
     for _ in range(2):
@@ -397,14 +397,14 @@ def test_a_part_of_the_photo_is_drawn_and_painted_alone(served, opened):
     page.get_by_role("spinbutton", name="Size (px)").press("Enter")
     page.get_by_text("96 × 96 pixels").wait_for()
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_text("Photo, in part left as it is").wait_for()
+    page.get_by_text("Photo, partly left as it is").wait_for()
     (made,) = set((home / "runs").iterdir()) - before
     with Image.open(made / "kept.png") as kept:
         grey = np.asarray(kept)
     height, width = grey.shape
     assert grey[int(0.3 * height), int(0.2 * width)] == 255 == grey[int(0.75 * height), int(0.2 * width)]
     assert grey[height // 2, int(0.2 * width)] == 0  # erased
-    assert grey[:, int(0.6 * width) :].max() == 0  # taken back
+    assert grey[:, int(0.6 * width) :].max() == 0  # undone
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Start again from this").or_(page.get_by_text("Stopped")).first.wait_for()
 
@@ -434,10 +434,10 @@ def test_a_finger_draws_on_a_phone(served, browser, server):
 
 
 @pytest.mark.timeout(600)
-def test_a_run_is_steered_stopped_and_gone_on_with(server, opened):
+def test_a_run_is_steered_stopped_and_continued(server, opened):
     _, process = server
     home = Path(psutil.Process(process.pid).environ()["NST_HOME"])
-    page = opened("?run=none", wait=False)  # while all is got ready, the page draws itself anew all the time
+    page = opened("?run=none", wait=False)  # during the preparation, the page refreshes all the time
     page.get_by_text("Iterations").or_(page.get_by_role("button", name="New picture")).first.wait_for()
     if page.get_by_role("button", name="New picture").count():
         page.get_by_role("button", name="New picture").click()
@@ -471,9 +471,9 @@ def reached(condition):
         time.sleep(0.2)
 
 
-#: The dark theme's primary colour: white is legible on it, but Streamlit also writes with it what is chosen of a row.
+#: The dark theme's primary colour: white text on it is legible, but Streamlit also writes a row's selected item in it.
 CHOSEN_IN_THE_DARK = "foreground color: #b9562c"
-#: axe's rules that Streamlit itself breaks, and how; whatever else is found is ours.
+#: axe's rules that Streamlit itself breaks, with the reason; other violations are ours.
 STREAMLITS_OWN = {
     "presentation-role-conflict": "the drop zone of a file uploader is role=presentation, and has a label",
     "landmark-unique": "each drop zone is a section, by the label of its uploader",
@@ -488,7 +488,7 @@ def test_a_page_is_accessible(served, opened, name, theme):
 
     painted, _ = served
     page = opened("?run=none" if name == "start" else place(name, painted), theme=theme)
-    page.wait_for_timeout(1000)  # what fades in has come
+    page.wait_for_timeout(1000)  # until elements have faded in
     found = Axe().run(page).response["violations"]
     ours = [
         f"{rule['id']}: {node['html'][:300]} {node['failureSummary']}"

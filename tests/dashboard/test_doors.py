@@ -1,4 +1,4 @@
-"""Who can reach the page: looked at from outside, as it is really served."""
+"""Who can reach the served page: tests from outside, over the network."""
 
 import http.client
 import socket
@@ -34,7 +34,7 @@ def listening(process):
 
 
 def stream(port, origin, host="localhost"):
-    """The connection by which all that a page does goes, as a browser asks for it that found this machine as `host`."""
+    """Open the page's WebSocket as a browser does that knows this machine as `host`."""
     place = socket.create_connection(("localhost", port))
     return connect(
         f"ws://{host}:{port}/_stcore/stream", sock=place, origin=origin, subprotocols=["streamlit"], max_size=None
@@ -56,7 +56,7 @@ def test_it_listens_to_this_machine_alone(served):
 
 
 def test_a_container_may_listen_to_all_under_any_name(serve, free_port, tmp_path):
-    """By the settings that the Dockerfile makes, as it writes them."""
+    """Serve with the settings from the Dockerfile."""
     lines = (CHECKOUT / "Dockerfile").read_text().splitlines()
     settings = dict(
         line.strip().removesuffix(" \\").split("=", 1) for line in lines if line.strip().startswith("STREAMLIT_")
@@ -85,7 +85,7 @@ def test_a_site_whose_name_was_made_to_point_here_is_turned_away(served):
 
 @contextmanager
 def session(port):
-    """A session of the page's, begun as a browser does: its name, and the cookie that came with the page."""
+    """Start a session like a browser; yield its ID and the page's cookie."""
     cookie = ask(port, "GET", "/_stcore/health").headers["Set-Cookie"].partition(";")[0]
     with stream(port, f"http://localhost:{port}") as connection:
         message = BackMsg()
@@ -103,9 +103,9 @@ def test_an_upload_needs_the_pages_own_token_and_may_not_be_larger_than_the_limi
         path = f"/_stcore/upload_file/{name}/picture"
         ours = {"Cookie": cookie, "X_Xsrftoken": cookie.partition("=")[2]}
         assert ask(port, "PUT", path, Content_Length="10").status == 403
-        assert ask(port, "PUT", path, Content_Length="10", Cookie=cookie).status == 403  # as another site's form would
+        assert ask(port, "PUT", path, Content_Length="10", Cookie=cookie).status == 403  # like another site's form
         assert ask(port, "PUT", path, Content_Length=str(2048 * 2**20 + 1), **ours).status == 413
-        assert ask(port, "PUT", path, Content_Length="0", **ours).status == 400  # let in, and found to be no file
+        assert ask(port, "PUT", path, Content_Length="0", **ours).status == 400  # accepted, but no file
 
 
 SHOWN = """

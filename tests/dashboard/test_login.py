@@ -1,4 +1,4 @@
-"""A login as it happens: a browser, the page as it is served, a provider of OpenID Connect; and what is left of it."""
+"""A real login: a browser, the served page and an OpenID Connect provider."""
 
 import io
 import json
@@ -23,14 +23,14 @@ from export.report import bundle
 from export.report.page import html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 120_000  # milliseconds; a busy machine is slow
+PATIENCE = 120_000  # ms; a busy machine is slow
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (Debian: apt install chromium)")
 
 
 @pytest.fixture
 def provider():
-    """Logs in whoever comes, as the person whose turn it is; what it hands out must stay between it and the page."""
+    """Serve a provider that logs everyone in as `person`; `handed_out` lists its secrets."""
     key = RSAKey.generate_key(2048, {"kid": "1"})
     here = SimpleNamespace(person="ada", nonce="", handed_out=[])
 
@@ -89,7 +89,7 @@ def provider():
 
 @pytest.fixture
 def studio(provider, serve, free_port, painted, tmp_path):
-    """The page behind that login, with a run of Bob's."""
+    """Serve the page with this login and a run of Bob's."""
     port = free_port()
     kept = SimpleNamespace(cookie=secrets.token_hex(32), client=secrets.token_hex(16))
     settings = tmp_path / "secrets.toml"
@@ -111,7 +111,7 @@ server_metadata_url = "{provider.address}/.well-known/openid-configuration"
         yield SimpleNamespace(address=f"http://localhost:{port}", home=home, secrets=kept, bobs=bobs)
         workers = psutil.Process(process.pid).children(recursive=True)
     for worker in workers:
-        with suppress(psutil.NoSuchProcess):  # it may have left by itself
+        with suppress(psutil.NoSuchProcess):  # it may have ended by itself
             worker.kill()
     psutil.wait_procs(workers, timeout=20)
 
@@ -127,7 +127,7 @@ def browser():
 
 
 @pytest.mark.timeout(600)
-def test_each_logs_in_starts_and_sees_their_own_and_no_secret_is_left_anywhere(studio, provider, browser, model):
+def test_people_log_in_and_start_runs_and_no_secret_is_written(studio, provider, browser, model):
     def logged_in(person, path=""):
         provider.person = person
         page = browser.new_context().new_page()

@@ -1,4 +1,4 @@
-"""What Prometheus is told: by the server as it really runs, and by what looks at the store for it."""
+"""The metrics for Prometheus: from a real server, and from the collector alone."""
 
 import json
 import os
@@ -28,11 +28,11 @@ from dashboard import metrics
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 OWNER = "https://login.example.org 248289761001"
-PATIENCE = 60.0  # seconds, until a server that looks every few of them has seen something
+PATIENCE = 60.0  # seconds; a server reads the store only every few seconds
 
 
 def parsed(text):
-    """Each value by its name, or by its name and what its labels say, in the order of the labels' names."""
+    """Return the values by name, or by name and label values in the order of the labels' names."""
     found = {}
     for family in text_string_to_metric_families(text):
         for name, labels, value, *_ in family.samples:
@@ -52,13 +52,13 @@ def look(store):
 
 @pytest.fixture
 def store(own_home, monkeypatch):
-    """Looked at as often as it is asked."""
+    """Return a collector that reads the store at every request."""
     monkeypatch.setattr(metrics, "LOOK_SECONDS", 0.0)
     return metrics.Store()
 
 
 def ended(run, status="done", **changes):
-    """A run that was begun now, and has ended."""
+    """Mark a run as begun now and ended."""
     run.change(status=status, writer=None, **{"begun": datetime.now(UTC), **changes})
     return run
 
@@ -81,7 +81,7 @@ def scraped_when(port, condition):
 
 
 def listening(process):
-    """By port, at which addresses."""
+    """Return the addresses on which a process listens, by port."""
     found = {}
     for place in psutil.Process(process.pid).net_connections():
         if place.status == "LISTEN":
@@ -89,12 +89,12 @@ def listening(process):
     return found
 
 
-def test_a_server_tells_sums_of_what_happens(own_home, engine, new_run, serve, free_port):
+def test_a_server_serves_totals_of_all_runs(own_home, engine, new_run, serve, free_port):
     def perform(run):
         for _ in execution.perform(run, lambda *_: engine):
             pass
 
-    perform(new_run("coffee", "glass"))  # before there is a server
+    perform(new_run("coffee", "glass"))  # before the server starts
     (paths.runs() / "20260101-000000-000000-no-run-abcd").mkdir()
     place = free_port()
     with serve(own_home, free_port(), NST_METRICS_PORT=str(place)) as (_, process):
@@ -132,7 +132,7 @@ def test_a_server_tells_sums_of_what_happens(own_home, engine, new_run, serve, f
             assert "tensorflow" not in Path(f"/proc/{process.pid}/maps").read_text()
 
 
-def test_it_is_asked_at_this_machine_alone_unless_told_otherwise(serve, free_port, tmp_path):
+def test_metrics_are_served_to_this_machine_unless_an_address_is_set(serve, free_port, tmp_path):
     place = free_port()
     with serve(tmp_path / "home", free_port(), NST_METRICS_PORT=str(place)) as (_, process):
         assert listening(process)[place] == {"127.0.0.1"}
@@ -143,13 +143,13 @@ def test_it_is_asked_at_this_machine_alone_unless_told_otherwise(serve, free_por
         assert listening(process)[place] == {"0.0.0.0"}
 
 
-def test_without_the_setting_nothing_is_served(serve, free_port, tmp_path):
+def test_without_a_port_no_metrics_are_served(serve, free_port, tmp_path):
     with serve(tmp_path / "home", free_port(), NST_METRICS_PORT="") as (page, process):
         assert set(listening(process)) == {page}
 
 
 def dashboard(**environment):
-    """What a server that cannot be started says, and its exit status."""
+    """Return the exit status and error output of a server that cannot start."""
     command = [sys.executable, "-m", "nst", "dashboard", "--server.headless", "true"]
     done = subprocess.run(
         command, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
@@ -157,20 +157,20 @@ def dashboard(**environment):
     return done.returncode, done.stderr
 
 
-def test_a_port_that_is_none_is_said(own_home):
+def test_an_invalid_port_is_refused(own_home):
     said = "NST_METRICS_PORT is 'http': it must be a whole number from 1 to 65535, or not be set."
     assert dashboard(NST_METRICS_PORT="http") == (2, f"nst: {said}\n")
 
 
-def test_a_port_that_is_taken_is_said(own_home):
+def test_an_occupied_port_is_refused(own_home):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        said = f"NST_METRICS_PORT is {port}, where another program listens already: name another port."
+        said = f"NST_METRICS_PORT is {port}, but another program listens there: choose another port."
         assert dashboard(NST_METRICS_PORT=str(port)) == (2, f"nst: {said}\n")
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "no such machine", "x" * 70 + ".example"])
-def test_an_address_that_is_not_this_machines_is_said(own_home, free_port, monkeypatch, address):
+def test_an_address_of_another_machine_is_refused(own_home, free_port, monkeypatch, address):
     monkeypatch.setenv("NST_METRICS_PORT", str(port := free_port()))
     monkeypatch.setenv("NST_METRICS_ADDRESS", address)
     with pytest.raises(InputError) as caught:
@@ -182,7 +182,7 @@ def test_an_address_that_is_not_this_machines_is_said(own_home, free_port, monke
 # What is counted
 
 
-def test_each_end_is_counted_once_whatever_becomes_of_the_run(store, new_run):
+def test_each_end_of_a_run_is_counted_once(store, new_run):
     run = ended(new_run())
     assert look(store)["nst_runs_ended_total", "done"] == 1
     library.delete(run)
@@ -199,14 +199,14 @@ def test_each_end_is_counted_once_whatever_becomes_of_the_run(store, new_run):
     assert (found["nst_runs_ended_total", "done"], found["nst_runs_ended_total", "failed"]) == (1, 1)
 
 
-def test_how_many_a_cluster_paints_is_not_told(store, monkeypatch):
+def test_a_cluster_has_no_metric_for_slots(store, monkeypatch):
     assert "nst_slots" in look(store)
     monkeypatch.setenv("NST_RAY_ADDRESS", "10.0.0.1:6379")
     found = look(store)
     assert "nst_slots" not in found and "nst_easels" not in found and found["nst_store_readable"] == 1
 
 
-def test_a_server_that_begins_counts_from_nothing(store, new_run):
+def test_a_new_server_counts_from_zero(store, new_run):
     ended(new_run())
     assert look(store)["nst_runs_ended_total", "done"] == 1
     found = look(metrics.Store())
@@ -224,7 +224,7 @@ def test_an_imported_run_was_not_painted_here(store, new_run, tmp_path):
     assert found["nst_run_wait_seconds_count"] == 1
 
 
-def test_a_run_waits_from_when_it_was_queued_until_it_is_begun(store, new_run):
+def test_the_wait_lasts_from_queueing_to_the_beginning(store, new_run):
     run, now = new_run(), datetime.now(UTC)
     run.change(queued=now - timedelta(seconds=20))
     queue.enqueue([run], None)
@@ -240,8 +240,8 @@ def test_a_run_waits_from_when_it_was_queued_until_it_is_begun(store, new_run):
     assert (found["nst_run_wait_seconds_bucket", "15.0"], found["nst_run_wait_seconds_bucket", "60.0"]) == (0, 1)
 
 
-def test_a_run_that_is_put_back_waits_anew(store, new_run):
-    """As one whose painter on a cluster is lost: what was painted before is no waiting."""
+def test_a_requeued_run_starts_a_new_wait(store, new_run):
+    """Put a run back, as after the loss of its worker on a cluster: the time painted before is no wait."""
     run = new_run()
     run.change(queued=datetime.now(UTC) - timedelta(seconds=1000))
     with Recorder(run) as recorder:
@@ -253,7 +253,7 @@ def test_a_run_that_is_put_back_waits_anew(store, new_run):
     assert look(store)["nst_runs_ended_total", "done"] == 1
 
 
-def test_a_run_that_was_withdrawn_adds_nothing_to_the_steps(store, new_run):
+def test_a_withdrawn_run_adds_no_step_time(store, new_run):
     run = ended(new_run(), precision="float32", style_targets="cache", timings={"median step": 0.3})
     recovery.resume(run)
     queue.enqueue([run], None)
@@ -264,7 +264,7 @@ def test_a_run_that_was_withdrawn_adds_nothing_to_the_steps(store, new_run):
     assert not [sample for sample in found if sample[0].startswith("nst_run_step")]
 
 
-def test_steps_are_told_apart_by_precision_and_size_and_nothing_else(store, new_run):
+def test_step_times_have_labels_for_precision_and_size_only(store, new_run):
     for precision, side, seconds in [
         ("float32", 64, 0.3),
         ("bfloat16", 512, 0.04),
@@ -283,7 +283,7 @@ def test_steps_are_told_apart_by_precision_and_size_and_nothing_else(store, new_
     assert found["nst_style_targets_total", "miss"] == 4
 
 
-def test_a_run_whose_process_died_is_told_without_a_change_of_its_record(store, new_run, other_process):
+def test_a_dead_process_is_noticed_without_a_change_of_its_record(store, new_run, other_process):
     new_run().change(status="running", writer=other_process.id)
     assert look(store)["nst_runs", "running"] == 1
     other_process.kill()
@@ -293,12 +293,12 @@ def test_a_run_whose_process_died_is_told_without_a_change_of_its_record(store, 
     assert found["nst_runs_ended_total", "interrupted"] == 1
 
 
-# What it costs
+# Cost
 
 
 @pytest.fixture
 def read(monkeypatch):
-    """The files that have been read since the list was last cleared."""
+    """Return a list that collects the files read."""
     files, really = [], paths.read
 
     def reading(path, *more):
@@ -310,7 +310,7 @@ def read(monkeypatch):
 
 
 def many(run, number):
-    """So many runs that are done, with nothing but their records."""
+    """Make this many finished runs that consist only of their records."""
     said = json.loads((ended(run).path / "run.json").read_text())
     for count in range(number - 1):
         folder = paths.runs() / f"20260101-000000-{count:06d}-photo-painting-abcd"
@@ -319,7 +319,7 @@ def many(run, number):
     return Run(folder)
 
 
-def test_of_500_runs_only_those_are_read_that_changed(store, new_run, read):
+def test_only_changed_records_of_500_runs_are_read(store, new_run, read):
     one = many(new_run(), 500)
     read.clear()
     assert look(store)["nst_runs", "done"] == len(read) == 500
@@ -332,7 +332,7 @@ def test_of_500_runs_only_those_are_read_that_changed(store, new_run, read):
     assert read == [one.path / "run.json"]
 
 
-def test_however_many_ask_the_store_is_looked_at_once(own_home, new_run, read, monkeypatch):
+def test_many_requests_read_the_store_once(own_home, new_run, read, monkeypatch):
     monkeypatch.setattr(metrics, "LOOK_SECONDS", 3600.0)
     many(new_run(), 50)
     read.clear()
@@ -348,11 +348,11 @@ def test_however_many_ask_the_store_is_looked_at_once(own_home, new_run, read, m
     assert all(each == told[0] for each in told)
 
 
-# What may lie in the store
+# Damaged and hostile records
 
 
 def hostile_records(run):
-    """By name, what run.json may be."""
+    """Return damaged or hostile contents of run.json, by name."""
     said = json.loads((run.path / "run.json").read_text())
 
     def but(**changes):
@@ -373,7 +373,7 @@ def hostile_records(run):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs links and pipes")
-def test_what_is_no_run_is_counted_and_breaks_nothing(store, new_run):
+def test_damaged_runs_are_counted_and_break_nothing(store, new_run):
     run = ended(new_run())
     records = hostile_records(run)
     for name, data in records.items():
@@ -402,8 +402,8 @@ def test_what_is_no_run_is_counted_and_breaks_nothing(store, new_run):
     assert not [family.name for family in text_string_to_metric_families(text) if not family.name.startswith("nst_")]
 
 
-def test_numbers_that_mean_harm_stay_out(store, new_run):
-    """A record that was written by hand, or on another machine."""
+def test_implausible_times_are_not_counted(store, new_run):
+    """Read records that were written by hand or on another machine."""
     far = datetime(8999, 1, 1, tzinfo=UTC)
     new_run().change(status="done", writer=None, queued=far, begun=far)
     new_run().change(status="running", writer=ProcessId.this_process(), begun=datetime(2001, 1, 1, tzinfo=UTC))
@@ -411,7 +411,7 @@ def test_numbers_that_mean_harm_stay_out(store, new_run):
     assert found["nst_run_wait_seconds_count"] == found["nst_run_wait_seconds_sum"] == 0
 
 
-def test_a_store_that_cannot_be_read_is_said_and_what_was_counted_stays(store, new_run, monkeypatch, tmp_path):
+def test_an_unreadable_store_is_reported_and_counters_stay(store, new_run, monkeypatch, tmp_path):
     ended(new_run())
     look(store)
     monkeypatch.setenv("NST_HOME", str(tmp_path / ("long" * 100)))
@@ -420,7 +420,7 @@ def test_a_store_that_cannot_be_read_is_said_and_what_was_counted_stays(store, n
     assert ("nst_runs", "done") not in found and "nst_workers" not in found
 
 
-def test_a_home_that_is_not_there_yet(store):
+def test_a_missing_home_counts_as_empty(store):
     found = look(store)
     assert (found["nst_store_readable"], found["nst_runs", "done"]) == (1, 0)
     assert found["nst_home_disk_free_bytes"] > 0

@@ -1,4 +1,4 @@
-"""What the pages tell an operator: each thing once, however often they are drawn."""
+"""The log of the pages: each event once, however often a page reruns."""
 
 import pytest
 
@@ -12,11 +12,11 @@ def told(told, monkeypatch):
 
 
 def events(told):
-    """Each event and its run or reason."""
+    """Return each event with its run or reason."""
     return [(each["event"], each.get("run") or each.get("reason")) for each in told.facts()]
 
 
-def test_a_picture_that_is_refused_is_told_once(visit, told):
+def test_a_refused_picture_is_logged_once(visit, told):
     page = visit("stylize")
     page.file_uploader(key="upload-photo").set_value(("cat.png", b"private", "image/png")).run()
     page.run()
@@ -26,7 +26,7 @@ def test_a_picture_that_is_refused_is_told_once(visit, told):
     assert event == "picture refused" and "dog.png" in reason and "private" not in reason
 
 
-def test_a_file_that_is_no_run_is_told_once(visit, told, kept):
+def test_a_refused_import_is_logged_once(visit, told, kept):
     page = visit("library")
     page.file_uploader(key="import").set_value(("x.zip", b"private", "application/zip")).run()
     page.run()
@@ -34,7 +34,7 @@ def test_a_file_that_is_no_run_is_told_once(visit, told, kept):
     assert events(told) == [("import refused", "x.zip is not a ZIP file, or is damaged.")]
 
 
-def test_a_run_is_told_from_the_button_on(visit, told):
+def test_queueing_and_withdrawing_a_run_are_logged(visit, told):
     page = visit("stylize")
     next(button for button in page.button if button.label == "Start").click().run()
     (run,) = store.all_runs()
@@ -42,7 +42,7 @@ def test_a_run_is_told_from_the_button_on(visit, told):
     assert events(told) == [("run queued", run.id), ("run withdrawn", run.id)]
 
 
-def test_what_fails_on_a_page_is_told_with_its_place(visit, told, monkeypatch):
+def test_an_error_on_a_page_is_logged_with_its_traceback(visit, told, monkeypatch):
     def broken(owner):
         raise ZeroDivisionError("no paint")
 

@@ -1,4 +1,4 @@
-"""The page's logic, without a browser: what is shown, chosen and refused."""
+"""The page Stylize without a browser: choices, refusals, the preview and the worker."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ DEFAULT = presets.DEFAULT_PRESET
 
 @pytest.fixture(autouse=True)
 def started(monkeypatch):
-    """A worker is not started, only counted: a real one would load TensorFlow beside every test."""
+    """Count the workers instead of starting them: a real one would load TensorFlow."""
     calls = []
     monkeypatch.setattr(workers, "start_worker", lambda: calls.append("worker"))
     return calls
@@ -35,7 +35,7 @@ def started(monkeypatch):
 
 @pytest.fixture
 def ready(own_home, home):
-    """A home in which the preparation has been done, the sample styles too."""
+    """Make a home with a finished preparation and the sample styles."""
     (own_home / "cache").mkdir(parents=True)
     (home / "cache" / "samples").mkdir(parents=True, exist_ok=True)
     (own_home / "cache" / "samples").symlink_to(home / "cache" / "samples")
@@ -43,7 +43,7 @@ def ready(own_home, home):
 
 
 def says(writer=None, **readiness):
-    """What the page reads of a worker; by default this process is it."""
+    """Write a worker's state for the page; by default this process is the worker."""
     said = workers.Readiness(writer=writer or ProcessId.this_process(), **readiness)
     with paths.replacing(paths.home() / "worker.json") as file:
         file.write(said.model_dump_json().encode())
@@ -83,12 +83,12 @@ def test_opens_ready_to_start(ready):
 
 
 def widgets(page):
-    """Every setting's widget, by its key."""
+    """Return the settings' widgets by key."""
     return {widget.key: widget for widget in [*page.number_input, *page.multiselect, *page.selectbox, *page.slider]}
 
 
 def keys_of(name, preset):
-    """The keys of a setting's widgets: one, or one for each of several layers. Paintings have theirs elsewhere."""
+    """Return the keys of a setting's widgets: one, or one for each of several layers, or none beside the paintings."""
     each_of = settings.SETTINGS[name].each_of
     if each_of == "styles":
         return []
@@ -128,7 +128,7 @@ def test_every_setting_has_a_widget(ready):
     assert set(widgets(page)) >= {key for name in settings.SETTINGS for key in keys_of(name, DEFAULT)}
 
 
-def test_what_is_still_being_got_ready_is_not_shown_as_done(ready):
+def test_an_unfinished_preparation_is_not_shown_as_done(ready):
     says(message="Loading TensorFlow …")
     shown = open_page().get("status")
     assert [(each.label, each.icon) for each in shown] == [("Getting ready: Loading TensorFlow …", "spinner")]
@@ -144,7 +144,7 @@ def test_a_setting_of_words_is_chosen_from_a_list(ready):
     assert {box.label for box in boxes} == {setting.label for setting in words.values()}
 
 
-def test_what_is_chosen_is_what_the_run_is_asked_for(ready, started):
+def test_a_run_gets_the_chosen_settings(ready, started):
     page = open_page()
     chosen = {"init": "content", "precision": "float32", "optimizer": "adam", "size": 128, "iterations": 40}
     for name, value in chosen.items():
@@ -188,6 +188,12 @@ def test_an_own_picture_can_be_used(ready):
     assert not button(page, "Start").disabled
 
 
+def test_the_camera_can_be_opened(ready):
+    page = open_page()
+    page.toggle(key="camera").set_value(True).run()
+    assert not page.exception and not page.error
+
+
 def test_a_narrow_picture_is_refused_when_started(ready):
     page = open_page()
     strip = codec.encode(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200), ".png")
@@ -198,7 +204,7 @@ def test_a_narrow_picture_is_refused_when_started(ready):
     assert not store.all_runs()
 
 
-def test_the_expected_time_stands_beside_start_once_measured(ready):
+def test_the_expected_time_is_unknown_before_a_measurement(ready):
     run = new_run()
     with pytest.raises(StudioError), Recorder(run):
         raise StudioError("unmeasured")
@@ -227,7 +233,7 @@ def test_a_failed_run_says_why(ready):
         raise StudioError("The paint ran out.")
     page = open_page(run=run.id)
     assert "The paint ran out" in page.error[0].value
-    assert "ended before there was a picture" in texts(page) and "appears with the first step" not in texts(page)
+    assert "ended before its first picture" in texts(page) and "appears after the first step" not in texts(page)
 
 
 def test_a_run_whose_process_died_is_shown_as_interrupted(ready):
@@ -237,13 +243,13 @@ def test_a_run_whose_process_died_is_shown_as_interrupted(ready):
     assert "is gone" in page.warning[0].value
 
 
-def test_an_unknown_run_is_told_and_the_page_goes_on(ready):
+def test_an_unknown_run_is_reported_and_the_form_is_shown(ready):
     page = open_page(run="../../etc")
     assert "no run" in page.warning[0].value
     assert button(page, "Start")
 
 
-def test_new_picture_leaves_a_run_that_is_under_way(ready):
+def test_new_picture_leaves_an_unfinished_run(ready):
     new_run()
     page = open_page()
     button(page, "New picture").click().run()
@@ -251,7 +257,7 @@ def test_new_picture_leaves_a_run_that_is_under_way(ready):
     assert button(page, "Start")
 
 
-def test_a_failed_preparation_is_told_and_can_be_tried_again(own_home):
+def test_a_failed_preparation_is_reported_and_can_be_tried_again(own_home):
     says(message="No weights can be had.", failed=True)
     page = open_page()
     assert "No weights can be had" in page.error[0].value
@@ -262,7 +268,7 @@ def test_a_failed_preparation_is_told_and_can_be_tried_again(own_home):
 
 
 def previews(page):
-    """The addresses of the previews shown: another picture has another one."""
+    """Return the URLs of the previews; each picture has its own."""
     return [image.value[0] for image in page.image if image.captions[0].startswith("Instant preview")]
 
 
@@ -295,7 +301,7 @@ def test_an_own_picture_is_previewed(ready, network):
 
 
 def test_a_small_photo_is_previewed_with_a_style_that_is_not_square(ready, network):
-    """Start is open to this pair, so the preview may not ask for a larger size, which it has no setting for."""
+    """Start accepts this pair, so the preview must not ask for a larger size: the preview has no such setting."""
     page = open_page()
     data = codec.encode(geometry.resize(codec.read_image(PHOTOS[0].path()), 40), ".png")
     page.file_uploader(key="upload-photo").set_value(("me.png", data, "image/png")).run()
@@ -311,7 +317,7 @@ def test_without_two_pictures_there_is_no_preview(ready, network):
     assert previews(page) == []
 
 
-def test_a_photo_too_narrow_to_be_previewed_is_told(ready, network):
+def test_a_photo_too_narrow_for_a_preview_is_reported(ready, network):
     strip = codec.encode(geometry.resize(codec.read_image(PHOTOS[0].path()).resize((1200, 40)), 1200), ".png")
     page = open_page()
     page.file_uploader(key="upload-photo").set_value(("[b] strip.png", strip, "image/png")).run()
@@ -322,14 +328,14 @@ def test_a_photo_too_narrow_to_be_previewed_is_told(ready, network):
 
 @pytest.fixture
 def no_models(ready, monkeypatch, tmp_path):
-    """A machine on which no model has been fetched yet, and a page that has seen none."""
+    """Provide a machine without downloaded models, and clear the page's cache."""
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
     _opened.clear()
     yield paths.home() / "models"
     _opened.clear()
 
 
-def test_where_the_network_is_missing_the_page_says_how_it_comes(no_models):
+def test_the_page_says_how_to_get_a_missing_network(no_models):
     page = open_page()
     assert previews(page) == []
     assert "There is no instant preview yet" in texts(page) and "nst preview" in texts(page)
@@ -337,14 +343,14 @@ def test_where_the_network_is_missing_the_page_says_how_it_comes(no_models):
     assert not no_models.exists()  # looking at the page fetches nothing
 
 
-def test_a_damaged_network_is_as_good_as_none(no_models):
+def test_a_damaged_network_counts_as_missing(no_models):
     no_models.mkdir(parents=True)
     for name in preview.SHA256:
         (no_models / name).write_bytes(b"half of it")
     assert "There is no instant preview yet" in texts(open_page())
 
 
-def test_a_network_that_has_come_meanwhile_is_used_without_a_restart(no_models, network):
+def test_a_new_network_is_used_without_a_restart(no_models, network):
     page = open_page()
     assert previews(page) == []
     no_models.mkdir(parents=True)
@@ -379,21 +385,21 @@ def test_the_page_that_shows_a_preview_has_not_loaded_tensorflow(ready, network)
 
 @pytest.fixture
 def nothing_cached():
-    """What the page did a moment ago, in another test, does not count as done."""
+    """Clear what the page cached in another test."""
     st.cache_data.clear()
 
 
-def test_opening_the_page_starts_a_worker_where_none_is_alive(ready, started, nothing_cached):
+def test_opening_the_page_starts_a_worker_if_none_is_alive(ready, started, nothing_cached):
     says(message="Ready.", ready=True, writer=NOBODY)
     page = open_page()
     assert started == ["worker"]
     page.run()
     open_page()
-    assert started == ["worker"]  # it takes its time until it is heard
+    assert started == ["worker"]  # the first one needs a moment to report
     assert not button(page, "Start").disabled
 
 
-def test_a_worker_that_is_alive_is_enough(ready, started, nothing_cached):
+def test_opening_the_page_starts_no_second_worker(ready, started, nothing_cached):
     open_page()
     assert started == []
 

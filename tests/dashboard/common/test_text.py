@@ -1,11 +1,11 @@
-"""How the page words things."""
+"""Texts for the pages."""
 
 import pytest
 
 from dashboard.common.text import duration, plain
 
 
-def test_a_name_stays_a_name():
+def test_plain_escapes_markdown():
     assert plain("my *b* $x^2$ :red[r]") == r"my \*b\* \$x\^2\$ \:red\[r\]"
     assert plain("Grüße vom Meer") == "Grüße vom Meer"
 

@@ -1,4 +1,4 @@
-"""Several paintings, how much each counts, and the parts of the photo that they are in."""
+"""Several paintings with weights and masks, and the brush."""
 
 import io
 
@@ -25,7 +25,7 @@ def button(page, label, number=0):
 
 
 def labels(page):
-    """What is said of each of several paintings: over its slider, or where it has none."""
+    """Return the labels of the paintings, over their sliders or without one."""
     said = {each.label for each in page.slider if each.key.startswith("blend-")}
     said |= {each.value for each in page.markdown if each.value.endswith("in its part")}
     return sorted(label.replace("\\", "") for label in said)
@@ -37,7 +37,7 @@ def the_new_run(*known):
 
 
 def half(side="left", size=(60, 40)):
-    """A mask's file, white on that side."""
+    """Return a mask as a PNG, white on one side."""
     mask = np.zeros((size[1], size[0]), np.uint8)
     mask[:, : size[0] // 2] = 255
     png = io.BytesIO()
@@ -47,7 +47,7 @@ def half(side="left", size=(60, 40)):
 
 @pytest.fixture
 def blended(ready, pictures):
-    """A run of two paintings, the second one in a part of the photo, and of a part that stays."""
+    """Return a run of two paintings: the second one has a mask, and a part of the photo stays as it is."""
     settings = choose("draft", size=64, style_blend=(2, 1), content_layers="relu4_2,conv5_2",
                       content_layer_weights="0.5,2", style_layers="conv1_1,relu2_1")  # fmt: skip
     mask, kept = (Image.open(io.BytesIO(half(side, (96, 72)))) for side in ("left", "right"))
@@ -55,7 +55,7 @@ def blended(ready, pictures):
     return store.create(RunSpec(styles, settings, "draft", kept), pictures[0], "me")
 
 
-def test_one_painting_is_as_simple_as_ever(visit):
+def test_one_painting_needs_no_weights_and_masks(visit):
     page = visit("stylize")
     assert labels(page) == [] and not page.tabs[4:]
     assert [header.value for header in page.header] == ["Photo", "Painting", "Settings"]
@@ -65,7 +65,7 @@ def test_one_painting_is_as_simple_as_ever(visit):
     assert run.record().settings == choose()
 
 
-def test_paintings_are_added_weighed_and_painted_together(visit):
+def test_several_paintings_are_added_and_weighted(visit):
     page = visit("stylize")
     button(page, "Add a painting").click().run()
     button(page, "Add a painting").click().run()
@@ -84,7 +84,7 @@ def test_paintings_are_added_weighed_and_painted_together(visit):
         assert codec.read_image(run.style(number)).tobytes() == codec.read_image(sample.path()).tobytes()
 
 
-def test_a_click_that_is_delivered_twice_adds_one_painting():
+def test_a_click_that_arrives_twice_adds_one_painting():
     def script():
         import streamlit as st
 
@@ -98,7 +98,7 @@ def test_a_click_that_is_delivered_twice_adds_one_painting():
     assert AppTest.from_function(script).run(timeout=60).markdown[0].value == "2"
 
 
-def test_a_painting_is_removed_and_six_are_the_most(visit):
+def test_paintings_are_removed_and_six_is_the_limit(visit):
     page = visit("stylize")
     for _ in range(5):
         button(page, "Add a painting").click().run()
@@ -115,7 +115,7 @@ def test_a_painting_is_removed_and_six_are_the_most(visit):
     assert the_new_run().record().style == STYLES[1].title
 
 
-def test_no_painting_at_all_is_refused(visit):
+def test_weights_that_are_all_zero_are_refused(visit):
     page = visit("stylize")
     button(page, "Add a painting").click().run()
     for place in ("style", "style-2"):
@@ -124,7 +124,7 @@ def test_no_painting_at_all_is_refused(visit):
     assert not page.exception
 
 
-def test_masks_are_uploaded_for_a_painting_and_for_what_stays(visit):
+def test_masks_are_uploaded_for_a_painting_and_the_photo(visit):
     page = visit("stylize")
     button(page, "Add a painting").click().run()
     page.toggle(key="part-style-2").set_value(True).run()
@@ -143,9 +143,9 @@ def test_masks_are_uploaded_for_a_painting_and_for_what_stays(visit):
     assert kept[:, :far].max() == 0 and kept[:, -far:].min() == 255
 
 
-def test_a_mask_that_is_uploaded_stays_as_it_is(visit):
+def test_an_uploaded_mask_is_not_changed(visit):
     page = visit("stylize")
-    page.toggle(key="part-photo").set_value(True).run()  # drawn on before there is a mask: what is drawn is soft
+    page.toggle(key="part-photo").set_value(True).run()  # before the upload: a drawing without a mask is soft
     given = half("left", Image.open(PHOTOS[0].path()).size)
     page.file_uploader(key="upload-part-photo").set_value(("left.png", given, "image/png")).run()
     button(page, "Start").click().run()
@@ -153,14 +153,14 @@ def test_a_mask_that_is_uploaded_stays_as_it_is(visit):
     assert Image.open(the_new_run().kept).tobytes() == Image.open(io.BytesIO(given)).tobytes()
 
 
-def test_how_soft_edges_are_was_said_of_the_mask_beneath():
+def test_another_mask_resets_the_softness():
     drawn = Drawing(strokes=[Stroke(points=[(0.5, 0.5)], width=0.1)], soft=0.05)
     assert drawn.over(0) == drawn
     assert drawn.over(7).soft == 0 and drawn.over(7).strokes == drawn.strokes
     assert drawn.over(7).over(0).soft == brush.SOFT
 
 
-def test_what_was_chosen_outlasts_a_look_at_another_page(visit):
+def test_choices_survive_a_visit_to_another_page(visit):
     page = visit("stylize")
     page.number_input(key="fast-size").set_value(128).run()
     button(page, "Add a painting").click().run()
@@ -183,7 +183,7 @@ def test_what_was_chosen_outlasts_a_look_at_another_page(visit):
     assert not page.toggle(key="part-photo").value
 
 
-def test_an_upload_that_outlasted_is_put_away(visit):
+def test_an_upload_can_be_removed_after_a_visit_to_another_page(visit):
     page = visit("stylize")
     page.file_uploader(key="upload-photo").set_value(("mine.png", half(), "image/png")).run()
     for name in ("library", ""):
@@ -194,7 +194,7 @@ def test_an_upload_that_outlasted_is_put_away(visit):
     assert the_new_run().record().content == PHOTOS[0].title
 
 
-def test_a_mask_that_is_no_picture_is_refused_in_words(visit):
+def test_a_mask_that_is_no_picture_is_refused(visit):
     page = visit("stylize")
     page.toggle(key="part-style").set_value(True).run()
     page.file_uploader(key="upload-part-style").set_value(("a[b].png", b"nothing", "image/png")).run()
@@ -218,7 +218,7 @@ def test_starting_again_brings_paintings_weights_masks_and_every_setting(visit, 
     assert not run.mask(1).exists()
 
 
-def test_another_picture_has_the_same_paintings_but_nothing_marked(visit, blended, pictures):
+def test_another_picture_keeps_the_paintings_but_not_the_masks(visit, blended, pictures):
     blended.change(status="done", writer=None)
     pictures[0].save(blended.result)
     page = visit("stylize", run=blended.id)
@@ -253,7 +253,7 @@ def test_content_layers_are_steered_like_style_layers(visit, blended):
     assert keys["conv1_1"].value == 1.0 and not page.exception
 
 
-def test_a_drawing_is_white_where_it_was_drawn_and_not_where_it_was_erased():
+def test_a_mask_is_white_where_it_was_drawn_and_not_erased():
     across = Stroke(points=[(0.0, 0.5), (1.0, 0.5)], width=0.2)
     hole = Stroke(points=[(0.5, 0.5)], width=0.1, erases=True)
     mask = np.asarray(Drawing(strokes=[across, hole]).mask((400, 200)))
@@ -273,24 +273,24 @@ def test_a_drawing_is_white_where_it_was_drawn_and_not_where_it_was_erased():
      {"strokes": [{"points": [[float("nan"), 0]], "width": 0.1}]},
      {"strokes": [{"points": [[0, 0]], "width": 9}]}, {"soft": 1e9}],
 )  # fmt: skip
-def test_what_is_no_drawing_is_none(said):
-    assert brush._understood(said) is None
+def test_an_invalid_drawing_is_ignored(said):
+    assert brush._parse(said) is None
 
 
-def test_a_runs_page_and_card_tell_of_its_paintings_and_parts(visit, blended, pictures):
+def test_a_runs_page_and_card_show_its_paintings_and_masks(visit, blended, pictures):
     blended.change(status="done", writer=None)
     pictures[0].save(blended.result)
     page = visit("stylize", run=blended.id)
     captions = [each.captions[0] for each in page.image]
-    assert captions[:3] == ["Photo, in part left as it is", "Painting 1, 100 % elsewhere", "Painting 2, in its part"]
+    assert captions[:3] == ["Photo, partly left as it is", "Painting 1, 100 % elsewhere", "Painting 2, in its part"]
     told = " ".join(each.value.replace("\\", "") for each in page.caption)
-    assert "Other than the preset: Size: 64 px" in told and "Style blend: 2, 1" in told
+    assert "Different from the preset: Size: 64 px" in told and "Style blend: 2, 1" in told
     card = " ".join(each.value.replace("\\", "") for each in visit("library").caption)
     assert "Style layers" not in card.partition("Style blend 2, 1")[0] and "glass in its part" in card
     assert "a part stays as it is" in card
 
 
-def test_a_mask_stands_in_the_corner_of_its_picture(blended):
+def test_a_mask_is_shown_in_the_corner_of_its_picture(blended):
     photo, (first, second) = inputs.photo(blended, blended.record()), inputs.paintings(blended, blended.record())
     plain = codec.read_image(blended.style(2))
     assert first.mask is None and first.drawn(96).tobytes() == codec.read_image(blended.style(1)).tobytes()

@@ -1,4 +1,4 @@
-"""Sweeps: asking for several values, and the table that their pictures come to."""
+"""Sweeps: the form for several values, and the table of their runs."""
 
 import json
 import shutil
@@ -29,14 +29,14 @@ def texts(page):
 
 
 def links(page, start=""):
-    """Of the links whose label begins so: label and query."""
+    """Return label and query of the links whose label begins with `start`."""
     found = [(link.proto.label, link.proto.query_string) for link in page.get("page_link")]
     return [each for each in found if each[0].startswith(start)]
 
 
 @pytest.fixture
 def swept(kept):
-    """A sweep of three runs that are done and one that waits."""
+    """Return a sweep of three finished runs and one that waits."""
     found = []
     for number, (weight, stages) in enumerate([(1.0, 1), (1.0, 2), (2.0, 1), (2.0, 2)]):
         run = Run(paths.runs() / f"20260101-00000{number}-swept")
@@ -53,7 +53,7 @@ def swept(kept):
     return found
 
 
-def test_a_sweep_is_offered_closed_and_asks_for_nothing_by_itself(visit):
+def test_a_sweep_starts_closed_and_queues_nothing(visit):
     page = visit("stylize")
     expander = next(each for each in page.expander if each.label == "Try several values")
     assert not expander.proto.expanded
@@ -75,15 +75,15 @@ def test_two_settings_make_a_run_of_each_combination(visit, started):
     (name,) = {run.record().batch for run in found}
     assert {run.record().content for run in found} == {PHOTOS[0].title}
     assert page.query_params["batch"] == [name] or page.query_params["batch"] == name
-    assert "0 of 4 are painted" in page.get("progress")[0].proto.text
+    assert "0 of 4 runs have ended" in page.get("progress")[0].proto.text
 
 
-def test_the_time_that_a_sweep_needs_is_told(visit):
+def test_the_time_of_a_sweep_is_estimated(visit):
     pace = {"processor": hardware.processor(), "step_per_pixel": 1e-3 / (512 * 512), "start": 10.0}
     paths.home().mkdir(exist_ok=True)
     (paths.home() / "pace.json").write_text(json.dumps(pace))
     page = visit("stylize")
-    assert "3 runs: about 31 s" in texts(page)  # 10 s and 200 steps of a thousandth each, the photo being square
+    assert "3 runs: about 31 s" in texts(page)  # 10 s and 200 steps of 1 ms each; the photo is square
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_the_time_that_a_sweep_needs_is_told(visit):
         ("1, many", "should be a valid number"),
         ("1, 1.0", "is given twice"),
         ("", "to sweep is empty"),
-        (", ".join(map(str, range(1, MOST_VALUES + 2))), "has 7 values: give 6 at most here; nst batch takes more"),
+        (", ".join(map(str, range(1, MOST_VALUES + 2))), "has 7 values: give at most 6 here, or use nst batch"),
         ("-1, 1", "should be greater than or equal to 0"),
         (HOSTILE, "should be a valid number"),
     ],
 )
-def test_values_that_cannot_be_are_refused_in_words(visit, values, message):
+def test_impossible_values_are_refused(visit, values, message):
     page = visit("stylize")
     page.text_input(key="sweep-values-0-style_weight").set_value(values).run()
     assert message in page.error[0].value.replace("\\", "") and not page.exception
@@ -105,7 +105,7 @@ def test_values_that_cannot_be_are_refused_in_words(visit, values, message):
     assert not button(page, "Start").disabled
 
 
-def test_combinations_that_cannot_be_are_refused_before_any_is_begun(visit):
+def test_impossible_combinations_are_refused_before_any_run(visit):
     page = visit("stylize")
     page.selectbox(key="sweep-setting-0").set_value("size").run()
     page.text_input(key="sweep-values-0-size").set_value("64, 512").run()
@@ -116,7 +116,7 @@ def test_combinations_that_cannot_be_are_refused_before_any_is_begun(visit):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_number_that_is_offered_has_values_to_begin_with(preset):
+def test_every_offered_number_has_initial_values(preset):
     for name in OFFERED:
         setting, now = SETTINGS[name], getattr(PRESETS[preset].settings(), name)
         if not setting.choices:
@@ -124,10 +124,10 @@ def test_every_number_that_is_offered_has_values_to_begin_with(preset):
             assert now in values and 2 <= len(values) <= MOST_VALUES, name
 
 
-def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
+def test_the_table_has_a_cell_for_each_run(visit, swept):
     page = visit("stylize", batch="sweep-1")
     assert page.header[0].value == "coffee × glass"
-    assert "3 of 4 are painted" in page.get("progress")[0].proto.text
+    assert "3 of 4 runs have ended" in page.get("progress")[0].proto.text
     for words in ("**1 stage**", "**2 stages**", "**1**", "**2**"):
         assert words in [each.value for each in page.markdown]
     assert "Coarse to fine 2 stages, Style weight 1" in texts(page).replace("\\", "")
@@ -137,9 +137,9 @@ def test_the_table_has_a_place_for_each_run_and_fills(visit, swept):
     assert not page.exception
 
 
-def test_what_waits_can_be_stopped_and_then_the_others_are_compared(visit, swept):
+def test_waiting_runs_are_stopped_and_finished_runs_compared(visit, swept):
     page = visit("stylize", batch="sweep-1")
-    button(page, "Stop them all").click().run()
+    button(page, "Stop all").click().run()
     assert not queue.queued_runs() and not page.exception
     page = visit("stylize", batch="sweep-1")
     assert not page.get("progress")
@@ -159,13 +159,13 @@ def test_a_run_leads_to_its_batch(visit, swept, kept):
 
 
 @pytest.mark.parametrize("name", ["none", HOSTILE, "../../etc", "\u202e"])
-def test_an_unknown_batch_in_the_address_is_told(visit, swept, name):
+def test_an_unknown_batch_in_the_url_is_reported(visit, swept, name):
     page = visit("stylize", batch=name)
     assert "There is no batch" in page.warning[0].value and HOSTILE not in texts(page)
     assert button(page, "New picture") and not page.exception
 
 
-def test_a_hostile_name_in_a_batch_stays_a_name(visit, swept):
+def test_a_hostile_name_in_a_batch_is_escaped(visit, swept):
     for run, name in zip(swept[:3], (HOSTILE, "a", "b"), strict=True):
         run.change(content=name, batch=HOSTILE, settings=choose("draft", size=128))
     page = visit("stylize", batch=HOSTILE)
@@ -173,7 +173,7 @@ def test_a_hostile_name_in_a_batch_stays_a_name(visit, swept):
     assert len(page.image) == 3
 
 
-def test_a_batch_whose_runs_were_deleted_is_none(visit, swept):
+def test_a_batch_with_only_deleted_runs_breaks_no_page(visit, swept):
     page = visit("stylize", batch="sweep-1")
     for run in swept:
         shutil.rmtree(run.path)

@@ -1,4 +1,4 @@
-"""The comparison's logic: which runs, what is told of them, and the yardstick that is read or set to work."""
+"""The page Compare: the choice of runs, their tables, and their evaluations."""
 
 import pytest
 
@@ -13,7 +13,7 @@ HOSTILE = '"><script>alert(1)</script>'
 
 @pytest.fixture
 def commands(monkeypatch):
-    """What would have been started, which loads TensorFlow; it counts as running."""
+    """Record commands instead of starting them, because they load TensorFlow; they count as running."""
     calls = []
 
     def start(name, *arguments):
@@ -26,7 +26,7 @@ def commands(monkeypatch):
 
 @pytest.fixture
 def measured(engine, kept):
-    """The runs with their readings by the preset `reference`, which the page opens with."""
+    """Evaluate the runs with the preset `reference`, the page's default."""
     by = evaluation.settings_of("reference")
     return {run.id: evaluation.evaluate(engine, run, run.record(), by) for run in vars(kept).values()}
 
@@ -51,21 +51,21 @@ def test_fewer_than_two_runs_are_not_compared(visit, kept, commands, chosen):
 
 
 @pytest.mark.parametrize("unknown", ["20260101-000000-nobody", "../../etc", HOSTILE, "%00"])
-def test_an_unknown_run_in_the_address_is_told(visit, kept, commands, unknown):
+def test_an_unknown_run_in_the_url_is_reported(visit, kept, commands, unknown):
     page = visit("compare", runs=f"{kept.done.id},{unknown},{kept.stopped.id}")
     assert page.warning[0].value == f"There is no finished run {plain(unknown)} here."
     assert page.multiselect[0].value == [kept.done.id, kept.stopped.id]
     assert list(page.dataframe[0].value["Iterations"]) == [6, 3]
 
 
-def test_the_address_follows_the_choice(visit, kept, commands):
+def test_the_url_follows_the_choice(visit, kept, commands):
     page = visit("compare")
     page.multiselect[0].set_value([kept.stopped.id, kept.done.id]).run()
     assert page.query_params["runs"] == address(kept.stopped, kept.done)
     assert visit("compare", **page.query_params).multiselect[0].value == [kept.stopped.id, kept.done.id]
 
 
-def test_a_run_that_is_named_twice_is_taken_once(visit, kept, commands):
+def test_a_run_named_twice_is_compared_once(visit, kept, commands):
     page = visit("compare", runs=",".join([kept.done.id] * 9))
     assert page.multiselect[0].value == [kept.done.id]
 
@@ -79,24 +79,24 @@ def test_settings_that_differ_are_shown_and_no_others(visit, kept, commands):
     assert list(table.loc["Changed while painting"]) == ["–", "after 2: Style weight 0.1"]
 
 
-def test_runs_of_the_same_settings_are_told_apart(visit, kept, new_run, commands):
+def test_runs_with_the_same_settings_have_numbers(visit, kept, new_run, commands):
     import shutil
 
     twin = Run(kept.done.path.with_name(f"{kept.done.id}-twin"))
     shutil.copytree(kept.done.path, twin.path)
     page = visit("compare", runs=address(kept.done, twin))
-    assert "None: they were painted with the same settings." in texts(page)
+    assert "None: all runs have the same settings." in texts(page)
     assert list(page.dataframe[0].value["Run"]) == ["1 · coffee × glass · draft", "2 · coffee × glass · draft"]
 
 
-def test_a_name_that_was_given_is_used(visit, kept, commands):
+def test_a_runs_given_name_is_used(visit, kept, commands):
     library.mark(kept.done, name=HOSTILE)
     page = visit("compare", runs=address(kept.done, kept.stopped))
     assert page.dataframe[0].value["Run"][0] == f"1 · {HOSTILE} · draft"
     assert HOSTILE not in texts(page)
 
 
-def test_readings_that_are_kept_are_shown(visit, kept, measured, commands):
+def test_saved_evaluations_are_shown(visit, kept, measured, commands):
     page = visit("compare", runs=address(kept.done, kept.steered))
     table = page.dataframe[0].value
     for name, column in (("total", "Total"), ("style", "Style"), ("content", "Content"), ("similarity", "Likeness")):
@@ -104,19 +104,19 @@ def test_readings_that_are_kept_are_shown(visit, kept, measured, commands):
     assert commands == [] and not page.status
 
 
-def test_what_is_missing_is_measured(visit, kept, commands):
+def test_missing_evaluations_are_made(visit, kept, commands):
     page = visit("compare", runs=address(kept.done, kept.steered))
     assert commands == [("yardstick", "compare", kept.done.id, kept.steered.id, "--by", "reference")]
     assert page.dataframe[0].value["Total"].isna().all()
 
 
-def test_only_what_is_missing_is_measured(visit, kept, measured, commands):
-    (kept.done.path / "result.npy").touch()  # painted over: its reading is of another picture
+def test_only_missing_evaluations_are_made(visit, kept, measured, commands):
+    (kept.done.path / "result.npy").touch()  # a new result: its evaluation belongs to another picture
     visit("compare", runs=address(kept.done, kept.steered))
     assert commands == [("yardstick", "compare", kept.done.id, "--by", "reference")]
 
 
-def test_another_yardstick_measures_anew(visit, kept, measured, commands):
+def test_other_losses_need_new_evaluations(visit, kept, measured, commands):
     kept.done.change(settings=kept.done.record().settings.changed(style_weight=5.0))
     page = visit("compare", runs=address(kept.done, kept.steered))
     page.selectbox[0].set_value(kept.steered.id).run()
@@ -126,7 +126,7 @@ def test_another_yardstick_measures_anew(visit, kept, measured, commands):
 
 
 def command(monkeypatch, ended, arguments, *said):
-    """The last measurement, as `background_jobs` keeps it."""
+    """Write the state of the last command, as `background_jobs` does."""
     monkeypatch.setattr(background_jobs.Command, "is_running", lambda command: not ended)
     background_jobs.folder().mkdir(parents=True, exist_ok=True)
     known = background_jobs.Command(name="yardstick", arguments=list(arguments), process=ProcessId(pid=2**22 + 1))
@@ -134,13 +134,13 @@ def command(monkeypatch, ended, arguments, *said):
     (background_jobs.folder() / "yardstick.log").write_text("\n".join(said))
 
 
-def test_one_command_at_a_time_and_its_words_are_shown(visit, kept, commands, monkeypatch):
+def test_one_command_runs_at_a_time_and_its_progress_is_shown(visit, kept, commands, monkeypatch):
     command(monkeypatch, False, ["compare", "other"], "Measuring [another] …")
     page = visit("compare", runs=address(kept.done, kept.steered))
-    assert r"Measuring: Measuring \[another\]" in page.status[0].label and commands == []
+    assert r"Evaluating: Measuring \[another\]" in page.status[0].label and commands == []
 
 
-def test_a_command_that_failed_is_told_and_tried_again_only_when_asked(visit, kept, commands, monkeypatch):
+def test_a_failed_command_is_reported_and_repeated_only_on_demand(visit, kept, commands, monkeypatch):
     wanted = ["compare", kept.done.id, kept.steered.id, "--by", "reference"]
     command(monkeypatch, True, wanted, "nst: It is broken [badly].")
     page = visit("compare", runs=address(kept.done, kept.steered))
@@ -158,9 +158,9 @@ def test_two_runs_can_be_seen_under_a_slider(visit, kept, measured, commands):
     )
 
 
-def test_curves_of_different_weights_are_said_to_be(visit, kept, measured, commands):
+def test_the_page_says_that_curves_have_different_weights(visit, kept, measured, commands):
     page = visit("compare", runs=address(kept.done, kept.steered))
-    assert "compare their shapes" in texts(page)
+    assert "compare only the shapes" in texts(page)
     next(group for group in page.button_group if "seconds" in group.options).set_value("seconds").run()
     assert not page.exception
-    assert "compare their shapes" not in texts(visit("compare", runs=address(kept.done, kept.stopped)))
+    assert "compare only the shapes" not in texts(visit("compare", runs=address(kept.done, kept.stopped)))

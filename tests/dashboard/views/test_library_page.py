@@ -1,4 +1,4 @@
-"""The library's logic: cards found again, marked, deleted and brought back, brought in and sent to Compare."""
+"""The page Library: find, mark, delete, restore, import and choose runs."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def texts(page):
 
 
 def cards(page):
-    """The runs that are shown, in their order."""
+    """Return the IDs of the runs shown, in their order."""
     return [box.key.removeprefix("tick-") for box in page.checkbox]
 
 
@@ -35,12 +35,12 @@ def ids(*found):
     return [run.id for run in found]
 
 
-def test_without_runs_it_says_where_they_come_from(visit):
+def test_an_empty_library_says_where_runs_come_from(visit):
     page = visit("library")
     assert "no runs yet" in page.info[0].value and not page.checkbox
 
 
-def test_a_card_for_each_run_the_newest_first(visit, kept):
+def test_each_run_has_a_card_newest_first(visit, kept):
     page = visit("library")
     assert cards(page) == ids(kept.stopped, kept.steered, kept.done)
     assert "**coffee × glass**" in texts(page) and "3 runs" in texts(page)
@@ -63,21 +63,21 @@ def test_a_card_for_each_run_the_newest_first(visit, kept):
         ({"status": "nonsense", "order": "nonsense", "page": "-7"}, ["stopped", "steered", "done"]),
     ],
 )
-def test_the_address_says_what_is_looked_for(visit, kept, query, found):
+def test_the_url_holds_the_search(visit, kept, query, found):
     library.mark(kept.done, favourite=True)
     page = visit("library", **query)
     assert cards(page) == [getattr(kept, name).id for name in found]
-    assert ("No run is like that" in texts(page)) == (not found)
+    assert ("No run matches the search" in texts(page)) == (not found)
 
 
-def test_what_is_looked_for_is_found(visit, kept):
+def test_a_search_finds_its_runs(visit, kept):
     page = visit("library")
     page.text_input(key="words").set_value("glass").run()
     page.selectbox(key="order").set_value("size").run()
     assert cards(page) == [kept.done.id] and "1 of 3 runs" in texts(page)
 
 
-def test_a_run_is_named_noted_and_favoured(visit, kept):
+def test_a_run_gets_a_name_a_note_and_a_star(visit, kept):
     page = visit("library")
     page.text_input(key=f"name-{kept.done.id}").set_value("My [first]").run()
     page.text_area(key=f"note-{kept.done.id}").set_value("too *green*").run()
@@ -86,7 +86,7 @@ def test_a_run_is_named_noted_and_favoured(visit, kept):
     assert r"**★ My \[first\]**" in texts(page) and r"too \*green\*" in texts(page)
 
 
-def test_what_was_marked_elsewhere_is_shown_and_not_written_over(visit, kept):
+def test_marks_from_another_page_are_shown_and_kept(visit, kept):
     page = visit("library")
     library.mark(kept.done, name="Named elsewhere", favourite=True)
     library.set_quota(5)
@@ -96,7 +96,7 @@ def test_what_was_marked_elsewhere_is_shown_and_not_written_over(visit, kept):
     assert page.text_input(key=f"name-{kept.done.id}").value == "Named elsewhere"
 
 
-def test_a_run_that_has_gone_meanwhile_is_not_marked(visit, kept):
+def test_a_deleted_run_cannot_be_marked(visit, kept):
     page = visit("library")
     library.delete(kept.done)
     page.text_input(key=f"name-{kept.done.id}").set_value("late").run()
@@ -104,7 +104,7 @@ def test_a_run_that_has_gone_meanwhile_is_not_marked(visit, kept):
 
 
 def deleted(page, run):
-    """As pressed in the dialog, which this kind of test can only open and answer at once."""
+    """Delete a run in the dialog, which AppTest can only open and answer in one step."""
     page.button(key=f"delete-{run.id}").click().run()
     assert run.path.exists() and plain(run.record().title) in texts(page)
     page.button(key=f"delete-{run.id}").click()
@@ -112,7 +112,7 @@ def deleted(page, run):
     assert not page.exception
 
 
-def test_what_was_deleted_is_had_back_by_another_page_too(visit, kept):
+def test_another_page_can_restore_a_deleted_run(visit, kept):
     page = visit("library")
     for run in (kept.done, kept.steered):
         deleted(page, run)
@@ -131,7 +131,7 @@ def test_deleting_is_confirmed_and_undone(visit, kept):
     assert cards(page) == ids(kept.stopped, kept.steered, kept.done) and "deleted" not in texts(page)
 
 
-def test_the_last_run_deleted_can_be_had_back(visit, kept):
+def test_the_only_run_can_be_deleted_and_restored(visit, kept):
     for run in (kept.steered, kept.stopped):
         library.delete(run)
     page = visit("library")
@@ -141,15 +141,15 @@ def test_the_last_run_deleted_can_be_had_back(visit, kept):
     assert cards(page) == ids(kept.done)
 
 
-def test_a_run_under_way_is_not_offered_for_deletion(visit, new_run):
+def test_an_unfinished_run_is_not_offered_for_deletion(visit, new_run):
     run = new_run()
     page = visit("library")
     assert "stop it before you delete it" in texts(page)
     assert not [each for each in page.button if each.key == f"delete-{run.id}"]
-    assert page.checkbox[0].disabled  # nor for comparison: there is nothing to see
+    assert page.checkbox[0].disabled  # it has no picture to compare
 
 
-def test_a_run_that_began_while_the_dialog_stood_open_stays(visit, kept):
+def test_a_run_that_begins_during_the_dialog_is_not_deleted(visit, kept):
     page = visit("library")
     page.button(key=f"delete-{kept.done.id}").click().run()
     page.button(key=f"delete-{kept.done.id}").click()
@@ -177,7 +177,7 @@ def test_beyond_the_quota_the_oldest_unmarked_runs_are_offered(visit, kept):
     page.number_input(key="quota").set_value(0.1).run()
     assert library.quota().gigabytes == 0.1
     assert "The 2 oldest unmarked runs" in texts(page)
-    button(page, "Look at them").click().run()
+    button(page, "Review them").click().run()
     shown = [element.value for element in page.markdown if element.value.startswith("- ")]
     assert len(shown) == 2 and not any("coffee" in line for line in shown)
 
@@ -188,7 +188,7 @@ def packed(run):
     return file.getvalue()
 
 
-def test_a_run_is_brought_in_once(visit, kept):
+def test_a_run_is_imported_once(visit, kept):
     data = packed(kept.done)
     library.delete(kept.done)
     library.empty_trash(older_than=-1)
@@ -200,7 +200,7 @@ def test_a_run_is_brought_in_once(visit, kept):
 
 
 @pytest.mark.parametrize("name", ["run.zip", '"><img src=x>.zip'])
-def test_what_is_no_run_is_refused_with_its_reason(visit, kept, name):
+def test_an_import_that_is_no_run_is_refused_with_a_reason(visit, kept, name):
     page = visit("library")
     page.file_uploader(key="import").set_value((name, b"no zip", "application/zip")).run()
     assert page.error[0].value == plain(f"{name} is not a ZIP file, or is damaged.")
@@ -221,7 +221,7 @@ DAMAGES = {
 def test_a_damaged_run_breaks_no_page(visit, kept, name):
     (kept.stopped.path / name).write_bytes(DAMAGES[name])
     (kept.steered.path / name).write_bytes(DAMAGES[name])
-    if name == "metrics.csv":  # which only runs that did not end well are read by
+    if name == "metrics.csv":  # the page reads the metrics only of runs that did not end normally
         kept.stopped.change(status="failed", iteration=None)
     page = visit("library")
     assert kept.done.id in cards(page)
@@ -248,7 +248,7 @@ def test_runs_are_chosen_across_searches_and_compared(visit, kept):
     assert "1 chosen" in texts(page)
 
 
-def test_a_run_that_is_gone_is_no_longer_chosen(visit, kept):
+def test_a_deleted_run_is_no_longer_chosen(visit, kept):
     page = visit("library")
     for run in (kept.done, kept.stopped):
         page.checkbox(key=f"tick-{run.id}").check().run()
@@ -257,7 +257,7 @@ def test_a_run_that_is_gone_is_no_longer_chosen(visit, kept):
     assert "1 chosen" in texts(page)
 
 
-def test_what_an_imported_run_says_of_itself_is_no_markup(visit, kept):
+def test_text_from_an_imported_run_is_escaped(visit, kept):
     kept.done.change(preset="![x](http://localhost/x)", weights="![y](http://localhost/y)", precision="**z**")
     page = visit("library")
     assert "![x](http" not in texts(page)
@@ -267,7 +267,7 @@ def test_what_an_imported_run_says_of_itself_is_no_markup(visit, kept):
     assert not page.exception and button(page, "Start")
 
 
-def test_many_runs_come_page_by_page(visit, kept):
+def test_many_runs_are_split_into_pages(visit, kept):
     record = json.loads((kept.done.path / "run.json").read_text())
     for number in range(25):
         run = Run(paths.runs() / f"20200101-000000-{number:06d}-many")
@@ -281,7 +281,7 @@ def test_many_runs_come_page_by_page(visit, kept):
     assert len(cards(page)) == 24 and "28 runs" in texts(page)
 
 
-def test_a_run_that_failed_before_a_picture_has_a_card(visit, new_run):
+def test_a_run_that_failed_without_a_picture_has_a_card(visit, new_run):
     run = new_run()
     with pytest.raises(StudioError), Recorder(run):
         raise StudioError("The paint ran out.")
@@ -309,7 +309,7 @@ HEADER_OF_60000_X_60000 = (
     ],
     ids=["page", "bomb", "program", "frame", "metrics", "array", "checkpoint", "marks"],
 )
-def test_the_pages_open_whatever_lies_in_a_run(visit, kept, name, data):
+def test_the_pages_open_with_hostile_files_in_a_run(visit, kept, name, data):
     (kept.done.path / name).parent.mkdir(exist_ok=True)
     (kept.done.path / name).write_bytes(data)
     page = visit("library")
@@ -319,7 +319,7 @@ def test_the_pages_open_whatever_lies_in_a_run(visit, kept, name, data):
     assert not page.exception
 
 
-def test_a_damaged_run_is_told_and_can_be_deleted(visit, kept):
+def test_a_damaged_run_is_reported_and_can_be_deleted(visit, kept):
     run = Run(paths.runs() / "20260101-000000-damaged")
     run.path.mkdir()
     (run.path / "run.json").write_text("{")

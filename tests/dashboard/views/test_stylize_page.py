@@ -1,4 +1,4 @@
-"""What can be done with a run from its page: steer it, go on with it, begin anew from it or with its settings."""
+"""The page of a run: steer it, continue it, start again from it, reuse its settings, and the queue."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def button(page, label):
 
 
 def slider(page, name):
-    """The one that steers this weight."""
+    """Return the slider that steers this weight."""
     return next(each for each in (*page.select_slider, *page.slider) if re.search(rf"-{name}-\d+$", each.key))
 
 
@@ -38,7 +38,7 @@ def the_new_run(*known):
 
 @pytest.fixture
 def running(kept, new_run):
-    """A run that this process says it paints, at its iteration 0."""
+    """Return a run at iteration 0 that this process claims to paint."""
     run = new_run("photo", "painting", style_weight=0.5)
     recorder = Recorder(run)
     recorder.__enter__()
@@ -46,11 +46,11 @@ def running(kept, new_run):
     return run
 
 
-def test_moving_a_weight_asks_the_painter_for_it(visit, running):
+def test_moving_a_slider_requests_the_weight(visit, running):
     page = visit("stylize", run=running.id)
     began = running.record().settings
     slider(page, "style_weight").set_value(4).run()
-    assert running.request().weights == {"style_weight": 4 * began.style_weight}  # and nothing that was not moved
+    assert running.request().weights == {"style_weight": 4 * began.style_weight}  # and no other weight
     slider(page, "block3_conv1").set_value(0.5).run()
     asked = running.request().weights
     assert asked["style_layer_weights"] == [1, 1, 0.5, 1, 1] and asked["style_weight"] == 4 * began.style_weight
@@ -71,7 +71,7 @@ def test_two_pages_steer_one_run_together(visit, running):
     }
 
 
-def test_what_is_steered_elsewhere_is_shown_and_what_is_planned_for_later_is_not(visit, running):
+def test_steering_from_another_page_is_shown_but_not_planned_steering(visit, running):
     page = visit("stylize", run=running.id)
     weight = running.record().settings.style_weight
     planned = [Steering(iteration=0, changes={"style_weight": 8 * weight}),
@@ -82,8 +82,8 @@ def test_what_is_steered_elsewhere_is_shown_and_what_is_planned_for_later_is_not
     assert slider(page, "content_weight").value == 1
 
 
-def test_no_slider_is_moved_for_a_browser(visit, running):
-    """A browser that is told to move a slider may still send its old place, or its least, as if someone had done it."""
+def test_sliders_are_replaced_instead_of_moved(visit, running):
+    """A browser that must move a slider may send the slider's old value or its minimum as a user's change."""
     page = visit("stylize", run=running.id)
     change = Steering(iteration=0, changes={"content_weight": 2.0, "style_layer_weights": [0.5, 1, 1, 1, 1]})
     running.change(steering=[change])
@@ -94,7 +94,7 @@ def test_no_slider_is_moved_for_a_browser(visit, running):
     assert [each.proto.default for each in page.slider] == [[each.value] for each in page.slider]
 
 
-def test_a_slider_that_was_moved_twice_stays_while_the_first_move_is_answered(visit, running):
+def test_a_slider_moved_twice_stays_while_the_first_move_takes_effect(visit, running):
     page = visit("stylize", run=running.id)
     weight = running.record().settings.style_weight
     slider(page, "style_weight").set_value(4).run()
@@ -103,12 +103,12 @@ def test_a_slider_that_was_moved_twice_stays_while_the_first_move_is_answered(vi
     page.run()
     assert slider(page, "style_weight").value == 8
     running.change(steering=[Steering(iteration=0, changes={"style_weight": 2 * weight})])
-    running.ask(weights={"style_weight": 2 * weight})  # someone else, who came after
+    running.ask(weights={"style_weight": 2 * weight})  # a later request of another person
     page.run()
     assert slider(page, "style_weight").value == 2
 
 
-def test_a_mark_on_a_run_that_is_gone_is_refused_in_words(visit, kept):
+def test_marking_a_deleted_run_breaks_no_page(visit, kept):
     page = visit("stylize", run=kept.done.id)
     favourite = button(page, "Favourite")
     shutil.rmtree(kept.done.path)
@@ -116,7 +116,7 @@ def test_a_mark_on_a_run_that_is_gone_is_refused_in_words(visit, kept):
     assert not page.exception
 
 
-def test_going_on_queues_the_run_for_more_iterations(visit, kept, started):
+def test_continuing_queues_the_run_for_more_iterations(visit, kept, started):
     page = visit("stylize", run=kept.done.id)
     page.number_input(key=f"more-{kept.done.id}").set_value(30)
     button(page, "Go on painting").click().run()
@@ -126,10 +126,10 @@ def test_going_on_queues_the_run_for_more_iterations(visit, kept, started):
     assert not page.exception
 
 
-def test_starting_again_paints_on_from_the_result(visit, kept):
+def test_starting_again_begins_with_the_result(visit, kept):
     page = visit("stylize", run=kept.done.id)
     button(page, "Start again from this").click().run()
-    assert "Painted on from the result of" in " ".join(caption.value for caption in page.caption)
+    assert "Starts from the result of" in " ".join(caption.value for caption in page.caption)
     button(page, "Start").click().run()
     run = the_new_run(*vars(kept).values())
     record = run.record()
@@ -154,7 +154,7 @@ def test_the_same_settings_with_another_picture(visit, kept):
     assert record.steering == []  # of the other run
 
 
-def test_another_picture_than_the_runs_own_can_be_chosen_again(visit, kept):
+def test_the_picture_from_a_run_can_be_replaced_by_another(visit, kept):
     page = visit("stylize", run=kept.done.id)
     button(page, "Same settings, other picture").click().run()
     button(page, "Choose another").click().run()
@@ -170,7 +170,7 @@ def test_a_favourite_is_marked_and_unmarked(visit, kept):
     assert not library.marks(kept.done).favourite
 
 
-def test_a_picture_is_turned_and_cut_before_it_is_painted(visit):
+def test_a_picture_is_rotated_and_cropped_before_it_is_painted(visit):
     page = visit("stylize")
     button(page, "Turn right").click().run()
     across = next(slider for slider in page.slider if slider.label == "From left to right")
@@ -184,7 +184,7 @@ def test_a_picture_is_turned_and_cut_before_it_is_painted(visit):
         assert content.tobytes() == expected.tobytes()
 
 
-def test_framing():
+def test_crop():
     image = Image.new("RGB", (40, 20))
     image.putpixel((0, 0), (255, 0, 0))  # the upper left corner
     assert Crop().of(image) is image
@@ -195,15 +195,15 @@ def test_framing():
     assert Crop(across=(50, 100), down=(0, 50)).of(image).size == (20, 10)
 
 
-def test_so_little_of_a_picture_that_it_cannot_be_painted_is_refused(visit):
+def test_a_crop_that_is_too_small_is_refused(visit):
     page = visit("stylize")
     across = next(slider for slider in page.slider if slider.label == "From left to right")
     across.set_value((50, 51)).run()
-    assert f"keep {codec.MIN_SIDE} pixels at least" in " ".join(warning.value for warning in page.warning)
+    assert f"keep at least {codec.MIN_SIDE} pixels" in " ".join(warning.value for warning in page.warning)
     assert not button(page, "Start").disabled
 
 
-def test_the_film_of_a_run_is_made_when_it_is_asked_for(visit, kept):
+def test_the_time_lapse_is_made_on_demand(visit, kept):
     page = visit("stylize", run=kept.done.id)
     films = "Download the time-lapse (WebP)"
     assert films not in {each.label for each in page.get("download_button")}
@@ -212,8 +212,8 @@ def test_the_film_of_a_run_is_made_when_it_is_asked_for(visit, kept):
     assert not page.exception
 
 
-def test_a_run_that_goes_on_shows_what_it_paints_now(visit, kept):
-    """Not the result of its first part, which is still there."""
+def test_a_continued_run_is_shown_as_unfinished(visit, kept):
+    """Its first result still exists, but must not be shown as finished."""
     recovery.resume(kept.done, 5)
     schedule.submit(kept.done)
     page = visit("stylize", run=kept.done.id)
@@ -246,7 +246,7 @@ def test_the_queue_is_shown_and_its_order_changed(visit, new_run):
     assert not page.exception
 
 
-def test_a_run_that_began_meanwhile_is_not_moved(visit, new_run):
+def test_a_run_that_has_begun_is_not_moved_in_the_queue(visit, new_run):
     found = [new_run(name) for name in ("ant", "bee")]
     for run in found:
         schedule.submit(run)
@@ -257,7 +257,7 @@ def test_a_run_that_began_meanwhile_is_not_moved(visit, new_run):
     assert not page.exception
 
 
-def test_when_the_next_run_begins_is_told_once_measured(visit, new_run):
+def test_the_queue_shows_when_runs_begin_once_measured(visit, new_run):
     pace = {"processor": hardware.processor(), "step_per_pixel": 1.0, "start": 1.0}
     (paths.home() / "pace.json").write_text(json.dumps(pace))
     found = [new_run(name) for name in ("ant", "bee")]
@@ -268,7 +268,7 @@ def test_when_the_next_run_begins_is_told_once_measured(visit, new_run):
     assert "begins in about 5.1 h" in page.get("progress")[0].proto.text
 
 
-def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
+def test_an_interrupted_run_says_why_and_continues(visit, kept, started):
     record = kept.stopped.record()
     gone = ProcessId.this_process().model_copy(update={"boot": "an earlier one", "lock": ""})
     kept.stopped.change(status="running", writer=gone, iteration=None)
@@ -279,7 +279,7 @@ def test_a_broken_off_run_says_why_and_continues_as_it_is(visit, kept, started):
     assert queue.queued_runs() == [kept.stopped] and kept.stopped.record().settings == record.settings
 
 
-def test_a_run_broken_off_before_its_first_checkpoint_can_continue_too(visit, new_run, started):
+def test_a_run_interrupted_before_its_first_checkpoint_can_continue(visit, new_run, started):
     run = new_run()
     run.change(status="preparing", writer=ProcessId(pid=2**22 + 1))
     page = visit("stylize", run=run.id)
@@ -294,14 +294,14 @@ def test_a_stuck_process_is_noticed_and_can_be_ended(visit, new_run, other_proce
     long_ago = time.time() - 1000
     os.utime(run.path / "run.json", (long_ago, long_ago))
     page = visit("stylize", run=run.id)
-    assert "Nothing has been heard of the painting process" in page.warning[0].value
+    assert "is alive but has not reported" in page.warning[0].value
     assert f"number {other_process.pid}" in page.warning[0].value and "17 min" in page.warning[0].value
     button(page, "End it").click().run()
     assert other_process.wait(10) != 0
     assert visit("stylize", run=run.id).warning[0].value.startswith("The run's process is gone")
 
 
-def test_slow_steps_are_not_taken_for_being_stuck(visit, running):
+def test_a_run_with_slow_steps_does_not_count_as_stuck(visit, running):
     (running.path / "metrics.csv").write_text(
         "iteration,evaluations,seconds,total,style,content,total_variation\n0,1,1,5,5,0,0\n1,2,61,4,4,0,0\n"
     )
@@ -313,7 +313,7 @@ def test_slow_steps_are_not_taken_for_being_stuck(visit, running):
 
 
 def test_a_second_server_says_so_and_only_shows_the_runs(visit, kept):
-    """Until the first one is gone."""
+    """It becomes a normal page when the first server ends."""
     lock = FileLock(paths.home() / "server.lock")
     with lock:
         page = visit("stylize", run=kept.done.id)
@@ -328,7 +328,7 @@ def test_a_second_server_says_so_and_only_shows_the_runs(visit, kept):
     assert not page.exception
 
 
-def test_a_second_server_shows_the_others_beside_a_damaged_picture(visit, kept):
+def test_a_second_server_shows_all_runs_despite_a_damaged_picture(visit, kept):
     whole = kept.done.result.read_bytes()
     kept.done.result.write_bytes(b"no picture")
     try:

@@ -1,4 +1,4 @@
-"""The timings page's logic: what was measured, here and elsewhere, and a measurement asked for."""
+"""The page Timings: measurements of this and other machines, and new measurements."""
 
 import copy
 import json
@@ -56,13 +56,13 @@ def button(page, label):
 
 @pytest.fixture
 def commands(monkeypatch):
-    """What would have been started, which takes minutes."""
+    """Record commands instead of starting them, because they take minutes."""
     calls = []
     monkeypatch.setattr(background_jobs, "start", lambda *words: calls.append(words))
     return calls
 
 
-def test_where_nothing_is_measured_the_form_stands_open(visit):
+def test_the_form_is_open_before_the_first_measurement(visit):
     page = visit("timings")
     assert "Nothing has been measured" in page.info[0].value
     assert page.expander[0].proto.expanded and button(page, "Measure")
@@ -80,7 +80,7 @@ def test_a_measurement_is_shown_as_tables(visit):
     assert list(courses["loss at 10 s"]) == [20, 30]
 
 
-def test_two_measurements_stand_side_by_side(visit):
+def test_two_measurements_are_shown_side_by_side(visit):
     keep()
     keep("imported-20260203-040506", environment={"processor": "Elsewhere"})
     page = visit("timings", show="20260203-040506,imported-20260203-040506")
@@ -88,7 +88,7 @@ def test_two_measurements_stand_side_by_side(visit):
     assert any(plain("2. Elsewhere") in caption.value for caption in page.caption)
 
 
-def test_an_imported_measurement_is_removed_and_one_of_this_machine_is_not(visit):
+def test_only_imported_measurements_can_be_removed(visit):
     keep()
     keep("imported-20260203-040506")
     page = visit("timings", show="20260203-040506,imported-20260203-040506")
@@ -99,14 +99,14 @@ def test_an_imported_measurement_is_removed_and_one_of_this_machine_is_not(visit
 
 
 @pytest.mark.parametrize("seconds", [0, -1.5])
-def test_seconds_that_cannot_be_are_refused(seconds):
+def test_impossible_seconds_are_refused(seconds):
     wrong = copy.deepcopy(MEASURED)
     wrong["comparisons"][0]["timings"][0]["seconds"][0] = seconds
     with pytest.raises(StudioError, match="holds no measurement"):
         measurements.parse(json.dumps(wrong).encode(), "wrong.json")
 
 
-def test_an_unknown_measurement_in_the_address_is_told(visit):
+def test_an_unknown_measurement_in_the_url_is_reported(visit):
     keep()
     page = visit("timings", show=f"20260203-040506,{HOSTILE}")
     assert page.warning[0].value == f"There is no measurement {plain(HOSTILE)} here."
@@ -146,7 +146,7 @@ def test_an_odd_measurement_breaks_no_page(visit, changes):
     assert "<script>" not in texts(page).replace(plain(HOSTILE), "")
 
 
-def test_measuring_starts_the_command_with_what_is_wanted(visit, commands):
+def test_measuring_starts_the_command_with_the_chosen_parts(visit, commands):
     page = visit("timings")
     button(page, "Measure").click().run()
     page.multiselect(key="parts").set_value(["targets"]).run()
@@ -155,25 +155,25 @@ def test_measuring_starts_the_command_with_what_is_wanted(visit, commands):
 
 
 @pytest.mark.parametrize("sizes", ["big", "7", "64,,128", ""])
-def test_sizes_that_cannot_be_are_refused(visit, commands, sizes):
+def test_impossible_sizes_are_refused(visit, commands, sizes):
     page = visit("timings")
     page.text_input(key="sizes").set_value(sizes).run()
     button(page, "Measure").click().run()
     assert len(page.error) == 1 and not page.exception and commands == []
 
 
-def test_what_cannot_start_says_why(visit, monkeypatch):
+def test_a_command_that_cannot_start_says_why(visit, monkeypatch):
     def refused(*words):
-        raise StudioError("One such measurement is under way already.")
+        raise StudioError("Such a measurement is already running: wait until it ends.")
 
     monkeypatch.setattr(background_jobs, "start", refused)
     page = visit("timings")
     button(page, "Measure").click().run()
-    assert "under way already" in page.error[0].value
+    assert "already running" in page.error[0].value
 
 
 def command(monkeypatch, ended, *said):
-    """The last measurement, as `background_jobs` keeps it."""
+    """Write the state of the last measurement, as `background_jobs` does."""
     monkeypatch.setattr(background_jobs.Command, "is_running", lambda command: not ended)
     background_jobs.folder().mkdir(parents=True)
     known = background_jobs.Command(name="bench", arguments=["bench", "targets"], process=ProcessId(pid=2**22 + 1))
@@ -181,7 +181,7 @@ def command(monkeypatch, ended, *said):
     (background_jobs.folder() / "bench.log").write_text("\n".join(said))
 
 
-def test_a_measurement_under_way_is_shown_and_can_be_stopped(visit, monkeypatch):
+def test_a_running_measurement_is_shown_and_can_be_stopped(visit, monkeypatch):
     command(monkeypatch, False, "Loading TensorFlow …", "turn 2 of [3] …")
     page = visit("timings")
     assert re.match(r"Measuring for \d+ s: turn 2 of \\\[3", page.status[0].label)
@@ -198,7 +198,7 @@ def imported(page, data, name="theirs.json"):
     return page.file_uploader(key="import-bench").set_value((name, data, "application/json")).run()
 
 
-def test_another_machines_measurement_is_brought_in(visit):
+def test_another_machines_measurement_is_imported(visit):
     other = copy.deepcopy(MEASURED) | {"environment": {"processor": "Elsewhere"}}
     page = imported(visit("timings"), json.dumps(other).encode())
     assert not page.error and "UTC, imported" in texts(page).replace("\\", "")
@@ -206,16 +206,16 @@ def test_another_machines_measurement_is_brought_in(visit):
     assert path.name.startswith("imported-20260203-040506-")
 
 
-def test_two_machines_that_measured_in_the_same_second_are_both_kept(visit):
+def test_two_measurements_of_the_same_second_are_both_kept(visit):
     page = visit("timings")
     for machine in ("First", "Second"):
         imported(page, json.dumps(MEASURED | {"environment": {"processor": machine}}).encode())
     imported(page, json.dumps(MEASURED | {"environment": {"processor": "Second"}}).encode())
-    assert len(list(measurements.folder().iterdir())) == 2  # the same file again is no other measurement
+    assert len(list(measurements.folder().iterdir())) == 2  # importing the same file again adds none
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1, 2]", b"\xff\xfe", b'{"a": NaN}'])
-def test_what_is_no_measurement_is_refused_with_its_reason(visit, data):
+def test_an_import_that_is_no_measurement_is_refused_with_a_reason(visit, data):
     page = imported(visit("timings"), data, f"{HOSTILE}.json")
     assert page.error[0].value.startswith(plain(f"{HOSTILE}.json holds no measurement"))
     assert not measurements.folder().exists()
