@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @app.command()
 def reference(
-    content: Annotated[
-        str | None, typer.Argument(help="The published content image. Default: downloaded.")
-    ] = None,
+    content: Annotated[str | None, typer.Argument(help="The published content image. Default: downloaded.")] = None,
     style: Annotated[str | None, typer.Argument(help="The published style image. Default: downloaded.")] = None,
-    rows: Annotated[str | None, typer.Option(metavar="0,100,…", help="Compare only these iterations, and stop after the last.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="0,100,…", help="Compare only these iterations, and stop after the last.")
+    ] = None,
     weights: Weights = None,
     as_json: Json = False,
 ) -> None:

@@ -13,9 +13,12 @@ from core.settings import SETTINGS, Setting
 Content = Annotated[
     str, typer.Argument(metavar="CONTENT", help="The photo: a file, or the name of a sample such as chelsea.")
 ]
-Style = Annotated[str, typer.Argument(metavar="STYLE", help="The painting: a file, or the name of a sample such as waves.")]
+Style = Annotated[
+    str, typer.Argument(metavar="STYLE", help="The painting: a file, or the name of a sample such as waves.")
+]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", help="A file of VGG19 weights. Default: found here, or downloaded.", metavar="FILE")
+    Path | None,
+    typer.Option("--weights", help="A file of VGG19 weights. Default: found here, or downloaded.", metavar="FILE"),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write: .png .jpg .webp .tif")]
 Now = Annotated[bool, typer.Option("--now", help="Paint at once, even if another run is active.")]

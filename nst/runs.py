@@ -150,7 +150,8 @@ def report(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write: .html, or .zip with all pictures.")
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="The file to write: .html, or .zip with all pictures."),
     ],
     by: By = "reference",
     title: Annotated[str, typer.Option(metavar="TEXT", help="The title of the report.")] = "",

@@ -36,7 +36,8 @@ OF_A_FOLDER = "For a folder of photos"
 @options.takes_settings
 def stylize(
     content: Annotated[
-        str, typer.Argument(metavar="PHOTO", help="A file, a folder of photos, or the name of a sample such as chelsea.")
+        str,
+        typer.Argument(metavar="PHOTO", help="A file, a folder of photos, or the name of a sample such as chelsea."),
     ],
     styles: Annotated[
         list[str],
