@@ -74,7 +74,7 @@ def test_three_photos_three_paintings_and_two_presets_from_one_command_to_one_re
     text = target.read_text()
     assert text.count('<table class="sheet"') == 2 and "<h3>Preset draft</h3>" in text
     assert len(re.findall(r"Run \d+</a> · [abc], [xyz], Preset (?:draft|reference)", text)) == 18
-    assert "Yardstick" in text and "have not been measured" not in text
+    assert "Evaluation:" in text and "have not been evaluated" not in text
     assert len(library.select(library.entries(), "photos × art")) == 18
 
     (given / "photos" / "b.png").unlink()
