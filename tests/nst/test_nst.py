@@ -177,7 +177,7 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("preview good.png waves -o none/out.png", r".*out\.png cannot be written: there is no folder .*none\."),
         ("preview good.png waves", r"Missing option '-o'|Missing option .*--output"),
         ("paint good.png waves", r"No such command 'paint'"),
-        ("reference --rows 0,150 good.png good.png", r"--rows 0,150: no row 150 was published; there are 0,100,"),
+        ("reference --rows 0,150 good.png good.png", r"--rows 0,150: row 150 was not published; choose from 0,100,"),
         ("reference --rows all good.png good.png", r"--rows all is no list of iterations such as 0,100\."),
         ("reference good.png", r"Give both images of the pair, or neither to download them\."),
     ],
