@@ -1,4 +1,4 @@
-"""The audit of the locked packages: pip-audit itself, asking a service of this test's."""
+"""The audit of the locked packages: the real pip-audit with a vulnerability service of this test."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ LOCK = "".join(f"{name}==1.0 --hash=sha256:{'0' * 64}\n" for name in ("sound", "
 
 @pytest.fixture
 def service():
-    """Answers like OSV: of the package `broken` it knows a vulnerability, mended in what is appended to the list."""
+    """Run a service like OSV that knows a vulnerability of `broken`, fixed in the versions in the yielded list."""
     mended = []
 
     class Answer(BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ def test_a_vulnerability_with_a_remedy_fails(audit, service):
     )
 
 
-def test_a_vulnerability_without_one_is_told(audit, service):
+def test_a_vulnerability_without_a_remedy_is_reported(audit, service):
     address, _ = service
     done = audit(address)
     assert done.returncode == 0
@@ -71,14 +71,14 @@ def test_sound_packages_pass(audit, service):
     assert done.returncode == 0 and "2 packages audited, 0 to be renewed" in done.stdout
 
 
-def test_a_service_that_cannot_be_reached_is_told_and_fails_nothing(audit):
+def test_an_unreachable_service_is_reported_but_passes(audit):
     done = audit("http://localhost:9")
     assert done.returncode == 0
     assert "NOT AUDITED, the vulnerability service cannot be reached" in done.stdout
 
 
-def test_packages_that_the_service_knows_nothing_of_are_not_called_sound(capsys):
-    """As pip-audit tells of an index that does not answer for a version."""
+def test_packages_unknown_to_the_service_are_reported_as_not_audited(capsys):
+    """pip-audit gives a skip reason for a version that the index does not know."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("audit", ROOT / ".ci" / "audit.py")
@@ -88,6 +88,6 @@ def test_packages_that_the_service_knows_nothing_of_are_not_called_sound(capsys)
     assert "NOT AUDITED, the service knows nothing of 1 of 1 packages: sound" in capsys.readouterr().out
 
 
-def test_a_lock_that_cannot_be_read_fails(audit, service):
+def test_an_unreadable_lock_fails(audit, service):
     done = audit(service[0], "no lock at all !\n")
     assert done.returncode == 1 and "pip-audit failed" in done.stderr
