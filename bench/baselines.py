@@ -22,14 +22,7 @@ class PublishedLoop:
     """The code path of the published run: eager TensorFlow in float32, iteration by iteration."""
 
     def __init__(self, weights: Weights, content: np.ndarray, style: np.ndarray, settings: TransferSettings) -> None:
-        """Prepare the targets of the losses.
-
-        Args:
-            weights: The VGG19 weights.
-            content: The preprocessed content image `(1, H, W, 3)`.
-            style: The preprocessed style image `(1, H, W, 3)`.
-            settings: The settings of the preset reference.
-        """
+        """Compute the targets of preprocessed images `(1, H, W, 3)`; `settings` are those of the preset reference."""
         self._settings = settings
         self._network = feature_network(weights, sorted({*settings.style_layers, *settings.content_layers}))
         style_features, content_features = self._network(style), self._network(content)

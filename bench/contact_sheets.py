@@ -103,15 +103,7 @@ class CellPainter:
     def paint(
         self, cell: Cell, photo_name: str = PHOTO, preset: str = "fast", seconds: float = math.inf, **more: Any
     ) -> Painted:
-        """Paint a photo with a preset and a cell, for at most so many seconds.
-
-        Args:
-            cell: The styles, masks and changed settings.
-            photo_name: The name of a sample or of one of `pictures`.
-            preset: The name of the preset.
-            seconds: The limit; the run stops at the first step after it.
-            more: Further settings.
-        """
+        """Paint a photo with a preset and the changes of a cell, and stop at the first step after `seconds`."""
         photo, *pictures = (codec.read_image(self.path(name)) for name in (photo_name, *cell.styles))
         chosen = presets.choose(preset, **{"frame_every": 10_000, **more, **cell.changes})
         shape = geometry.resized_shape(photo.width, photo.height, chosen.size)

@@ -75,7 +75,7 @@ class Course(_Strict):
         return self
 
     def total_at(self, seconds: float) -> float | None:
-        """Return the lowest loss after so many seconds, or `None` before the first picture."""
+        """Return the lowest loss until `seconds`, or `None` before the first picture."""
         reached = [total for at, total in zip(self.seconds, self.totals, strict=True) if at <= seconds]
         return reached[-1] if reached else None
 

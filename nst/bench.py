@@ -201,4 +201,4 @@ def _print_measurement(found: Measurement, as_json: bool) -> None:
             ["way", "s per iteration", "s to the target", *(f"loss at {mark} s" for mark in MARKS)], lines
         )
     if any(course.extrapolated for pair in found.pairs for course in pair.courses):
-        console.tell("* extrapolated: the median time of an iteration, times the iterations of the published run")
+        console.tell("* extrapolated: the median time of an iteration, times the number in the published run")

@@ -98,7 +98,7 @@ def compare(
     run_ids: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…", help="Runs with a result: their IDs, unique beginnings of IDs, or last. nst runs lists IDs."
+            metavar="RUN…", help="Runs with a result: IDs or their first parts, or last. nst runs lists IDs."
         ),
     ],
     by: By = "reference",
@@ -146,7 +146,7 @@ def report(
     run_ids: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…", help="The runs to report: IDs, unique beginnings of IDs, or last. nst runs lists IDs."
+            metavar="RUN…", help="Runs for the report: IDs or their first parts, or last. nst runs lists IDs."
         ),
     ],
     output: Annotated[
@@ -186,16 +186,7 @@ def write_report(
     weights: Path | None = None,
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = {},
 ) -> None:
-    """Write the report of runs, and print its path.
-
-    Args:
-        found: The runs.
-        output: The file to write, .html or .zip.
-        by: The preset or run whose settings evaluate the results.
-        title: The title of the report.
-        measure: Compute missing evaluations first.
-        weights: The VGG19 weights for these evaluations; `None` finds or downloads them.
-        tables: Measured times, from `bench.measurements.tables`.
+    """Write the report of runs, and print its path; with `measure`, compute missing evaluations first.
 
     Raises:
         StudioError: If the report cannot be written.

@@ -83,7 +83,7 @@ def dashboard(context: typer.Context) -> None:
 
 @app.command(hidden=True)
 def worker() -> None:
-    """Perform queued runs one after another, in a slot of its own. The dashboard starts workers itself."""
+    """Perform queued runs one after another, in its own slot. The dashboard starts workers itself."""
     from core import log
     from core.jobs.worker import work
 

@@ -63,7 +63,7 @@ def stylize(
         ),
     ] = None,
     keep: Annotated[
-        str | None, typer.Option(metavar="PICTURE", help="Leave the photo as it is where this picture is white.")
+        str | None, typer.Option(metavar="PICTURE", help="Keep the photo unchanged where this picture is white.")
     ] = None,
     start_from: Annotated[
         str | None, typer.Option(metavar="PICTURE", help="Start from this picture instead of --init.")
@@ -138,7 +138,7 @@ def resume(
     run_id: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="A run that has ended: its ID, a unique beginning of it, or last. nst runs lists IDs."
+            metavar="RUN", help="A run that has ended: its ID or the first part of it, or last. nst runs lists IDs."
         ),
     ],
     output: Output,
@@ -212,16 +212,7 @@ def read_spec(
     start: str | None = None,
     steering: Sequence[Steering] = (),
 ) -> RunSpec:
-    """Read the pictures, and return how a photo is to be painted.
-
-    Args:
-        styles: Files or names of samples.
-        settings: The settings of the run.
-        preset: The name of the preset that they start from.
-        masks: Texts such as "2:mask.png", at most one per style.
-        keep: The mask of the area that stays as it is.
-        start: The picture to start from.
-        steering: Changes of weights during the run.
+    """Read the pictures of a run, and return its spec; `masks` are texts such as "2:mask.png".
 
     Raises:
         InputError: If a picture is unreadable, or the pictures and settings do not fit together.
@@ -260,12 +251,12 @@ def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
 
 
 def _kept(given: str) -> Image.Image:
-    """Read the mask of the area that stays as it is, and refuse an all black or all white mask."""
+    """Read the mask of the unchanged area, and refuse an all black or all white mask."""
     from core.images import sandbox
 
     mask = sandbox.read_mask(Path(given))
     if not mask.getbbox():
-        raise InputError(f"--keep {given}: it is all black, so nothing would stay as it is. Make some of it white.")
+        raise InputError(f"--keep {given}: it is all black, so nothing would stay unchanged. Make some of it white.")
     if mask.getextrema() == (255, 255):
         raise InputError(f"--keep {given}: it is all white, so nothing would be painted. Make some of it black.")
     return mask
@@ -302,13 +293,7 @@ def _let_pass(steps: Iterator[Step]) -> None:
 def perform(
     run: Run, weights: Path | None, consume: Callable[[Iterator[Step]], None] = _let_pass, now: bool = False
 ) -> None:
-    """Perform a run in this process, with a progress bar.
-
-    Args:
-        run: The run.
-        weights: A file of VGG19 weights; `None` finds or downloads it.
-        consume: Reads all steps of the run.
-        now: Do not wait for a free slot.
+    """Perform a run in this process with a progress bar; `consume` reads its steps, `now` skips the queue.
 
     Raises:
         StudioError: If the run fails.

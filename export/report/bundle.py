@@ -29,14 +29,7 @@ def write_zip(
     """Write a report as a ZIP: report.html, tables of all runs (runs.csv, runs.json), and a folder for each run.
 
     The folder has the run's pictures in full size, metrics.csv, run.json, and repeat.sh, which paints the run again.
-
-    Args:
-        target: The open file to write.
-        found: The runs.
-        evaluations: Evaluations by run ID.
-        title: The title of the page.
-        measured_by: Whose settings the evaluations use, such as "the preset reference".
-        timings: Tables of `bench.measurements`, by their titles.
+    The arguments after `target` are those of `page.html`.
 
     Raises:
         InputError: If there is no run, or a run is unreadable.

@@ -143,7 +143,7 @@ def pictures(each: ReportRun) -> list[Picture]:
     side = min(PICTURE_SIDE, max(record.shape))  # no larger than the result
     pictures = [picture(run, run.content, f"Photo: {record.content}", f"The photo {record.content}", side)]
     if run.kept.is_file():
-        pictures.append(_mask(run, run.kept, "Left as it is where white", "The mask of the unchanged part"))
+        pictures.append(_mask(run, run.kept, "Unchanged where white", "The mask of the unchanged part"))
     for style in styles_of(run, record):
         caption = f"{style.label}: {', '.join(filter(None, (style.name, style.share_text)))}"
         pictures.append(picture(run, style.path, caption, f"The painting {style.name}", side))

@@ -373,7 +373,7 @@ def test_the_command_and_the_page_have_every_style_and_mask(pair, own_home):
         "Painting 1: b",
         "Painting 2: c, in its part",
         "Painting 2 is used where white",
-        "Left as it is where white",
+        "Unchanged where white",
     )
     assert all(caption in text for caption in captions)
     assert "Painting 1 is used where white" not in text
