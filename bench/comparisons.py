@@ -37,7 +37,7 @@ PAIR = PHOTOS[1], STYLES[1]
 REFERENCE = PRESETS["reference"].settings()
 
 
-def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Comparison:
+def gram_targets(engine: Engine, report: Report, size: int = REFERENCE.size) -> Comparison:
     """Compare ways to get the Gram matrices of a style: Keras, compiled TensorFlow, ONNX Runtime and the cache."""
     style = _network_picture(PAIR[1].path(), size)
     layers = REFERENCE.style_layers
@@ -66,10 +66,10 @@ def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Co
     with own_home(engine):
         providers = engine.choice(REFERENCE).onnx_providers
         ways["cache"] = lambda: style_targets(style, layers, engine.model, providers)
-        return Comparison(title="Style Gram targets", timings=list(interleaved(ways, size, told)))
+        return Comparison(title="Style Gram targets", timings=list(interleaved(ways, size, report)))
 
 
-def step(engine: Engine, told: Report, sizes: tuple[int, ...] = SIZES) -> Comparison:
+def step(engine: Engine, report: Report, sizes: tuple[int, ...] = SIZES) -> Comparison:
     """Compare a loss with its gradient at each size: eager, compiled, XLA and convolutions alone, by precision."""
     precisions: list[Precision] = ["float32"]
     if engine.choice(PRESETS[DEFAULT_PRESET].settings()).precision == "bfloat16":
@@ -79,7 +79,7 @@ def step(engine: Engine, told: Report, sizes: tuple[int, ...] = SIZES) -> Compar
         ways: dict[str, Callable[[], object]] = {}
         for precision in precisions:
             ways |= _steps(engine, size, precision)
-        timings += interleaved(ways, size, told)
+        timings += interleaved(ways, size, report)
     return Comparison(title="One step", timings=timings)
 
 
@@ -104,18 +104,20 @@ def _steps(engine: Engine, size: int, precision: Precision) -> dict[str, Callabl
     return {**ways, f"convolutions alone, {precision}": floor}
 
 
-def start(engine: Engine, told: Report) -> Comparison:
+def start(engine: Engine, report: Report) -> Comparison:
     """Measure the time from Start to the first pictures of the default preset, in a warm and in a new worker."""
     engine.warm_up(PRESETS[DEFAULT_PRESET].settings())
     photo, painting = (geometry.resize(codec.read_image(sample.path()), REFERENCE.size) for sample in PAIR)
     timings: list[Timing] = []
     with contextlib.suppress(StudioError):  # skip the preview if its network is missing
-        network = preview.obtain(told)
-        timings += interleaved({"preview, warm session": lambda: network.paint(photo, painting)}, REFERENCE.size, told)
+        network = preview.obtain(report)
+        timings += interleaved(
+            {"preview, warm session": lambda: network.paint(photo, painting)}, REFERENCE.size, report
+        )
     for kind, begin in (("warm", _in_this_process), ("cold", _in_a_new_process)):
         found: dict[str, list[float]] = {}
         for turn in range(LEAST):
-            told(f"{kind} start, {turn + 1} of {LEAST} …")
+            report(f"{kind} start, {turn + 1} of {LEAST} …")
             for event, seconds in _first_pictures(engine, begin).items():
                 found.setdefault(event, []).append(seconds)
         timings += [

@@ -145,32 +145,32 @@ def save(whole: Image.Image, path: Path) -> None:
             break
 
 
-def controls(painter: CellPainter, told: Report) -> Image.Image:
+def controls(painter: CellPainter, report: Report) -> Image.Image:
     """Return the contact sheet of all controls."""
     photo, painting = (np.asarray(codec.shrunk(painter.path(name), WIDTH)) for name in (PHOTO, PAINTING))
     pictures = [(photo, "the photo"), (painting, "the painting")]
     for number, cell in enumerate(CELLS, 1):
-        told(f"{number} of {len(CELLS)}: {cell.caption} …")
+        report(f"{number} of {len(CELLS)}: {cell.caption} …")
         pictures.append((painter.paint(cell, size=SIZE, iterations=ITERATIONS).picture, cell.caption))
     return sheet(pictures)
 
 
-def fine(painter: CellPainter, told: Report, pairs: Sequence[tuple[str, str]] = SAMPLE_PAIRS) -> Image.Image:
+def fine(painter: CellPainter, report: Report, pairs: Sequence[tuple[str, str]] = SAMPLE_PAIRS) -> Image.Image:
     """Return a sheet of `fine` beside `reference` at the same wall time, with their style losses in float32."""
     pictures = []
     for photo, painting in pairs:
-        told(f"{photo} × {painting}: fine …")
+        report(f"{photo} × {painting}: fine …")
         best = painter.paint(Cell("", styles=(painting,)), photo, "fine")
-        told(f"{photo} × {painting}: reference, for {best.seconds:.0f} s …")
+        report(f"{photo} × {painting}: reference, for {best.seconds:.0f} s …")
         published = painter.paint(Cell("", styles=(painting,)), photo, "reference", best.seconds)
         for name, painted in (("fine", best), ("reference", published)):
             caption = f"{name}: {painted.seconds:.0f} s, style loss {painted.style:.3g}"
-            told(f"{photo} × {painting}: {caption}")
+            report(f"{photo} × {painting}: {caption}")
             pictures.append((painted.picture, caption))
     return sheet(pictures, FEW, LARGE)
 
 
-def paint(engine: Engine, folder: Path, sheets: Sequence[str], told: Report) -> None:
+def paint(engine: Engine, folder: Path, sheets: Sequence[str], report: Report) -> None:
     """Write the named sheets into the folder, such as `controls.jpg`, without keeping the runs.
 
     Raises:
@@ -180,7 +180,7 @@ def paint(engine: Engine, folder: Path, sheets: Sequence[str], told: Report) -> 
     folder.mkdir(parents=True, exist_ok=True)
     with own_home(engine):
         for name in sheets:
-            save(SHEETS[name](CellPainter(engine, pictures), told), folder / f"{name}.jpg")
+            save(SHEETS[name](CellPainter(engine, pictures), report), folder / f"{name}.jpg")
 
 
 SHEETS: Mapping[str, Callable[[CellPainter, Report], Image.Image]] = {

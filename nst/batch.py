@@ -114,12 +114,12 @@ def batch(
         target = report_to or Path("batch-report.html")
         name = " × ".join(" + ".join(Path(each).name or each for each in named) for named in (contents, styles))
     check_writable(target)
-    with console.working() as told:
+    with console.working() as report:
         if jobs_file:
-            wanted = from_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, told)
+            wanted = from_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, report)
         else:
             presets, sweeps = preset or [DEFAULT_PRESET], plan.sweeps(sweep or ())
-            wanted = plan.from_product(contents or (), styles or (), presets, sweeps, common, told)
+            wanted = plan.from_product(contents or (), styles or (), presets, sweeps, common, report)
     _paint_batch(wanted, name, target, by, measure, again, address, as_json)
 
 
@@ -138,8 +138,8 @@ def _paint_batch(
 
     items = batch_items(wanted, again)
     there = [item for item in items if item.state == "painted"]
-    said = f", {len(there)} of them already painted" if there else ""
-    console.tell(f"{len(items)} run{'s'[: len(items) > 1]}{said}")
+    finished = f", {len(there)} of them already painted" if there else ""
+    console.tell(f"{len(items)} run{'s'[: len(items) > 1]}{finished}")
     progress = BatchProgress([item for item in items if item.state != "painted"])
     stopped, report = False, None
     repeat = f"repeat the command{' without --again' if again else ''}"
@@ -180,8 +180,8 @@ def _run_batch(progress: BatchProgress, name: str, address: str | None) -> None:
     from core.batches.progress import begin
     from core.jobs import ray_head, schedule
 
-    with console.working() as told:
-        begun = begin([item for item in progress.items if item.state != "under way"], name, told)
+    with console.working() as report:
+        begun = begin([item for item in progress.items if item.state != "under way"], name, report)
     if address and begun:
         ray_head.paint_all(begun, address, partial(_report_cluster, progress), partial(load_engine, None))
     else:
@@ -195,15 +195,15 @@ def _run_batch(progress: BatchProgress, name: str, address: str | None) -> None:
     ):
         iterations = sum(item.job.settings.iterations for item in progress.items)
         task = bar.add_task("", total=iterations, left="", visible=iterations > 0)
-        told_of = len(progress.over)
+        shown = len(progress.over)
         for seen in progress.until_over():
             if interrupted:
                 raise KeyboardInterrupt
             bar.update(task, completed=seen.iterations, description=legible(seen.words), left=seen.left)
             if not on_terminal:
-                for line in progress.endings()[told_of:]:
+                for line in progress.endings()[shown:]:
                     console.tell(line)
-                told_of = seen.over
+                shown = seen.over
 
 
 def _report_cluster(progress: BatchProgress, line: str) -> None:

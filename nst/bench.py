@@ -149,18 +149,18 @@ def _measure(
     from core.timings import Timings
 
     wanted_sizes = parse_sizes(sizes) if sizes else SIZES
-    with console.working() as told:
+    with console.working() as report:
         hardware.import_tensorflow()
         from bench import comparisons, quality
         from bench import peers as others
 
-        engine = load_engine(weights, told, Timings())
+        engine = load_engine(weights, report, Timings())
         found = Measurement.begin(engine.weights.provenance)
         ways = {
-            "targets": lambda: comparisons.gram_targets(engine, told),
-            "step": lambda: comparisons.step(engine, told, wanted_sizes),
-            "start": lambda: comparisons.start(engine, told),
-            "peers": lambda: others.steps(engine, told, announce=console.tell),
+            "targets": lambda: comparisons.gram_targets(engine, report),
+            "step": lambda: comparisons.step(engine, report, wanted_sizes),
+            "start": lambda: comparisons.start(engine, report),
+            "peers": lambda: others.steps(engine, report, announce=console.tell),
         }
         for part in (*parts, *(["peers"] if peers else [])):
             if part in ways:
@@ -168,7 +168,7 @@ def _measure(
                 yield found
         for pair in quality.pairs(console.tell) if "quality" in parts else ():
             try:
-                found.pairs.append(quality.time_to_quality(engine, pair, remeasure, told))
+                found.pairs.append(quality.time_to_quality(engine, pair, remeasure, report))
             except StudioError as error:
                 console.tell(str(error))
             yield found

@@ -83,7 +83,7 @@ class PaintingProgress:
         self._task = self._bar.add_task("Preparing …", total=iterations, visible=iterations > 0)
         self._heading = ""
         self._before = self._completed = 0  # iterations: before the current run, and in total
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def __enter__(self) -> PaintingProgress:
         self._bar.start()
@@ -100,8 +100,8 @@ class PaintingProgress:
     def report(self, line: str) -> None:
         """Show what is being prepared; without a terminal, print the same line only once for all runs."""
         self._bar.update(self._task, description=f"{self._heading}{line}")
-        if not screen.is_terminal and line not in self._told and line != "…":
-            self._told.add(line)
+        if not screen.is_terminal and line not in self._printed and line != "…":
+            self._printed.add(line)
             tell(line)
 
     def watch(self, steps: Iterator[Step], iterations: int) -> Iterator[Step]:

@@ -35,12 +35,12 @@ def main() -> None:
         else:
             log.failed("command failed", error)
         if isinstance(error, StudioError):
-            said = str(error)
+            message = str(error)
         elif isinstance(error, OSError) and error.strerror:
-            said = _describe_os_error(error)
+            message = _describe_os_error(error)
         else:
-            said = f"Unexpected error ({type(error).__name__}: {error}). Use --debug to see where."
-        _fail(2 if isinstance(error, InputError) else 1, said)
+            message = f"Unexpected error ({type(error).__name__}: {error}). Use --debug to see where."
+        _fail(2 if isinstance(error, InputError) else 1, message)
     if code == 130:  # Typer's exit code for Ctrl-C
         _fail(130, "Stopped.")
     sys.exit(code if isinstance(code, int) else 0)

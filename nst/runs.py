@@ -131,13 +131,13 @@ def _evaluations(found: list[Run], by: str, weights: Path | None) -> list[Evalua
     settings = evaluation.settings_of(by)
     kept = evaluation.evaluations(found, settings)
     if missing := [run for run in found if run.id not in kept]:
-        with console.working() as told:
+        with console.working() as report:
             records = {run.id: run.record() for run in missing}
-            told("Loading TensorFlow …")
+            report("Loading TensorFlow …")
             hardware.import_tensorflow()
-            engine = load_engine(weights, told, Timings())
+            engine = load_engine(weights, report, Timings())
             for run in missing:
-                kept[run.id] = evaluation.evaluate(engine, run, records[run.id], settings, told)
+                kept[run.id] = evaluation.evaluate(engine, run, records[run.id], settings, report)
     return [kept[run.id] for run in found]
 
 

@@ -42,10 +42,10 @@ def prepare(weights: Weights = None) -> None:
     from core.timings import Timings
     from core.transfer.preview import obtain
 
-    with console.working() as told:
+    with console.working() as report:
         hardware.import_tensorflow()
-        load_engine(weights, told, Timings())
-        obtain(told)
+        load_engine(weights, report, Timings())
+        obtain(report)
     console.tell("Runs and previews now work offline.")
 
 

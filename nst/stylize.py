@@ -113,7 +113,9 @@ def stylize(
     if late := [
         text for text, change in zip(steer or (), steering, strict=True) if change.iteration >= wanted.iterations
     ]:
-        raise InputError(f"--steer {late[0]}: the run ends after {wanted.iterations} iterations. Give an earlier one.")
+        raise InputError(
+            f"--steer {late[0]}: the run ends after {wanted.iterations} iterations. Give an earlier iteration."
+        )
     if iterations_after_first and not sequence:
         raise InputError("--iterations-after-first needs --sequence.")
     folder = Path(content)
@@ -319,8 +321,8 @@ def _paint(
 
 def _paint_folder(batch: FolderBatch, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
     """Paint the unpainted photos with one progress bar, and print the failures at the end."""
-    with console.working() as told:
-        items = batch.items(told)
+    with console.working() as report:
+        items = batch.items(report)
         due = {number: item for number, item in enumerate(items, 1) if again or not item.is_painted}
     make_engine = once(lambda tell, timings: load_engine(weights, tell, timings))
     painted: list[dict[str, Any]] = []

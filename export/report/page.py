@@ -146,12 +146,12 @@ def _stages(each: ReportRun) -> Mapping[int, str]:
 
 def _described_briefly(shown: list[ReportRun]) -> list[dict[str, Any]]:
     """Return what the page says about each of many runs: titled by its differences, without its inputs."""
-    told = contact_sheet.captions([each.record for each in shown])
+    captions = contact_sheet.captions([each.record for each in shown])
     large, drawn = len(shown) <= MOST_LARGE, len(shown) <= MOST_CURVES
     return [
         _described(each, pictures=False, drawn=drawn)
         | {"title": legible(each.marks.name) or caption, "large": content.painted(each, LARGE_SIDE) if large else None}
-        for each, caption in zip(shown, told, strict=True)
+        for each, caption in zip(shown, captions, strict=True)
     ]
 
 
@@ -275,7 +275,7 @@ def _timings(shown: list[ReportRun]) -> list[tuple[str, list[str]]]:
 
 
 def _provenance(record: RunRecord) -> list[tuple[str, str]]:
-    told = {
+    facts = {
         "Painted": f"{record.created:%Y-%m-%d %H:%M:%S} UTC",
         "Weights of VGG19": record.weights,
         "SHA-256 of the weights": record.weights_sha256,
@@ -285,7 +285,7 @@ def _provenance(record: RunRecord) -> list[tuple[str, str]]:
         "Loss evaluations": str(record.evaluations or ""),
         "Best iteration": "" if record.best_iteration is None else str(record.best_iteration),
     }
-    return [(name, value) for name, value in told.items() if value]
+    return [(name, value) for name, value in facts.items() if value]
 
 
 def _fact(name: str) -> str:
