@@ -58,7 +58,7 @@ CELLS = (
     Cell("two paintings, 1 : 1", styles=(PAINTING, ANOTHER)),
     Cell("two paintings, 4 : 1", {"style_blend": (4, 1)}, (PAINTING, ANOTHER)),
     Cell("two paintings with a mask", {}, (PAINTING, ANOTHER), (left, None)),
-    Cell("the middle left as it is", kept=disc),
+    Cell("the middle unchanged", kept=disc),
     Cell("colours: luminance", {"colours": "luminance"}),
     Cell("colours: matched", {"colours": "matched"}),
     Cell("style scale 0.5", {"style_scale": 0.5}),

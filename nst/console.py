@@ -137,7 +137,9 @@ def printable(text: str) -> str:
 def print_table(columns: list[str], lines: Sequence[Sequence[str | Text]]) -> None:
     table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "run")  # people copy the ID of a run
+        table.add_column(
+            column, overflow="fold", no_wrap=column == "run"
+        )  # people copy run IDs, so keep each on one line
     for line in lines:
         table.add_row(*(Text(legible(cell)) if isinstance(cell, str) else cell for cell in line))  # no markup
     results = Console()

@@ -18,7 +18,9 @@ Style = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", help="A file of VGG19 weights. Default: found here, or downloaded.", metavar="FILE"),
+    typer.Option(
+        "--weights", help="A file of VGG19 weights. Default: found on this machine, or downloaded.", metavar="FILE"
+    ),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write: .png .jpg .webp .tif")]
 Now = Annotated[bool, typer.Option("--now", help="Paint at once, even if another run is active.")]

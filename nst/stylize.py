@@ -79,7 +79,7 @@ def stylize(
         bool,
         typer.Option(
             "--sequence",
-            help="Treat the photos as frames of a film: start each from the result before.",
+            help="Treat the photos as frames of a film: each starts from the previous result.",
             rich_help_panel=OF_A_FOLDER,
         ),
     ] = False,

@@ -23,7 +23,7 @@ FEW = 6  # runs shown with their inputs in large pictures; more runs are shown o
 SHEET_SIDE = 360  # px, of a picture on a contact sheet
 LARGE_SIDE = 640  # px, of the same picture in the details of its run
 MOST_LARGE = 60  # runs with such a picture; more would make the page slow
-MOST_CURVES = len(charts.COLOURS) * len(charts.DASHES)  # more curves look alike
+MOST_CURVES = len(charts.COLOURS) * len(charts.DASHES)  # more curves would look alike
 
 ABBREVIATIONS = {"cpu": "CPU", "cuda": "CUDA", "gpu": "GPU", "gpus": "GPUs", "onnx": "ONNX"}
 
@@ -41,7 +41,7 @@ def html(
         found: The runs.
         evaluations: Evaluations by run ID.
         title: The title of the page.
-        measured_by: Whose settings the evaluations use, such as "the preset reference".
+        measured_by: The source of the evaluations' settings, such as "the preset reference".
         timings: Tables of `bench.measurements`, by their titles.
 
     Raises:
