@@ -204,9 +204,8 @@ def test_a_failure_not_caused_by_input_exits_with_1(files, monkeypatch, command)
     done = nst(command, files / "good.png", files / "good.png", *more)
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
-    assert len(done.stderr.splitlines()) == (
-        1 if command == "stylize" else 2
-    )  # a line says that these are not the published images
+    # reference also prints that these are not the published images
+    assert len(done.stderr.splitlines()) == (1 if command == "stylize" else 2)
     assert line.startswith("nst: The run cannot be written to ")
 
 
@@ -543,7 +542,7 @@ def test_json_output_escapes_terminal_control_characters(files, own_home):
 
 
 def test_runs_shows_why_a_run_was_interrupted(files, own_home):
-    """The reason is the recorded one or is found out; the table cuts it to one line."""
+    """The reason is read from the record or worked out; the table cuts it to one line."""
     seen, noted = (new_run(files, name, "style") for name in ("seen", "noted"))
     earlier = ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""})
     seen.change(status="running", writer=earlier, message="Compiling the first step …")
