@@ -25,9 +25,7 @@ from core.transfer.stylize import Step, stylize
 
 ITERATION = 900  # of the preset reference: the last published row
 STEPS = 20  # measured iterations of a run that would take too long
-TARGETS = (
-    Path(__file__).parent / "targets.json"
-)  # of the project; targets of this machine are in the folder of its measurements
+TARGETS = Path(__file__).parent / "targets.json"  # of the project; this machine's targets are beside its measurements
 SAMPLE_PAIRS = (("coffee", "mosaic"), ("chelsea", "waves"), ("astronaut", "night"))
 
 

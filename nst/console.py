@@ -137,9 +137,7 @@ def printable(text: str) -> str:
 def print_table(columns: list[str], lines: Sequence[Sequence[str | Text]]) -> None:
     table = Table()
     for column in columns:
-        table.add_column(
-            column, overflow="fold", no_wrap=column == "run"
-        )  # people copy run IDs, so keep each on one line
+        table.add_column(column, overflow="fold", no_wrap=column == "run")  # unbroken IDs can be copied
     for line in lines:
         table.add_row(*(Text(legible(cell)) if isinstance(cell, str) else cell for cell in line))  # no markup
     results = Console()

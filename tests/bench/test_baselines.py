@@ -22,9 +22,8 @@ def test_the_published_loop_gives_the_same_totals(engine, objective, photo, pain
     theirs = [loop.iterate() for _ in range(SETTINGS.iterations + 1)]
     ours = [step.losses.total for step in stylize(objective, photo, SETTINGS)]
     assert theirs[:2] == pytest.approx(ours[:2], rel=1e-5)
-    assert theirs == pytest.approx(
-        ours, rel=1e-3
-    )  # rounding may change the choice in a pooling tie, and the difference stays
+    # Rounding may change the choice in a pooling tie, and the difference stays.
+    assert theirs == pytest.approx(ours, rel=1e-3)
     assert loop.best_total == min(theirs)
     assert len(loop.best) == photo.size
 

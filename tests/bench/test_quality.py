@@ -40,9 +40,8 @@ def test_a_target_is_measured_once_and_then_read(engine, pictures, targets_file,
     measured = quality.target(engine, pictures, True, print)
     monkeypatch.setattr(quality, "stylize", None)  # painting again would fail
     assert quality.target(engine, pictures, False, print) == measured
-    assert (
-        json.loads(targets_file.read_text()) == []
-    )  # the project's file is unchanged; the new target is with the measurements
+    # The project's file is unchanged; the new target is with the measurements.
+    assert json.loads(targets_file.read_text()) == []
     (entry,) = json.loads(quality._own_file().read_text())
     assert (entry["pair"], entry["iteration"], entry["weights_sha256"]) == ("small pair", 5, engine.weights.sha256)
 

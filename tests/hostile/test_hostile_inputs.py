@@ -78,9 +78,8 @@ def png(width=64, height=48, extra=b"", pixels=None, colour=2):
 def tiff_of(tags):
     """Return a little-endian TIFF of one directory, with a LONG for each tag number."""
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
-    return (
-        b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 8)
-    )  # the next directory is the same
+    # The next directory is the same.
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 8)
 
 
 def exif(entries, next_directory=0):

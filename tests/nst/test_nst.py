@@ -305,9 +305,8 @@ def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
     photo = geometry.resize(codec.read_image(files / "good.png"), 64)
     difference = abs(np.asarray(codec.read_image(files / "out.png"), int) - photo).max(2)
-    assert (
-        difference[:, :30].max() <= 1 and difference[:, 34:].max() > 8
-    )  # the left half is kept, the right half painted
+    # The left half is kept, the right half painted.
+    assert difference[:, :30].max() <= 1 and difference[:, 34:].max() > 8
 
 
 def test_stretched_masks_and_start_pictures_are_reported(files, own_home, weights, model):

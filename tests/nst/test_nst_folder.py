@@ -180,7 +180,6 @@ def test_ctrl_c_ends_a_film_and_keeps_its_finished_frames(photos, own_home, weig
 def test_one_bar_for_all_photos_on_a_terminal(on_terminal, photos, own_home, weights, model):
     text = on_terminal(command(photos, "waves", "-o", photos.parent / "out", *SMALL))
     assert re.search(r"1 of 2, photo2\.png: total \S+ +\S+ +\d/4 ", text)
-    assert re.search(
-        r"2 of 2, photo10\.png: total \S+ +\S+ +4/4 +\S+ it/s +\d:\d\d:\d\d", text
-    )  # iterations of all photos, and the time left
+    # Iterations of all photos, and the time left.
+    assert re.search(r"2 of 2, photo10\.png: total \S+ +\S+ +4/4 +\S+ it/s +\d:\d\d:\d\d", text)
     assert f"Painted 2 of 2: {photos.parent / 'out'}" in text.replace("\r\n", "\n")
