@@ -359,7 +359,7 @@ def _paint_folder(batch: FolderBatch, weights: Path | None, now: bool, again: bo
     if as_json:
         console.print_json({"painted": painted, "there already": there, "failed": failed})
     else:
-        before = f", {len(there)} were already there" if there else ""
+        before = f", {len(there)} were already painted" if there else ""
         console.tell(f"Painted {len(painted)} of {len(items)}{before}: {batch.target}")
     for message in failed.values():
         console.tell(message)

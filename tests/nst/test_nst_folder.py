@@ -77,7 +77,7 @@ def test_a_folder_is_painted_and_finished_photos_are_not_painted_again(photos, o
     (photos / "photo3.jpg").unlink()
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     done = stylize(photos, "waves", "-o", out, *SMALL)
-    assert (done.returncode, done.stderr) == (0, f"Painted 0 of 2, 2 were there already: {out}\n")
+    assert (done.returncode, done.stderr) == (0, f"Painted 0 of 2, 2 were already painted: {out}\n")
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
     photo(3).save(photos / "photo3.png")
@@ -122,7 +122,7 @@ def test_each_frame_starts_from_the_result_before_and_an_interrupted_film_contin
         assert abs(result - begun).max() <= 1
 
     done = stylize(photos, "waves", "-o", out, *given)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"Painted 0 of 3, 3 were there already: {out}")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"Painted 0 of 3, 3 were already painted: {out}")
     (out / "photo10.png").unlink()
     given = (*SMALL, "--sequence", "--iterations-after-first", "1")
     courses = []
