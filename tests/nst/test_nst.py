@@ -153,11 +153,17 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("stylize good.png waves -o out.png --mask 1:words.jpg", r"words\.jpg is not a JPEG, PNG, "),
         ("stylize good.png waves -o out.png --mask 1:clear.png", r"--mask 1:clear\.png: it is all black, so the st"),
         ("stylize good.png waves -o out.png --keep none.png", r"none\.png does not exist in "),
-        ("stylize good.png waves -o out.png --keep black.png", r"--keep black\.png: .* black .* nothing would stay un"),
-        ("stylize good.png waves -o out.png --keep clear.png", r"--keep clear\.png: .* black .* nothing would stay un"),
+        (
+            "stylize good.png waves -o out.png --keep black.png",
+            r"--keep black\.png: .* black, so nothing would stay un",
+        ),
+        (
+            "stylize good.png waves -o out.png --keep clear.png",
+            r"--keep clear\.png: .* black, so nothing would stay un",
+        ),
         (
             "stylize good.png waves -o out.png --keep white.png",
-            r"--keep white\.png: .* white .* nothing would be paint",
+            r"--keep white\.png: .* white, so nothing would be paint",
         ),
         (
             "stylize good.png waves -o out.png --sequence",
