@@ -1,1 +1,1 @@
-"""What we measure ourselves against."""
+"""Measurements and comparisons with other implementations."""

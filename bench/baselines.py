@@ -1,4 +1,4 @@
-"""What the engine is measured against: the published code path, other ways to compile, and the convolutions alone."""
+"""Baselines for the engine: the published code path, other ways to compile, and the convolutions alone."""
 
 import copy
 import math
@@ -19,10 +19,10 @@ from core.vgg.weights import Weights
 
 
 class PublishedLoop:
-    """The published run's own code path: eager TensorFlow in float32, iteration by iteration."""
+    """The code path of the published run: eager TensorFlow in float32, iteration by iteration."""
 
     def __init__(self, weights: Weights, content: np.ndarray, style: np.ndarray, settings: TransferSettings) -> None:
-        """`content` and `style` are preprocessed pictures `(1, H, W, 3)`, `settings` those of the preset reference."""
+        """Compute the targets of preprocessed images `(1, H, W, 3)`; `settings` are those of the preset reference."""
         self._settings = settings
         self._network = feature_network(weights, sorted({*settings.style_layers, *settings.content_layers}))
         style_features, content_features = self._network(style), self._network(content)
@@ -35,7 +35,7 @@ class PublishedLoop:
         self.best_total, self.best = math.inf, b""
 
     def iterate(self) -> float:
-        """One iteration; returns the total loss of the image before it."""
+        """Do an iteration, and return the total loss of the image before it."""
         with tf.GradientTape() as tape:
             features = self._network(self._image)
             styles = [GRAM.distance(_gram(features[layer]), gram) for layer, gram in self._grams.items()]
@@ -51,20 +51,20 @@ class PublishedLoop:
 
 
 def _gram(features: tf.Tensor) -> tf.Tensor:
-    """As published: the automatic gradient, which multiplies twice."""
+    """Return the Gram matrix as published: its automatic gradient needs two products."""
     positions = tf.reshape(features, (-1, features.shape[-1]))
     return tf.matmul(positions, positions, transpose_a=True) / tf.cast(tf.shape(positions)[0], tf.float32)
 
 
 def eager(function: LossFunction) -> LossFunction:
-    """The same losses, computed operation by operation."""
+    """Return the same losses, computed eagerly."""
     variant = copy.copy(function)
     variant.with_gradient = function.with_gradient.python_function
     return variant
 
 
 def xla(function: LossFunction) -> LossFunction:
-    """The same losses, compiled by XLA."""
+    """Return the same losses, compiled by XLA."""
     variant = copy.copy(function)
     variant.with_gradient = tf.function(function.with_gradient.python_function, jit_compile=True)
     return variant
@@ -73,8 +73,10 @@ def xla(function: LossFunction) -> LossFunction:
 def convolutions(
     weights: Weights, height: int, width: int, precision: Precision, deepest: str = "block5_conv2"
 ) -> Callable[[], None]:
-    """The floor of a step: the network's convolutions up to `deepest` alone, each forward and its input's gradient,
-    channels last, without bias, one after the other; no step that computes them can be quicker."""
+    """Return a function that computes only the convolutions of a step: a lower bound for the time of a step.
+
+    It computes each convolution up to `deepest` and the gradient of its input, channels last, without bias.
+    """
     calls: list[Callable[[], tf.Tensor]] = []
     for name in list(CONVOLUTIONS)[: list(CONVOLUTIONS).index(deepest) + 1]:
         block = int(name.removeprefix("block").partition("_")[0]) - 1
@@ -83,7 +85,7 @@ def convolutions(
     def all_of_them() -> None:
         for call in calls:
             last = call()
-        last[0, 0, 0, 0].numpy()  # a GPU has finished them all only now
+        last[0, 0, 0, 0].numpy()  # waits until a GPU has finished
 
     return all_of_them
 
@@ -103,6 +105,6 @@ def _convolution(kernel: np.ndarray, height: int, width: int, precision: Precisi
     def backward(gradient: tf.Tensor) -> tf.Tensor:
         return tf.nn.conv2d_transpose(gradient, tf.constant(kernel, precision), shape, 1, "SAME")
 
-    # traced here: TensorFlow takes many first calls of such small functions for a mistake, and says so
+    # Traced here, because TensorFlow warns about many first calls of such small functions.
     traced_forward, traced_backward = forward.get_concrete_function(given), backward.get_concrete_function(upstream)
     return [lambda: traced_forward(given), lambda: traced_backward(upstream)]

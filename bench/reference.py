@@ -1,4 +1,4 @@
-"""The published run that we reproduce: its pictures, its numbers, and how far ours are from them.
+"""The published run that we reproduce: its pictures, its losses, and the deviation of ours.
 
 It is the run of the project "Real Time Style Transfer" (anirudhprabhakaran3/real_time_style_transfer on GitHub): the
 method of Gatys, Ecker and Bethge, 2015, with Keras VGG19 and Adam.
@@ -31,7 +31,7 @@ PIXELS = (  # sha256 of the same pictures, decoded to RGB
     "f380e27abba82a2f6523ee9fb60a796394ec29029ff9c71f7385dc48ff1afeea",
     "a74c2d6b403c97d1eca7a689a3cd527526fea5c7770926fb43f79d8cc8ff3567",
 )
-#: iteration: (style, content, total), as published. Row 600 does not add up: a content loss of 8.1799e5 would.
+#: iteration: (style, content, total), as published. Row 600 adds up only with a content loss of 8.1799e5.
 PUBLISHED: dict[int, tuple[float, float, float]] = {
     0: (5.7769e08, 0.0, 5.7769e08),
     100: (1.6871e07, 1.5939e06, 1.8465e07),
@@ -49,7 +49,7 @@ LOSSES = ("style", "content", "total")
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the published table, beside it ours and the deviation in percent (`None` from a published 0)."""
+    """The published and our losses at an iteration, with the deviation in percent (`None` from a published 0)."""
 
     iteration: int
     ours: dict[str, float]
@@ -57,12 +57,13 @@ class Row:
     deviation_percent: dict[str, float | None]
 
     def as_json(self) -> dict[str, object]:
+        """Return the row as in the output of `nst reference --json`."""
         published = {f"published_{name}": value for name, value in self.published.items()}
         return {"iteration": self.iteration, **self.ours, **published, "deviation_percent": self.deviation_percent}
 
 
 def rows(steps: Iterable[Step], wanted: Iterable[int]) -> Iterator[Row]:
-    """Compare the steps of a run of the reference preset with the published rows, as they come."""
+    """Yield a comparison for each wanted iteration as a run of the preset reference reaches it."""
     wanted = set(wanted)
     for step in steps:
         if step.iteration in wanted:
@@ -73,14 +74,18 @@ def rows(steps: Iterable[Step], wanted: Iterable[int]) -> Iterator[Row]:
 
 
 def parse_rows(text: str) -> tuple[int, ...]:
-    """The rows asked for, such as "0,100". Raises `InputError` for one that was not published."""
+    """Return iterations from text such as "0,100".
+
+    Raises:
+        InputError: If an iteration was not published.
+    """
     try:
         wanted = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         wanted = (-1,)
     if unknown := [row for row in wanted if row not in PUBLISHED]:
         raise InputError(
-            f"--rows {text}: no row {unknown[0]} was published; there are {','.join(map(str, PUBLISHED))}."
+            f"--rows {text}: row {unknown[0]} was not published; choose from {','.join(map(str, PUBLISHED))}."
             if unknown != [-1]
             else f"--rows {text} is no list of iterations such as 0,100."
         )
@@ -88,7 +93,7 @@ def parse_rows(text: str) -> tuple[int, ...]:
 
 
 def is_published(content: Path, style: Path) -> bool:
-    """Whether these files are the published pair."""
+    """Return whether these files are the published pair."""
     return (
         paths.is_file(content)
         and paths.is_file(style)
@@ -97,7 +102,7 @@ def is_published(content: Path, style: Path) -> bool:
 
 
 def is_published_run(run: Run) -> bool:
-    """Whether a run paints the published pair, by the pixels of the inputs that it keeps."""
+    """Return whether a run paints the published pair, judged by the pixels of its inputs."""
     try:
         return all(
             hashlib.sha256(codec.read_image(path, max_bytes=4 * codec.MAX_PIXELS).tobytes()).hexdigest() == pixels
@@ -108,20 +113,24 @@ def is_published_run(run: Run) -> bool:
 
 
 def curve() -> pd.DataFrame:
-    """The published losses, a row for each published iteration, in a run's columns."""
+    """Return the published losses: a row for each published iteration, with the columns of a run's metrics."""
     import pandas as pd
 
     return pd.DataFrame([(row, *PUBLISHED[row]) for row in PUBLISHED], columns=["iteration", *LOSSES])
 
 
 def fetch_pair() -> tuple[Path, Path]:
-    """Return the published content and style picture, downloaded once and checked by hash. Raises `StudioError`."""
+    """Return the published content and style image, downloaded once and checked by hash.
+
+    Raises:
+        StudioError: If they cannot be downloaded.
+    """
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
     pair = pooch.create(paths.cache() / "reference", f"{SOURCE}/", registry=PAIR)
     try:
         content, style = (Path(pair.fetch(name)) for name in PAIR)
-    except (OSError, ValueError) as error:  # ValueError: another hash
+    except (OSError, ValueError) as error:  # ValueError: wrong hash
         raise StudioError(f"The published pictures cannot be downloaded from {SOURCE} ({error}).") from error
     return content, style

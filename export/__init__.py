@@ -1,1 +1,1 @@
-"""What leaves the program: the ONNX model with its proof, charts, reports and time lapses."""
+"""Exports: the ONNX model, charts, reports and time lapses."""

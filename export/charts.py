@@ -1,7 +1,6 @@
-"""The drawings that the page shows and the reports hold: loss curves of one run and of several, the style layers'
-shares, and where the seconds went.
+"""Charts for the dashboard and the reports: losses, style layers, phases and measured times.
 
-Altair is imported by the functions: a page that draws nothing yet opens without it.
+The functions import Altair themselves, so that a page without charts opens faster.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-#: The losses that are drawn, by their column in the metrics.
+#: The labels of the drawn losses, by their columns in the metrics.
 CURVES = {"total": "Total", "style": "Style", "content": "Content"}
 
-#: After Okabe and Ito's palette, which colour-blind people tell apart; its yellow, orange and sky blue are darkened,
-#: and a violet stands for its black, so that each has a contrast of 3 on a white and on a dark page.
+#: Okabe and Ito's palette for colour-blind people. Yellow, orange and sky blue are darker, and violet replaces black,
+#: so that each colour has a contrast of 3 on a white and on a dark page.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A67B00", "#4A90C2", "#8C6BB1")
-GREY = "#808080"  # what is no run's: the published curve, the small phases
-DASHES = ([1, 0], [7, 3], [2, 2], [8, 3, 2, 3])  # a second way to tell curves apart; 28 pairs with the colours
+GREY = "#808080"  # for the published curve and the small phases
+DASHES = ([1, 0], [7, 3], [2, 2], [8, 3, 2, 3])  # with the colours, they give 28 different curves
 DOTS = [1, 3]
-TEXT = "currentColor"  # whatever the page around it writes in, light or dark
+TEXT = "currentColor"  # the page's own, light or dark
 
-POINTS = 400  # no eye tells more apart on a screen's width
-ROWS = 5000  # so many Altair takes
-PHASES = 6  # drawn in their own colours; the smaller ones together
+POINTS = 400  # of a curve; a screen shows no more
+ROWS = 5000  # of a chart; Altair's limit
+PHASES = 6  # with their own colours; smaller phases share a colour
 
-SVG_WIDTH = 380  # px: legible unscaled on a phone, and two of them side by side on a desk
+SVG_WIDTH = 380  # px: legible unscaled on a phone, and two fit side by side on a desktop
 _SVG_CONFIG = {
     "background": "transparent",
     "font": "sans-serif",
@@ -58,7 +57,7 @@ _SVG_CONFIG = {
 def loss_curves(
     metrics: pd.DataFrame, steering: Sequence[Steering] = (), stages: Mapping[int, str] = {}
 ) -> alt.Chart | alt.LayerChart:
-    """Total, style and content loss over the iterations, with lines where weights change or another size begins."""
+    """Draw total, style and content loss over the iterations, with lines at changes of weights and `stage_marks`."""
     wide = _thinned(metrics).rename(columns=CURVES)
     long = wide.melt("iteration", list(CURVES.values()), "curve", "loss")
     lines = _curves(long, "iteration", list(CURVES.values()), COLOURS[:3], [DASHES[0]] * 3, columns=3)
@@ -66,7 +65,7 @@ def loss_curves(
 
 
 def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = {}) -> alt.Chart | alt.LayerChart:
-    """Each style layer's share in the style loss over the iterations, with lines where another size begins."""
+    """Draw each style layer's share of the style loss over the iterations, with lines at `stage_marks`."""
     layers = list(metrics.columns[len(METRICS) :])
     long = _thinned(metrics, len(layers)).melt("iteration", layers, "curve", "loss")
     lines = _curves(long, "iteration", layers, _cycle(COLOURS, layers), _cycle(DASHES, layers), columns=2)
@@ -74,7 +73,7 @@ def layer_curves(metrics: pd.DataFrame, stages: Mapping[int, str] = {}) -> alt.C
 
 
 def stage_marks(settings: TransferSettings, last: int) -> dict[int, str]:
-    """Each stage's size by its first iteration, up to the `last` one there is; nothing if there is only one size."""
+    """Return each stage's size by its first iteration, up to iteration `last`; empty for a single stage."""
     schedule = settings.schedule()
     begins = [0, *(end + 1 for _, end in schedule[:-1])]
     marks = {start: f"{size} px" for start, (size, _) in zip(begins, schedule, strict=True) if start <= last}
@@ -88,9 +87,15 @@ def comparison(
     stages: Mapping[str, Mapping[int, str]] = {},
     columns: int = 1,
 ) -> alt.Chart | alt.LayerChart:
-    """The total losses of several runs, by their names, with a point where another of a run's `stages` begins.
+    """Draw the total losses of several runs, with a point where a later stage of a run begins.
 
-    `published` is one more curve; it has the columns "total" and `over`. The legend has so many `columns`."""
+    Args:
+        runs: The metrics of each run, by its name.
+        over: The column of the horizontal axis.
+        published: A further curve, with the columns "total" and `over`.
+        stages: The sizes from `stage_marks`, by the run's name.
+        columns: The number of columns of the legend.
+    """
     import pandas as pd
 
     curves = {name: _thinned(metrics, len(runs)) for name, metrics in runs.items()}
@@ -107,7 +112,7 @@ def comparison(
 
 
 def phases(seconds: Mapping[str, float]) -> alt.LayerChart:
-    """A bar for each phase of one run, in the order in which they came."""
+    """Draw a bar for each phase of a run, in chronological order."""
     import altair as alt
     import pandas as pd
 
@@ -122,7 +127,7 @@ def phases(seconds: Mapping[str, float]) -> alt.LayerChart:
 
 
 def phases_of_runs(runs: Mapping[str, Mapping[str, float]]) -> alt.Chart:
-    """A bar for each run, by its name, of its phases' seconds one after another; the small phases are drawn as one."""
+    """Draw a bar of stacked phases for each run, with the small phases as one segment."""
     import altair as alt
     import pandas as pd
 
@@ -157,9 +162,11 @@ def phases_of_runs(runs: Mapping[str, Mapping[str, float]]) -> alt.Chart:
 
 
 def durations(timings: pd.DataFrame) -> alt.LayerChart:
-    """How long each way takes: a bar to the median, and a line from the 10th to the 90th percentile.
+    """Draw how long each way takes: a bar up to the median, and a line from the 10th to the 90th percentile.
 
-    A row of `timings` is a "way" on a "machine", with "median", "low" and "high" in seconds."""
+    Args:
+        timings: The columns "way" and "machine", and "median", "low" and "high" in seconds.
+    """
     import altair as alt
 
     rows = timings.assign(low_end=timings["low"].min() / 2)
@@ -188,12 +195,16 @@ def durations(timings: pd.DataFrame) -> alt.LayerChart:
 
 
 def height_of_durations(timings: pd.DataFrame) -> int:
-    """What the drawing of `durations` needs, in px: a bar for each way and machine."""
+    """Return the height of the chart `durations` in px."""
     return max(24, 18 * timings["machine"].nunique()) * int(timings["way"].nunique())
 
 
 def quality(courses: pd.DataFrame) -> alt.LayerChart:
-    """How the loss falls with the seconds, by "way", both axes logarithmic; a rule at the "target"."""
+    """Draw how the loss of each way falls over time, on a logarithmic axis, with a line at the target.
+
+    Args:
+        courses: The columns "way", "seconds", "loss" and "target".
+    """
     import altair as alt
     import pandas as pd
 
@@ -206,7 +217,7 @@ def quality(courses: pd.DataFrame) -> alt.LayerChart:
 
 
 def steering_marks(steering: Sequence[Steering]) -> dict[int, str]:
-    """What was changed, such as "Style weight 0.1", by the iteration after which it was; `loss_curves` marks it."""
+    """Return the changes, such as "Style weight 0.1", by the iteration after which they happen."""
     marks: dict[int, list[str]] = {}
     for change in steering:
         words = (f"{SETTINGS[name].label} {plainly(value)}" for name, value in change.changes.items())
@@ -215,14 +226,16 @@ def steering_marks(steering: Sequence[Steering]) -> dict[int, str]:
 
 
 def svg(chart: alt.Chart | alt.LayerChart, meaning: str) -> str:
-    """The chart as an `<svg>` element for an HTML page: without scripts or references, as wide as its surroundings, in
-    their text colour. `meaning` says what it shows to those who do not see it."""
+    """Return the chart as an `<svg>` element for an HTML page, without scripts or references.
+
+    It takes its width and text colour from the page. `meaning` describes it to people who cannot see it.
+    """
     from html import escape
 
     import altair as alt
     import vl_convert
 
-    # A character that XML cannot hold would not raise in the converter, but end the process.
+    # A character that XML cannot hold would crash the process in the converter.
     specification = _legible(chart.to_dict()) | {
         "width": SVG_WIDTH,
         "autosize": {"type": "fit-x", "contains": "padding"},
@@ -237,7 +250,7 @@ def svg(chart: alt.Chart | alt.LayerChart, meaning: str) -> str:
 
 
 def _legible(value: Any) -> Any:
-    """A specification of which every text is legible."""
+    """Make every text of a specification legible."""
     if isinstance(value, dict):
         return {_legible(name): _legible(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -246,7 +259,7 @@ def _legible(value: Any) -> Any:
 
 
 def _thinned(metrics: pd.DataFrame, curves: int = 3) -> pd.DataFrame:
-    """Rows enough for the eye, the last one among them, and of so many curves together no more than Altair takes."""
+    """Thin out the rows to `POINTS` for each curve and `ROWS` for all, but keep the last row."""
     import pandas as pd
 
     every = -(-len(metrics) // max(2, min(POINTS, ROWS // max(1, curves) - 2))) or 1
@@ -256,7 +269,7 @@ def _thinned(metrics: pd.DataFrame, curves: int = 3) -> pd.DataFrame:
 def _curves(
     long: pd.DataFrame, over: str, names: list[str], colours: Sequence[str], dashes: Sequence[list[int]], columns: int
 ) -> alt.Chart:
-    """Lines of "loss" by "curve" over one of the other columns."""
+    """Draw a line of "loss" over the column `over` for each "curve"."""
     import altair as alt
     import numpy as np
 
@@ -299,7 +312,7 @@ def _stage_rules(stages: Mapping[int, str]) -> list[alt.Chart]:
 
 
 def _beginnings(metrics: pd.DataFrame, stages: Mapping[int, str]) -> pd.DataFrame:
-    """The rows that later stages begin with, and their sizes."""
+    """Return the first row of each later stage, with the size of the stage."""
     rows = metrics[(metrics["iteration"] > 0) & metrics["iteration"].isin(list(stages))]
     return rows[["iteration", "seconds", "total"]].assign(size=rows["iteration"].map(stages))
 

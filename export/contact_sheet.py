@@ -1,4 +1,4 @@
-"""Many runs as a contact sheet: tables whose rows and columns are what was different between them."""
+"""Contact sheets of many runs: tables whose rows and columns are the differences between the runs."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,16 @@ from core.settings import SETTINGS
 from export import settings_text
 
 PHOTO, PAINTING, PRESET = "Photo", "Painting", "Preset"
-WIDEST = 6  # columns; a table that has more rows than columns needs no more width than it must
-FILLED = 0.5  # of a table's cells, at least: runs that have too little in common are shown one after another
+WIDEST = 6  # columns; a wider table with fewer rows is transposed
+FILLED = 0.5  # the least share of filled cells; with fewer, the runs are listed without a table
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of runs, by their numbers from 0."""
+    """A table of runs, which are numbered from 0."""
 
-    title: str  # what its runs have in common, beside other tables; empty for one that is alone
-    row: str  # what its rows are, such as "Photo"
+    title: str  # what its runs have in common; empty if there is only one table
+    row: str  # the difference between the rows, such as "Photo"
     column: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -29,15 +29,16 @@ class Sheet:
         return self.cells.get((row, column), ())
 
     def first_of_row(self, row: str) -> int:
-        """A run of that row."""
+        """Return the first run of a row."""
         return next(runs[0] for (where, _), runs in self.cells.items() if where == row)
 
     def first_of_column(self, column: str) -> int:
+        """Return the first run of a column."""
         return next(runs[0] for (_, where), runs in self.cells.items() if where == column)
 
 
 def sheets(records: Sequence[RunRecord]) -> list[Sheet]:
-    """The tables; none where less than two things were different, or few of their combinations are there."""
+    """Return the tables; none if fewer than two properties differ or too few cells would be filled."""
     found = _telling_apart(varying(records))
     if len(found) < 2:
         return []
@@ -51,7 +52,7 @@ def sheets(records: Sequence[RunRecord]) -> list[Sheet]:
             if all(found[name][number] == value for name, value in zip(others, common, strict=True)):
                 cells.setdefault((found[row][number], found[column][number]), []).append(number)
         if cells:
-            title = ", ".join(_told(name, value) for name, value in zip(others, common, strict=True))
+            title = ", ".join(_named(name, value) for name, value in zip(others, common, strict=True))
             rows, columns = (tuple(dict.fromkeys(found[name])) for name in (row, column))
             rows = tuple(each for each in rows if any(where == each for where, _ in cells))
             columns = tuple(each for each in columns if any(where == each for _, where in cells))
@@ -61,16 +62,16 @@ def sheets(records: Sequence[RunRecord]) -> list[Sheet]:
 
 
 def captions(records: Sequence[RunRecord]) -> list[str]:
-    """What each run is among the others, in words: what is different, or its title where nothing is."""
+    """Return a caption for each run: what differs between the runs, or its title if nothing differs."""
     found = varying(records)
     return [
-        ", ".join(_told(name, values[number]) for name, values in found.items()) or legible(record.title)
+        ", ".join(_named(name, values[number]) for name, values in found.items()) or legible(record.title)
         for number, record in enumerate(records)
     ]
 
 
 def varying(records: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """What differs between the runs, with each run's value: photo, painting, preset, and settings not the preset's."""
+    """Return what differs between the runs, with each run's value: pictures, preset, changed settings."""
     values = {
         PHOTO: [legible(record.content) for record in records],
         PAINTING: [legible(record.style) for record in records],
@@ -86,7 +87,7 @@ def varying(records: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _telling_apart(found: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Without what goes with the others before it, as a size that only one of the presets was given."""
+    """Drop differences that follow from earlier differences, such as a different size for each preset."""
     kept: dict[str, list[str]] = {}
     for name, values in found.items():
         more = [*kept.values(), values]
@@ -95,6 +96,6 @@ def _telling_apart(found: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return kept
 
 
-def _told(name: str, value: str) -> str:
-    """A photo's and a painting's name speak for themselves."""
+def _named(name: str, value: str) -> str:
+    """Return the value with its name, except for photos and paintings."""
     return value if name in (PHOTO, PAINTING) else f"{name} {value}"

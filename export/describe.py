@@ -1,4 +1,4 @@
-"""Describe runs in words: how their settings differ, and the command that repeats one."""
+"""Describe runs: how their settings differ, and which command repeats a run."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +12,17 @@ from export import charts, settings_text
 
 
 def differences(record: RunRecord) -> list[tuple[str, str, str]]:
-    """The settings that are not the preset's: label, value and the preset's value. None for an unknown preset."""
-    told = []
+    """Return label, value and preset value of each changed setting; nothing for an unknown preset."""
+    changed = []
     for name in settings_text.own(record.preset, record.settings):
         both = record.settings, PRESETS[record.preset].settings()
         value, usual = (settings_text.describe_setting(SETTINGS[name], settings) for settings in both)
-        told.append((SETTINGS[name].label, value, usual))
-    return told
+        changed.append((SETTINGS[name].label, value, usual))
+    return changed
 
 
 def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[str]]]:
-    """In what several runs differ: what it is called, and how it is for each of them, in words."""
+    """Return what differs between several runs: a name, and the value of each run as text."""
     lines = [
         (setting.label, [settings_text.describe_setting(setting, record.settings) for _, record in found])
         for setting in SETTINGS.values()
@@ -40,17 +40,17 @@ def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[st
         "Weights of VGG19": lambda record: record.weights or "–",
     }
     lines += [(name, [tell(record) for _, record in found]) for name, tell in beside.items()]
-    lines.append(("Where", [describe_regions(run, record) for run, record in found]))
+    lines.append(("Masks", [describe_regions(run, record) for run, record in found]))
     return [(name, values) for name, values in lines if len(set(values)) > 1]
 
 
 def command(run: Run, record: RunRecord, output: str = "result.png") -> str:
-    """The line for a shell that paints the run once more, in a folder with its pictures."""
+    """Return the shell command that paints the run again in a folder with its pictures."""
     return " ".join(command_parts(run, record, output))
 
 
 def phase_seconds(timings: Mapping[str, float]) -> dict[str, float]:
-    """The seconds of each phase, and in "further steps" what is left of the total; nothing of a run that has none."""
+    """Return the seconds of each phase, with the rest of the total as "further steps"; empty without a total."""
     if "total" not in timings:
         return {}
     seconds = {name: value for name, value in timings.items() if name not in SUMS}
@@ -60,8 +60,8 @@ def phase_seconds(timings: Mapping[str, float]) -> dict[str, float]:
 
 
 def command_parts(run: Run, record: RunRecord, output: str = "result.png") -> list[str]:
-    """The command, each option together with its value."""
-    preset = record.preset if record.preset in PRESETS else "reference"  # whose settings are the defaults
+    """Return the command in parts, each option together with its value."""
+    preset = record.preset if record.preset in PRESETS else "reference"  # its settings are the defaults
     styles = styles_of(run, record)
     parts = [["nst", "stylize", run.content.name, *(style.path.name for style in styles)], ["--preset", preset]]
     for name in settings_text.own(preset, record.settings):
@@ -81,7 +81,7 @@ def command_parts(run: Run, record: RunRecord, output: str = "result.png") -> li
 
 
 def _spelt_out(change: Steering, settings: TransferSettings) -> Steering:
-    """The same change without an empty list, which a command line cannot say: a 1 for each of the layers."""
+    """Replace an empty list, which a command line cannot express, by a 1 for each layer."""
     changes = {name: value if value not in ((), []) else (1.0,) * len(getattr(settings, SETTINGS[name].each_of))
                for name, value in change.changes.items()}  # fmt: skip
     return Steering(iteration=change.iteration, changes=changes)

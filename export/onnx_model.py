@@ -1,4 +1,4 @@
-"""Keras VGG19 → ONNX with tf2onnx, Gram matrices in the graph; and the proof that both compute the same."""
+"""Convert Keras VGG19 with Gram matrices to ONNX by tf2onnx, and check that both compute the same."""
 
 import hashlib
 import importlib.metadata
@@ -25,32 +25,33 @@ from core.vgg.onnx import IMAGE_INPUT, FeatureModel, Manifest, find_model, gram_
 from core.vgg.weights import Weights
 
 OPSET = 18
-TOLERANCE = 1e-5  # the largest relative error (L2) that an output may have against TensorFlow
+TOLERANCE = 1e-5  # the largest allowed relative error (L2) of an output against TensorFlow
 
 Report = Callable[[str], None]
 
 
 class ParityError(StudioError):
-    """The exported graph does not compute what TensorFlow computes."""
+    """The exported graph and TensorFlow compute different values."""
 
 
 def ensure_model(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
-    """The exported model of these weights, exported first where there is none that can be used."""
+    """Return the exported model of these weights, exported first if there is no usable model."""
     if model := find_model(weights.sha256):
         return model
     path = model_path(weights.sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # of two processes that start at once, one exports
+    with FileLock(path.with_suffix(".lock")):  # of two processes that start at once, only the first exports
         return find_model(weights.sha256) or export(weights, report)
 
 
 def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
-    """Convert, check and prove; only then does the model take its place beside its manifest.
+    """Convert VGG19 to ONNX, compare it with TensorFlow, and then put the model in place with its manifest.
 
     The graph maps `image` `(1, H, W, 3)`, preprocessed, of any height and width, to every convolution's activations
     `(1, H/2^b, W/2^b, C)` under Keras's layer name and their Gram matrices `(C, C)` under `<layer>/gram`.
 
-    Raises `ParityError`, leaving an older model as it was, when an output differs by more than `TOLERANCE`.
+    Raises:
+        ParityError: If an output differs by more than `TOLERANCE`. A model in place stays unchanged.
     """
     path = model_path(weights.sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel
         if worst := [name for name, error in errors.items() if not error <= TOLERANCE]:
             raise ParityError(
                 f"The exported model differs from TensorFlow at {worst[0]} by {errors[worst[0]]:.1e} "
-                f"(at most {TOLERANCE:.0e} is allowed); the model in place is left as it was."
+                f"(at most {TOLERANCE:.0e} is allowed); a model in place stays unchanged."
             )
         manifest = Manifest(
             file=path.name,
@@ -78,14 +79,17 @@ def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel
             parity=errors,
             parity_images=compared,
         )
-        draft.replace(path)  # the manifest follows: between the two, the old one's hash refuses the new model
+        draft.replace(path)  # until the new manifest follows, the hash in the old manifest refuses the new model
         with replacing(path.with_suffix(".json")) as file:
             file.write(manifest.model_dump_json(indent=2).encode())
     return FeatureModel(path, manifest)
 
 
 def parity(model: Path, function: Callable[[Any], dict[str, Any]]) -> tuple[dict[str, float], list[str]]:
-    """The largest relative error ‖onnx − tf‖₂ / ‖tf‖₂ of every output over all test images, and those images."""
+    """Return the largest relative error of each output over all test images, and the names of the images.
+
+    The error is ‖onnx − tf‖₂ / ‖tf‖₂, or NaN if it is NaN for any image.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -103,7 +107,7 @@ def parity(model: Path, function: Callable[[Any], dict[str, Any]]) -> tuple[dict
 
 
 def _test_images() -> Iterator[tuple[str, np.ndarray]]:
-    """Random and real preprocessed images of several sizes, odd ones among them."""
+    """Yield random and real images, preprocessed, of several even and odd sizes."""
     random = np.random.default_rng(19)
     for height, width in ((64, 64), (97, 131), (33, 200)):
         yield "random", preprocessing.to_network(random.integers(0, 256, (height, width, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""A run as a short film: its intermediate pictures and its result, as an animated WebP."""
+"""Time lapses: the intermediate pictures and the result of a run as an animated WebP."""
 
 import io
 
@@ -7,17 +7,21 @@ from core.images import codec
 from core.runs.run import Run
 from core.settings import SETTINGS
 
-FRAMES = 120  # at most; of more, some are left out evenly
+FRAMES = 120  # at most; from more, evenly spaced frames are kept
 FRAME_MILLISECONDS = 120
 LAST_MILLISECONDS = 2000
 QUALITY = 82
 
 
 def animate(run: Run, longest: int | None = None) -> bytes:
-    """The film as a file, its sides at most `longest` pixels. Raises `InputError` for a run without frames."""
+    """Return the time lapse as the bytes of a file, its longer side at most `longest` px.
+
+    Raises:
+        InputError: If the run has no intermediate pictures.
+    """
     pictures = [path for _, path in run.frames()]
     if not pictures:
-        raise InputError(f"The run {run.id} kept no picture on its way.")
+        raise InputError(f"The run {run.id} has no intermediate pictures for a time lapse.")
     pictures = pictures[:: -(-len(pictures) // FRAMES)]
     if run.result.is_file():
         pictures.append(run.result)

@@ -1,1 +1,1 @@
-"""The command line: it connects the packages and holds no logic of its own."""
+"""The command line: connects the packages and has no logic of its own."""

@@ -1,4 +1,4 @@
-"""The Typer application that every command registers with."""
+"""The Typer application: every command registers here."""
 
 import importlib.metadata
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ ORDER = [
 
 class _InOrder(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the commands in the order of a user's first steps, whichever module registers first."""
+        """Return the commands in the order in which a new user needs them."""
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
 
@@ -34,4 +34,4 @@ def style_transfer_studio(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
 ) -> None:
-    """Paint a photo in a painter's manner, and see, measure and compare how it comes about."""
+    """Paint a photo in the style of a painting; watch, measure and compare the runs."""

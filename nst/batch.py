@@ -1,4 +1,4 @@
-"""The command that paints many pictures and compares them: batch."""
+"""The command batch: paint many pictures and compare them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from core.batches.plan import Job
     from core.batches.progress import BatchProgress
 
-OF_FOLDERS = "Instead of JOBS: every photo with every painting by every preset"
+OF_FOLDERS = "Instead of JOBS: combine every photo, painting and preset"
 
 
 @app.command()
@@ -34,7 +34,7 @@ def batch(
         Path | None,
         typer.Argument(
             metavar="[JOBS]",
-            help="A CSV or YAML file: a row for each run, with its content, style, preset and any setting by its name.",
+            help="A CSV or YAML file with one row per run: content, style, preset and any setting.",
             show_default=False,
         ),
     ] = None,
@@ -42,18 +42,23 @@ def batch(
         list[str] | None,
         typer.Option(
             metavar="FOLDER",
-            help="The photos: a folder, a file or a sample's name; may be given repeatedly.",
+            help="Photos: a folder, a file or the name of a sample. Can be repeated.",
             rich_help_panel=OF_FOLDERS,
         ),
     ] = None,
     styles: Annotated[
-        list[str] | None, typer.Option(metavar="FOLDER", help="The paintings, likewise.", rich_help_panel=OF_FOLDERS)
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Paintings: a folder, a file or the name of a sample. Can be repeated.",
+            rich_help_panel=OF_FOLDERS,
+        ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=A,B,…",
-            help="A setting, and the values to try; may be given for several. Lists are parted by semicolons.",
+            help="A setting and its values to try. Can be repeated. Separate values that are lists by semicolons.",
             rich_help_panel=OF_FOLDERS,
         ),
     ] = None,
@@ -61,7 +66,7 @@ def batch(
         list[str] | None,
         typer.Option(
             metavar="PRESET",
-            help=f"One, or with folders several; in a file it is for rows that name none ({DEFAULT_PRESET}).",
+            help=f"The preset of rows without a preset ({DEFAULT_PRESET}). Can be repeated if there is no JOBS file.",
             show_default=False,
         ),
     ] = None,
@@ -70,23 +75,24 @@ def batch(
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Where the report goes, .html or .zip; beside JOBS or in the current folder otherwise.",
+            help="Write the report to this .html or .zip file. Default: beside JOBS, or in the current folder.",
         ),
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Measure the results by a common yardstick, for the report.")
+        bool, typer.Option("--measure/--no-measure", help="Evaluate all results with the same settings.")
     ] = True,
     by: By = "reference",
-    again: Annotated[bool, typer.Option("--again", help="Paint also what has been painted already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Paint finished runs again.")] = False,
     address: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Paint on the Ray cluster at this address, not here.")
     ] = None,
     as_json: Json = False,
     **choices: Any,
 ) -> None:
-    """Paint many pictures and compare them: the runs of a file, or all combinations of folders, presets and settings.
+    """Paint many pictures and compare them: the runs in a file, or all combinations of folders, presets and settings.
 
-    All is checked before the first run begins. The same command, given again, goes on where it was."""
+    Everything is checked before the first run starts. Repeat the command to continue an interrupted batch.
+    """
     from core.batches import plan
     from core.batches.jobs_file import from_file
     from core.jobs import ray_head
@@ -99,23 +105,21 @@ def batch(
     evaluation.settings_of(by)
     if jobs_file:
         if contents or styles or sweep or len(preset or ()) > 1:
-            raise InputError(
-                "The runs are those of a file: leave out --contents, --styles, --sweep and a second --preset."
-            )
+            raise InputError("With a file of runs, leave out --contents, --styles, --sweep and a second --preset.")
         target = report_to or jobs_file.parent / f"{jobs_file.name}-report.html"
         name = jobs_file.name
     else:
         if not (contents and styles):
-            raise InputError("Name a file of runs, or photos and paintings by --contents and --styles.")
+            raise InputError("Give a file of runs, or photos and paintings with --contents and --styles.")
         target = report_to or Path("batch-report.html")
         name = " × ".join(" + ".join(Path(each).name or each for each in named) for named in (contents, styles))
     check_writable(target)
-    with console.working() as told:
+    with console.working() as report:
         if jobs_file:
-            wanted = from_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, told)
+            wanted = from_file(jobs_file, (preset or [DEFAULT_PRESET])[0], common, report)
         else:
             presets, sweeps = preset or [DEFAULT_PRESET], plan.sweeps(sweep or ())
-            wanted = plan.from_product(contents or (), styles or (), presets, sweeps, common, told)
+            wanted = plan.from_product(contents or (), styles or (), presets, sweeps, common, report)
     _paint_batch(wanted, name, target, by, measure, again, address, as_json)
 
 
@@ -129,16 +133,16 @@ def _paint_batch(
     address: str | None,
     as_json: bool,
 ) -> None:
-    """Have the runs painted that have not been yet, and compare all of them in a report."""
+    """Paint the unfinished runs, then write a report about all runs."""
     from core.batches.progress import BatchProgress, batch_items, cancel_waiting
 
     items = batch_items(wanted, again)
     there = [item for item in items if item.state == "painted"]
-    said = f", {len(there)} of them painted already" if there else ""
-    console.tell(f"{len(items)} run{'s'[: len(items) > 1]}{said}")
+    finished = f", {len(there)} of them already painted" if there else ""
+    console.tell(f"{len(items)} run{'s'[: len(items) > 1]}{finished}")
     progress = BatchProgress([item for item in items if item.state != "painted"])
     stopped, report = False, None
-    same = f"the same command{' without --again' if again else ''}"
+    repeat = f"repeat the command{' without --again' if again else ''}"
     try:
         _run_batch(progress, name, address)
     except KeyboardInterrupt:
@@ -155,7 +159,7 @@ def _paint_batch(
     if stopped:
         waiting = len(progress.items) - len(painted)
         verb = "is" if waiting == 1 else "are"
-        console.tell(f"{waiting} {verb} not painted yet. What is done stays; {same} goes on from there.")
+        console.tell(f"{waiting} {verb} not painted yet. Finished runs are kept: {repeat} to continue.")
     elif found := [item.run for item in (*there, *painted) if item.run]:
         found.sort(key=[item.run for item in items].index)
         write_report(found, target, by, f"{name}: {len(found)} runs", measure)
@@ -168,22 +172,22 @@ def _paint_batch(
         raise typer.Exit(130)
     if failed:
         count = len(progress.items) - len(painted)
-        raise StudioError(f"{count} of {len(items)} runs could not be painted; {same} tries them once more.")
+        raise StudioError(f"{count} of {len(items)} runs could not be painted: {repeat} to try them again.")
 
 
 def _run_batch(progress: BatchProgress, name: str, address: str | None) -> None:
-    """Begin the runs that are not painted, and show their progress until all are over."""
+    """Start the unpainted runs, and show their progress until all have ended."""
     from core.batches.progress import begin
     from core.jobs import ray_head, schedule
 
-    with console.working() as told:
-        begun = begin([item for item in progress.items if item.state != "under way"], name, told)
+    with console.working() as report:
+        begun = begin([item for item in progress.items if item.state != "under way"], name, report)
     if address and begun:
         ray_head.paint_all(begun, address, partial(_report_cluster, progress), partial(load_engine, None))
     else:
         schedule.submit(*begun)
     on_terminal = console.screen.is_terminal
-    words = TextColumn("{task.description}", markup=False)  # of pictures' names, too
+    words = TextColumn("{task.description}", markup=False)  # a picture's name is not markup
     columns = (words, BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[left]}"))
     with (
         Progress(*columns, console=console.screen, disable=not on_terminal) as bar,
@@ -191,34 +195,34 @@ def _run_batch(progress: BatchProgress, name: str, address: str | None) -> None:
     ):
         iterations = sum(item.job.settings.iterations for item in progress.items)
         task = bar.add_task("", total=iterations, left="", visible=iterations > 0)
-        told_of = len(progress.over)
+        shown = len(progress.over)
         for seen in progress.until_over():
             if interrupted:
                 raise KeyboardInterrupt
             bar.update(task, completed=seen.iterations, description=legible(seen.words), left=seen.left)
             if not on_terminal:
-                for line in progress.endings()[told_of:]:
+                for line in progress.endings()[shown:]:
                     console.tell(line)
-                told_of = seen.over
+                shown = seen.over
 
 
 def _report_cluster(progress: BatchProgress, line: str) -> None:
-    """Of a run, by its title, and how it ended as of any run of a batch; of all else as it is said."""
+    """Print a line from the cluster, with the title of its run instead of the ID, or how the run ended."""
     run_id, _, rest = line.partition(" ")
     for run, title in progress.titles().items():
         if run.id == run_id:
-            with suppress(StudioError):  # why it cannot be read is told at the end
+            with suppress(StudioError):  # the batch prints at the end why the run is unreadable
                 line = progress.endings()[-1] if progress.is_over(run) else f"{title} {rest}"
     console.tell(line)
 
 
 def _stop_batch(progress: BatchProgress) -> None:
-    """Take what waits out of the queue, and have what is being painted stop."""
+    """Cancel the waiting runs, and stop the active ones."""
     from core.batches.progress import BatchProgress, cancel_waiting
 
-    progress.snapshot()  # on a cluster nobody has, yet
+    progress.snapshot()  # on a cluster there is no snapshot yet
     if asked := cancel_waiting(progress.unfinished_of_ours()):
-        console.tell("What is being painted stops after its step, and keeps its best picture …")
-        with suppress(KeyboardInterrupt):  # a second time: it ends by itself
+        console.tell("Active runs stop after the current step and keep their best picture …")
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C: stop waiting
             for _ in BatchProgress([item for item in progress.items if item.run in asked]).until_over():
                 pass

@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 
 @app.command()
 def reference(
-    content: Annotated[
-        str | None, typer.Argument(help="The published pair's content picture; otherwise fetched.")
+    content: Annotated[str | None, typer.Argument(help="The published content image. Default: downloaded.")] = None,
+    style: Annotated[str | None, typer.Argument(help="The published style image. Default: downloaded.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="0,100,…", help="Compare only these iterations, and stop after the last.")
     ] = None,
-    style: Annotated[str | None, typer.Argument(help="Its style picture.")] = None,
-    rows: Annotated[str | None, typer.Option(metavar="0,100,…", help="Only these rows; stops after the last.")] = None,
     weights: Weights = None,
     as_json: Json = False,
 ) -> None:
-    """Repeat the published run and print its table, ours, and the deviation in percent."""
+    """Repeat the published run; print its losses, ours and the deviation in percent."""
     from bench import reference as published
     from core.presets import choose
     from core.runs.store import create
 
     wanted = published.parse_rows(rows) if rows is not None else tuple(published.PUBLISHED)
     if (content is None) != (style is None):
-        raise InputError("Give both pictures of the pair, or neither to have them fetched.")
+        raise InputError("Give both images of the pair, or neither to download them.")
     if content is None or style is None:
         try:
             content, style = map(str, published.fetch_pair())
         except StudioError as error:
-            raise StudioError(f"{error} Name the pair: nst reference CONTENT STYLE.") from error
+            raise StudioError(f"{error} Give the pair as files: nst reference CONTENT STYLE.") from error
     elif not published.is_published(Path(content), Path(style)):
-        console.tell("These are not the published pictures: the numbers beside yours are another pair's.")
+        console.tell("These are not the published images: the published losses belong to another pair.")
     photo, name = read_picture(content)
     settings = choose("reference", iterations=max(max(wanted), 1))
     run = create(read_spec([style], settings, "reference"), photo, name)
@@ -63,17 +63,17 @@ def reference(
 
 @app.command()
 def gallery(
-    folder: Annotated[Path, typer.Argument(help="Where the sheets go.")],
+    folder: Annotated[Path, typer.Argument(help="The folder for the contact sheets.")],
     only: Annotated[
         Literal["controls", "fine", "published"] | None,
         typer.Option(
-            help="One sheet alone: every control, or fine beside reference of the samples, or of the published pair. "
-            "By default the first two."
+            help="Paint only this sheet: controls (every setting), fine (fine beside reference, on the samples) or "
+            "published (the same, on the published pair). Default: controls and fine."
         ),
     ] = None,
     weights: Weights = None,
 ) -> None:
-    """Paint contact sheets of sample pictures: every control, and `fine` beside `reference`. Tens of minutes."""
+    """Paint contact sheets of sample pictures: every setting, and fine beside reference. Takes tens of minutes."""
     from bench.contact_sheets import paint
     from core.timings import Timings
 
@@ -90,77 +90,77 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[PART]…",
-            help="targets, step and start, some minutes in all; quality (time until a picture is as good as the "
-            "published run's), tens of minutes without a GPU. By default all but quality.",
+            help="What to time: targets, step, start (some minutes in all) or quality, the time until a picture is as "
+            "good as the published run's (tens of minutes without a GPU). Default: all but quality.",
         ),
     ] = None,
-    sizes: Annotated[str, typer.Option(metavar="PX,…", help="Sizes at which one step is measured.")] = "",
+    sizes: Annotated[str, typer.Option(metavar="PX,…", help="Picture sizes for the part step.")] = "",
     peers: Annotated[
-        bool, typer.Option("--peers", help="Also pastiche and PyTorch, in an environment made for them (a download).")
+        bool, typer.Option("--peers", help="Also measure pastiche and PyTorch, downloaded into their own environment.")
     ] = False,
     remeasure: Annotated[
-        bool, typer.Option("--remeasure", help="Paint the targets of quality anew: 900 slow iterations a pair.")
+        bool, typer.Option("--remeasure", help="Measure the targets of quality again: 900 slow iterations per pair.")
     ] = False,
     show: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Only show a measurement, also another machine's.")
+        Path | None, typer.Option(metavar="FILE", help="Print the measurement in this file, of any machine, and stop.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where the JSON goes too.")
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also write the JSON to this file.")
     ] = None,
     weights: Weights = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how long things take on this machine, side by side, and keep what was found as JSON."""
+    """Time the engine and its alternatives on this machine, and save the times as JSON."""
     from bench import measurements
     from core import paths
 
     if show:
         if parts or output or peers:
-            raise InputError("--show only shows a measurement: give it without parts, --peers and --output.")
+            raise InputError("--show only prints a measurement: leave out parts, --peers and --output.")
         _print_measurement(measurements.read(show), as_json)
         return
     wanted = tuple(parts) if parts else PARTS[:-1]
     if unknown := [part for part in wanted if part not in PARTS]:
-        raise InputError(f"There is no part {unknown[0]!r} to measure; there are {', '.join(PARTS)}.")
+        raise InputError(f"There is no part {unknown[0]!r}: choose from {', '.join(PARTS)}.")
     if sizes and "step" not in wanted:
-        raise InputError("--sizes is for the part step, which is not to be measured.")
+        raise InputError("--sizes is for the part step: add step, or leave out --sizes.")
     if output:
         paths.check_writable(output)
     found, kept = None, None
     try:
-        for found in _measure(wanted, sizes, peers, remeasure, weights):  # kept as it grows: some parts take long
+        for found in _measure(wanted, sizes, peers, remeasure, weights):  # saved after each part: some take long
             kept = measurements.folder() / f"{found.created:%Y%m%d-%H%M%S}.json"
             for path in filter(None, (kept, output)):
                 found.save(path)
-    finally:  # what was measured is told also when a later part fails or is broken off
+    finally:  # print the finished parts even if a later part fails or is interrupted
         if found and kept:
             _print_measurement(found, as_json)
-            console.tell(f"The measurement is kept in {kept}")
+            console.tell(f"The measurement is saved in {kept}")
     if "quality" in wanted and not (found and found.pairs):
-        raise StudioError("No time to quality was measured.")
+        raise StudioError("The time to quality could not be measured for any pair.")
 
 
 def _measure(
     parts: tuple[str, ...], sizes: str, peers: bool, remeasure: bool, weights: Path | None
 ) -> Iterator[Measurement]:
-    """Yields the measurement after each part, the last time whole."""
+    """Yield the growing measurement after each part."""
     from bench.measurements import SIZES, Measurement, parse_sizes
     from core.machine import hardware
     from core.timings import Timings
 
     wanted_sizes = parse_sizes(sizes) if sizes else SIZES
-    with console.working() as told:
+    with console.working() as report:
         hardware.import_tensorflow()
         from bench import comparisons, quality
         from bench import peers as others
 
-        engine = load_engine(weights, told, Timings())
+        engine = load_engine(weights, report, Timings())
         found = Measurement.begin(engine.weights.provenance)
         ways = {
-            "targets": lambda: comparisons.gram_targets(engine, told),
-            "step": lambda: comparisons.step(engine, told, wanted_sizes),
-            "start": lambda: comparisons.start(engine, told),
-            "peers": lambda: others.steps(engine, told, announce=console.tell),
+            "targets": lambda: comparisons.gram_targets(engine, report),
+            "step": lambda: comparisons.step(engine, report, wanted_sizes),
+            "start": lambda: comparisons.start(engine, report),
+            "peers": lambda: others.steps(engine, report, announce=console.tell),
         }
         for part in (*parts, *(["peers"] if peers else [])):
             if part in ways:
@@ -168,7 +168,7 @@ def _measure(
                 yield found
         for pair in quality.pairs(console.tell) if "quality" in parts else ():
             try:
-                found.pairs.append(quality.time_to_quality(engine, pair, remeasure, told))
+                found.pairs.append(quality.time_to_quality(engine, pair, remeasure, report))
             except StudioError as error:
                 console.tell(str(error))
             yield found
@@ -188,7 +188,7 @@ def _print_measurement(found: Measurement, as_json: bool) -> None:
             low, high = timing.range
             spread = f"{low:.4g} … {high:.4g}"
             lines.append([timing.way, str(timing.size or ""), f"{timing.median:.4g}", spread, str(len(timing.seconds))])
-        console.print_table(["way", "px", "seconds, median", "10th … 90th percentile", "times"], lines)
+        console.print_table(["way", "px", "seconds, median", "10th … 90th percentile", "repetitions"], lines)
     for pair in found.pairs:
         console.tell(f"\n{pair.pair}, {pair.shape[1]} × {pair.shape[0]}: total loss {pair.target:.4g}")
         lines = []
@@ -201,4 +201,4 @@ def _print_measurement(found: Measurement, as_json: bool) -> None:
             ["way", "s per iteration", "s to the target", *(f"loss at {mark} s" for mark in MARKS)], lines
         )
     if any(course.extrapolated for pair in found.pairs for course in pair.courses):
-        console.tell("* not lived through: so many of its median iterations as the published run had")
+        console.tell("* extrapolated: the median iteration time, times the iterations of the published run")

@@ -28,7 +28,7 @@ def shorten(line: str, length: int) -> str:
 
 @contextmanager
 def working() -> Iterator[Callable[[str], None]]:
-    """Says what is being done: in one changing line on a terminal, in a line each elsewhere."""
+    """Yield a function that shows the current activity: in one changing line on a terminal, else in separate lines."""
     if not screen.is_terminal:
         yield tell
         return
@@ -38,7 +38,7 @@ def working() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def interrupt_stops(run: Run) -> Iterator[None]:
-    """Ctrl-C asks the run to stop after its current step; before the first, or a second time, it breaks off."""
+    """Stop the run after its current step on Ctrl-C, or at once before the first step or on a second Ctrl-C."""
 
     def stop(number: int, frame: Any) -> None:
         if run.request().stop or run.record().status != "running":
@@ -54,7 +54,7 @@ def interrupt_stops(run: Run) -> Iterator[None]:
 
 @contextmanager
 def interrupt_noticed() -> Iterator[list[int]]:
-    """Note Ctrl-C in a list for the block to read, as C code may lose an exception. A second one interrupts."""
+    """Note Ctrl-C in a list for the block to read, because C code may lose an exception; a second Ctrl-C interrupts."""
     noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -75,15 +75,15 @@ class _Rate(ProgressColumn):
 
 
 class PaintingProgress:
-    """A progress bar on the terminal (elsewhere plain lines), over the iterations of one run or of several."""
+    """Progress over the iterations of one or several runs: a bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, iterations: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), _Rate())
         self._bar = Progress(*columns, TimeRemainingColumn(), console=screen, disable=not screen.is_terminal)
         self._task = self._bar.add_task("Preparing …", total=iterations, visible=iterations > 0)
         self._heading = ""
-        self._before = self._completed = 0  # iterations: of the runs before this one, and in all
-        self._told: set[str] = set()
+        self._before = self._completed = 0  # iterations: before the current run, and in total
+        self._printed: set[str] = set()
 
     def __enter__(self) -> PaintingProgress:
         self._bar.start()
@@ -93,23 +93,23 @@ class PaintingProgress:
         self._bar.stop()
 
     def turn_to(self, heading: str) -> None:
-        """What follows is another run, of several."""
+        """Start the next of several runs under a heading."""
         self._heading, self._before = heading, self._completed
         self.report("…")
 
     def report(self, line: str) -> None:
-        """What is being prepared; in plain lines, where several runs prepare the same, it is told once."""
+        """Show what is being prepared; without a terminal, print the same line only once for all runs."""
         self._bar.update(self._task, description=f"{self._heading}{line}")
-        if not screen.is_terminal and line not in self._told and line != "…":
-            self._told.add(line)
+        if not screen.is_terminal and line not in self._printed and line != "…":
+            self._printed.add(line)
             tell(line)
 
     def watch(self, steps: Iterator[Step], iterations: int) -> Iterator[Step]:
-        """Passes the steps on, of which there are so many but for the first."""
+        """Show and pass on the steps of a run, which are numbered from 0 to `iterations`."""
         for step in steps:
             losses, side = step.losses, step.objective.side
             line = f"total {losses.total:.4g}"
-            if not (self._heading and screen.is_terminal):  # there is no room for more
+            if not (self._heading and screen.is_terminal):  # after a heading the bar has no room for more
                 line += f"  style {losses.style:.4g}  content {losses.content:.4g}"
             if side:
                 line += f"  in tiles of {side} px"
@@ -130,17 +130,17 @@ def print_json(value: Any) -> None:
 
 
 def printable(text: str) -> str:
-    """JSON with the same meaning, in which what would steer a terminal is escaped."""
+    """Escape the characters of a JSON text that would control a terminal; its meaning stays the same."""
     return "".join(each if legible(each) == each else json.dumps(each)[1:-1] for each in text)
 
 
 def print_table(columns: list[str], lines: Sequence[Sequence[str | Text]]) -> None:
     table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "run")  # a run's name is there to be copied
+        table.add_column(column, overflow="fold", no_wrap=column == "run")  # unbroken IDs can be copied
     for line in lines:
-        table.add_row(*(Text(legible(cell)) if isinstance(cell, str) else cell for cell in line))  # no word is markup
+        table.add_row(*(Text(legible(cell)) if isinstance(cell, str) else cell for cell in line))  # no markup
     results = Console()
-    if not results.is_terminal:  # a file or another program: nothing there wants lines of 80 characters
+    if not results.is_terminal:  # a file or another program needs no lines of 80 characters
         results = Console(width=200)
     results.print(table)

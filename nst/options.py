@@ -11,17 +11,22 @@ from core.presets import DEFAULT_PRESET, PRESETS
 from core.settings import SETTINGS, Setting
 
 Content = Annotated[
-    str, typer.Argument(metavar="CONTENT", help="The photo: a file, or a sample's name such as chelsea.")
+    str, typer.Argument(metavar="CONTENT", help="The photo: a file, or the name of a sample such as chelsea.")
 ]
-Style = Annotated[str, typer.Argument(metavar="STYLE", help="The painting: a file, or a sample's name such as waves.")]
+Style = Annotated[
+    str, typer.Argument(metavar="STYLE", help="The painting: a file, or the name of a sample such as waves.")
+]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", help="A file of VGG19 weights; otherwise found, or fetched.", metavar="FILE")
+    Path | None,
+    typer.Option(
+        "--weights", help="A file of VGG19 weights. Default: found on this machine, or downloaded.", metavar="FILE"
+    ),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes: .png .jpg .webp .tif")]
-Now = Annotated[bool, typer.Option("--now", help="Paint at once, also while another run is being painted.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write: .png .jpg .webp .tif")]
+Now = Annotated[bool, typer.Option("--now", help="Paint at once, even if another run is active.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on standard output.")]
 By = Annotated[
-    str, typer.Option("--by", metavar="PRESET|RUN", help="Whose losses to measure by: a preset's, or a run's own.")
+    str, typer.Option("--by", metavar="PRESET|RUN", help="Evaluate with the settings of this preset or run.")
 ]
 
 
@@ -37,7 +42,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
             show_default=False,
         )
         value_type = str if setting.type is tuple else setting.type
-        annotation: Any = Annotated[value_type | None, option]  # made for typer, not for mypy
+        annotation: Any = Annotated[value_type | None, option]  # mypy cannot check an annotation made at run time
         parameters.append(
             inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
@@ -46,7 +51,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _help(setting: Setting) -> str:
-    """What a setting means, its range, and its defaults: one for all presets, or each preset's."""
+    """Return a setting's meaning, range and default; if the presets differ, the default of each preset."""
 
     def word(value: Any) -> str:
         if isinstance(value, tuple):

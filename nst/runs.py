@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def runs(as_json: Json = False) -> None:
-    """List the runs, the newest first."""
+    """List the runs, newest first."""
     from core import paths
     from core.jobs import control
     from core.runs.store import readable_runs
@@ -51,19 +51,19 @@ def runs(as_json: Json = False) -> None:
                 f"{record.timings['total']:.1f}" if "total" in record.timings else "–",
             ]
         )
-        if record.status == "interrupted":  # why, below its name; the table grows no wider
+        if record.status == "interrupted":  # the reason goes below the ID, to keep the table narrow
             lines.append([console.shorten(f"  {record.message}", longest), *[""] * (len(columns) - 1)])
     console.print_table(columns, lines)
 
 
 @app.command()
 def queue(
-    front: Annotated[str | None, typer.Option(metavar="RUN", help="Have this run come next.")] = None,
-    up: Annotated[str | None, typer.Option(metavar="RUN", help="Have this run come one place sooner.")] = None,
-    cancel: Annotated[str | None, typer.Option(metavar="RUN", help="Take this run out of the queue.")] = None,
+    front: Annotated[str | None, typer.Option(metavar="RUN", help="Move this run to the front of the queue.")] = None,
+    up: Annotated[str | None, typer.Option(metavar="RUN", help="Move this run up by one place.")] = None,
+    cancel: Annotated[str | None, typer.Option(metavar="RUN", help="Remove this run from the queue.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the runs that wait, the next one first, and when they should begin; or change their order."""
+    """List the waiting runs, the next run first, with their estimated start; or change their order."""
     from core.jobs import control, schedule
     from core.jobs.queue import move
     from core.runs.store import find
@@ -82,15 +82,15 @@ def queue(
         console.print_json({"painting": painted[0] if painted else None, "all_painting": painted, "waiting": listed})
         return
     for run in under_way:
-        console.tell(f"{run.id} is being painted.")
+        console.tell(f"{run.id} is running.")
     if not waiting:
-        console.tell("No run waits.")
+        console.tell("No run is waiting.")
         return
     lines = [
         [str(found.place), run.id, "–" if found.seconds is None else f"{found.seconds / 60:.1f}"]
         for run, found in waiting
     ]
-    console.print_table(["", "run", "should begin in, minutes"], lines)
+    console.print_table(["", "run", "estimated start in, minutes"], lines)
 
 
 @app.command()
@@ -98,14 +98,14 @@ def compare(
     run_ids: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…", help="Runs with a result; nst runs lists them. How a name begins will do, or last."
+            metavar="RUN…", help="Runs with a result: IDs or their first parts, or last. nst runs lists IDs."
         ),
     ],
     by: By = "reference",
     weights: Weights = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the results of runs by one yardstick: the same losses in float32, and the likeness to the photo."""
+    """Evaluate results of runs with the same settings: the losses in float32, and the likeness to the photo."""
     from core.runs.store import find
 
     found = [find(run_id) for run_id in run_ids]
@@ -123,7 +123,7 @@ def compare(
 
 
 def _evaluations(found: list[Run], by: str, weights: Path | None) -> list[Evaluation]:
-    """Of every run, measured now where that has not been done."""
+    """Return the evaluation of every run; compute the missing ones."""
     from core.machine import hardware
     from core.runs import evaluation
     from core.timings import Timings
@@ -131,13 +131,13 @@ def _evaluations(found: list[Run], by: str, weights: Path | None) -> list[Evalua
     settings = evaluation.settings_of(by)
     kept = evaluation.evaluations(found, settings)
     if missing := [run for run in found if run.id not in kept]:
-        with console.working() as told:
+        with console.working() as report:
             records = {run.id: run.record() for run in missing}
-            told("Loading TensorFlow …")
+            report("Loading TensorFlow …")
             hardware.import_tensorflow()
-            engine = load_engine(weights, told, Timings())
+            engine = load_engine(weights, report, Timings())
             for run in missing:
-                kept[run.id] = evaluation.evaluate(engine, run, records[run.id], settings, told)
+                kept[run.id] = evaluation.evaluate(engine, run, records[run.id], settings, report)
     return [kept[run.id] for run in found]
 
 
@@ -146,24 +146,25 @@ def report(
     run_ids: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…", help="What it tells of; nst runs lists them. How a name begins will do, or last."
+            metavar="RUN…", help="Runs for the report: IDs or their first parts, or last. nst runs lists IDs."
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="Where it goes: .html, or .zip with all pictures.")
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="The file to write: .html, or .zip with all pictures."),
     ],
     by: By = "reference",
-    title: Annotated[str, typer.Option(metavar="TEXT", help="Its title.")] = "",
+    title: Annotated[str, typer.Option(metavar="TEXT", help="The title of the report.")] = "",
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Measure what has not been measured yet by the yardstick.")
+        bool, typer.Option("--measure/--no-measure", help="Evaluate results that have no evaluation yet.")
     ] = True,
     measured: Annotated[
         list[Path] | None,
-        typer.Option("--timings", metavar="FILE", help="Add a measurement of nst bench; may be given repeatedly."),
+        typer.Option("--timings", metavar="FILE", help="Add a measurement by nst bench. Can be repeated."),
     ] = None,
     weights: Weights = None,
 ) -> None:
-    """Write a report of runs, one page that needs nothing else: pictures, losses, settings, times, commands."""
+    """Write a report of runs as one self-contained page: pictures, losses, settings, times, commands."""
     from bench import measurements
     from core.runs import evaluation, store
     from export.report import content, page
@@ -185,7 +186,11 @@ def write_report(
     weights: Path | None = None,
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = {},
 ) -> None:
-    """Write the report of runs, measured first by the yardstick where that is wanted, and say where it is."""
+    """Write the report of runs, and print its path; with `measure`, compute missing evaluations first.
+
+    Raises:
+        StudioError: If the report cannot be written.
+    """
     from core import paths
     from core.runs import evaluation
     from export.report import bundle, page

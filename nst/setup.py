@@ -14,7 +14,7 @@ from nst.options import Json, Weights
 
 @app.command()
 def export(weights: Weights = None, as_json: Json = False) -> None:
-    """Convert VGG19 to ONNX and prove that both compute the same."""
+    """Convert VGG19 to ONNX and check that both compute the same."""
     from core.machine import hardware
 
     hardware.import_tensorflow()
@@ -37,21 +37,21 @@ def export(weights: Weights = None, as_json: Json = False) -> None:
 
 @app.command()
 def prepare(weights: Weights = None) -> None:
-    """Fetch and convert all that runs and previews need, so that they need no network from then on."""
+    """Download and convert everything that runs and previews need, so that they work offline."""
     from core.machine import hardware
     from core.timings import Timings
     from core.transfer.preview import obtain
 
-    with console.working() as told:
+    with console.working() as report:
         hardware.import_tensorflow()
-        load_engine(weights, told, Timings())
-        obtain(told)
-    console.tell("All that runs need is here.")
+        load_engine(weights, report, Timings())
+        obtain(report)
+    console.tell("Runs and previews now work offline.")
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """What this machine has, what will be used, and what is missing, with its remedy."""
+    """Check this machine: what it has, what runs will use, what is missing and how to fix it."""
     from nst.doctor import examine
 
     findings = examine()
@@ -69,21 +69,21 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dashboard(context: typer.Context) -> None:
-    """Open the page in the browser. Further options go to Streamlit (--server.port 8600 …)."""
+    """Open the dashboard in the browser. Further options go to Streamlit (--server.port 8600 …)."""
     from core.jobs import workers
     from dashboard import metrics
 
     metrics.serve_where_asked()
-    workers.ensure_workers()  # what waited when the machine went down
+    workers.ensure_workers()  # for runs that waited when the machine went down
     from streamlit.web import cli
 
     page = Path(__file__).parents[1] / "dashboard" / "app.py"
-    cli.main(["run", str(page), *context.args], prog_name="streamlit")  # in this process, whose the metrics are
+    cli.main(["run", str(page), *context.args], prog_name="streamlit")  # in this process, because it serves the metrics
 
 
 @app.command(hidden=True)
 def worker() -> None:
-    """Perform queued runs, one after another: at a slot of its own. The page starts this by itself."""
+    """Perform queued runs one after another, in its own slot. The dashboard starts workers itself."""
     from core import log
     from core.jobs.worker import work
 

@@ -29,25 +29,26 @@ if TYPE_CHECKING:
     from core.settings import TransferSettings
     from core.transfer.stylize import Step
 
-OF_A_FOLDER = "A folder of photos"
+OF_A_FOLDER = "For a folder of photos"
 
 
 @app.command()
 @options.takes_settings
 def stylize(
     content: Annotated[
-        str, typer.Argument(metavar="PHOTO", help="A file, a sample's name such as chelsea, or a folder of photos.")
+        str,
+        typer.Argument(metavar="PHOTO", help="A file, a folder of photos, or the name of a sample such as chelsea."),
     ],
     styles: Annotated[
         list[str],
         typer.Argument(
-            metavar="STYLE", help=f"The painting, or up to {MOST_STYLES}: files, or samples' names such as waves."
+            metavar="STYLE", help=f"1 to {MOST_STYLES} paintings: files, or names of samples such as waves."
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", help="Where the result goes: .png .jpg .webp .tif; a folder's go to another folder."
+            "-o", "--output", help="The file to write: .png .jpg .webp .tif; for a folder of photos, another folder."
         ),
     ],
     preset: Annotated[
@@ -57,28 +58,28 @@ def stylize(
         list[str] | None,
         typer.Option(
             metavar="N:PICTURE",
-            help="Where the Nth style is used: where this picture is white. May be given once for each style; those "
-            "without are blended where no mask is.",
+            help="Use style N where this picture is white. Can be repeated, once per style. Styles without a mask are "
+            "blended outside the masks.",
         ),
     ] = None,
     keep: Annotated[
-        str | None, typer.Option(metavar="PICTURE", help="Where the photo stays as it is: where this picture is white.")
+        str | None, typer.Option(metavar="PICTURE", help="Keep the photo unchanged where this picture is white.")
     ] = None,
     start_from: Annotated[
-        str | None, typer.Option(metavar="PICTURE", help="Paint from this picture on, whatever --init says.")
+        str | None, typer.Option(metavar="PICTURE", help="Start from this picture instead of --init.")
     ] = None,
     steer: Annotated[
         list[str] | None,
-        typer.Option(metavar="N:NAME=X", help="After iteration N, go on with another weight; may be given repeatedly."),
+        typer.Option(metavar="N:NAME=X", help="Change a weight after iteration N. Can be repeated."),
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Paint also what has been painted already.", rich_help_panel=OF_A_FOLDER)
+        bool, typer.Option("--again", help="Paint finished photos again.", rich_help_panel=OF_A_FOLDER)
     ] = False,
     sequence: Annotated[
         bool,
         typer.Option(
             "--sequence",
-            help="The photos are the frames of a film: each starts from the last one's result.",
+            help="Treat the photos as frames of a film: each starts from the previous result.",
             rich_help_panel=OF_A_FOLDER,
         ),
     ] = False,
@@ -88,7 +89,7 @@ def stylize(
             metavar="N",
             min=1,
             max=20_000,
-            help="So many iterations for each of a sequence's later frames; like the first one's otherwise.",
+            help="Iterations of each later frame of a sequence. Default: as many as for the first frame.",
             rich_help_panel=OF_A_FOLDER,
         ),
     ] = None,
@@ -97,9 +98,10 @@ def stylize(
     as_json: Json = False,
     **choices: Any,
 ) -> None:
-    """Paint PHOTO in the manner of STYLE, or of several styles. Ctrl-C stops and keeps the best picture so far.
+    """Paint PHOTO in the style of one or more paintings. Ctrl-C stops the run and keeps the best picture so far.
 
-    Of a folder, every photo is painted; the same command, given again, goes on where it was."""
+    If PHOTO is a folder, paint every photo in it; repeat the command to continue after an interruption.
+    """
     from core.batches.folder import FolderBatch
     from core.images import codec
     from core.presets import choose
@@ -111,9 +113,11 @@ def stylize(
     if late := [
         text for text, change in zip(steer or (), steering, strict=True) if change.iteration >= wanted.iterations
     ]:
-        raise InputError(f"--steer {late[0]}: the run ends after {wanted.iterations} iterations.")
+        raise InputError(
+            f"--steer {late[0]}: the run ends after {wanted.iterations} iterations. Give an earlier iteration."
+        )
     if iterations_after_first and not sequence:
-        raise InputError("--iterations-after-first is for a --sequence.")
+        raise InputError("--iterations-after-first needs --sequence.")
     folder = Path(content)
     if folder.is_dir():
         later = wanted.changed(iterations=iterations_after_first or wanted.iterations) if sequence else None
@@ -121,7 +125,7 @@ def stylize(
         _paint_folder(FolderBatch.of(folder, output, spec, later), weights, now, again, as_json)
         return
     if sequence or again:
-        raise InputError(f"{'--sequence' if sequence else '--again'} is for a folder of photos, and {content} is none.")
+        raise InputError(f"{'--sequence' if sequence else '--again'} needs a folder, and {content} is not a folder.")
     codec.check_writable(output)
     photo, name = read_picture(content)
     spec = read_spec(styles, wanted, preset, mask, keep, start_from, steering)
@@ -136,16 +140,16 @@ def resume(
     run_id: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="A run that has ended; nst runs lists them. How a name begins will do, or last."
+            metavar="RUN", help="A run that has ended: its ID or the first part of it, or last. nst runs lists IDs."
         ),
     ],
     output: Output,
-    more: Annotated[int, typer.Option(metavar="N", min=0, max=20_000, help="So many iterations on top.")] = 0,
+    more: Annotated[int, typer.Option(metavar="N", min=0, max=20_000, help="Add this many iterations.")] = 0,
     weights: Weights = None,
     now: Now = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run from where it stands: one that was stopped or broken off, or for more iterations."""
+    """Continue a stopped or interrupted run, or add iterations to any run that has ended."""
     from core.images import codec
     from core.runs import recovery, store
 
@@ -157,14 +161,14 @@ def resume(
 
 
 def _deliver(run: Run, output: Path, as_json: bool) -> None:
-    """Write the picture of a run that has ended, and say how it went."""
+    """Write the result of a run that has ended, and print a summary."""
     record = run.record()
     if record.best_total is None:
-        raise StudioError("Stopped before there was a picture.")
+        raise StudioError("The run stopped before its first picture.")
     try:
         run.write_result(output)
     except StudioError as error:
-        raise StudioError(f"{error} The picture is kept as {run.result}") from error
+        raise StudioError(f"{error} The picture is saved as {run.result}") from error
     if as_json:
         console.print_json(record.summary() | {"output": str(output), "run": str(run.path)})
     else:
@@ -180,7 +184,7 @@ def preview(
     size: Annotated[int, typer.Option(metavar="PX", min=64, max=4096, help="Length of the longer side.")] = 512,
     as_json: Json = False,
 ) -> None:
-    """Paint an instant preview of CONTENT in the manner of STYLE: by another network, in a fraction of a second."""
+    """Paint a preview of CONTENT in the style of STYLE with another network, in a fraction of a second."""
     import time
 
     from core.images import codec, geometry
@@ -210,7 +214,11 @@ def read_spec(
     start: str | None = None,
     steering: Sequence[Steering] = (),
 ) -> RunSpec:
-    """How a photo is to be painted, its pictures read. Raises `InputError` where they do not fit together."""
+    """Read the pictures of a run, and return its spec; `masks` are texts such as "2:mask.png".
+
+    Raises:
+        InputError: If a picture is unreadable, or the pictures and settings do not fit together.
+    """
     from core.runs.spec import RunSpec, Style
     from core.transfer.inputs import check_styles
 
@@ -224,7 +232,7 @@ def read_spec(
 
 
 def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
-    """The masks as they are given, "2:mask.png", one for each of so many styles or none."""
+    """Read masks such as "2:mask.png", and return a mask or `None` for each style."""
     from core.images import sandbox
 
     masks: list[Image.Image | None] = [None] * styles
@@ -237,38 +245,42 @@ def _masks(given: Sequence[str], styles: int) -> list[Image.Image | None]:
             there = "there is only style 1" if styles == 1 else f"the styles are 1 to {styles}"
             raise InputError(f"--mask {text}: there is no style {int(number)}; {there}.")
         if masks[place]:
-            raise InputError(f"--mask {text}: style {int(number)} has a mask already.")
+            raise InputError(f"--mask {text}: style {int(number)} already has a mask.")
         masks[place] = mask = sandbox.read_mask(Path(file))
         if not mask.getbbox():
-            raise InputError(f"--mask {text}: the picture is black everywhere, so that the style would be nowhere.")
+            raise InputError(f"--mask {text}: it is all black, so the style would not be used. Make some of it white.")
     return masks
 
 
 def _kept(given: str) -> Image.Image:
-    """Where the photo stays as it is; of its own picture there must be some that does, and some that does not."""
+    """Read the mask of the unchanged area, and refuse an all black or all white mask."""
     from core.images import sandbox
 
     mask = sandbox.read_mask(Path(given))
     if not mask.getbbox():
-        raise InputError(f"--keep {given}: the picture is black everywhere, so that nothing would stay as it is.")
+        raise InputError(f"--keep {given}: it is all black, so nothing would stay unchanged. Make some of it white.")
     if mask.getextrema() == (255, 255):
-        raise InputError(f"--keep {given}: the picture is white everywhere, so that nothing would be painted.")
+        raise InputError(f"--keep {given}: it is all white, so nothing would be painted. Make some of it black.")
     return mask
 
 
 def _tell_what_is_stretched(spec: RunSpec, height: int, width: int, photo: str = "the photo") -> None:
-    """Of the masks and the picture to start from, which are brought to the shape of a photo of that size."""
+    """Print which masks and starting picture are stretched, because their aspect ratio is not the photo's."""
     from core.images import geometry
 
     given = {f"--mask {number}": style.mask for number, style in enumerate(spec.styles, 1)}
     given |= {"--keep": spec.kept, "--start-from": spec.start}
     for option, picture in given.items():
         if picture and not geometry.have_same_shape(picture.size, (width, height)):
-            console.tell(f"{option} has another shape than {photo}: it is stretched to it.")
+            console.tell(f"{option} has another aspect ratio than {photo}, so it is stretched.")
 
 
 def read_picture(given: str) -> tuple[Image.Image, str]:
-    """The picture of a file or of a sample, and its name."""
+    """Return the picture of a file or a sample, and its name.
+
+    Raises:
+        InputError: If there is no such picture, or it is unreadable.
+    """
     from core.samples.gallery import PictureSource
 
     found = PictureSource.from_text(given)
@@ -276,14 +288,18 @@ def read_picture(given: str) -> tuple[Image.Image, str]:
 
 
 def _let_pass(steps: Iterator[Step]) -> None:
-    for _ in steps:  # none is kept: each holds pictures
+    for _ in steps:  # keep no step: each holds pictures
         pass
 
 
 def perform(
     run: Run, weights: Path | None, consume: Callable[[Iterator[Step]], None] = _let_pass, now: bool = False
 ) -> None:
-    """Perform a run in this process when it is its turn, with a progress bar; `consume` takes the steps."""
+    """Perform a run in this process with a progress bar; `consume` reads its steps, `now` skips the queue.
+
+    Raises:
+        StudioError: If the run fails.
+    """
     with PaintingProgress(run.record().settings.iterations) as progress:
         _paint(run, progress, lambda tell, timings: load_engine(weights, tell, timings), consume, now)
 
@@ -304,9 +320,9 @@ def _paint(
 
 
 def _paint_folder(batch: FolderBatch, weights: Path | None, now: bool, again: bool, as_json: bool) -> None:
-    """Paint what has not been painted yet, with one progress bar; what could not be is told at the end."""
-    with console.working() as told:
-        items = batch.items(told)
+    """Paint the unpainted photos with one progress bar, and print the failures at the end."""
+    with console.working() as report:
+        items = batch.items(report)
         due = {number: item for number, item in enumerate(items, 1) if again or not item.is_painted}
     make_engine = once(lambda tell, timings: load_engine(weights, tell, timings))
     painted: list[dict[str, Any]] = []
@@ -319,7 +335,7 @@ def _paint_folder(batch: FolderBatch, weights: Path | None, now: bool, again: bo
             run = None
             try:
                 run = batch.begin(item)
-                if (shape := run.record().shape) not in shapes:  # a film's frames have one
+                if (shape := run.record().shape) not in shapes:  # say it once, not for every frame
                     shapes.add(shape)
                     _tell_what_is_stretched(batch.spec, *shape, item.photo.name)
                 _paint(run, progress, make_engine, _let_pass, now)
@@ -336,19 +352,19 @@ def _paint_folder(batch: FolderBatch, weights: Path | None, now: bool, again: bo
             except StudioError as error:
                 message = str(error) if item.photo.stem in str(error) else f"{item.photo.name}: {error}"
                 of_this_photo = isinstance(error, InputError) or (run and run.result.is_file())
-                if batch.later or not of_this_photo:  # the others would fare no better
+                if batch.later or not of_this_photo:  # the other photos would fail too
                     raise type(error)(message) from error
                 failed[item.photo.name] = message
     there = [str(item.output) for number, item in enumerate(items, 1) if number not in due]
     if as_json:
         console.print_json({"painted": painted, "there already": there, "failed": failed})
     else:
-        before = f", {len(there)} were there already" if there else ""
+        before = f", {len(there)} were already painted" if there else ""
         console.tell(f"Painted {len(painted)} of {len(items)}{before}: {batch.target}")
     for message in failed.values():
         console.tell(message)
     if stopped:
-        console.tell("What is done stays; the same command goes on from there.")
+        console.tell("Finished photos are kept: repeat the command to continue.")
         raise typer.Exit(130)
     if failed:
         raise StudioError(f"{len(failed)} of {len(items)} photos could not be painted.")

@@ -1,4 +1,4 @@
-"""What many tests need: a home of their own, the real weights and the engine made of them, small pictures."""
+"""Shared fixtures: a temporary home, the real weights, the engine, and small pictures."""
 
 import json
 import logging
@@ -22,26 +22,26 @@ REFERENCE = ROOT.parent / "shared" / "reference"
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory):
-    """No test touches the user's own runs and caches; the models beside the code are shared."""
+    """Keep the tests away from the user's runs and caches; the models in the checkout are shared."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NST_HOME", str(folder))
         patch.setenv("NST_WORKER_IDLE", "0.5")
-        patch.setenv("NST_WORKERS", "1")  # also where there are several GPUs
+        patch.setenv("NST_WORKERS", "1")  # even with several GPUs
         patch.delenv("NST_WEIGHTS", raising=False)
         yield folder
 
 
 @pytest.fixture
 def own_home(tmp_path, monkeypatch):
-    """A home for one test alone, where what other tests left would matter."""
+    """Return the empty home of a single test."""
     monkeypatch.setenv("NST_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 @pytest.fixture
 def other_process(own_home):
-    """Another process that lives until it is killed; `id` is its identity."""
+    """Return another process that lives until it is killed; `id` is its identity."""
     code = "from core.machine.processes import ProcessId; print(ProcessId.this_process().model_dump_json(), flush=True)"
     command = [sys.executable, "-c", f"{code}; input()"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -53,7 +53,7 @@ def other_process(own_home):
 
 @pytest.fixture
 def told(monkeypatch, capsys):
-    """Has this process log; gives the lines told since they were last asked for, or what each event holds, as JSON."""
+    """Turn logging on; `lines()` returns the lines since the last call, `facts()` the JSON events among them."""
     monkeypatch.setattr(log._log, "handlers", [logging.NullHandler()])
     capsys.readouterr()
 
@@ -66,7 +66,7 @@ def told(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def weights(home):
-    """The real VGG19 weights, fetched at the first run of the tests."""
+    """Return the real VGG19 weights, downloaded at the first run of the tests."""
     hardware.import_tensorflow()
     from core.vgg.weights import obtain
 
@@ -75,7 +75,7 @@ def weights(home):
 
 @pytest.fixture(scope="session")
 def model(weights):
-    """Their export, made at the first run of the tests."""
+    """Return the exported model of the weights, made at the first run of the tests."""
     from export.onnx_model import ensure_model
 
     return ensure_model(weights)
@@ -90,13 +90,13 @@ def engine(weights, model):
 
 @pytest.fixture(scope="session")
 def photo(home):
-    """A preprocessed sample photo, `(1, 64, 96, 3)`: odd places enough, and quick."""
+    """Return a small preprocessed sample photo, `(1, 64, 96, 3)`."""
     return preprocessing.to_network(_cut(PHOTOS[1]))
 
 
 @pytest.fixture(scope="session")
 def painting(home):
-    """A preprocessed sample style, `(1, 64, 96, 3)`."""
+    """Return a small preprocessed sample style, `(1, 64, 96, 3)`."""
     return preprocessing.to_network(_cut(STYLES[1]))
 
 
@@ -106,8 +106,8 @@ def _cut(sample) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def reference_pair():
-    """The published pair's content and style picture, where they are at hand."""
+    """Return the files of the published content and style image, or skip the test without them."""
     pair = REFERENCE / "content.jpg", REFERENCE / "style.jpg"
     if not all(path.is_file() for path in pair):
-        pytest.skip("the published pair of pictures is not at hand (nst reference fetches it)")
+        pytest.skip("the published pair of pictures is missing (nst reference downloads it)")
     return pair

@@ -1,4 +1,4 @@
-"""How well a colour stands out from another, by the Web Content Accessibility Guidelines 2.1."""
+"""The contrast of two colours, by the Web Content Accessibility Guidelines 2.1."""
 
 import numpy as np
 

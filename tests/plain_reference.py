@@ -1,6 +1,6 @@
-"""The published run as its description tells it, in plain eager TensorFlow: what the engine's numbers are held to.
+"""The published run after its description, in plain eager TensorFlow, to compare the engine with.
 
-Nothing here comes from the product, so that a mistake there cannot hide by being made twice.
+It uses no code of the product, so that a mistake there cannot appear here too.
 """
 
 import keras
@@ -16,7 +16,7 @@ MEANS = (103.939, 116.779, 123.68)  # blue, green, red
 
 
 def read_picture(path, longer_side):
-    """A picture file as the network gets it, `(1, H, W, 3)` float32."""
+    """Return a picture file as the input of the network, `(1, H, W, 3)` float32."""
     picture = Image.open(path).convert("RGB")
     factor = longer_side / max(picture.size)
     picture = picture.resize([round(side * factor) for side in picture.size], Image.Resampling.LANCZOS)
@@ -24,8 +24,9 @@ def read_picture(path, longer_side):
 
 
 def painting_loop(content, style, arrays, iterations):
-    """Yields `(style, content, total)` and the image `(1, H, W, 3)` before every update, `iterations` of them; then
-    the same of the last image. `arrays` holds kernel and bias of every convolution by its name."""
+    """Yield `(style, content, total)` and the image `(1, H, W, 3)` before each of `iterations` updates, and at the end.
+
+    `arrays` holds kernel and bias of every convolution by its name."""
     vgg = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
     for name, kernel_and_bias in arrays.items():
         vgg.get_layer(name).set_weights(kernel_and_bias)
@@ -54,7 +55,7 @@ def painting_loop(content, style, arrays, iterations):
 
 
 def best_of(steps):
-    """The lowest total loss, the number of its image and the image."""
+    """Return the lowest total loss, the number of its image and the image."""
     best = None
     for number, ((_, _, total), image) in enumerate(steps):
         if best is None or total < best[0]:
@@ -63,6 +64,6 @@ def best_of(steps):
 
 
 def _gram(features):
-    """FᵀF / N of one feature map, its N positions as rows."""
+    """Return FᵀF / N of a feature map, with its N positions as rows of F."""
     rows = tf.reshape(features, (-1, features.shape[-1]))
     return tf.transpose(rows) @ rows / rows.shape[0]

@@ -1,4 +1,4 @@
-"""What opens without heavy libraries. The order of imports is import-linter's to check (pyproject.toml)."""
+"""Which modules load without heavy libraries. import-linter checks the order of imports (pyproject.toml)."""
 
 import subprocess
 import sys
@@ -47,6 +47,6 @@ def test_only_the_modules_that_compute_load_tensorflow():
 
 
 @pytest.mark.parametrize("module", ["nst.main", "core.settings", "core.images.codec"])
-def test_the_command_line_starts_light(module):
+def test_the_command_line_starts_without_heavy_libraries(module):
     among = {*HEAVY, "onnxruntime", "streamlit", "pandas"} | ({"PIL"} if module != "core.images.codec" else set())
     assert loaded(f"import {module}", among) == "[]\n"

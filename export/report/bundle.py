@@ -1,4 +1,4 @@
-"""Write a report as a ZIP: the page, the result files, the metrics and a script that repeats the runs."""
+"""Write a report as a ZIP: the page, and the pictures, metrics and a repeat script of each run."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from export.report import content
 from export.report.content import ReportRun, TimingRows
 from export.report.page import TITLE, render
 
-FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of a ZIP's members: the same runs give the same bytes
+FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of all members, so that the same runs give the same bytes
 
 
 def write_zip(
@@ -26,8 +26,14 @@ def write_zip(
     measured_by: str = "",
     timings: Mapping[str, TimingRows] = {},
 ) -> None:
-    """Write the page as report.html, tables of all runs as runs.csv and runs.json, and for each run a folder: its
-    pictures in full size, metrics.csv, run.json, and repeat.sh, which paints it again. Raises as `html` does."""
+    """Write a report as a ZIP: report.html, tables of all runs (runs.csv, runs.json), and a folder for each run.
+
+    The folder has the run's pictures in full size, metrics.csv, run.json, and repeat.sh, which paints the run again.
+    The arguments after `target` are those of `page.html`.
+
+    Raises:
+        InputError: If there is no run, or a run is unreadable.
+    """
     shown = content.read_run(found, evaluations)
     page = render(shown, title, measured_by, timings)
     with zipfile.ZipFile(target, "w") as archive:
@@ -53,7 +59,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, executable: bool = Fa
 def _script(each: ReportRun) -> str:
     line = describe.command(each.run, each.record, output="repeated.png")
     return f"""#!/bin/sh
-# Paints this run once more, beside its own result. nst is the command of Style Transfer Studio.
+# Paints this run again, beside its result. nst is the command of Style Transfer Studio.
 cd "$(dirname "$0")" || exit 1
 exec {line}
 """
@@ -64,14 +70,14 @@ def _recorded(record: RunRecord) -> dict[str, Any]:
 
 
 def _summary(each: ReportRun) -> dict[str, Any]:
-    """A run without what only its own folder needs."""
+    """Return a run's entry in runs.json."""
     evaluation = each.evaluation.model_dump(exclude={"run"}) if each.evaluation else None
     beside = {"name": each.marks.name, "note": each.marks.note, "reading": evaluation}
     return _recorded(each.record) | beside | {"command": describe.command(each.run, each.record)}
 
 
 def _row(each: ReportRun) -> dict[str, Any]:
-    """A run as one line of a table."""
+    """Return a run's row in runs.csv."""
     summary = _summary(each)
     nested = ("settings", "timings", "reading", "environment", "steering", "shape", "styles", "schema_version")
     row = {name: value for name, value in summary.items() if name not in nested}
@@ -84,7 +90,7 @@ def _row(each: ReportRun) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula is marked as a text."""
+    """Mark text as text if a spreadsheet would read it as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 

@@ -30,15 +30,15 @@ PICTURE_SIDE = 1024  # px, at most
 PICTURE_QUALITY = 85
 FRAME_SIDE = 192  # px
 FRAME_QUALITY = 80
-FRAMES = 8  # on a strip
-LEGEND_CHARACTERS = 42  # so much of a name fits beside a curve
+FRAMES = 8  # in the strip of a run
+LEGEND_CHARACTERS = 42  # of a run's label
 TimingRows = Sequence[Mapping[str, Any]]
 Kind = Literal["input", "mask", "painted"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as the page holds it."""
+    """A picture embedded in the page."""
 
     source: str  # a data URI
     width: int
@@ -50,7 +50,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ReportRun:
-    """A run as the report tells of it."""
+    """A run in the report."""
 
     number: int
     run: Run
@@ -78,11 +78,20 @@ class ReportRun:
 
 
 def check(found: Sequence[Run]) -> None:
-    """Raise `InputError` where `html` would for what the runs say of themselves, before a long measurement."""
+    """Check the runs before long evaluations start.
+
+    Raises:
+        InputError: If there is no run, or a record or its metrics are unreadable.
+    """
     read_run(found, {})
 
 
 def read_run(found: Sequence[Run], evaluations: Mapping[str, Evaluation]) -> list[ReportRun]:
+    """Read the records and metrics of the runs.
+
+    Raises:
+        InputError: If there is no run, or a record or its metrics are unreadable.
+    """
     if not found:
         raise InputError("A report needs at least one run.")
     return [_read(number, run, evaluations.get(run.id)) for number, run in enumerate(found, 1)]
@@ -101,6 +110,11 @@ def _read(number: int, run: Run, evaluation: Evaluation | None) -> ReportRun:
 
 
 def bytes_of(path: Path, run: Run) -> bytes:
+    """Return the bytes of a file of a run.
+
+    Raises:
+        InputError: If the file is unreadable.
+    """
     try:
         return paths.read(path, 4 * codec.MAX_PIXELS)
     except OSError as error:
@@ -116,7 +130,7 @@ def picture(
     quality: int = PICTURE_QUALITY,
     kind: Kind = "input",
 ) -> Picture:
-    """The picture as JPEG, its longer side at most `side` px."""
+    """Return the picture as JPEG, its longer side at most `side` px."""
     own_copy = codec.read_image(path, f"{path.name} of the run {run.id}", max_bytes=4 * codec.MAX_PIXELS)
     own_copy.thumbnail((side, side), Image.Resampling.LANCZOS)
     data = base64.b64encode(codec.encode_jpeg(np.asarray(own_copy), quality)).decode()
@@ -124,24 +138,24 @@ def picture(
 
 
 def pictures(each: ReportRun) -> list[Picture]:
-    """What went in and what came out; where nothing did, how far it had come."""
+    """Return the inputs of a run and its result, or its last picture if it has no result."""
     run, record = each.run, each.record
-    side = min(PICTURE_SIDE, max(record.shape))  # as large as the result beside them
+    side = min(PICTURE_SIDE, max(record.shape))  # no larger than the result
     pictures = [picture(run, run.content, f"Photo: {record.content}", f"The photo {record.content}", side)]
     if run.kept.is_file():
-        pictures.append(_mask(run, run.kept, "Left as it is where white", "Where the photo is left as it is: white"))
+        pictures.append(_mask(run, run.kept, "Unchanged where white", "The mask of the unchanged part"))
     for style in styles_of(run, record):
         caption = f"{style.label}: {', '.join(filter(None, (style.name, style.share_text)))}"
         pictures.append(picture(run, style.path, caption, f"The painting {style.name}", side))
         if style.mask:
-            where = f"{style.label} is where white"
-            pictures.append(_mask(run, style.mask, where, f"Where {style.name} is: white"))
-    title = f"{record.content} in the manner of {record.style}"
+            where = f"{style.label} is used where white"
+            pictures.append(_mask(run, style.mask, where, f"The mask of {style.name}"))
+    title = f"{record.content} in the style of {record.style}"
     if run.result.is_file():
         caption = f"Result: best picture, iteration {record.best_iteration}"
         pictures.append(picture(run, run.result, caption, f"The result: {title}", kind="painted"))
     elif run.live.is_file():
-        caption = "Painted so far" if record.unfinished else "No result; the last picture that was seen"
+        caption = "Painted so far" if record.unfinished else "No result; the last picture"
         pictures.append(picture(run, run.live, caption, f"Not finished: {title}", side, kind="painted"))
     return pictures
 
@@ -151,6 +165,7 @@ def _mask(run: Run, path: Path, caption: str, alternative: str) -> Picture:
 
 
 def frames(each: ReportRun) -> list[Picture]:
+    """Return at most `FRAMES` frames of a run, evenly spaced; none if it has only one."""
     frames = each.run.frames()
     if len(frames) < 2:
         return []
@@ -162,11 +177,11 @@ def frames(each: ReportRun) -> list[Picture]:
 
 
 def painted(each: ReportRun, side: int) -> Picture | None:
-    """What the run came to; `None` where that is nothing."""
+    """Return the result of a run or its last picture, or `None` if it has neither."""
     record = each.record
     for path in (each.run.result, each.run.live):
         if path.is_file():
             what = "" if path == each.run.result else "Not finished: "
-            alternative = f"{what}{record.content} in the manner of {record.style}"
+            alternative = f"{what}{record.content} in the style of {record.style}"
             return picture(each.run, path, "", alternative, side, kind="painted")
     return None

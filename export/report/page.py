@@ -1,4 +1,4 @@
-"""Render runs as a report: one HTML page that needs nothing else."""
+"""Render a report of runs as one self-contained HTML page."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,11 +19,11 @@ from export.report.content import FRAME_SIDE, Picture, ReportRun, TimingRows
 SUFFIXES = (".html", ".zip")
 TITLE = "Style transfer report"
 
-FEW = 6  # runs whose pictures are shown large beside what they were made of; of more there is a contact sheet
-SHEET_SIDE = 360  # px, of a picture on it
-LARGE_SIDE = 640  # px, of the same beside all that is told of its run
-MOST_LARGE = 60  # runs that have one: with more, the page would take long to open
-MOST_CURVES = len(charts.COLOURS) * len(charts.DASHES)  # more lines nobody tells apart
+FEW = 6  # runs shown with their inputs in large pictures; more runs are shown on a contact sheet
+SHEET_SIDE = 360  # px, of a picture on a contact sheet
+LARGE_SIDE = 640  # px, of the same picture in the details of its run
+MOST_LARGE = 60  # runs with such a picture; more would make the page slow
+MOST_CURVES = len(charts.COLOURS) * len(charts.DASHES)  # more curves would look alike
 
 ABBREVIATIONS = {"cpu": "CPU", "cuda": "CUDA", "gpu": "GPU", "gpus": "GPUs", "onnx": "ONNX"}
 
@@ -35,21 +35,34 @@ def html(
     measured_by: str = "",
     timings: Mapping[str, TimingRows] = {},
 ) -> str:
-    """A page about the runs, without scripts or references to anything outside itself.
+    """Return the HTML page about the runs, without scripts or references to other files.
 
-    `evaluations` are by the runs' names, and `measured_by` says whose losses they are, such as "the preset reference".
-    `timings` are tables of `bench.measurements`, by their titles. Raises `InputError` for none or an unreadable run."""
+    Args:
+        found: The runs.
+        evaluations: Evaluations by run ID.
+        title: The title of the page.
+        measured_by: The source of the evaluations' settings, such as "the preset reference".
+        timings: Tables of `bench.measurements`, by their titles.
+
+    Raises:
+        InputError: If there is no run, or a run is unreadable.
+    """
     return render(content.read_run(found, evaluations), title, measured_by, timings)
 
 
 def check_writable(path: Path) -> None:
-    """Raise `InputError` if a report is bound to fail there: for the suffix, the folder or the permissions."""
+    """Check that a report can be written to `path`.
+
+    Raises:
+        InputError: If the suffix, the folder or the permissions do not allow it.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} cannot be written: the name of a report must end in {' or '.join(SUFFIXES)}.")
     paths.check_writable(path)
 
 
 def render(shown: list[ReportRun], title: str, measured_by: str, timings: Mapping[str, TimingRows]) -> str:
+    """Return the HTML page about runs that `content.read_run` has read; see `html`."""
     created = sorted(each.record.created for each in shown)
     many = len(shown) > FEW
     return _template().render(
@@ -86,7 +99,7 @@ def _template() -> Any:
 
 
 def _described(each: ReportRun, pictures: bool = True, drawn: bool = True) -> dict[str, Any]:
-    """What the page says of one run; with its pictures, and with its own curves."""
+    """Return what the page says about a run, with its pictures and its own charts if asked for."""
     record, seconds = each.record, each.record.timings.get("total")
     own = {}
     if drawn and len(each.metrics) > 1:
@@ -132,18 +145,18 @@ def _stages(each: ReportRun) -> Mapping[int, str]:
 
 
 def _described_briefly(shown: list[ReportRun]) -> list[dict[str, Any]]:
-    """What the page says of each of many runs: without the pictures, and called by what is different about it."""
-    told = contact_sheet.captions([each.record for each in shown])
+    """Return what the page says about each of many runs: titled by its differences, without its inputs."""
+    captions = contact_sheet.captions([each.record for each in shown])
     large, drawn = len(shown) <= MOST_LARGE, len(shown) <= MOST_CURVES
     return [
         _described(each, pictures=False, drawn=drawn)
         | {"title": legible(each.marks.name) or caption, "large": content.painted(each, LARGE_SIDE) if large else None}
-        for each, caption in zip(shown, told, strict=True)
+        for each, caption in zip(shown, captions, strict=True)
     ]
 
 
 def _contact_sheet(shown: list[ReportRun]) -> dict[str, Any]:
-    """The pictures of many runs, in tables where any fit, and the photo or painting that all have in common."""
+    """Return the pictures of many runs, in tables if possible, and the photo or painting that all runs share."""
     records = [each.record for each in shown]
     pictures = [
         {"number": each.number, "short": each.short, "words": caption, "status": each.record.status.capitalize(),
@@ -176,7 +189,7 @@ def _contact_sheet(shown: list[ReportRun]) -> dict[str, Any]:
 
 
 def _of_heading(what: str, each: ReportRun) -> Picture | None:
-    """The photo or the painting that a row or a column is about; the first of several."""
+    """Return the photo or the first painting of a row or column, or `None` for other headings."""
     if what == contact_sheet.PHOTO:
         return content.picture(each.run, each.run.content, f"Photo: {each.record.content}", "", FRAME_SIDE)
     if what == contact_sheet.PAINTING:
@@ -185,7 +198,7 @@ def _of_heading(what: str, each: ReportRun) -> Picture | None:
 
 
 def _drawings(shown: list[ReportRun]) -> dict[str, str]:
-    """The drawings that show the runs together, as SVG."""
+    """Return the charts that compare the runs, as SVG."""
     drawn: dict[str, str] = {}
     many = len(shown) > FEW
     if len(shown) > MOST_CURVES:
@@ -204,7 +217,7 @@ def _drawings(shown: list[ReportRun]) -> dict[str, str]:
 
 
 def _durations(title: str, rows: TimingRows) -> list[dict[str, Any]]:
-    """A drawing and a table for each size that was measured."""
+    """Return a chart and a table for each measured size."""
     import pandas as pd
 
     shown = []
@@ -234,27 +247,27 @@ def _durations(title: str, rows: TimingRows) -> list[dict[str, Any]]:
 
 
 def _reason(record: RunRecord) -> str:
-    """Why a run is not simply done, in a sentence; a run that is may have something to say too."""
+    """Return a sentence about how a run ended; for a finished run, its message."""
     done = f"{record.iteration or 0} of {record.settings.iterations} iterations"
     if record.status == "stopped":
         picture = "the best picture so far was kept" if record.best_total is not None else "there is no picture"
-        return f"It was stopped after {done}; {picture}. {record.message}".strip()
+        return f"The run was stopped after {done}; {picture}. {record.message}".strip()
     if record.status == "interrupted":
-        return f"The process that painted it is gone: of {done} the record tells, and there was no orderly end."
+        return f"The process that painted the run ended unexpectedly; {done} are recorded."
     if record.unfinished:
-        return f"It was not over when this report was written: {done}. {record.message}".strip()
+        return f"The run had not ended when this report was written: {done}. {record.message}".strip()
     return record.message
 
 
 def _differences(shown: list[ReportRun]) -> list[tuple[str, list[str]]]:
-    """What the runs were told otherwise: a line for each such thing. One run alone is held against its preset."""
+    """Return the differences between the runs, or between a single run and its preset."""
     if len(shown) == 1:
         return [(label, [value, usual]) for label, value, usual in describe.differences(shown[0].record)]
     return describe.differing([(each.run, each.record) for each in shown])
 
 
 def _timings(shown: list[ReportRun]) -> list[tuple[str, list[str]]]:
-    """Seconds, a line for each phase and then for the sums."""
+    """Return the seconds of each phase, then of the sums."""
     names = list(dict.fromkeys(name for each in shown for name in each.phases))
     lines = [(name.capitalize(), [each.phases.get(name) for each in shown]) for name in names]
     lines += [(name.capitalize(), [each.record.timings.get(name) for each in shown]) for name in SUMS if names]
@@ -262,27 +275,27 @@ def _timings(shown: list[ReportRun]) -> list[tuple[str, list[str]]]:
 
 
 def _provenance(record: RunRecord) -> list[tuple[str, str]]:
-    told = {
+    facts = {
         "Painted": f"{record.created:%Y-%m-%d %H:%M:%S} UTC",
         "Weights of VGG19": record.weights,
-        "Their SHA-256": record.weights_sha256,
+        "SHA-256 of the weights": record.weights_sha256,
         "Started from": record.start,
         "Style targets": record.style_targets,
         "Precision": record.precision,
-        "Evaluations": str(record.evaluations or ""),
+        "Loss evaluations": str(record.evaluations or ""),
         "Best iteration": "" if record.best_iteration is None else str(record.best_iteration),
     }
-    return [(name, value) for name, value in told.items() if value]
+    return [(name, value) for name, value in facts.items() if value]
 
 
 def _fact(name: str) -> str:
-    """The name of a fact of the environment, as people write it."""
+    """Return the name of an environment fact for people."""
     written = " ".join(ABBREVIATIONS.get(word, word) for word in name.split("_"))
     return written[:1].upper() + written[1:]
 
 
 def _words(value: Any) -> str:
-    """A value of the environment, which may be nested."""
+    """Return an environment value as text; it may be nested."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, list | tuple):

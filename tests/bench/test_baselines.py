@@ -1,4 +1,4 @@
-"""What we compare with computes the same as we do; otherwise its time would say nothing."""
+"""The baselines compute the same as the engine, so that their times can be compared."""
 
 import itertools
 
@@ -17,18 +17,19 @@ def objective(engine, photo, painting):
     return engine.objective(photo, painting, SETTINGS)[0]
 
 
-def test_the_published_loop_has_our_totals(engine, objective, photo, painting):
+def test_the_published_loop_gives_the_same_totals(engine, objective, photo, painting):
     loop = baselines.PublishedLoop(engine.weights, photo, painting, SETTINGS)
     theirs = [loop.iterate() for _ in range(SETTINGS.iterations + 1)]
     ours = [step.losses.total for step in stylize(objective, photo, SETTINGS)]
     assert theirs[:2] == pytest.approx(ours[:2], rel=1e-5)
-    assert theirs == pytest.approx(ours, rel=1e-3)  # rounding that tips a pooling tie is carried on
+    # Rounding may change the choice in a pooling tie, and the difference stays.
+    assert theirs == pytest.approx(ours, rel=1e-3)
     assert loop.best_total == min(theirs)
     assert len(loop.best) == photo.size
 
 
 @pytest.mark.parametrize("variant", [baselines.eager, baselines.xla])
-def test_another_way_to_run_the_losses_changes_nothing_else(engine, objective, photo, painting, variant):
+def test_eager_and_xla_losses_are_the_same(engine, objective, photo, painting, variant):
     import tensorflow as tf
 
     other, _ = engine.objective(photo, painting, SETTINGS)
@@ -40,7 +41,7 @@ def test_another_way_to_run_the_losses_changes_nothing_else(engine, objective, p
     assert difference < 1e-3
 
 
-def test_the_floor_computes_every_convolution_there_and_back(engine, monkeypatch):
+def test_convolutions_computes_every_convolution_forward_and_backward(engine, monkeypatch):
     import tensorflow as tf
 
     shapes = []

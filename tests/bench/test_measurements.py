@@ -1,4 +1,4 @@
-"""Measurements as data: fair turns, honest statistics, and files that another machine can read."""
+"""Measurements: turns, statistics, and files for other machines."""
 
 import json
 
@@ -37,18 +37,18 @@ def test_a_slow_way_is_repeated_less_often(monkeypatch):
     assert found.seconds == measurements.LEAST * [10.0]
 
 
-def test_median_and_range_are_numpy_s():
+def test_median_and_range_match_numpy():
     timing = Timing(way="x", seconds=[float(second) for second in range(1, 12)])
     assert timing.median == 6
     assert timing.range == (2, 10)
 
 
-def test_the_loss_at_a_moment_is_that_of_the_last_picture_there_was():
+def test_total_at_is_the_loss_of_the_last_picture_before_the_mark():
     course = Course(way="x", seconds=[2.0, 4.0, 6.0], totals=[9.0, 5.0, 3.0], step=2.0, to_target=6.0)
     assert [course.total_at(mark) for mark in (1.9, 2.0, 5.9, 100)] == [None, 9.0, 5.0, 3.0]
 
 
-def test_a_measurement_survives_its_file(tmp_path):
+def test_a_measurement_is_the_same_after_saving_and_reading(tmp_path):
     found = a_measurement()
     found.save(tmp_path / "m.json")
     assert measurements.read(tmp_path / "m.json").model_dump_json() == found.model_dump_json()
@@ -56,7 +56,7 @@ def test_a_measurement_survives_its_file(tmp_path):
     assert found.environment["versions"]["tensorflow"]
 
 
-def test_a_measurement_that_cannot_be_written_says_so(tmp_path):
+def test_a_measurement_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StudioError, match="could not be written"):
         a_measurement().save(tmp_path / "file" / "m.json")
@@ -73,7 +73,7 @@ def test_a_measurement_that_cannot_be_written_says_so(tmp_path):
         ({"more": 1}, "more"),
     ],
 )
-def test_foreign_json_is_refused_in_a_sentence(tmp_path, change, says):
+def test_invalid_json_values_are_refused_in_one_line(tmp_path, change, says):
     file = tmp_path / "m.json"
     file.write_text(json.dumps(a_measurement().model_dump(mode="json") | change))
     with pytest.raises(InputError, match=says) as refusal:
@@ -82,7 +82,7 @@ def test_foreign_json_is_refused_in_a_sentence(tmp_path, change, says):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
-def test_what_is_no_json_is_refused(tmp_path, content):
+def test_invalid_json_is_refused(tmp_path, content):
     (tmp_path / "m.json").write_bytes(content)
     with pytest.raises(InputError, match="holds no measurement"):
         measurements.read(tmp_path / "m.json")

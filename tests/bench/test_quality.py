@@ -1,4 +1,4 @@
-"""Time to quality on small pictures: the courses are the runs' own, and the clock counts only the runs."""
+"""Time to quality on small pictures: targets and courses."""
 
 import json
 
@@ -25,7 +25,7 @@ def targets_file(own_home, tmp_path, monkeypatch):
     return file
 
 
-def test_every_target_that_is_kept_names_where_it_comes_from():
+def test_every_stored_target_names_its_source():
     kept = json.loads(quality.TARGETS.read_text())
     assert {"published pair"} <= {entry["pair"] for entry in kept}
     for entry in kept:
@@ -38,9 +38,10 @@ def test_a_target_is_measured_once_and_then_read(engine, pictures, targets_file,
         quality.target(engine, pictures, False, print)
     monkeypatch.setattr(quality, "ITERATION", 5)
     measured = quality.target(engine, pictures, True, print)
-    monkeypatch.setattr(quality, "stylize", None)  # it is not painted again
+    monkeypatch.setattr(quality, "stylize", None)  # painting again would fail
     assert quality.target(engine, pictures, False, print) == measured
-    assert json.loads(targets_file.read_text()) == []  # that is the project's; one's own is kept with the measurements
+    # The project's file is unchanged; the new target is with the measurements.
+    assert json.loads(targets_file.read_text()) == []
     (entry,) = json.loads(quality._own_file().read_text())
     assert (entry["pair"], entry["iteration"], entry["weights_sha256"]) == ("small pair", 5, engine.weights.sha256)
 
@@ -54,9 +55,9 @@ def test_courses_of_a_pair(engine, pictures, targets_file, monkeypatch):
     assert [course.way for course in found.courses] == ["published code path", "compiled Adam", "fast"]
     assert len(published.seconds) == 5
     rounding = {"float32": 1e-4, "bfloat16": 1e-2}[engine.choice(PRESETS["fast"].settings()).precision]
-    assert published.totals == pytest.approx(adam.totals[:5], rel=rounding)  # one trajectory
+    assert published.totals == pytest.approx(adam.totals[:5], rel=rounding)  # the same trajectory
     assert published.to_target == pytest.approx(published.seconds[0] + 12 * published.step)
-    assert fast.totals[-1] <= found.target < fast.totals[-2]  # it stops when it is there
+    assert fast.totals[-1] <= found.target < fast.totals[-2]  # it stops at the target
     assert fast.to_target == fast.seconds[-1]
     for course in found.courses:
         assert course.seconds == sorted(course.seconds)

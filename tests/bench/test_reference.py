@@ -1,4 +1,4 @@
-"""The published run: its numbers as data, and its first hundred iterations on its own pair of pictures."""
+"""The published run: its losses, and its first hundred iterations on its own pair of pictures."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ def step(iteration, style, content, total):
 def test_the_published_rows():
     assert tuple(reference.PUBLISHED) == tuple(range(0, 1000, 100))
     for iteration, (style, content, total) in reference.PUBLISHED.items():
-        if iteration != 600:  # which does not add up as published
+        if iteration != 600:  # row 600 does not add up as published
             assert style + content == pytest.approx(total, rel=2e-4)
     style, content, total = reference.PUBLISHED[600]
     assert style + content - 1e5 == pytest.approx(total, rel=1e-4)
@@ -39,22 +39,22 @@ def test_parse_rows(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", ",", "0,", "all", "1e2", "0;100", "100.0", "-1"])
-def test_rows_that_are_no_list(text):
+def test_rows_without_a_list_of_iterations_are_refused(text):
     with pytest.raises(InputError) as caught:
         reference.parse_rows(text)
     assert str(caught.value) == f"--rows {text} is no list of iterations such as 0,100."
 
 
 @pytest.mark.parametrize(("text", "unknown"), [("0,150", 150), ("1000", 1000), ("-100,0", -100), ("0,50,77", 50)])
-def test_rows_that_were_not_published(text, unknown):
+def test_unpublished_rows_are_refused(text, unknown):
     with pytest.raises(InputError) as caught:
         reference.parse_rows(text)
     assert str(caught.value) == (
-        f"--rows {text}: no row {unknown} was published; there are 0,100,200,300,400,500,600,700,800,900."
+        f"--rows {text}: row {unknown} was not published; choose from 0,100,200,300,400,500,600,700,800,900."
     )
 
 
-def test_rows_compare_with_the_published():
+def test_rows_compares_with_the_published_losses():
     steps = [step(0, 5.7769e08, 0.0, 5.8346690e08), step(1, 1.0, 1.0, 2.0), step(100, 1.6871e07, 1.434510e06, 1.0)]
     first, second = reference.rows(iter(steps), (100, 0, 200))
     assert (first.iteration, second.iteration) == (0, 100)
@@ -75,7 +75,7 @@ def test_rows_compare_with_the_published():
     }
 
 
-def test_rows_come_as_the_steps_do():
+def test_rows_are_yielded_as_soon_as_their_step():
     asked = []
 
     def steps():
@@ -88,7 +88,7 @@ def test_rows_come_as_the_steps_do():
     assert asked == [0]
 
 
-def test_the_pair_at_hand_is_the_published_one(reference_pair):
+def test_the_reference_pair_is_the_published_pair(reference_pair):
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in reference_pair]
     assert hashes == list(reference.PAIR.values())
 

@@ -1,8 +1,8 @@
-"""`make image-check`: builds the processor's image without a container engine, and looks at what runs in it.
+"""`make image-check`: build the CPU image without a container engine, and check what runs in it.
 
-buildah builds it (Debian's package, chroot isolation, as root) from what debootstrap makes. What is built then runs
-beside nothing but a loopback: in namespaces of its own, as its own user, from a root file system that is read-only,
-with a volume and a /tmp. Each line with a ✓ was seen.
+buildah (Debian's package, chroot isolation, as root) builds the image on a base from debootstrap. The image then runs
+in its own namespaces, with only a loopback network, as its own user, from a read-only root file system with a volume
+and a /tmp. Each line with a ✓ is a passed check.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
 BASE, IMAGE = "localhost/debian:bookworm-slim", "localhost/style-transfer-studio:cpu"
-CERTIFICATES = Path("/usr/local/share/ca-certificates")  # the host's own, for who builds behind a proxy
+CERTIFICATES = Path("/usr/local/share/ca-certificates")  # of the host, for builds behind a proxy
 PATIENCE = 120.0  # seconds, until the page answers
 
 
@@ -55,13 +55,13 @@ def build() -> None:
 
 @dataclass(frozen=True)
 class Container:
-    """The image's root file system, and how the image wants to be run."""
+    """The root file system and the configuration of the image."""
 
     root: Path
     config: dict
 
     def command(self, arguments: Sequence[str]) -> list[str]:
-        """As a container engine would: its user, its environment, its folder, and process numbers of its own."""
+        """Return a command that runs as in a container engine: with the image's user, environment, folder and PIDs."""
         uid = output("chroot", str(self.root), "id", "-u", self.config["User"])
         gid = output("chroot", str(self.root), "id", "-g", self.config["User"])
         enter = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={self.root}/proc"]
@@ -81,7 +81,7 @@ class Container:
 
     @contextmanager
     def served(self) -> Iterator[int]:
-        """The image as it starts by itself, healthy; yields the number of the page's process as seen from outside."""
+        """Start the image with its default command, wait until it is healthy, and yield the page's PID on the host."""
         began = time.monotonic()
         start = self.command([*self.config["Entrypoint"], *self.config["Cmd"]])
         outer = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -92,7 +92,7 @@ class Container:
             seen(f"healthy {time.monotonic() - began:.1f} s after its start")
             page = int(output("pgrep", "--parent", str(outer.pid)))
             yield page
-            os.kill(page, signal.SIGTERM)  # as an engine stops a container
+            os.kill(page, signal.SIGTERM)  # as a container engine does
             outer.wait(timeout=20)
         finally:
             outer.kill()
@@ -100,7 +100,7 @@ class Container:
 
 @contextmanager
 def container() -> Iterator[Container]:
-    """The image, mounted read-only, with an empty volume."""
+    """Mount the image read-only, with an empty volume."""
     name = output("buildah", "from", IMAGE)
     root, volume = Path(output("buildah", "mount", name)), Path(tempfile.mkdtemp())
     config = json.loads(output("buildah", "inspect", "--type", "image", IMAGE))["Docker"]["config"]
@@ -128,7 +128,7 @@ def look() -> None:
         assert image.run("id", "-u") != "0"
         assert fails(image, "touch", "/opt/studio/x") and fails(image, "touch", "/x") and fails(image, "su", "-c", "id")
         assert image.run("cat", "/proc/net/dev").count(":") == 1
-        seen(f"runs as {image.run('id', '-un')}, from a root file system that it cannot write, with a loopback alone")
+        seen(f"runs as {image.run('id', '-un')}, from a read-only root file system, with only a loopback network")
 
         found = {finding["what"]: finding for finding in json.loads(image.nst("doctor", "--json"))}
         assert not [finding for finding in found.values() if finding["state"] == "missing"]
@@ -144,13 +144,13 @@ def look() -> None:
             environment = os.environ | {"NST_SERVED": "http://localhost:8501", "NST_SERVED_PROCESS": str(page)}
             way = "tests/dashboard/test_browser.py::test_a_run_is_started_watched_stopped_and_downloaded"
             subprocess.run([sys.executable, "-m", "pytest", "-q", way], cwd=CHECKOUT, env=environment, check=True)
-            seen("the main way through, in a browser")
+            seen("the main workflow works in a browser")
         before = [run["id"] for run in json.loads(image.nst("runs", "--json"))]
         assert len(before) == 2
         with image.served():
             assert [run["id"] for run in json.loads(image.nst("runs", "--json"))] == before
             look_at_library(before)
-            seen("stopped, started again with the same volume: both runs are in its library")
+            seen("after a restart with the same volume, both runs are in the library")
 
 
 def look_at_library(runs: Sequence[str]) -> None:

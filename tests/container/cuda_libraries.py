@@ -1,9 +1,9 @@
-"""`make gpu-libraries`: whether the packages of the GPU lock bring every library that a GPU needs, but for the driver.
+"""`make gpu-libraries`: check that the packages in the GPU lock include all libraries for a GPU, except the driver.
 
     python cuda_libraries.py SITE_PACKAGES
 
-Nothing is loaded, so that no card and no driver are needed: ELF files are read, and names are resolved as the loader
-does it, from the run path of who asks. Prints a line for each library; ends with 1 when one is not found.
+It needs no GPU and no driver, because it loads nothing: it reads ELF files and resolves names as the loader does, from
+the run path of the library that asks. Prints a line for each library; exits with 1 if a library is missing.
 """
 
 import importlib.metadata
@@ -17,8 +17,8 @@ from pathlib import Path
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
-#: What TensorFlow opens by name at run time (xla/tsl/platform/default/dso_loader.cc), by who opens it: the run path of
-#: each names just the folders of these.
+#: What TensorFlow opens by name at run time (xla/tsl/platform/default/dso_loader.cc), by the library that opens it. The
+#: run path of this library names the folders.
 OPENED_BY_TENSORFLOW = {
     "libtensorflow_framework.so.2": (
         "libcudart.so.12",
@@ -32,7 +32,7 @@ OPENED_BY_TENSORFLOW = {
     ),
     "libtensorflow_cc.so.2": ("libcusolver.so.11",),
 }
-#: What cuDNN opens by name: its parts.
+#: The parts of cuDNN that it opens by name.
 PARTS_OF_CUDNN = ("adv", "cnn", "engines_precompiled", "engines_runtime_compiled", "graph", "heuristic", "ops")
 RUNTIME = "nvidia-cuda-runtime-cu12"
 DRIVER = re.compile(r"libcuda\.so|libnvidia-")
@@ -41,7 +41,7 @@ SYSTEM = tuple(map(Path, ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", 
 
 @dataclass(frozen=True)
 class Library:
-    """An ELF file: what it needs, and where it looks for it."""
+    """An ELF file: the libraries that it needs, and the folders where it looks."""
 
     path: Path
     needed: tuple[str, ...]
@@ -69,8 +69,8 @@ class Library:
 
 
 def resolve(site: Path) -> Iterator[tuple[str, str, Path | None]]:
-    """Who needs what, and where that is: for TensorFlow, ONNX Runtime's CUDA provider, and all that they need."""
-    folders = tuple(sorted(site.glob("nvidia/*/lib")))  # from which onnxruntime.preload_dlls() loads
+    """Yield library, needed name and path for TensorFlow, ONNX Runtime's CUDA provider and all their dependencies."""
+    folders = tuple(sorted(site.glob("nvidia/*/lib")))  # where onnxruntime.preload_dlls() looks
     provider = Library.read(site / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so")
     cudnn = tuple(f"libcudnn_{part}.so.9" for part in PARTS_OF_CUDNN)
     waiting = [(Library.read(site / "tensorflow" / who), names, ()) for who, names in OPENED_BY_TENSORFLOW.items()]
@@ -89,12 +89,12 @@ def resolve(site: Path) -> Iterator[tuple[str, str, Path | None]]:
             if path and path not in seen and path.is_relative_to(site.resolve()):
                 seen.add(path)
                 found = Library.read(path)
-                # a library that is loaded already is not looked for again: the first one's folders serve it too
+                # The loader does not search again for a loaded library, so the folders of the first one count too.
                 waiting.append((found, found.needed, (*library.run_path, *also)))
 
 
 def built_for(site: Path) -> dict[str, str]:
-    """The CUDA that TensorFlow and ONNX Runtime were built for, by what they say in themselves."""
+    """Return the CUDA versions that TensorFlow and ONNX Runtime were built for, from their build information."""
     tensorflow = runpy.run_path(str(site / "tensorflow" / "python" / "platform" / "build_info.py"))["build_info"]
     runtime = runpy.run_path(str(site / "onnxruntime" / "capi" / "build_and_package_info.py"))
     return {"TensorFlow": tensorflow["cuda_version"], "ONNX Runtime": runtime["cuda_version"]}
@@ -120,7 +120,7 @@ def main(site: Path) -> int:
     if missing or len(agreed) > 1:
         print(f"{missing} not found; majors of CUDA: {agreed}", file=sys.stderr)
         return 1
-    print("All found; the driver's own (libcuda, libnvidia-ml) come with the driver.")
+    print("All found, except libcuda and libnvidia-ml, which come with the driver.")
     return 0
 
 

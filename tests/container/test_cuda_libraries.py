@@ -1,4 +1,4 @@
-"""TensorFlow and ONNX Runtime share a card only while both are built for one CUDA, and the GPU lock brings that one."""
+"""TensorFlow and ONNX Runtime must be built for the same CUDA, and the GPU lock must include this CUDA."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_tensorflow_and_onnx_runtime_are_built_for_one_cuda_which_the_lock_brings():
+def test_tensorflow_and_onnx_runtime_are_built_for_the_cuda_in_the_lock():
     built = {who: major(version) for who, version in built_for(SITE).items()}
     assert len(set(built.values())) == 1, built
     lock = (CHECKOUT / "requirements-gpu.lock").read_text()
@@ -34,7 +34,7 @@ def test_the_gpu_lock_has_the_versions_that_were_tested():
     assert pinned("requirements-gpu.lock") == pinned("requirements.lock") == pinned("requirements-dev.lock")
 
 
-def test_libraries_are_resolved_as_the_loader_does_it():
+def test_libraries_are_resolved_as_by_the_loader():
     provider = Library.read(SITE / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so")
     assert {"libcudart.so.12", "libcudnn.so.9"} <= set(provider.needed)
     assert provider.find("libc.so.6") and not provider.find("libno-such-thing.so.1")
@@ -42,10 +42,10 @@ def test_libraries_are_resolved_as_the_loader_does_it():
     assert SITE / "nvidia" / "cudnn" / "lib" in [Path(folder).resolve() for folder in framework.run_path]
 
 
-def test_a_library_that_is_not_found_fails_the_check():
-    """Here the CUDA libraries are not installed, unless `make gpu` was run."""
+def test_a_missing_library_fails_the_check():
+    """The CUDA libraries are not installed here, except after `make gpu`."""
     if (SITE / "nvidia" / "cudnn").is_dir():
-        pytest.skip("CUDA's libraries are installed here")
+        pytest.skip("the CUDA libraries are installed here")
     script = CHECKOUT / "tests" / "container" / "cuda_libraries.py"
     done = subprocess.run([sys.executable, str(script), str(SITE)], capture_output=True, text=True)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Runs as a report may meet them, painted by the real engine on a tiny pair."""
+"""Runs for reports, painted by the real engine on a tiny pair."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def pair():
 
 @pytest.fixture(scope="session")
 def new_run(pair):
-    """Makes a queued run at 64 px."""
+    """Return a function that makes a queued run at 64 px."""
 
     def make(name="photo", preset="reference", style_name="painting", start=False, steering=(), **changes):
         settings = choose(preset, **{"size": 64, "iterations": 6, "frame_every": 2, **changes})
@@ -40,7 +40,7 @@ def new_run(pair):
 
 @pytest.fixture(scope="session")
 def painted(engine, new_run):
-    """Five runs that ended in different ways, by these."""
+    """Return five runs by how they ended."""
 
     def perform(run, until=None, engine=engine):
         for step in execution.perform(run, lambda *_: engine):

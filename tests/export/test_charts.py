@@ -1,4 +1,4 @@
-"""The drawings: what is on them, and that they stand in a page by themselves, light or dark."""
+"""Charts: their contents, and their SVG on light and dark pages."""
 
 import re
 from xml.etree import ElementTree
@@ -27,7 +27,7 @@ def metrics(rows=20, factor=1.0):
 
 
 def drawn(chart):
-    """The rows that a chart without layers draws."""
+    """Return the rows of a chart without layers."""
     specification = chart.to_dict()
     return pd.DataFrame(specification["datasets"][specification["data"]["name"]])
 
@@ -40,13 +40,13 @@ def words(text):
     return {element.text for element in elements(text) if element.tag == f"{SVG}text"}
 
 
-@pytest.mark.parametrize("page", ["#ffffff", "#0f1317", "#0e1117"])  # the reports', and Streamlit's dark one
+@pytest.mark.parametrize("page", ["#ffffff", "#0f1317", "#0e1117"])  # the two of the reports, and Streamlit's dark page
 @pytest.mark.parametrize("colour", [*COLOURS, GREY])
 def test_every_curve_stands_out_from_a_light_and_a_dark_page(colour, page):
     assert contrast(colour, page) >= 3
 
 
-def test_losses_are_drawn_but_for_those_that_a_logarithm_has_not():
+def test_losses_without_a_logarithm_are_not_drawn():
     given = metrics(5)
     given.loc[0, "content"] = 0.0
     given.loc[1, "total"] = np.nan
@@ -106,7 +106,7 @@ def test_runs_are_compared(over):
 
 
 @pytest.mark.parametrize("over", ["iteration", "seconds"])
-def test_where_another_size_begins_is_a_point_on_the_runs_own_curve(over):
+def test_a_change_of_size_is_a_point_on_the_curve_of_its_run(over):
     runs = {"two": metrics(10, 2.0), "one": metrics(20)}
     chart = charts.comparison(runs, over, stages={"one": {0: "64 px", 5: "128 px", 15: "256 px"}, "two": {}})
     specification = chart.to_dict()
@@ -119,7 +119,7 @@ def test_where_another_size_begins_is_a_point_on_the_runs_own_curve(over):
     assert points["encoding"]["color"]["scale"] == lines["encoding"]["color"]["scale"]
 
 
-def test_beside_a_published_run():
+def test_the_published_run_is_a_further_grey_curve():
     published = pd.DataFrame({"iteration": [0, 100], "total": [5e8, 2e7]})
     chart = charts.comparison({"ours": metrics()}, published=published)
     rows = drawn(chart)
@@ -127,7 +127,7 @@ def test_beside_a_published_run():
     assert chart.to_dict()["encoding"]["color"]["scale"]["range"] == [COLOURS[0], GREY]
 
 
-def test_many_long_runs_are_thinned_to_what_can_be_drawn_and_keep_their_ends():
+def test_long_curves_are_thinned_and_keep_their_last_point():
     one = drawn(charts.comparison({"run": metrics(19_999)}))
     assert POINTS / 2 < len(one) <= POINTS + 1
     many = drawn(charts.comparison({f"Run {number}": metrics(1_999) for number in range(60)}))
@@ -173,7 +173,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_svg_stands_by_itself_whatever_a_run_is_called(name):
+def test_an_svg_is_self_contained_for_any_name_of_a_run(name):
     shown = re.sub("[\x07\u2028]", "\ufffd", name)
     text = charts.svg(charts.comparison({name: metrics(), "other": metrics()}), f"Losses of {name}")
     root, *inner = elements(text)
@@ -190,7 +190,7 @@ def test_an_svg_stands_by_itself_whatever_a_run_is_called(name):
         assert "url(" not in " ".join(value for key, value in element.attrib.items() if key != "aria-label")
 
 
-def test_an_svg_writes_in_the_colour_and_a_font_of_its_page():
+def test_an_svg_uses_the_text_colour_of_its_page_and_a_generic_font():
     text = charts.svg(charts.loss_curves(metrics(), [Steering(iteration=2, changes={"style_weight": 1.0})]), "losses")
     written = [element for element in elements(text) if element.tag == f"{SVG}text" and element.text]
     assert {element.get("fill") for element in written} == {"currentColor"}
@@ -203,11 +203,11 @@ def test_an_svg_is_the_same_for_the_same_run():
     assert first == second
 
 
-def test_another_size_is_marked_at_its_first_iteration():
+def test_a_change_of_size_is_marked_at_the_first_iteration_of_the_stage():
     settings = choose("reference", size=512, iterations=70, stages=3)
     marks = charts.stage_marks(settings, 70)
-    assert marks == {0: "128 px", 41: "256 px", 61: "512 px"}  # a stage ends with iteration 40, and with 60
-    assert charts.stage_marks(settings, 50) == {0: "128 px", 41: "256 px"}  # as far as the run has come
+    assert marks == {0: "128 px", 41: "256 px", 61: "512 px"}  # stages end with iterations 40 and 60
+    assert charts.stage_marks(settings, 50) == {0: "128 px", 41: "256 px"}  # the run has reached iteration 50
     assert charts.stage_marks(choose("reference"), 1000) == {}
     for draw in (charts.loss_curves, charts.layer_curves):
         assert "layer" not in draw(metrics(71)).to_dict()

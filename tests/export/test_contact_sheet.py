@@ -1,4 +1,4 @@
-"""Contact sheets: what makes rows and columns, and when there is no table."""
+"""Contact sheets: their rows and columns, and when there is no table."""
 
 import itertools
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ def test_photos_are_rows_and_paintings_columns_and_each_preset_has_a_table():
         assert records[table.first_of_column("z")].style == "z"
 
 
-def test_swept_settings_are_told_in_words_with_their_units():
+def test_swept_settings_are_named_with_their_units():
     records = product(style_weight=(1.0, 10.0), stages=(1,), frame_every=(5, 7))
     (table,) = contact_sheet.sheets(records)
     assert (table.row, table.rows) == ("Keep a picture every", ("5 iterations", "7 iterations"))
@@ -57,7 +57,7 @@ def test_swept_settings_are_told_in_words_with_their_units():
     assert contact_sheet.captions(records)[1] == "Keep a picture every 7 iterations, Style weight 1"
 
 
-def test_a_value_that_is_the_preset_s_own_is_one_of_those_that_were_tried():
+def test_the_value_of_the_preset_is_also_a_row_of_a_sweep():
     usual = choose("draft").style_weight
     records = product(style_weight=(usual, 7.0), seed=(0, 1))
     (table,) = contact_sheet.sheets(records)
@@ -66,7 +66,7 @@ def test_a_value_that_is_the_preset_s_own_is_one_of_those_that_were_tried():
     }  # fmt: skip
 
 
-def test_what_goes_with_the_preset_alone_makes_no_table_of_its_own():
+def test_a_setting_that_depends_only_on_the_preset_makes_no_separate_table():
     records = [
         record(content, preset=preset, size=size) for content in "ab" for preset, size in (("draft", 64), ("fast", 96))
     ]
@@ -75,7 +75,7 @@ def test_what_goes_with_the_preset_alone_makes_no_table_of_its_own():
     assert contact_sheet.captions(records)[0] == "a, Preset draft, Size 64 px"
 
 
-def test_a_wide_table_is_turned():
+def test_a_wide_table_is_transposed():
     (table,) = contact_sheet.sheets(product("ab", "qrstuvw"))
     assert (table.row, table.column) == ("Painting", "Photo")
     (table,) = contact_sheet.sheets(product("abcdefg", "qrstuvw"))
@@ -97,7 +97,7 @@ def test_runs_with_too_little_in_common_have_no_table(records):
     assert len(contact_sheet.captions(records)) == len(records)
 
 
-def test_runs_of_one_place_share_it():
+def test_equal_runs_share_a_cell():
     records = product("ab", "xy")
     (table,) = contact_sheet.sheets([*records, records[0]])
     assert table.at("a", "x") == [0, 4]
@@ -108,6 +108,6 @@ def test_captions_fall_back_to_the_title_and_are_legible():
     assert contact_sheet.captions(product("a", ("x\u202e", "y"))) == ["x\ufffd", "y"]
 
 
-def test_a_preset_that_is_none_here_is_told_by_its_name():
+def test_unknown_presets_are_shown_by_name():
     records = [record().model_copy(update={"preset": preset}) for preset in ("oil", "chalk")]
     assert contact_sheet.captions(records) == ["Preset oil", "Preset chalk"]

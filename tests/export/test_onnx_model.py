@@ -1,4 +1,4 @@
-"""The exported network: what its manifest promises, that this is true, and what happens where it would not be."""
+"""The exported network: its manifest, its values compared with TensorFlow, and failed exports."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def contents(folder):
 
 
 def sizes(dimensions):
-    """A tensor's dimensions as ONNX declares them: numbers, or None where anything goes."""
+    """Return a tensor's dimensions in ONNX: numbers, or None for any size."""
     return [dimension.dim_value if dimension.HasField("dim_value") else None for dimension in dimensions.shape.dim]
 
 
@@ -64,7 +64,7 @@ def test_model_is_valid_onnx_of_the_promised_opset(model, graph):
     onnx.checker.check_model(str(model.path), full_check=True)
     opsets = {opset.domain: opset.version for opset in graph.opset_import}
     assert opsets[""] == model.manifest.opset == onnx_model.OPSET
-    assert {node.domain for node in graph.graph.node} == {""}  # nothing that only one runtime knows
+    assert {node.domain for node in graph.graph.node} == {""}  # only standard operators
 
 
 def test_inputs_and_outputs_by_name(graph):
@@ -106,12 +106,12 @@ def test_features_are_those_of_tensorflow(weights, session):
         assert np.linalg.norm(features - expected[layer]) <= 1e-5 * np.linalg.norm(expected[layer])
 
 
-# Exporting. Cut to the first two convolutions, an export takes seconds; the whole one is the model in place.
+# Exporting only the first two convolutions takes seconds; the tests above use the whole model.
 
 
 @pytest.fixture
 def short(tmp_path, monkeypatch):
-    """Exports go to a folder of this test and end at the first block."""
+    """Make exports go to the test's folder and end after the first block; return the folder."""
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "code")
     monkeypatch.setenv("NST_HOME", str(tmp_path / "home"))
     first = {layer: shape for layer, shape in CONVOLUTIONS.items() if layer.startswith("block1")}
@@ -119,8 +119,8 @@ def short(tmp_path, monkeypatch):
     return tmp_path.resolve() / "home" / "models"
 
 
-def test_export_and_what_becomes_of_it(weights, short, monkeypatch):
-    # Where there is no model, it is made, and proven on random and real pictures.
+def test_a_model_is_exported_once_and_a_bad_export_is_refused(weights, short, monkeypatch):
+    # A missing model is exported, and compared on random and real pictures.
     lines = []
     made = ensure_model(weights, lines.append)
     first = contents(short)
@@ -134,21 +134,21 @@ def test_export_and_what_becomes_of_it(weights, short, monkeypatch):
     assert {"random", *(photo.name for photo in PHOTOS)} == {name for name, _ in compared}
     assert any(int(side) % 2 for _, size in compared for side in size.split(" × "))
 
-    # Where there is one, it is taken as it is.
+    # An existing model is used as it is.
     assert ensure_model(weights, lines.append) == made
     assert len(lines) == 3 and contents(short) == first
 
-    # An export that would differ from TensorFlow leaves it as it was.
+    # An export that differs from TensorFlow leaves the model unchanged.
     with monkeypatch.context() as patch:
         patch.setattr(onnx_model, "TOLERANCE", 0.0)
         with pytest.raises(ParityError) as caught:
             export(weights)
     sentence = str(caught.value)
     assert sentence.startswith("The exported model differs from TensorFlow at block1_conv")
-    assert sentence.endswith("the model in place is left as it was.")
+    assert sentence.endswith("a model in place stays unchanged.")
     assert contents(short) == first
 
-    # Without a readable manifest it is no model, and is made anew.
+    # Without a readable manifest the model is exported again.
     manifest = made.path.with_suffix(".json")
     manifest.unlink()
     assert find_model(weights.sha256) is None
@@ -162,7 +162,7 @@ def test_export_and_what_becomes_of_it(weights, short, monkeypatch):
 
 
 def test_parity_is_the_largest_relative_error(weights, model, session, monkeypatch):
-    """Measured on what ONNX Runtime itself computes, changed by a known part of it."""
+    """The expected values are ONNX Runtime's own, changed by known factors."""
     images = [("small", noise(32, 32)), ("odd", noise(35, 33))]
     monkeypatch.setattr(onnx_model, "_test_images", lambda: iter(images))
     names = [output.name for output in session.get_outputs()]
@@ -183,5 +183,5 @@ def test_parity_is_the_largest_relative_error(weights, model, session, monkeypat
     assert set(errors) == OUTPUTS
     assert errors.pop("block1_conv1") == pytest.approx(0.2, rel=1e-5)
     assert errors.pop("block2_conv1/gram") == pytest.approx(1, rel=1e-5)
-    assert np.isnan(errors.pop("block5_conv4"))  # and a later good picture does not hide it
+    assert np.isnan(errors.pop("block5_conv4"))  # a later good picture does not hide it
     assert max(errors.values()) <= 1e-6

@@ -1,4 +1,4 @@
-"""The film of a run: its pictures in their order, then the result for longer."""
+"""Time lapses: the frames in order, then the result for longer."""
 
 import io
 
@@ -37,7 +37,7 @@ def levels(film):
         return image.size, found
 
 
-def test_the_frames_in_their_order_then_the_result_for_longer(run):
+def test_the_frames_come_in_order_and_then_the_result_for_longer(run):
     for iteration, level in ((0, 0), (10, 80), (100, 160)):
         (run.path / "frames" / f"{iteration:06d}.jpg").write_bytes(codec.encode_jpeg(flat(level)))
     codec.write_image(run.result, flat(240))
@@ -48,7 +48,7 @@ def test_the_frames_in_their_order_then_the_result_for_longer(run):
     assert levels(timelapse.animate(run, longest=32))[0] == (32, 24)
 
 
-def test_of_many_frames_some_are_left_out_evenly(run):
+def test_many_frames_are_thinned_evenly(run):
     for iteration in range(300):
         picture = codec.encode_jpeg(flat(40 * (iteration % 7)))
         (run.path / "frames" / f"{iteration:06d}.jpg").write_bytes(picture)
@@ -57,6 +57,6 @@ def test_of_many_frames_some_are_left_out_evenly(run):
     assert [level for level, _ in found[:4]] == pytest.approx([0, 120, 240, 80], abs=3)
 
 
-def test_a_run_without_frames_has_no_film(run):
-    with pytest.raises(InputError, match="kept no picture"):
+def test_a_run_without_frames_has_no_time_lapse(run):
+    with pytest.raises(InputError, match="has no intermediate pictures"):
         timelapse.animate(run)

@@ -1,5 +1,7 @@
-"""Damage done to whole files, the same for the same seed; and what the program then may do: read them, or refuse in a
-sentence. Used by the short form in the tests and by the long one in tests/soak/fuzz.py."""
+"""A fuzzer: damages valid files, the same way for the same seed, and checks that the program reads or refuses them.
+
+test_fuzz.py uses it for short runs and tests/soak/fuzz.py for long runs.
+"""
 
 import copy
 import io
@@ -28,7 +30,17 @@ from core.transfer.checkpoint import Checkpoint
 from core.vgg import weights
 
 HANG_SECONDS = 10.0
-TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # the direction of what follows
+TURNING = {
+    "LRE",
+    "RLE",
+    "LRO",
+    "RLO",
+    "PDF",
+    "LRI",
+    "RLI",
+    "FSI",
+    "PDI",
+}  # they change the direction of text
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 100_000)
 VALUES = [
     None, True, -1, 0, 1, 2**31, 2**63, -(2**63), 10**30, 1e308, -1e308, float("nan"), float("inf"), 0.5, "", "x",
@@ -42,7 +54,7 @@ VALUES = [
 
 
 def damaged(data: bytes, others: list[bytes], random: np.random.Generator) -> bytes:
-    """The file with one to four things done to it."""
+    """Return the file with one to four kinds of damage."""
     spoilt = bytearray(data)
     for _ in range(random.integers(1, 5)):
         if not spoilt:
@@ -72,7 +84,7 @@ def damaged(data: bytes, others: list[bytes], random: np.random.Generator) -> by
 
 
 def with_right_checksums(png: bytes) -> bytes:
-    """A PNG of which each chunk's checksum fits: the decoder looks farther into it."""
+    """Correct the checksums of a PNG's chunks, so that the decoder reads further."""
     mended, place = bytearray(png), 8
     while place + 12 <= len(mended):
         (length,) = struct.unpack_from(">I", mended, place)
@@ -85,7 +97,7 @@ def with_right_checksums(png: bytes) -> bytes:
 
 
 def damaged_json(value: object, random: np.random.Generator) -> bytes:
-    """The value with one to three of its parts replaced, doubled, renamed or left out."""
+    """Return the value with one to three of its parts replaced, repeated, renamed or left out."""
     value = json.loads(json.dumps(value))
     for _ in range(random.choice([1, 1, 1, 2, 3])):
         places = list(_places(value))
@@ -115,23 +127,23 @@ def _places(value: object) -> Iterator[tuple]:
             yield from _places(value[key])
 
 
-# --- ways in --------------------------------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Tally:
-    """What became of the inputs of one way in."""
+    """The results of the inputs of one kind."""
 
     inputs: int = 0
     refused: int = 0
-    broke_down: int = 0  # of these, those that ended the decoding process
+    broke_down: int = 0  # of the refused: inputs that ended the decoding process
     longest: float = 0.0
     longest_of: str = ""
     failures: list[str] = field(default_factory=list)
 
 
 class Fuzzer:
-    """Feeds damaged files to every way in. `place` is a folder that only the program writes to, as its home."""
+    """Gives damaged inputs of every kind to the program; in `place`, only the program may write."""
 
     def __init__(self, place: Path, seed: int) -> None:
         self.place, self.seed = place, seed
@@ -147,14 +159,14 @@ class Fuzzer:
         self.canaries = [place / "canary", paths.home() / "canary"]
         for canary in self.canaries:
             canary.write_bytes(b"alive")
-        self._imported(seeds.zipped(self.files))  # what every import leaves in the home
+        self._imported(seeds.zipped(self.files))  # creates the files that every import leaves in the home
         self.before = self._around()
 
     WAYS = ("picture", "picture of a run", "zip", "zip of damaged files", "run directory", "bench JSON", "settings",
             "names", "weights")  # fmt: skip
 
     def feed(self, way: str, count: int) -> Tally:
-        """So many inputs to one way in."""
+        """Give `count` inputs of a kind to the program, and return the tally."""
         tally = self.tallies.setdefault(way, Tally())
         take: Callable[[], None] = getattr(self, "_" + way.replace(" ", "_").lower())
         for _ in range(count):
@@ -184,7 +196,7 @@ class Fuzzer:
         self.decoder.__exit__(None, None, None)
 
     def _around(self) -> frozenset[str]:
-        """What lies in the place, but for the runs' own files; and what stands in the files that nobody may change."""
+        """Return the names of files outside the runs, and the contents of the files that must not change."""
         found = {path.name for path in self.place.iterdir()} | {path.name for path in paths.home().iterdir()}
         found |= {f"{path} holds {path.read_bytes()!r}" for path in self.canaries if path.is_file()}
         return frozenset(found | {f"runs/{path.name}" for path in paths.runs().iterdir()})
@@ -203,7 +215,7 @@ class Fuzzer:
             self.decoder.read(data, name)
         finally:
             process = self.decoder._process
-            if process and process.poll() is not None:  # it broke down: the next picture has another
+            if process and process.poll() is not None:  # it broke down: start another for the next picture
                 self.tallies.setdefault("picture", Tally()).broke_down += 1
                 self.decoder.__exit__(None, None, None)
                 self.decoder = sandbox.Decoder()
@@ -268,7 +280,7 @@ class Fuzzer:
             run.path.rmdir()
 
     def _looked_at(self, run: Run) -> None:
-        """All that a page does with a run; each may refuse, and the others go on. Raises the first refusal."""
+        """Do everything that a page does with a run, and then raise the first refusal."""
         refusals = []
         looks: list[Callable[[], object]] = [
             lambda: f"{run.record().title} {run.record().created.astimezone():%d %b %Y}",

@@ -1,4 +1,4 @@
-"""Whole files of each kind that the program reads, made here: what the mutations begin with."""
+"""Valid files of each kind that the program reads, for the fuzzer to damage."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def tiff(array, **how):
 
 
 def pictures():
-    """A file of each format, in the modes whose decoders differ."""
+    """Return a file of each format, in all modes with different decoders."""
     rgb, rgba = Image.fromarray(noise()), Image.fromarray(noise(channels=4))
     grey, palette = rgb.convert("L"), rgb.convert("P")
     exif = Image.Exif()
@@ -69,7 +69,7 @@ def pictures():
 
 
 def record():
-    """What run.json says of a run that is done."""
+    """Return the run.json of a finished run."""
     return {
         "schema_version": 2,
         "id": RUN_ID,
@@ -106,7 +106,7 @@ def checkpoint(folder):
 
 
 def run_files():
-    """The files of a run by their names in it, the checkpoint left out."""
+    """Return the files of a run by their names, without the checkpoint."""
     head = ",".join([*METRICS, *SETTINGS.style_layers])
     lines = [f"{number},{number + 1},0.5,{9.5 - number},4,5,0,1,3" for number in range(5)]
     frames = {
@@ -134,7 +134,7 @@ def zipped(files, folder=RUN_ID, compression=zipfile.ZIP_DEFLATED):
 
 
 def measurement():
-    """What nst bench writes."""
+    """Return a measurement as nst bench writes it."""
     course = {"way": "fast", "seconds": [1.0, 2.5], "totals": [9e6, 8e6], "step": 1.5, "to_target": None}
     return {
         "schema_version": 1,
@@ -149,7 +149,7 @@ def measurement():
 
 
 def weights_files(folder):
-    """Files of weights that begin well and lack most layers: enough for their readers to begin."""
+    """Return weights files that start correctly but lack most layers."""
     with h5py.File(folder / "weights.h5", "w") as file:
         for layer, shape in {"block1_conv1": (3, 3, 3, 64), "block1_conv2": (3, 3, 64, 64)}.items():
             group = file.create_group(layer)

@@ -1,5 +1,7 @@
-"""The short form of the fuzzer, and hypotheses about JSON, settings and names: whatever comes in, nothing else than a
-sentence comes out. The long form is tests/soak/fuzz.py."""
+"""Short runs of the fuzzer, and property tests of JSON, settings and names: bad input is refused in a sentence.
+
+tests/soak/fuzz.py does long runs.
+"""
 
 import json
 
@@ -45,19 +47,19 @@ def fuzzer(own_home, tmp_path):
 
 
 @pytest.mark.parametrize("way", mutations.Fuzzer.WAYS)
-def test_damaged_files_end_in_a_sentence(fuzzer, way):
+def test_damaged_files_are_read_or_refused_in_a_sentence(fuzzer, way):
     tally = fuzzer.feed(way, INPUTS[way])
     assert tally.failures == [] and tally.broke_down <= tally.refused
     assert tally.refused > 0 and tally.inputs == INPUTS[way]
 
 
-def test_the_fuzzer_sees_a_file_that_was_changed_outside_its_place(fuzzer, monkeypatch):
+def test_the_fuzzer_notices_a_changed_file_outside_the_runs(fuzzer, monkeypatch):
     monkeypatch.setattr(fuzzer, "_names", lambda: fuzzer.canaries[-1].write_bytes(b"dead"))
     (failure,) = fuzzer.feed("names", 2).failures
     assert failure.startswith("names 0: left ") and "canary" in failure
 
 
-def test_the_fuzzer_counts_a_decoder_that_breaks_down_apart(fuzzer, monkeypatch):
+def test_the_fuzzer_counts_broken_down_decoders_separately(fuzzer, monkeypatch):
     def break_down():
         fuzzer._decoded(fuzzer.pictures[next(iter(fuzzer.pictures))], "whole")
         fuzzer.decoder._process.kill()
@@ -68,8 +70,8 @@ def test_the_fuzzer_counts_a_decoder_that_breaks_down_apart(fuzzer, monkeypatch)
     assert (tally.failures, tally.refused, tally.broke_down) == ([], 1, 1)
 
 
-def test_whole_files_are_taken(own_home, tmp_path):
-    """Else the damage would never be looked at."""
+def test_undamaged_files_are_accepted(own_home, tmp_path):
+    """Otherwise the fuzzer would test nothing."""
     made = mutations.Fuzzer(tmp_path, seed=2)
     try:
         for name, data in made.pictures.items():
@@ -80,8 +82,7 @@ def test_whole_files_are_taken(own_home, tmp_path):
     assert measurements.parse(json.dumps(seeds.measurement()).encode(), "b.json").pairs
 
 
-def test_the_fuzzer_finds_what_it_looks_for(fuzzer, own_home, monkeypatch):
-    """An exception, a hang and a file that is left are failures."""
+def test_the_fuzzer_finds_exceptions_hangs_and_left_files(fuzzer, own_home, monkeypatch):
     monkeypatch.setattr(mutations, "HANG_SECONDS", 0.0)
     fuzzer._settings = lambda: {}["evil"]
     fuzzer._names = lambda: (own_home / "evil").touch()
@@ -146,7 +147,7 @@ def test_any_choice_of_settings(preset, choices):
 
 @QUICK
 @given(text=some.text() | some.from_regex(r"[0-9]{1,30}:[a-z_]+=.*"))
-def test_any_words_for_steering(text):
+def test_any_text_for_steering(text):
     wanted = presets.choose()
     try:
         change = Steering.parse(text, wanted)

@@ -1,4 +1,4 @@
-"""Files and words that mean harm, each by its name: every one ends in a sentence, or is read as what it is."""
+"""Malicious files and texts, each with a name: the program refuses it in a sentence or reads it safely."""
 
 import io
 import json
@@ -42,7 +42,7 @@ RGB = Image.fromarray(noise())
 
 @pytest.fixture(autouse=True)
 def _own_home(own_home):
-    """These tests count runs, and leave hostile ones."""
+    """Give each test its own home, because the tests count runs and leave damaged runs."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def decoder():
 
 @contextmanager
 def bounded(mebibytes):
-    """What Python takes at most while the block runs."""
+    """Check that Python allocates less than `mebibytes` in the block."""
     tracemalloc.start()
     try:
         yield
@@ -76,13 +76,14 @@ def png(width=64, height=48, extra=b"", pixels=None, colour=2):
 
 
 def tiff_of(tags):
-    """A little-endian TIFF of one directory that says this; tags of one LONG each, by their numbers."""
+    """Return a little-endian TIFF of one directory, with a LONG for each tag number."""
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 8)  # the next one is itself
+    # The next directory is the same.
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 8)
 
 
 def exif(entries, next_directory=0):
-    """An EXIF block of one directory."""
+    """Return an EXIF block of one directory."""
     directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + directory + struct.pack("<I", next_directory)
 
@@ -136,7 +137,7 @@ def test_pictures_that_are_refused(decoder, name):
     with pytest.raises(InputError, match=r"^photo\.png .*" + re.escape(why)) as caught:
         decoder.read(data, "photo.png")
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
-    assert decoder.read(JPEG).size == RGB.size  # it goes on to serve
+    assert decoder.read(JPEG).size == RGB.size  # the decoder still works
 
 
 FRAMES = [RGB.convert("P").rotate(angle) for angle in range(0, 360, 2)]
@@ -162,19 +163,19 @@ READ_AS_THEY_ARE = {
 
 
 @pytest.mark.parametrize("name", READ_AS_THEY_ARE)
-def test_pictures_with_something_else_in_them(decoder, name):
-    """What is no pixel of the first picture does not count, and what it would take to read that is not taken."""
+def test_other_data_in_a_picture_is_ignored(decoder, name):
+    """Only the pixels of the first picture are read, and nothing else takes memory."""
     try:
         found = decoder.read(READ_AS_THEY_ARE[name], "photo.png")
     except InputError as error:
-        assert "64 MiB" in name and DAMAGED in str(error)  # Pillow refuses what grows so large
+        assert "64 MiB" in name and DAMAGED in str(error)  # Pillow refuses data that large
     else:
         assert found.size == RGB.size and found.info == {}
-        assert np.abs(np.asarray(found, int) - noise()).mean() < 60  # this one, in its colours or nearly
+        assert np.abs(np.asarray(found, int) - noise()).mean() < 60  # the right picture, almost in its colours
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_pictures_that_a_run_keeps_are_no_way_in(name, tmp_path):
+def test_bad_pictures_in_a_run_directory_are_refused(name, tmp_path):
     (tmp_path / "result.png").write_bytes(REFUSED[name][0])
     with pytest.raises(InputError, match=r"^result\.png .*\.$"):
         codec.shrunk(tmp_path / "result.png", 100)
@@ -193,7 +194,7 @@ def refusal(files, **how):
 
 
 def at_home():
-    """The names of all that lies there, but for the files by which processes show that they live."""
+    """Return the names of all files in the home, except those of living processes."""
     return {path.name for path in paths.home().rglob("*") if "processes" not in path.parts}
 
 
@@ -201,7 +202,7 @@ def test_the_seed_itself_is_imported():
     assert import_run(seeds.zipped(seeds.run_files())).record().title == "photo × painting"
 
 
-def test_a_directory_larger_than_any_run_has_is_not_read():
+def test_a_zip_with_a_huge_directory_is_refused():
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as opened:
         for number in range(90_000):
@@ -211,21 +212,21 @@ def test_a_directory_larger_than_any_run_has_is_not_read():
         assert refusal(packed.getvalue()) == "my.zip is not a ZIP file, or is damaged."
 
 
-def test_a_bomb_is_unpacked_only_as_far_as_its_limit():
+def test_a_zip_bomb_is_unpacked_only_up_to_the_limit():
     with bounded(12):
         files = seeds.run_files() | {"marks.json": SPACES}
         assert refusal(files).endswith("marks.json is larger than 65,536 bytes.")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_bomb_of_the_kinds_that_zipfile_unpacks_at_once(compression):
+def test_compression_that_zipfile_unpacks_in_one_go_is_refused(compression):
     data = seeds.zipped(seeds.run_files() | {"marks.json": SPACES}, compression=compression)
     with bounded(12):
         assert refusal(data).endswith("must be stored or deflated, as in most ZIPs.")
 
 
-def test_a_bomb_in_a_picture_s_place(monkeypatch):
-    """Its own limit is that of a picture; it goes to the disk piece by piece, and from there."""
+def test_a_zip_bomb_in_place_of_a_picture_is_refused(monkeypatch):
+    """It is unpacked to the disk piece by piece, up to the limit of a picture."""
     monkeypatch.setattr(archive, "PICTURE_BYTES", 50 * 2**20)
     data = seeds.zipped(seeds.run_files() | {"start.png": SPACES})
     with bounded(12):
@@ -233,7 +234,7 @@ def test_a_bomb_in_a_picture_s_place(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["content.png", "result.png", "frames/000004.jpg"])
-def test_a_picture_of_another_kind_than_its_name_says(name):
+def test_a_picture_of_another_format_than_its_name_is_refused(name):
     other = saved(RGB, "JPEG" if name.endswith("png") else "PNG")
     kind = "PNG" if name.endswith("png") else "JPEG"
     short = name.rpartition("/")[2]
@@ -241,7 +242,7 @@ def test_a_picture_of_another_kind_than_its_name_says(name):
 
 
 @pytest.mark.parametrize("name", ["result.png", "live.jpg", "frames/000004.jpg"])
-def test_a_picture_of_another_size_than_the_run(name):
+def test_a_picture_of_another_size_than_the_run_is_refused(name):
     smaller = saved(Image.fromarray(noise(48, 60)), "PNG" if name.endswith("png") else "JPEG")
     larger = saved(Image.new("RGB", (3000, 3000)), "PNG" if name.endswith("png") else "JPEG")
     assert refusal(seeds.run_files() | {name: smaller}).endswith("has another size than the run's record says.")
@@ -297,16 +298,16 @@ def rewritten(run, **changes):
     ],
     ids=str,
 )
-def test_records_of_no_run(run, changes):
+def test_invalid_records_are_refused(run, changes):
     rewritten(run, **changes)
     with pytest.raises(StudioError, match=rf"^The record of the run {run.id} is damaged\.$"):
         run.record()
     assert library.entries() == []
-    library.delete(run)  # it can still be got rid of
+    library.delete(run)  # it can still be deleted
 
 
 @pytest.mark.parametrize("depth", [500, 100_000])
-def test_a_record_that_is_deep(run, depth):
+def test_a_deeply_nested_record_is_refused(run, depth):
     (run.path / "run.json").write_text('{"schema_version": 1, "a": ' + "[" * depth + "]" * depth + "}")
     with pytest.raises(StudioError, match=r"is damaged\.$"):
         run.record()
@@ -326,8 +327,8 @@ def test_files_of_100_mb_are_not_read(run):
 
 @ON_POSIX
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_things_that_are_no_files(run, kind):
-    """A pipe that nobody writes to would be waited for without end."""
+def test_pipes_folders_and_devices_are_refused(run, kind):
+    """Reading a pipe without a writer would block forever."""
     for name in ("run.json", "marks.json", "request.json", "metrics.csv"):
         (run.path / name).unlink(missing_ok=True)
         if kind == "pipe":
@@ -362,20 +363,20 @@ HEAD = ",".join([*METRICS, *seeds.SETTINGS.style_layers])
     ],
     ids=["wide", "columns", "nan", "inf", "word", "formula", "quotes", "nul", "mark"],
 )
-def test_metrics_of_no_run(run, text):
+def test_invalid_metrics_are_refused(run, text):
     (run.path / "metrics.csv").write_text(text)
     with bounded(30), pytest.raises(StudioError, match=rf"^The metrics of the run {run.id} are damaged\.$"):
         run.metrics()
     assert run.with_progress(run.record()) == run.record()
 
 
-def test_frames_of_other_names_are_none(run):
+def test_files_with_other_names_are_not_frames(run):
     for name in ("1e5.jpg", "0x1.jpg", "1 (copy).jpg", "9" * 30 + ".jpg", "１.jpg"):
         (run.path / "frames" / name).touch()
     assert [iteration for iteration, _ in run.frames()] == [0, 4]
 
 
-def lying(shape, descr="<f4"):
+def false_header(shape, descr="<f4"):
     head = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode()
     head += b" " * (63 - (10 + len(head)) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + bytes(48)
@@ -384,12 +385,12 @@ def lying(shape, descr="<f4"):
 @pytest.mark.parametrize(
     "data",
     [
-        lying((10**6, 10**6, 3)),
-        lying((48, 64, 3)),
-        lying((-1, 64, 3)),
-        lying((10**30, 64, 3)),
-        lying((48, 64, 3), "|O"),
-        lying((48, 64, 3), [("a", "<f4")]),
+        false_header((10**6, 10**6, 3)),
+        false_header((48, 64, 3)),
+        false_header((-1, 64, 3)),
+        false_header((10**30, 64, 3)),
+        false_header((48, 64, 3), "|O"),
+        false_header((48, 64, 3), [("a", "<f4")]),
         b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1),
         pickle.dumps(np.zeros(3)),
         seeds.npy(np.zeros((48, 64, 4), np.float32)),
@@ -397,7 +398,7 @@ def lying(shape, descr="<f4"):
     ],
     ids=["large", "short", "negative", "beyond", "objects", "fields", "header", "pickle", "channels", "empty"],
 )
-def test_results_of_no_run(run, data):
+def test_invalid_results_are_refused(run, data):
     (run.path / "result.npy").write_bytes(data)
     with (
         bounded(5),
@@ -408,7 +409,7 @@ def test_results_of_no_run(run, data):
 
 
 def npz(**members):
-    """A checkpoint's file of these members, packed."""
+    """Return a compressed checkpoint file of these members."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
         for name, data in members.items():
@@ -416,7 +417,7 @@ def npz(**members):
     return packed.getvalue()
 
 
-def test_a_checkpoint_that_is_larger_in_memory_than_on_disk(run):
+def test_a_checkpoint_that_unpacks_too_large_is_refused(run):
     run.checkpoint.write_bytes(npz(image=seeds.npy(np.zeros((1, 4000, 4000, 3), np.float32))))
     assert run.checkpoint.stat().st_size < 300_000
     with bounded(5), pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
@@ -436,7 +437,7 @@ def test_a_checkpoint_that_is_larger_in_memory_than_on_disk(run):
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_checkpoints_of_no_run(run, changes):
+def test_invalid_checkpoints_are_refused(run, changes):
     image = np.zeros((1, 48, 64, 3), np.float32)
     np.savez(run.path / "checkpoint.npz", **{"image": image, "best_image": image, "iteration": 3} | changes)
     with pytest.raises(StudioError, match=rf"^The checkpoint of {run.id} is damaged\.$"):
@@ -445,8 +446,8 @@ def test_checkpoints_of_no_run(run, changes):
 
 @ON_POSIX
 @pytest.mark.parametrize("name", ["error.txt", "frames", "metrics.csv"])
-def test_a_run_with_a_link_in_it_does_not_go_on(run, name, tmp_path):
-    """What it writes would come to lie elsewhere."""
+def test_a_run_with_a_link_in_it_is_not_resumed(run, name, tmp_path):
+    """It would write to the target of the link."""
     seeds.checkpoint(run.path)
     (tmp_path / "elsewhere").mkdir()
     for path in [*(run.path / "frames").iterdir()]:
@@ -462,18 +463,18 @@ def test_a_run_with_a_link_in_it_does_not_go_on(run, name, tmp_path):
 # JSON, settings, names
 
 
-def test_a_measurement_of_100_mb(tmp_path):
+def test_a_measurement_of_100_mb_is_refused(tmp_path):
     file = tmp_path / "bench.json"
     with file.open("wb") as opened:
         opened.truncate(100 * 2**20)
-    with bounded(10), pytest.raises(InputError, match=r"has more than 4 MiB, which no measurement has\.$"):
+    with bounded(10), pytest.raises(InputError, match=r"has more than 4 MiB, too much for a measurement\.$"):
         measurements.read(file)
 
 
 @ON_POSIX
-def test_a_measurement_that_is_a_pipe(tmp_path):
+def test_a_measurement_that_is_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "bench.json")
-    with pytest.raises(InputError, match=r"bench\.json is no file\.$"):
+    with pytest.raises(InputError, match=r"bench\.json is not a file\.$"):
         measurements.read(tmp_path / "bench.json")
 
 
@@ -497,7 +498,7 @@ def test_a_measurement_that_is_a_pipe(tmp_path):
     ],
     ids=str,
 )
-def test_measurements_of_no_machine(place, value):
+def test_invalid_measurements_are_refused(place, value):
     said = holder = seeds.measurement()
     for part in place[:-1]:
         holder = holder[part]
@@ -507,7 +508,7 @@ def test_measurements_of_no_machine(place, value):
 
 
 @pytest.mark.parametrize("depth", [300, 100_000])
-def test_a_measurement_that_is_deep(depth):
+def test_a_deeply_nested_measurement_is_refused(depth):
     with pytest.raises(InputError, match=r"^b\.json holds no measurement"):
         measurements.parse(b'{"environment": ' + b'{"a": ' * depth + b"1" + b"}" * depth + b"}", "b.json")
 
@@ -516,10 +517,10 @@ def test_a_measurement_that_is_deep(depth):
 @pytest.mark.parametrize(
     "value", [-1, 10**30, float("nan"), float("inf"), "", "\x00", [], {}, "size=1; rm -rf", b"\xff"]
 )
-def test_settings_out_of_range(name, value):
+def test_invalid_settings_are_refused(name, value):
     setting = SETTINGS[name]
     if setting.each_of and value in ("", []):
-        assert presets.choose(**{name: value}).style_layer_weights == ()  # none: each counts alike
+        assert presets.choose(**{name: value}).style_layer_weights == ()  # empty: all layers have the same weight
         return
     with pytest.raises(InputError, match=rf"^{name} = .*\.$") as caught:
         presets.choose(**{name: value})
@@ -541,7 +542,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_made_legible(run, name):
-    """In a run's record, whoever wrote it; what people do write stays."""
+    """Names in a record are made legible, even if another program wrote the record."""
     rewritten(run, content=NAMES[name] if name != "half a character" else "a\ufffdb")
     found = run.record().content
     assert found == as_name(NAMES[name]) == as_name(found)
@@ -556,13 +557,13 @@ def test_names_are_made_legible(run, name):
 @pytest.mark.parametrize(
     "name", ["Grüße vom  Meer, Teil 2/3!", "富嶽三十六景", "👩‍👩‍👧", "صورة", "תמונה", "a–b “c” … ½"]
 )
-def test_names_that_people_write_stay(name):
+def test_ordinary_names_do_not_change(name):
     assert as_name(name) == legible(name) == name
 
 
 @ON_POSIX
-def test_a_name_cannot_speak_to_the_terminal(tmp_path):
-    """Also not that of a file which is only refused."""
+def test_a_file_name_cannot_control_the_terminal(tmp_path):
+    """This also holds for a refused file."""
     file = tmp_path / "evil\x1b[2J\x07\u202egnp.png"
     file.write_bytes(b"no picture")
     command = [sys.executable, "-m", "nst", "stylize", str(file), "waves", "-o", str(tmp_path / "out.png")]
@@ -571,7 +572,7 @@ def test_a_name_cannot_speak_to_the_terminal(tmp_path):
     assert done.stderr.startswith("nst: evil\ufffd[2J\ufffd\ufffdgnp.png is not a JPEG, PNG") and done.stdout == ""
 
 
-def test_a_run_s_name_is_no_way_out():
+def test_a_run_id_cannot_lead_out_of_the_runs_folder():
     for name in ("..", "../../etc", "a\x00", "20260101-000000-" + "a" * 5000, "20260101-000000-a/..", ""):
         with pytest.raises(InputError, match="There is no run"):
             store.find(name)
@@ -580,7 +581,7 @@ def test_a_run_s_name_is_no_way_out():
 # Weights
 
 
-def test_weights_that_declare_terabytes(tmp_path):
+def test_weights_that_declare_terabytes_are_refused(tmp_path):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         for layer in CONVOLUTIONS:
             group = file.create_group(layer)
@@ -590,9 +591,7 @@ def test_weights_that_declare_terabytes(tmp_path):
         read(WeightsFile(tmp_path / "w.h5", "user"))
 
 
-def test_nothing_of_this_lies_outside(own_home):
-    """What the tests above would have left beside the home is looked for by each of them; this one looks that the
-    home holds what it may."""
+def test_an_import_leaves_only_known_files_in_the_home(own_home):
     import_run(seeds.zipped(seeds.run_files()))
     assert {path.name for path in own_home.iterdir()} <= {"runs", "processes", "imports.lock"}
     assert isinstance(store.all_runs()[0], Run) and not list(Path(own_home).glob("runs/.*"))

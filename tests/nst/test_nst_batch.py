@@ -1,4 +1,4 @@
-"""nst batch, with the real engine, as a person meets it."""
+"""nst batch as people use it, with the real engine."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def batch(*arguments, **more):
 
 @pytest.fixture
 def given(tmp_path):
-    """Folders of three photos and of three paintings."""
+    """Return a folder with three photos and three paintings."""
     for number in range(6):
         path = tmp_path / ("photos", "art")[number // 3] / f"{'abcxyz'[number]}.png"
         path.parent.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def given(tmp_path):
 
 @pytest.fixture
 def rows(given):
-    """Writes a file of runs."""
+    """Return a function that writes a file of runs."""
 
     def write(*lines, heading="content,style,preset,size,iterations"):
         (given / "jobs.csv").write_text("\n".join([heading, *lines]) + "\n")
@@ -74,17 +74,17 @@ def test_three_photos_three_paintings_and_two_presets_from_one_command_to_one_re
     text = target.read_text()
     assert text.count('<table class="sheet"') == 2 and "<h3>Preset draft</h3>" in text
     assert len(re.findall(r"Run \d+</a> · [abc], [xyz], Preset (?:draft|reference)", text)) == 18
-    assert "Yardstick" in text and "have not been measured" not in text
+    assert "Evaluation:" in text and "have not been evaluated" not in text
     assert len(library.select(library.entries(), "photos × art")) == 18
 
     (given / "photos" / "b.png").unlink()
     done = batch(*asked, *SMALL, "--optimizer", "adam", "--report", target, "--json")
-    assert (done.returncode, done.stderr.splitlines()[1]) == (0, "12 runs, 12 of them painted already")
+    assert (done.returncode, done.stderr.splitlines()[1]) == (0, "12 runs, 12 of them already painted")
     assert len(json.loads(done.stdout)["there already"]) == 12 and len(store.all_runs()) == 18
     assert "12 runs of Style Transfer Studio" in " ".join(target.read_text().split())
 
 
-def test_a_file_of_runs_goes_on_where_it_was_and_its_report_lies_beside_it(rows, own_home, weights, model):
+def test_a_repeated_file_of_runs_continues_and_the_report_is_beside_the_file(rows, own_home, weights, model):
     jobs_file = rows("photos/a.png,art/x.png,draft,64,2", "photos/a.png,waves,draft,64,1")
     done = batch(jobs_file, "--no-measure", "--init", "content")
     assert done.returncode == 0, done.stderr
@@ -109,10 +109,10 @@ PAIRS = ("--contents", "photos", "--styles", "art")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), r"Name a file of runs, or photos and paintings by --contents and --styles\."),
-        (("--contents", "photos"), r"Name a file of runs, or photos and paintings"),
-        (("jobs.csv", "--styles", "art"), r"The runs are those of a file: leave out --contents, --styles, "),
-        (("jobs.csv", "--preset", "draft", "--preset", "fast"), r"The runs are those of a file"),
+        ((), r"Give a file of runs, or photos and paintings with --contents and --styles\."),
+        (("--contents", "photos"), r"Give a file of runs, or photos and paintings"),
+        (("jobs.csv", "--styles", "art"), r"With a file of runs, leave out --contents, --styles, "),
+        (("jobs.csv", "--preset", "draft", "--preset", "fast"), r"With a file of runs, leave out "),
         (("jobs.csv",), r"jobs\.csv, line 3, column size: size = '3': .* Also wrong: line 4\."),
         (("jobs.csv", "--size", "1"), r"size = 1: should be greater than or equal to 64\."),
         (("none.csv",), r"none\.csv does not exist\."),
@@ -126,7 +126,7 @@ PAIRS = ("--contents", "photos", "--styles", "art")
         (("--contents", "empty", "--styles", "art"), r"There is no picture in empty: "),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_and_nothing_is_begun(rows, given, own_home, arguments, message):
+def test_bad_input_is_reported_in_one_line_and_starts_nothing(rows, given, own_home, arguments, message):
     rows("chelsea,waves,draft,64,1", "chelsea,waves,draft,3,1", "chelsea,none.png,draft,64,1")
     (given / "empty").mkdir()
     (given / "jobs.yaml-report.html").mkdir()
@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_nothing_is_begun(rows, given, own_home, argum
     assert not store.all_runs() and not queue.queued_runs()
 
 
-def test_what_is_no_cluster_is_told_before_anything_begins(given, own_home):
+def test_an_invalid_cluster_address_is_reported_before_anything_starts(given, own_home):
     done = batch(
         "--contents", given / "photos", "--styles", "waves", "--address", "ray://there", "--report", given / "r.zip"
     )
@@ -147,8 +147,8 @@ def test_what_is_no_cluster_is_told_before_anything_begins(given, own_home):
     assert not store.all_runs()
 
 
-def test_what_a_cluster_tells_of_a_run_is_told_once_and_by_its_title(given, own_home, monkeypatch):
-    """In the cluster's place, who says what it says."""
+def test_lines_from_the_cluster_are_printed_once_with_the_run_s_title(given, own_home, monkeypatch):
+    """A stand-in for the cluster reports the lines."""
 
     def paint_all(begun, address, report, make_engine):
         report("Fetching the weights …")
@@ -175,8 +175,8 @@ def test_what_a_cluster_tells_of_a_run_is_told_once_and_by_its_title(given, own_
     ]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the signal is one of POSIX")
-def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_home, weights, model):
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_reports_the_waiting_runs_and_how_to_continue(rows, own_home, weights, model):
     jobs_file = rows(
         "photos/a.png,waves,draft,64,20000", "photos/b.png,waves,draft,64,1", "photos/c.png,waves,draft,64,1"
     )
@@ -195,9 +195,9 @@ def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_hom
         process.communicate()
     assert (process.returncode, said) == (130, "")
     assert lines.splitlines()[-4:] == [
-        "What is being painted stops after its step, and keeps its best picture …",
+        "Active runs stop after the current step and keep their best picture …",
         "Painted 0 of 3",
-        "3 are not painted yet. What is done stays; the same command goes on from there.",
+        "3 are not painted yet. Finished runs are kept: repeat the command to continue.",
         "nst: Stopped.",
     ]
     (run,) = store.all_runs()
@@ -205,20 +205,20 @@ def test_ctrl_c_says_what_still_waits_and_the_same_command_goes_on(rows, own_hom
     assert not (jobs_file.parent / "jobs.csv-report.html").exists()
 
 
-def test_an_empty_address_is_none(rows, own_home):
-    """As of a variable that is not set: it does not mean this machine."""
+def test_an_empty_address_is_refused(rows, own_home):
+    """An unset variable may give an empty address, which must not mean this machine."""
     done = batch(rows("photos/a.png,waves,draft,64,1"), "--address", "")
     assert (done.returncode, done.stdout, store.all_runs()) == (2, "", [])
     assert done.stderr == "nst: '' is not a Ray address: give one such as 10.0.0.1:6379.\n"
 
 
-def test_what_cannot_be_painted_is_told_and_the_others_are_painted(rows, own_home, weights, model):
+def test_a_failed_run_is_reported_and_the_others_are_painted(rows, own_home, weights, model):
     jobs_file = rows("photos/a.png,waves,draft,64,1,", "photos/b.png,waves,draft,10000,100,100",
                      heading="content,style,preset,size,iterations,history")  # fmt: skip
     done = batch(jobs_file, "--no-measure", "--json")
     assert done.returncode == 1
     assert (
-        done.stderr.splitlines()[-1] == "nst: 1 of 2 runs could not be painted; the same command tries them once more."
+        done.stderr.splitlines()[-1] == "nst: 1 of 2 runs could not be painted: repeat the command to try them again."
     )
     said = json.loads(done.stdout)
     assert [each["content"] for each in said["painted"]] == ["a"]
@@ -226,7 +226,7 @@ def test_what_cannot_be_painted_is_told_and_the_others_are_painted(rows, own_hom
     assert "The report of 1 run is in" in done.stderr
 
 
-@pytest.mark.skipif(os.name != "posix", reason="terminals are made as POSIX does")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX terminals")
 def test_one_bar_for_all_runs_on_a_terminal(on_terminal, rows, own_home, weights, model):
     jobs_file = rows("photos/a.png,waves,draft,64,1", "photos/b.png,waves,draft,64,1")
     text = on_terminal(command(jobs_file, "--no-measure"))

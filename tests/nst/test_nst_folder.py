@@ -1,4 +1,4 @@
-"""nst stylize on a folder of photos and on the frames of a film: with the real engine, as a person meets it."""
+"""nst stylize on a folder of photos and on the frames of a film, with the real engine."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def names(outputs):
 
 
 @pytest.mark.timeout(600)  # TensorFlow is loaded three times
-def test_a_folder_is_painted_and_what_is_painted_already_is_not_painted_again(photos, own_home, weights, model):
+def test_a_folder_is_painted_and_finished_photos_are_not_painted_again(photos, own_home, weights, model):
     out = photos.parent / "out"
     (photos / "photo3.jpg").write_text("no picture")
     done = stylize(photos, "waves", "-o", out, *SMALL)
@@ -69,7 +69,7 @@ def test_a_folder_is_painted_and_what_is_painted_already_is_not_painted_again(ph
     assert broken.startswith("photo3.jpg is not a JPEG, ")
     assert failure == "nst: 1 of 3 photos could not be painted."
     assert sorted(path.name for path in out.iterdir()) == ["photo10.png", "photo2.png"]
-    found = {run.record().content: run for run in store.all_runs()}  # one for each, as for single ones
+    found = {run.record().content: run for run in store.all_runs()}  # a run for each photo, as for single photos
     assert set(found) == {"photo2", "photo10"}
     for name, run in found.items():
         assert codec.read_image(out / f"{name}.png").tobytes() == codec.read_image(run.result).tobytes()
@@ -77,7 +77,7 @@ def test_a_folder_is_painted_and_what_is_painted_already_is_not_painted_again(ph
     (photos / "photo3.jpg").unlink()
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     done = stylize(photos, "waves", "-o", out, *SMALL)
-    assert (done.returncode, done.stderr) == (0, f"Painted 0 of 2, 2 were there already: {out}\n")
+    assert (done.returncode, done.stderr) == (0, f"Painted 0 of 2, 2 were already painted: {out}\n")
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
     photo(3).save(photos / "photo3.png")
@@ -93,7 +93,7 @@ def test_a_folder_is_painted_and_what_is_painted_already_is_not_painted_again(ph
     assert len(store.all_runs()) == 6
 
 
-def test_a_photo_that_is_too_narrow_is_told_at_the_end(photos, own_home, weights, model):
+def test_a_photo_that_is_too_narrow_is_reported_at_the_end(photos, own_home, weights, model):
     Image.new("RGB", (400, 40)).save(photos / "narrow.png")
     done = stylize(photos, "waves", "-o", photos.parent / "out", *SMALL, "--json")
     assert done.returncode == 1
@@ -105,10 +105,10 @@ def test_a_photo_that_is_too_narrow_is_told_at_the_end(photos, own_home, weights
 
 
 @pytest.mark.timeout(600)  # TensorFlow is loaded three times
-def test_a_film_s_frames_follow_from_one_another_and_one_that_was_broken_off_goes_on(photos, own_home, weights, model):
+def test_each_frame_starts_from_the_result_before_and_an_interrupted_film_continues(photos, own_home, weights, model):
     out = photos.parent / "out"
     photo(1).save(photos / "photo1.png")
-    # steps of a hundredth of a grey level: a picture is what it started from
+    # with steps of a hundredth of a grey level, a result equals its start
     given = (*SMALL, "--learning-rate", "0.01", "--sequence", "--iterations-after-first", "1")
     done = stylize(photos, "waves", "-o", out, *given, "--json")
     assert done.returncode == 0, done.stderr
@@ -122,11 +122,11 @@ def test_a_film_s_frames_follow_from_one_another_and_one_that_was_broken_off_goe
         assert abs(result - begun).max() <= 1
 
     done = stylize(photos, "waves", "-o", out, *given)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"Painted 0 of 3, 3 were there already: {out}")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"Painted 0 of 3, 3 were already painted: {out}")
     (out / "photo10.png").unlink()
     given = (*SMALL, "--sequence", "--iterations-after-first", "1")
     courses = []
-    for missing in (None, "photo2.png"):  # painted in one go, then from the middle on
+    for missing in (None, "photo2.png"):  # first all frames, then only the missing frame
         if missing:
             (out / missing).unlink()
         done = stylize(photos, "waves", "-o", out, *given, "--json")
@@ -137,7 +137,7 @@ def test_a_film_s_frames_follow_from_one_another_and_one_that_was_broken_off_goe
     assert courses[1]["photo2"] == pytest.approx(courses[0]["photo2"], rel=1e-5)
 
 
-def test_frames_of_other_sizes_are_told_before_anything_is_painted(photos, own_home):
+def test_frames_of_different_sizes_are_refused_before_anything_is_painted(photos, own_home):
     photo(1).resize((60, 80)).save(photos / "photo3.png")
     done = stylize(photos, "waves", "-o", photos.parent / "out", *SMALL, "--sequence")
     assert (done.returncode, done.stdout) == (2, "")
@@ -149,8 +149,8 @@ def test_frames_of_other_sizes_are_told_before_anything_is_painted(photos, own_h
     assert not store.all_runs() and not (photos.parent / "out").exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the signal is one of POSIX")
-def test_ctrl_c_ends_a_film_and_what_is_done_stays(photos, own_home, weights, model):
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_ends_a_film_and_keeps_its_finished_frames(photos, own_home, weights, model):
     out = photos.parent / "out"
     words = command(photos, "waves", "-o", out, *SMALL, "--sequence", "--iterations-after-first", "20000")
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -169,18 +169,17 @@ def test_ctrl_c_ends_a_film_and_what_is_done_stays(photos, own_home, weights, mo
     assert (process.returncode, said) == (130, "")
     assert lines.splitlines()[-3:] == [
         f"Painted 1 of 2: {out}",
-        "What is done stays; the same command goes on from there.",
+        "Finished photos are kept: repeat the command to continue.",
         "nst: Stopped.",
     ]
     assert [path.name for path in out.iterdir()] == ["photo2.png"]
     assert [run.record().content for run in store.all_runs()] == ["photo2"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="terminals are made as POSIX does")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX terminals")
 def test_one_bar_for_all_photos_on_a_terminal(on_terminal, photos, own_home, weights, model):
     text = on_terminal(command(photos, "waves", "-o", photos.parent / "out", *SMALL))
     assert re.search(r"1 of 2, photo2\.png: total \S+ +\S+ +\d/4 ", text)
-    assert re.search(
-        r"2 of 2, photo10\.png: total \S+ +\S+ +4/4 +\S+ it/s +\d:\d\d:\d\d", text
-    )  # in all, and the time left
+    # Iterations of all photos, and the time left.
+    assert re.search(r"2 of 2, photo10\.png: total \S+ +\S+ +4/4 +\S+ it/s +\d:\d\d:\d\d", text)
     assert f"Painted 2 of 2: {photos.parent / 'out'}" in text.replace("\r\n", "\n")

@@ -1,12 +1,11 @@
-"""Twelve runs on two nodes of a Ray cluster, one of which is killed in the middle: do all finish, and what does it cost
-to be painted on a cluster?
+"""Paint twelve runs on two nodes of a Ray cluster, kill a node in the middle, and measure the cost of the cluster.
 
     python tests/soak/cluster.py [--number N] [--size PX] [--iterations N]
 
-The nodes have processes of their own on this machine, each with half of its processors. The cost is told of runs that
-a worker has after its first one, which loads TensorFlow, and that lost no node: how much longer a run took, by the
-clock of who records it, than its phases and steps did by the node's. Ends with 1 if a run does not finish, if a step is
-recorded twice, or if the cost is above 5 %.
+The nodes are processes on this machine, each with half of its processors. The cost is the time of a run by the
+recorder's clock minus the time of its phases and steps by the node's clock. It is measured only for runs that lost no
+node and whose worker had already loaded TensorFlow. Exits with 1 if a run does not finish, if a step is recorded twice,
+or if the median cost is above 5 %.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from core.settings import TransferSettings
 
 MOST_COST = 0.05  # of a run's time
 CPUS = max(1, (os.cpu_count() or 2) // 2)  # of a node
-IMPORT_SECONDS = 1.0  # less than that, and TensorFlow was loaded already
+IMPORT_SECONDS = 1.0  # if imports took less, TensorFlow was already loaded
 
 
 def new_run(number: int, size: int, iterations: int) -> Run:
@@ -51,12 +50,12 @@ def new_run(number: int, size: int, iterations: int) -> Run:
 
 
 class Killed:
-    """A node that is killed as a run on it is half way, once half of all runs have begun."""
+    """Kills a node when a run on it is half way, after half of all runs have begun."""
 
     def __init__(self, nodes: Cluster, after: int) -> None:
         self.nodes, self.after = nodes, after
-        self.places: dict[str, str] = {}  # of runs: the node's name as it begins
-        self.run: Run | None = None  # that was half way
+        self.places: dict[str, str] = {}  # each run's node
+        self.run: Run | None = None  # the run whose node was killed
 
     def tell(self, line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
@@ -74,7 +73,7 @@ class Killed:
 
 
 def perform(number: int, size: int, iterations: int) -> list[str]:
-    """Paint them, and print what each took; gives what went wrong."""
+    """Paint the runs, print the time of each, and return the failures."""
     painted = [new_run(count, size, iterations) for count in range(number)]
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     killed = Killed(nodes, number // 2)
@@ -104,7 +103,7 @@ def judge(painted: list[Run], killed: Killed, wall: float) -> list[str]:
         if record.status != "done":
             failures.append(f"{run.id} is {record.status}: {record.message}")
         if list(metrics["iteration"]) != list(range(record.settings.iterations + 1)):
-            failures.append(f"{run.id} has {len(metrics)} steps recorded, not each of them once")
+            failures.append(f"{run.id} has {len(metrics)} recorded steps, not each step once")
         total, own = record.timings["total"], engine_seconds(run)
         warm = record.timings["imports"] < IMPORT_SECONDS and run != killed.run
         if warm:
@@ -114,18 +113,18 @@ def judge(painted: list[Run], killed: Killed, wall: float) -> list[str]:
     done = sum(run.record().status == "done" for run in painted)
     print(f"{done} of {len(painted)} runs finished in {wall:.0f} s")
     if not killed.run:
-        failures.append("no node was killed: the runs were over too soon")
+        failures.append("no node was killed: the runs ended too soon")
     if not costs:
         failures.append("no run was painted by a worker that had loaded TensorFlow")
     else:
-        print(f"cost of the cluster: {statistics.median(costs):.1%} in the middle, {max(costs):.1%} at most")
+        print(f"cost of the cluster: median {statistics.median(costs):.1%}, at most {max(costs):.1%}")
         if statistics.median(costs) > MOST_COST:
             failures.append(f"the cluster costs {statistics.median(costs):.1%} of a run's time")
     return failures
 
 
 def engine_seconds(run: Run) -> float:
-    """That the node's own clock gives: phases, and steps."""
+    """Return the seconds of phases and steps by the clock of the node."""
     phases = run.record().timings.items()
     once = sum(seconds for name, seconds in phases if name not in (*SUMS, "first step"))
     return once + float(run.metrics()["seconds"].iloc[-1])
@@ -135,12 +134,12 @@ def main() -> int:
     options = argparse.ArgumentParser()
     options.add_argument("--number", type=int, default=12, help="of runs")
     options.add_argument("--size", type=int, default=128, help="px")
-    options.add_argument("--iterations", type=int, default=150, help="of a run: as many as take about 20 s")
+    options.add_argument("--iterations", type=int, default=150, help="of a run; the default takes about 20 s")
     given = options.parse_args()
-    print(f"{date.today()}, {hardware.processor()}, {os.cpu_count()} processors, {CPUS} a node")
+    print(f"{date.today()}, {hardware.processor()}, {os.cpu_count()} processors, {CPUS} per node")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         os.environ |= {"NST_HOME": home, "NST_RAY_CPUS": str(CPUS), "RAY_USAGE_STATS_ENABLED": "0"}
-        os.environ |= {"RAY_worker_niceness": "0"}  # 15 by default: what else the machine does would have precedence
+        os.environ |= {"RAY_worker_niceness": "0"}  # by default 15, which gives other processes precedence
         failures = perform(given.number, given.size, given.iterations)
     for failure in failures:
         print(f"FAILED {failure}")

@@ -1,10 +1,10 @@
-"""The long form of the fuzzer: many thousand damaged files into every way in, with what that took.
+"""Long runs of the fuzzer: many thousand damaged inputs of every kind, with their time and memory.
 
     python tests/soak/fuzz.py [--times N] [--seed N]
 
-Prints, for each way in, how many inputs it was given, how many it refused, and the longest time for one; and the peak
-memory. Ends with 1 if anything but a sentence came out, something hung, a file was left or changed outside its place,
-or memory came to more than MOST_MEMORY, here or in the decoding process.
+Prints the number of inputs, the refusals and the longest time for each kind of input, and the peak memory. Exits with 1
+if an error was no sentence, something hung, a file was left or changed outside the runs, or memory exceeded MOST_MEMORY
+in this process or the decoding process.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "hostile")]
 
-MOST_MEMORY = 320  # MiB; 181 and 169 were measured
+MOST_MEMORY = 320  # MiB; measured: 181 and 169
 
 INPUTS = {
     "picture": 4000,
@@ -36,8 +36,8 @@ INPUTS = {
 
 def main() -> int:
     options = argparse.ArgumentParser()
-    options.add_argument("--times", type=float, default=1.0, help="so many times as many inputs")
-    options.add_argument("--seed", type=int, default=int(time.time()), help="repeat what another run did")
+    options.add_argument("--times", type=float, default=1.0, help="factor for the number of inputs")
+    options.add_argument("--seed", type=int, default=int(time.time()), help="the seed of a run to repeat")
     given = options.parse_args()
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def main() -> int:
         print(f"{date.today()}, seed {given.seed}")
         fuzzer, began = mutations.Fuzzer(Path(folder), given.seed), time.perf_counter()
         before = _peak(resource.RUSAGE_SELF)
-        print(f"{'way in':<22}{'inputs':>8}{'refused':>9}{'broke down':>12}{'seconds':>9}{'longest':>9}{'failures':>9}")
+        print(f"{'input':<22}{'inputs':>8}{'refused':>9}{'broke down':>12}{'seconds':>9}{'longest':>9}{'failures':>9}")
         for way in fuzzer.WAYS:
             started = time.perf_counter()
             tally = fuzzer.feed(way, int(INPUTS[way] * given.times))
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def _peak(whose: int) -> float:
-    """MiB, at most so far."""
+    """Return the peak memory so far in MiB."""
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(whose).ru_maxrss * unit / 2**20
 

@@ -1,7 +1,7 @@
-"""Runs that are killed at random moments and go on: do they end as ones that nobody disturbed?
+"""Kill runs at random moments, resume them, and compare them with undisturbed runs.
 
-`make soak-kills` does it with fifty moments; the tests, with five. Two runs, one for each optimizer, are painted in
-turns by a process that is killed with SIGKILL while it loads, paints, or writes, and by the next one, and so on.
+`make soak-kills` kills fifty times, the tests five times. A process paints two runs in turns, one for each optimizer,
+until SIGKILL ends it while it loads, paints or writes; then the next process continues.
 """
 
 from __future__ import annotations
@@ -41,41 +41,41 @@ from core.transfer.checkpoint import Checkpoint
 from nst.engine import load_engine
 
 OPTIMIZERS = ("adam", "l-bfgs")
-WAIT = 240  # seconds until a process must have painted a step, on a slow and busy machine too
+WAIT = 240  # seconds for the first step, even on a slow and busy machine
 
 
 @dataclass
-class Ordeal:
-    """What two runs went through, and how they compare with such that were left alone."""
+class KillReport:
+    """The kills of two runs, and how the runs compare with undisturbed runs."""
 
     kills: int
-    before_painting: int = 0  # of the kills, those of a process that had not come to its first step
-    amid_writing: int = 0  # those that left a file half written (its draft, which nobody reads)
-    amid_checkpoint: int = 0  # of these, a checkpoint
-    lost: list[int] = field(default_factory=list)  # iterations that were to be done once more, for each kill and run
-    largest_deviation: dict[str, float] = field(default_factory=dict)  # of a total loss on the way, relative
+    before_painting: int = 0  # kills before the first step of a process
+    amid_writing: int = 0  # kills that left a half-written file (a draft, which is never read)
+    amid_checkpoint: int = 0  # of these: kills that left a half-written checkpoint
+    lost: list[int] = field(default_factory=list)  # iterations to repeat, for each kill and run
+    largest_deviation: dict[str, float] = field(default_factory=dict)  # of any total loss, relative
     final_deviation: dict[str, float] = field(default_factory=dict)  # of the best loss, relative
 
 
-def ordeal(
+def kill_and_resume(
     make_engine: EngineMaker, iterations: int, kills: int, seed: int, also_while_it_loads: bool, size: int = 64
-) -> Ordeal:
-    """Paint each run twice: left alone, in this process, and killed so many times. `NST_HOME` is where."""
+) -> KillReport:
+    """Paint each run undisturbed in this process, and again with `kills` kills; the runs are in `NST_HOME`."""
     alone = [_new_run(optimizer, iterations, size) for optimizer in OPTIMIZERS]
     killed = [_new_run(optimizer, iterations, size) for optimizer in OPTIMIZERS]
     paint(alone, make_engine)
-    chance, found = random.Random(seed), Ordeal(kills)
+    chance, found = random.Random(seed), KillReport(kills)
     for number in range(kills):
         process = _start(killed)
         moment = time.monotonic() + chance.uniform(0, 8)
         if also_while_it_loads and chance.random() < 0.3:
             _wait(process, lambda moment=moment: time.monotonic() > moment)
-        else:  # a few steps on; there are to be some left for every kill to come
+        else:  # after a few steps; every later kill needs steps too
             done = _checkpointed(killed[-1])
             goal = done + chance.randint(2, max(2, (iterations - done) // (kills - number + 1)))
             _wait(process, lambda goal=goal: _painted(killed[-1]) >= goal)
             time.sleep(chance.uniform(0, 0.05))
-            if number == 0:  # one falls into a checkpoint, whatever the lot says
+            if number == 0:  # the first kill always hits a checkpoint
                 _wait(process, lambda process=process: _halted_amid_checkpoint(process, killed))
         process.kill()
         process.communicate()
@@ -102,7 +102,7 @@ def ordeal(
 
 
 def paint(painted: list[Run], make_engine: EngineMaker) -> None:
-    """Go on with the runs, in turns, to their ends."""
+    """Resume the runs and paint them to their ends, in turns."""
     for run in painted:
         recovery.resume(run)
     for _ in itertools.zip_longest(*(execution.perform(run, make_engine) for run in painted)):
@@ -110,7 +110,7 @@ def paint(painted: list[Run], make_engine: EngineMaker) -> None:
 
 
 def check_readable(run: Run) -> None:
-    """Open every file of a run; what is half written has a draft's name, and is nobody's."""
+    """Open every file of a run except drafts, which may be half written."""
     run.record(), run.metrics()
     for path in run.path.rglob("*"):
         if path.name.startswith(paths.DRAFT) or path.is_dir():
@@ -128,20 +128,20 @@ def check_readable(run: Run) -> None:
             case ".csv":
                 pd.read_csv(path)
             case other:
-                raise AssertionError(f"{path.name}: what is {other}?")
+                raise AssertionError(f"{path.name} has the unknown suffix {other}")
 
 
 def _new_run(optimizer: str, iterations: int, size: int) -> Run:
     photo, style = (codec.read_image(group[1].path()) for group in (PHOTOS, STYLES))
     settings = TransferSettings(optimizer=optimizer, iterations=iterations, size=size, frame_every=5)
     run = store.create(RunSpec([Style("painting", style)], settings, "reference"), photo, "photo")
-    run.change(writer=None)  # as if who made it had been killed at once
+    run.change(writer=None)  # as if its process had been killed
     return run
 
 
 def _start(painted: list[Run]) -> subprocess.Popen[bytes]:
     command = [sys.executable, __file__, *(run.id for run in painted)]
-    environment = {**os.environ, "NST_CHECKPOINT_SECONDS": "0.1"}  # so that some kills fall into one
+    environment = {**os.environ, "NST_CHECKPOINT_SECONDS": "0.1"}  # often, so that some kills hit a checkpoint
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -154,22 +154,22 @@ def _wait(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> No
 
 
 def _drafts(painted: list[Run]) -> list[Path]:
-    """Half written files; what a run sets aside for a full disk is none."""
+    """Return the half-written files, without the reserve for a full disk."""
     found = [path for run in painted for path in run.path.rglob(f"{paths.DRAFT}*")]
     return [path for path in found if path.name != f"{paths.DRAFT}reserve"]
 
 
 def _is_of_checkpoint(draft: Path) -> bool:
-    """No other file of a run is an archive."""
+    """Return whether a draft is a checkpoint, the only archive among a run's files."""
     try:
         with draft.open("rb") as file:
             return file.read(2) == b"PK"
-    except FileNotFoundError:  # whole by now
+    except FileNotFoundError:  # already complete
         return False
 
 
 def _halted_amid_checkpoint(process: subprocess.Popen[bytes], painted: list[Run]) -> bool:
-    """Whether the process, halted, is writing one; it goes on when it is not."""
+    """Halt the process; return whether it is writing a checkpoint, and otherwise let it continue."""
     if not any(_is_of_checkpoint(draft) for draft in _drafts(painted)):
         return False
     process.send_signal(signal.SIGSTOP)
@@ -182,7 +182,7 @@ def _halted_amid_checkpoint(process: subprocess.Popen[bytes], painted: list[Run]
 
 
 def _painted(run: Run) -> int:
-    """The last iteration that stands in its metrics, which begin with a heading and iteration 0."""
+    """Return the last iteration in the metrics, which begin with a heading and iteration 0."""
     path = run.path / "metrics.csv"
     return max(path.read_bytes().count(b"\n") - 2, 0) if path.exists() else 0
 
@@ -192,7 +192,7 @@ def _checkpointed(run: Run) -> int:
 
 
 def _status(run: Run) -> str:
-    """What stands in the record, whoever wrote it."""
+    """Return the status in the record, even if its process is gone."""
     return str(json.loads((run.path / "run.json").read_bytes())["status"])
 
 
@@ -201,14 +201,14 @@ def _make_engine(report: execution.Report, timings: worker.Timings) -> worker.En
 
 
 def main() -> None:
-    """With runs' names: paint them. Otherwise fifty moments, in a home that is made for it."""
+    """Paint the runs given as arguments, or kill fifty times in a temporary home."""
     if sys.argv[1:]:
         paint([store.find(name) for name in sys.argv[1:]], _make_engine)
         return
     with tempfile.TemporaryDirectory() as home:
         os.environ["NST_HOME"] = home
         began = time.monotonic()
-        found = ordeal(_make_engine, iterations=300, kills=50, seed=1, also_while_it_loads=True, size=128)
+        found = kill_and_resume(_make_engine, iterations=300, kills=50, seed=1, also_while_it_loads=True, size=128)
         print(f"{hardware.processor()}, {time.monotonic() - began:.0f} s: {found}")
         assert max(found.final_deviation.values()) < 1e-3
 

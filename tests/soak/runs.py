@@ -1,10 +1,9 @@
-"""Two hundred short runs, one after another, through one warm worker: does it keep anything of them?
+"""Perform two hundred short runs in a single warm worker, and check that it leaks no memory or files.
 
     python tests/soak/runs.py [--number N]
 
-The optimizers, photos and styles take turns. Prints the worker's memory and its open files after so many runs. Ends
-with 1 if the memory grows by more than 100 MB (45 and 56 were measured), if there are more open files, or if a run was
-not done.
+The optimizers, photos and styles take turns. Prints the worker's memory and open files now and then. Exits with 1 if
+the memory grows by more than 100 MB (measured: 45 and 56), if the number of open files grows, or if a run fails.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ from core.settings import TransferSettings
 
 OPTIMIZERS = ("adam", "l-bfgs")
 PRINTED = (20, 50, 100, 200)
-WARM = 20  # after so many runs each photo's shape has been met with each optimizer: what is to be kept is there
-WAIT = 300  # seconds until a run must have ended; the first one loads TensorFlow
+WARM = 20  # runs until each shape of a photo has met each optimizer, so that all caches are filled
+WAIT = 300  # seconds for a run; the first loads TensorFlow
 
 
 @dataclass
 class Held:
-    """What a process holds."""
+    """The memory and open files of a process."""
 
     memory: float  # resident, in MB
-    files: int  # open ones, sockets and pipes included
+    files: int  # open files, including sockets and pipes
 
     @classmethod
     def by(cls, process: psutil.Process) -> Held:
@@ -53,12 +52,12 @@ class Held:
         return cls(process.memory_info().rss / 1e6, files)
 
     def has_outgrown(self, before: Held) -> bool:
-        """More than what an allocator may keep of its own."""
+        """Return whether the memory has grown by more than an allocator may keep."""
         return self.memory > before.memory + 100
 
 
 def new_run(number: int, size: int, iterations: int, frame_every: int) -> Run:
-    """Submitted to the queue; the next `number` is of another optimizer or of other pictures."""
+    """Submit a run; its optimizer and pictures depend on `number`."""
     photo, style = (group[number // 2 % len(group)] for group in (PHOTOS, STYLES))
     settings = TransferSettings(
         optimizer=OPTIMIZERS[number % 2], iterations=iterations, size=size, frame_every=frame_every
@@ -70,14 +69,14 @@ def new_run(number: int, size: int, iterations: int, frame_every: int) -> Run:
 
 
 def worker() -> psutil.Process | None:
-    """The worker that last spoke, if it is alive."""
+    """Return the last worker that reported, if it is alive."""
     said = workers.readiness()
     return psutil.Process(said.writer.pid) if said and said.writer.is_alive() else None
 
 
 @contextmanager
 def home() -> Iterator[None]:
-    """A home of its own; what was started in it ends with it."""
+    """Use a temporary home, and kill all child processes at the end."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ |= {"NST_HOME": folder, "NST_WORKER_IDLE": "600"}
         try:
@@ -90,7 +89,7 @@ def home() -> Iterator[None]:
 
 
 def perform(number: int) -> tuple[list[Held], list[str]]:
-    """What the worker held after each run, and what went wrong."""
+    """Perform the runs; return what the worker held after each run, and the failures."""
     held: list[Held] = []
     failures: list[str] = []
     pids: set[int] = set()
@@ -106,13 +105,13 @@ def perform(number: int) -> tuple[list[Held], list[str]]:
             failures.append(f"run {count} was {record.status}: {record.message}")
         if not process:
             said = workers.worker_log().read_text(errors="replace")[-4000:]
-            return held, [*failures, f"the worker was gone after run {count}; its log ends with\n{said}"]
+            return held, [*failures, f"the worker had ended after run {count}; its log ends with\n{said}"]
         pids.add(process.pid)
         held.append(Held.by(process))
         if count in {*PRINTED, number}:
             print(f"{count:>6}{held[-1].memory:>12.0f}{held[-1].files:>8}", flush=True)
     if len(pids) > 1:
-        failures.append(f"it was not one worker, but {len(pids)}")
+        failures.append(f"there were {len(pids)} workers instead of 1")
     return held, failures
 
 

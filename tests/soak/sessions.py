@@ -1,10 +1,10 @@
-"""Twenty sessions watch one run while others wait: does each see it go on, and does the page's server keep its size?
+"""Twenty sessions watch a run while others wait: check that all see its progress and the server's memory is stable.
 
     python tests/soak/sessions.py [--minutes M]
 
-Two are pages in Chromium, the others speak Streamlit's protocol as its page does. Prints the memory of server and
-worker and the longest that any session saw no progress. Ends with 1 if that was more than 3 s, if the server's memory
-grows by more than a tenth and 50 MB from a third of the time on, or if anything else went wrong.
+Two sessions are pages in Chromium; the others speak Streamlit's protocol as the page does. Prints the memory of server
+and worker and the longest time without progress in any session. Exits with 1 if that is more than 3 s, if the server's
+memory grows by more than 100 MB after a third of the time, or if anything else fails.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from core.runs.run import Run
 from core.settings import SETTINGS
 
 PAGES, CLIENTS, QUEUED = 2, 18, 3
-STALE = 3.0  # seconds without a change that nobody may see
-WARM_UP = 15.0  # seconds after everyone has seen the run paint
-PRINTED = 6  # times, evenly
+STALE = 3.0  # seconds; no session may wait longer for a change
+WARM_UP = 15.0  # seconds after all sessions have seen progress
+PRINTED = 6  # times, evenly spaced
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-#: Tells `saw` each text of the progress bar.
+#: Calls `saw` with each text of the progress bar.
 WATCH = """
 let last = "";
 new MutationObserver(() => {
@@ -59,11 +59,11 @@ new MutationObserver(() => {
 
 @dataclass
 class Sight:
-    """What one session saw of the run's progress."""
+    """What a session saw of the run's progress."""
 
     name: str
     text: str = ""
-    changed: float = 0.0  # when, by the monotonic clock
+    changed: float = 0.0  # time of the last change, by the monotonic clock
     changes: int = 0
     longest: float = 0.0  # seconds without a change
 
@@ -73,7 +73,7 @@ class Sight:
             self.text, self.changed, self.changes = text, time.monotonic(), self.changes + 1
 
     def look(self) -> float:
-        """The longest time without a change, the one that goes on included."""
+        """Return the longest time without a change, including the current time."""
         self.longest = max(self.longest, time.monotonic() - self.changed)
         return self.longest
 
@@ -83,14 +83,14 @@ class Sight:
 
 @dataclass
 class Session:
-    """One that speaks Streamlit's protocol as its page in a browser does, but keeps no messages: all come whole."""
+    """A session that speaks Streamlit's protocol like the page in a browser, but caches no messages."""
 
     socket: ClientConnection
     query: str
     sight: Sight
     fail: Callable[[str], None]
     page: str = ""
-    timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # by the fragment that they run again
+    timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # by the fragment that the timer runs again
 
     async def watch(self) -> None:
         await self._rerun()
@@ -98,7 +98,7 @@ class Session:
             async for data in self.socket:
                 assert isinstance(data, bytes)
                 self._take(ForwardMsg.FromString(data))
-            self.fail(f"{self.sight.name} was cut off")
+            self.fail(f"{self.sight.name} was disconnected")
         finally:
             self._end(list(self.timers))
 
@@ -106,7 +106,7 @@ class Session:
         match message.WhichOneof("type"):
             case "new_session":
                 self.page = message.new_session.page_script_hash
-                if not message.metadata.run.fragment_ids:  # the whole page: its fragments ask for timers anew
+                if not message.metadata.run.fragment_ids:  # the whole page: its fragments ask for new timers
                     self._end(list(self.timers))
             case "auto_rerun" if message.auto_rerun.fragment_id not in self.timers:
                 asked = message.auto_rerun
@@ -121,7 +121,7 @@ class Session:
                     self.fail(f"{self.sight.name} was shown {element.exception.type}")
 
     async def _keep(self, fragment: str, interval: float) -> None:
-        """As often as asked for, whether or not the last one has been answered."""
+        """Run a fragment at each interval, even if the last run has not been answered."""
         due = time.monotonic()
         while True:
             due += interval
@@ -143,7 +143,7 @@ class Session:
 
 
 def serve() -> tuple[str, psutil.Process]:
-    """The page as `nst dashboard` serves it: where, and by which process. It writes to `server.log` at home."""
+    """Start `nst dashboard`, which logs to `server.log` in the home; return its address and process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -165,7 +165,7 @@ def _log() -> Path:
 
 
 async def watch(address: str, server: psutil.Process, run: Run, seconds: float) -> list[str]:
-    """Have everyone watch the run and print what comes of it; what went wrong."""
+    """Let all sessions watch the run, print the results, and return the failures."""
     failures: list[str] = []
     query = f"run={run.id}"
     pages = [Sight(f"page {number + 1}") for number in range(PAGES)]
@@ -185,7 +185,7 @@ async def watch(address: str, server: psutil.Process, run: Run, seconds: float) 
             connection = await stack.enter_async_context(stream)
             watching.append(asyncio.create_task(Session(connection, query, sight, failures.append).watch()))
         if blind := await _blind(pages + clients):
-            failures.append(f"after {WAIT} s there was no progress for {', '.join(blind)}")
+            failures.append(f"after {WAIT} s there was no progress in {', '.join(blind)}")
         else:
             await asyncio.sleep(WARM_UP)
             failures += await _measure(pages + clients, server, run, seconds)
@@ -198,7 +198,7 @@ async def watch(address: str, server: psutil.Process, run: Run, seconds: float) 
 
 
 async def _blind(sights: list[Sight]) -> list[str]:
-    """Who does not see the run go on, however long one waits."""
+    """Return the sessions that see no progress after the longest wait."""
     deadline = time.monotonic() + WAIT
     while (blind := [sight.name for sight in sights if not sight.text]) and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
@@ -206,7 +206,7 @@ async def _blind(sights: list[Sight]) -> list[str]:
 
 
 async def _measure(sights: list[Sight], server: psutil.Process, run: Run, seconds: float) -> list[str]:
-    print(f"{'seconds':>8}{'iteration':>11}{'server, MB':>12}{'files':>7}{'worker, MB':>12}{'longest without, s':>20}")
+    print(f"{'seconds':>8}{'iteration':>11}{'server, MB':>12}{'files':>7}{'worker, MB':>12}{'longest wait, s':>20}")
     for sight in sights:
         sight.begin()
     began, held = time.monotonic(), []
@@ -219,7 +219,7 @@ async def _measure(sights: list[Sight], server: psutil.Process, run: Run, second
         figures += f"{held[-1].files:>7}{painting:>12.0f}{max(sight.look() for sight in sights):>20.2f}"
         print(figures, flush=True)
     fewest = min(sight.changes for sight in sights)
-    print(f"the session that saw the fewest changes saw one in {seconds / max(1, fewest):.2f} s")
+    print(f"the slowest session saw a change every {seconds / max(1, fewest):.2f} s")
     failures = [f"{sight.name} saw no change for {sight.longest:.1f} s" for sight in sights if sight.longest > STALE]
     if (status := run.record().status) != "running":
         failures.append(f"the run was {status} before the end")
@@ -231,8 +231,8 @@ async def _measure(sights: list[Sight], server: psutil.Process, run: Run, second
 
 def main() -> int:
     options = argparse.ArgumentParser()
-    options.add_argument("--minutes", type=float, default=30.0, help="how long they watch")
-    options.add_argument("--size", type=int, default=160, help="of the run, px; smaller ones may end within the time")
+    options.add_argument("--minutes", type=float, default=30.0, help="how long the sessions watch")
+    options.add_argument("--size", type=int, default=160, help="of the run, px; a smaller run may end too early")
     given = options.parse_args()
     print(f"{date.today()}, {hardware.processor()}, {os.cpu_count()} cores, {given.minutes:g} minutes")
     with home():

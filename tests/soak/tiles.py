@@ -1,12 +1,12 @@
-"""A large picture in little memory: is it painted to the end within a limit, and what do tiles cost?
+"""Paint a large picture in little memory, and measure what tiles cost.
 
     python tests/soak/tiles.py [--size PX] [--memory GB] [--limit GiB] [--iterations N] [--keep FILE]
                                [--steps-alone | --picture-alone]
 
-Paints a sample photo, enlarged to a picture of 4 : 3, from coarse to fine with Adam, prints the most memory that any of
-the processes held, and keeps the picture where it is to be looked at. Then times the steps of a picture in tiles of
-1024 px against those of one in a piece, per megapixel. Ends with 1 if the picture took more than the limit, if it could
-not be painted, or if the tiles' steps take more than 2.2 times as long per megapixel.
+Paints an enlarged sample photo of 4 : 3 from coarse to fine with Adam, prints the peak memory of all processes, and
+saves the picture if --keep is given. Then compares, per megapixel, the time of a step in tiles of 1024 px with the time
+of a step without tiles. Exits with 1 if painting failed or took more memory than the limit, or if steps in tiles take
+more than 2.2 times as long.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from core.samples.gallery import PHOTOS, STYLES
 
 PHOTO, STYLE = "coffee", "waves"
 STAGES = 4
-SIDE = 1024  # px, of the tiles that are timed
-PIECE = (1536, 2048)  # px, height and width: what is computed in one piece beside them
-STEPS = 3  # of each, of which the median counts
+SIDE = 1024  # px, of the timed tiles
+PIECE = (1536, 2048)  # px, height and width of the picture without tiles
+STEPS = 3  # of each kind; the median counts
 BOUND = 2.2
 
 
@@ -50,7 +50,7 @@ def enlarged(picture: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def picture(size: int, memory: float, limit: float, iterations: int, keep: Path | None) -> bool:
-    """Whether it is painted within so many GiB."""
+    """Return whether the picture is painted within `limit` GiB."""
     with tempfile.TemporaryDirectory() as folder:
         photo, result = Path(folder) / "photo.jpg", keep or Path(folder) / "result.jpg"
         enlarged(sample(PHOTO), size * 3 // 4, size).save(photo, quality=95)
@@ -69,7 +69,7 @@ def picture(size: int, memory: float, limit: float, iterations: int, keep: Path 
 
 
 def steps(size: int) -> bool:
-    """Whether a step in tiles takes at most `BOUND` times as long per megapixel as one in a piece."""
+    """Return whether a step in tiles takes at most `BOUND` times as long per megapixel as a step without tiles."""
     hardware.import_tensorflow()
     import tensorflow as tf
 

@@ -190,7 +190,7 @@ def test_a_full_home_is_reported_in_one_line(home_disk, tmp_path):
     fill(home_disk)
     done = nst("stylize", "chelsea", "waves", "-o", tmp_path / "out.png")
     assert done.returncode == 1
-    assert done.stderr == f"nst: The disk of {home_disk} is full: make room, then try again.\n"
+    assert done.stderr == f"nst: The disk of {home_disk} is full: free some space and try again.\n"
 
 
 @pytest.mark.parametrize("at", [0, 5])

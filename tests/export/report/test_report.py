@@ -1,4 +1,4 @@
-"""Reports: true to the runs, safe whatever they are called, and whole by themselves."""
+"""Reports: correct, safe for any names, and self-contained."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ NASTY = '"><script>alert(1)</script>'
 
 
 class Page(HTMLParser):
-    """A page taken apart; fails where elements are not closed in order."""
+    """A parsed page; fails if elements are not closed in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -67,8 +67,8 @@ class Page(HTMLParser):
         return [element.attributes for element in self.elements if element.tag == tag]
 
 
-def assert_stands_alone(text):
-    """No script, nothing that is fetched, nothing that leads outside."""
+def assert_self_contained(text):
+    """Check that a page has no script, loads nothing and links to nothing outside; return it parsed."""
     page = Page(text)
     assert not {element.tag for element in page.elements} & {"script", "iframe", "object", "embed", "link", "base"}
     for element in page.elements:
@@ -91,7 +91,7 @@ def found(painted):
 
 @pytest.fixture(scope="module")
 def evaluations(painted):
-    """Evaluations of those with a result."""
+    """Return evaluations of the runs with a result."""
     return {
         painted[name].id: Evaluation(
             run=painted[name].id,
@@ -112,12 +112,12 @@ def text(found, evaluations):
 
 @pytest.fixture(scope="module")
 def page(text):
-    return assert_stands_alone(text)
+    return assert_self_contained(text)
 
 
 @pytest.fixture
 def renamed(painted, tmp_path):
-    """Makes a copy of a run elsewhere whose record says other things."""
+    """Return a function that copies a run and changes its record."""
 
     def make(name="copy", of="done", **changes):
         run = Run(tmp_path / name)
@@ -131,7 +131,7 @@ def renamed(painted, tmp_path):
 # The page
 
 
-def test_the_page_has_what_every_reader_needs(page, text):
+def test_the_page_is_accessible(page, text):
     assert text.startswith("<!DOCTYPE html>")
     assert page.all("html") == [{"lang": "en"}]
     assert page.words[page.words.index("Five runs")] and page.text.startswith("Five runs Five runs 5 runs of")
@@ -150,7 +150,7 @@ def test_the_page_has_what_every_reader_needs(page, text):
     assert "@media print" in style and "prefers-color-scheme: dark" in style and "break-inside: avoid" in style
 
 
-def test_texts_stand_out_in_both_lights(page):
+def test_texts_have_enough_contrast_in_every_theme(page):
     style = "".join(page.styles)
     themes = [dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
     assert len(themes) == 3
@@ -161,44 +161,44 @@ def test_texts_stand_out_in_both_lights(page):
         assert contrast(full["text"], full["raised"]) >= 4.5
 
 
-def test_every_run_is_told_of_as_it_is(page, painted):
+def test_the_page_shows_how_every_run_ended(page, painted):
     told = page.text
     for run in painted.values():
         assert run.id in told
     for status in ("Done", "Stopped", "Failed", "Interrupted"):
         assert status in told
-    assert "It was stopped after 3 of 500 iterations; the best picture so far was kept." in told
+    assert "The run was stopped after 3 of 500 iterations; the best picture so far was kept." in told
     assert painted["failed"].record().message in told
-    assert "The process that painted it is gone: of 2 of 2 iterations the record tells" in told
+    assert "The process that painted the run ended unexpectedly; 2 of 2 iterations are recorded." in told
     for run in (painted["done"], painted["steered"], painted["stopped"]):
         record = run.record()
         assert f"{record.best_total:.4g}" in told and f"{record.timings['total']:.1f}" in told
         assert record.weights_sha256 in told and record.weights in told
     alternatives = [picture["alt"] for picture in page.all("img")]
-    assert sum(alternative.startswith("The result: photo in the manner") for alternative in alternatives) == 3
+    assert sum(alternative.startswith("The result: photo in the style of") for alternative in alternatives) == 3
     assert sum(alternative.startswith("Not finished") for alternative in alternatives) == 2
-    assert "No result; the last picture that was seen" in told
+    assert "No result; the last picture" in told
     assert "after iteration 2: Style weight 0.1; Style layer weights 1, 2, 1, 1, 0.5" in told
 
 
-def test_the_yardstick_is_explained_and_its_lowest_is_marked(page, found, text):
+def test_the_evaluation_is_explained_and_its_lowest_total_is_bold(page, found, text):
     assert "those of the preset reference" in page.text
     assert "1234" in page.text and "9876" in page.text and "0.250" in page.text
     assert "<strong>1234</strong>" in text and "<strong>9876</strong>" not in text
-    assert "do not compare; the yardstick’s do" in page.text
+    assert "cannot be compared; the evaluations can" in page.text
     unmeasured = Page(html(found))
-    assert "have not been measured by a common yardstick" in unmeasured.text and "likeness" not in unmeasured.text
+    assert "have not been evaluated with the same settings" in unmeasured.text and "likeness" not in unmeasured.text
 
 
 def rows_of(text, heading):
-    """The cells of the first table after a heading, by the first of each line."""
+    """Return the cells of the first table after a heading, by the first cell of each row."""
     after = text[text.index(f'<h2 id="{heading}">') :]
     table = after[after.index("<tbody>") : after.index("</tbody>")]
     lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.split("<tr>")[1:]]
     return {name: values for name, *values in lines}
 
 
-def test_only_what_differs_is_compared(text, found, painted):
+def test_only_differences_are_listed(text, found, painted):
     rows = rows_of(text, "settings")
     settings = [run.record().settings for run in found]
     differing = {
@@ -220,7 +220,7 @@ def test_only_what_differs_is_compared(text, found, painted):
         "Start from": ["content", "preview"],
     }
     same = html([painted["done"], painted["done"]])
-    assert "Nothing: all runs have the same settings and pictures." in Page(same).text
+    assert "None: all runs have the same settings and pictures." in Page(same).text
 
 
 def test_all_settings_are_there(page):
@@ -234,30 +234,30 @@ def test_timings_add_up(text, painted):
     assert float(rows["Total"][0]) == pytest.approx(total, abs=0.01)
     phases = [float(values[0]) for name, values in rows.items() if name not in ("Total", "Median step")]
     assert sum(phases) == pytest.approx(total, abs=0.005 * len(phases) + 0.01)
-    assert rows["Total"][4] == "–"  # nobody was there to say
+    assert rows["Total"][4] == "–"  # the process could not record it
 
 
-def test_a_page_of_one_run_and_one_of_none(painted):
-    alone = assert_stands_alone(html([painted["failed"]]))
-    assert "No run came as far as a second iteration" in alone.text
+def test_a_page_of_one_run_and_of_no_run(painted):
+    alone = assert_self_contained(html([painted["failed"]]))
+    assert "No run reached a second iteration" in alone.text
     assert "1 run of Style Transfer Studio" in alone.text
     with pytest.raises(InputError, match="at least one run"):
         html([])
 
 
 def test_a_run_that_waits_has_no_picture(new_run):
-    page = assert_stands_alone(html([new_run()]))
-    assert "Queued · It was not over when this report was written: 0 of 6 iterations." in page.text
+    page = assert_self_contained(html([new_run()]))
+    assert "Queued · The run had not ended when this report was written: 0 of 6 iterations." in page.text
     assert "No picture yet" in page.text and "No result" not in page.text
 
 
-def test_nothing_that_a_user_says_is_taken_for_markup(renamed):
+def test_text_from_users_is_not_markup(renamed):
     run = renamed(NASTY.replace("/", ":"), of="steered", content=NASTY, message="<i>it</i>", status="failed",
                   styles=[RecordedStyle(name="<b>&amp;</b>")], weights="<u>w</u>", start="</code>{{ 7 * 7 }}",
                   preset="<em>", environment={"<s>": ["<q>", {"a": "</dd>"}]})  # fmt: skip
     library.mark(run, name=f"{NASTY} \x07", note=f"<marquee>{NASTY}\n\ud7ff")
     text = html([run, renamed("plain")], {}, title=f"{NASTY}\udcff", measured_by=NASTY)
-    page = assert_stands_alone(text)
+    page = assert_self_contained(text)
     tags = {element.tag for element in page.elements}
     assert not tags & {"b", "i", "u", "s", "q", "em", "marquee", "script"}
     assert page.text.startswith(f"{NASTY}\ufffd {NASTY}\ufffd")
@@ -275,7 +275,7 @@ def test_names_and_notes_are_shown(renamed):
 
 
 def test_pictures_are_large_enough_and_a_report_small_enough(new_run, pair):
-    """Noise is the worst for JPEG: no real picture is larger."""
+    """JPEG compresses noise worst, so real pictures are smaller."""
     found = []
     for number in range(4):
         run = new_run(name=f"noise {number}", size=512)
@@ -310,7 +310,7 @@ def test_the_same_runs_give_the_same_report(found, evaluations, text):
         ("style-1.png", None, r"style-1\.png of the run copy "),
     ],
 )
-def test_a_run_that_cannot_be_read_is_refused(renamed, file, content, message):
+def test_an_unreadable_run_is_refused(renamed, file, content, message):
     run = renamed()
     if content is None:
         (run.path / file).unlink()
@@ -328,7 +328,7 @@ def test_a_run_that_cannot_be_read_is_refused(renamed, file, content, message):
 
 
 def parsed(line):
-    """Settings, steering and the rest of a line, as the command line itself takes it."""
+    """Parse a command line as nst does, into settings, steering and other arguments."""
     words = shlex.split(line)
     assert words[:2] == ["nst", "stylize"]
     stylize = typer.main.get_command(nst_app).commands["stylize"]
@@ -338,7 +338,7 @@ def parsed(line):
 
 
 def weights_over(settings, steering):
-    """What the losses count at each iteration where they change."""
+    """Return the loss weights by the iterations at which they change."""
     found = []
     for change in sorted(steering, key=lambda change: change.iteration):
         settings = settings.changed(**change.changes)
@@ -346,7 +346,7 @@ def weights_over(settings, steering):
     return dict(found)
 
 
-def test_the_command_says_what_the_record_says(painted):
+def test_the_command_matches_the_record(painted):
     for run in painted.values():
         record = run.record()
         settings, steering, given = parsed(command(run, record))
@@ -369,9 +369,14 @@ def test_the_command_and_the_page_have_every_style_and_mask(pair, own_home):
     assert given["styles"] == ["style-1.png", "style-2.png"]
     assert (given["mask"], given["keep"]) == (["2:mask-2.png"], "kept.png")
     text = html([run])
-    captions = ("Painting 1: b", "Painting 2: c, in its part", "Painting 2 is where white", "Left as it is where white")
+    captions = (
+        "Painting 1: b",
+        "Painting 2: c, in its part",
+        "Painting 2 is used where white",
+        "Unchanged where white",
+    )
     assert all(caption in text for caption in captions)
-    assert "Painting 1 is where white" not in text
+    assert "Painting 1 is used where white" not in text
     archive = io.BytesIO()
     bundle.write_zip(archive, [run])
     inside = {name.partition("/")[2] for name in zipfile.ZipFile(archive).namelist()}
@@ -387,7 +392,7 @@ def test_the_command_and_the_page_have_every_style_and_mask(pair, own_home):
         ("an older one", {"content_layers": ("block4_conv2",), "total_variation_weight": 2.5e-7}),
     ],
 )
-def test_the_command_names_only_what_the_preset_has_not(painted, preset, changes):
+def test_the_command_names_only_settings_that_differ_from_the_preset(painted, preset, changes):
     record = painted["done"].record()
     usual = PRESETS[preset].settings() if preset in PRESETS else TransferSettings()
     told = record.model_copy(update={"preset": preset, "settings": usual.changed(**changes)})
@@ -398,7 +403,7 @@ def test_the_command_names_only_what_the_preset_has_not(painted, preset, changes
 
 
 def test_steering_back_to_equal_layers_can_be_repeated(painted):
-    """A list of nothing cannot be said on a command line."""
+    """A command line cannot express an empty list."""
     change = Steering(iteration=3, changes={"style_layer_weights": (), "style_weight": 0.5})
     record = painted["done"].record().model_copy(update={"steering": [change]})
     settings, steering, _ = parsed(command(painted["done"], record))
@@ -457,7 +462,7 @@ def test_the_summaries_agree_with_the_records(archive, found, evaluations):
         assert line["seconds: total"] == str(record.timings.get("total", ""))
 
 
-def test_names_are_no_formulas_in_a_spreadsheet(renamed):
+def test_names_are_not_formulas_in_a_spreadsheet(renamed):
     run = renamed("=1+1", content="=HYPERLINK(1)", styles=[RecordedStyle(name="@x")])
     file = io.BytesIO()
     bundle.write_zip(file, [run])
@@ -465,10 +470,10 @@ def test_names_are_no_formulas_in_a_spreadsheet(renamed):
         (line,) = csv.DictReader(io.StringIO(archive.read("runs.csv").decode()))
         assert (line["content"], line["style"]) == ("'=HYPERLINK(1)", "'@x")
         assert json.loads(archive.read("runs.json"))[0]["content"] == "=HYPERLINK(1)"
-        assert "run-1/run.json" in archive.namelist()  # no folder is called what is no name of a run
+        assert "run-1/run.json" in archive.namelist()  # an invalid run ID is not used as a folder name
 
 
-# Where it goes
+# The output file
 
 
 @pytest.mark.parametrize(
@@ -487,25 +492,25 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path, name, message):
     check_writable(tmp_path / "report.HTML")
 
 
-def test_timings_of_a_machine_are_drawn_and_told(found):
+def test_measured_times_are_shown_in_charts_and_tables(found):
     def timed(way, median, size):
         return {"machine": "<here>", "way": way, "size": size, "median": median, "low": 0.9, "high": 4.1, "times": 3}
 
     rows = [timed("slow & sure", 4.0, 256), timed("quick", 1.0, 256), timed("quick", 2.0, 512)]
     text = html(found, timings={"One step": rows})
-    assert_stands_alone(text)
+    assert_self_contained(text)
     assert "One step, 256 px" in text and "One step, 512 px" in text
     assert "slow &amp; sure" in text and "&lt;here&gt;" in text and "<here>" not in text
-    assert "4 ×" in text  # the quick way, of the slow one
-    assert "How long things take" not in html(found)
+    assert "4 ×" in text  # the speedup of the quick way
+    assert "Measured times" not in html(found)
 
 
-# Several paintings, and parts of the photo
+# Several paintings and masks
 
 
 @pytest.fixture
 def blended(own_home, pair, painted):
-    """A run of two paintings, one of them in a part of the photo, of which another part stays."""
+    """Return a run of two paintings, one with a mask, and a part of the photo that stays as it is."""
     half = Image.new("L", (60, 48))
     half.paste(255, (0, 0, 30, 48))
     settings = choose("reference", size=64, style_blend=(2, 1), stages=1)
@@ -515,22 +520,22 @@ def blended(own_home, pair, painted):
     return run
 
 
-def test_every_painting_is_shown_with_its_weight_and_its_part(blended):
-    page = assert_stands_alone(html([blended]))
+def test_every_painting_is_shown_with_its_share_and_its_mask(blended):
+    page = assert_self_contained(html([blended]))
     assert [picture["alt"] for picture in page.all("img")] == [
         "The photo photo",
-        "Where the photo is left as it is: white",
+        "The mask of the unchanged part",
         "The painting waves",
         "The painting <b>glass</b>",
-        "Where <b>glass</b> is: white",
-        "The result: photo in the manner of waves + <b>glass</b>",
+        "The mask of <b>glass</b>",
+        "The result: photo in the style of waves + <b>glass</b>",
     ]
     assert "Painting 1: waves, 100 % elsewhere" in page.text and "Painting 2: <b>glass</b>, in its part" in page.text
     blended.change(styles=[RecordedStyle(name=style.name) for style in blended.record().styles])
     assert "Painting 1: waves, 67 %" in Page(html([blended])).text
 
 
-def test_the_zip_and_the_command_hold_all_that_repeats_it(blended, painted):
+def test_the_zip_and_the_command_hold_everything_to_repeat_a_run(blended, painted):
     packed = io.BytesIO()
     bundle.write_zip(packed, [blended, painted["done"]])
     with zipfile.ZipFile(packed) as archive:
@@ -551,7 +556,7 @@ def test_the_zip_and_the_command_hold_all_that_repeats_it(blended, painted):
 
 @pytest.fixture
 def many(painted, own_home):
-    """Copies of a run as a batch would have painted them: two photos, three paintings, two weights; one failed."""
+    """Return copies of a run as from a batch: two photos, three paintings, two weights; one failed."""
     found = []
     for photo, painting, weight in itertools.product(("a", NASTY), ("x", "y", "z"), (1.0, 2.0)):
         run = Run(own_home / "runs" / f"20260101-000000-{len(found):02}")
@@ -566,21 +571,21 @@ def many(painted, own_home):
     return found
 
 
-def test_many_runs_are_a_contact_sheet_of_what_was_different(many):
+def test_many_runs_are_shown_on_a_contact_sheet(many):
     text = html(many)
-    page = assert_stands_alone(text)
+    page = assert_self_contained(text)
     assert text.count('<table class="sheet"') == 2
     assert "<h3>Style weight 1</h3>" in text and "<h3>Style weight 2</h3>" in text
     for number in range(1, 13):
         links = [link for link in page.all("a") if link["href"] == f"#run-{number}"]
-        assert len(links) >= 3, number  # of its picture, its caption, its results
+        assert len(links) >= 3, number  # from its picture, its caption and its results
     assert "Run 12 · Failed · " in page.text and "No picture" in page.text and "Memory ran out." in page.text
     assert NASTY not in text
-    assert sum(picture["alt"].startswith("a in the manner of x") for picture in page.all("img")) == 4  # and large, each
+    assert sum(picture["alt"].startswith("a in the style of x") for picture in page.all("img")) == 4  # each also large
     assert "Run 4 · a, y, Style weight 2" in page.text
 
 
-def test_of_many_runs_each_has_a_line_in_the_tables(many):
+def test_each_of_many_runs_has_a_row_in_the_tables(many):
     text = html(many)
     table = text[text.index('aria-label="Settings that differ"') :]
     heading, *lines = re.findall("<tr>(.*?)</tr>", table[: table.index("</table>")], re.DOTALL)
@@ -590,13 +595,13 @@ def test_of_many_runs_each_has_a_line_in_the_tables(many):
     assert table[: table.index("</table>")].count("<tr>") == 13
 
 
-def test_many_runs_of_one_pair_show_it_once_and_no_table_where_none_fits(many, painted):
+def test_many_runs_of_one_pair_show_the_pair_once_and_no_table(many, painted):
     found = many[:7]
     for weight, run in enumerate(found, 1):
         settings = run.record().settings.changed(style_weight=weight)
         run.change(content="a", styles=[RecordedStyle(name="x")], settings=settings)
     text = html(found)
-    page = assert_stands_alone(text)
+    page = assert_self_contained(text)
     assert '<table class="sheet"' not in text and 'class="many-pictures"' in text
     assert "Photo: a" in page.text and "Painting: x" in page.text
     assert "Run 7 · Style weight 7" in page.text
@@ -604,9 +609,9 @@ def test_many_runs_of_one_pair_show_it_once_and_no_table_where_none_fits(many, p
     assert 'class="many-pictures"' not in few and "Photo: a" in Page(few).text
 
 
-def test_more_curves_than_one_can_tell_apart_are_not_drawn(many, monkeypatch):
+def test_too_many_curves_are_not_drawn(many, monkeypatch):
     monkeypatch.setattr("export.report.page.MOST_CURVES", 7)
     monkeypatch.setattr("export.report.page.MOST_LARGE", 7)
     text = html(many)
-    assert "So many curves could not be told apart" in text and "<svg" not in text
-    assert "a in the manner of x, a, x" in text  # on the sheet
+    assert "There are too many curves to tell apart" in text and "<svg" not in text
+    assert "a in the style of x, a, x" in text  # on the contact sheet
