@@ -15,6 +15,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from hostile.seeds import measurement
+from in_process import nst
 from PIL import Image
 
 from core import paths
@@ -40,7 +41,8 @@ def command(*arguments):
     return [sys.executable, "-m", "nst", *map(str, arguments)]
 
 
-def nst(*arguments):
+def process(*arguments):
+    """Run a command in a process of its own, where that is what the test is about."""
     return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
@@ -189,11 +191,7 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
     ],
 )
 def test_bad_input_is_reported_in_one_line(files, own_home, arguments, expected):
-    # File names are relative to the working folder; the program comes from the checkout.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command(*arguments.split()), cwd=files, env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = nst(*arguments.split(), folder=files)  # file names are relative to the working folder
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -216,7 +214,7 @@ def test_a_failure_not_caused_by_input_exits_with_1(files, monkeypatch, command)
 
 
 def test_debug_shows_the_traceback(files, own_home):
-    done = nst("stylize", files / "none.png", "waves", "-o", files / "out.png", "--debug")
+    done = process("stylize", files / "none.png", "waves", "-o", files / "out.png", "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "InputError" in done.stderr
 
@@ -245,7 +243,7 @@ def test_help_names_every_setting_and_every_preset(monkeypatch):
 
 def test_stylize_as_json(files, own_home, weights, model):
     output = files / "out.png"
-    done = nst("stylize", files / "good.png", "waves", "-o", output, "--frame-every", "2", *SMALL, "--json")
+    done = process("stylize", files / "good.png", "waves", "-o", output, "--frame-every", "2", *SMALL, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["status"], told["iteration"], told["evaluations"]) == ("done", 3, 4)
@@ -287,7 +285,6 @@ def test_options_override_the_preset_to_give_the_published_settings(files, own_h
 def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
     """All controls at once, then the same run by the command in the report."""
     given = ("--style-blend", "2,1", "--mask", "2:left.png", "--keep", "left.png", "--colours", "luminance")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     told = []
     for words in (
         ["nst", "stylize", "good.png", "waves", "glass", "-o", "out.png", *SMALL, *given],
@@ -296,9 +293,7 @@ def test_several_styles_with_masks_and_colours(files, own_home, weights, model):
         folder = files if not callable(words) else store.all_runs()[0].path
         words = words if not callable(words) else words()
         assert words[0] == "nst"
-        done = subprocess.run(
-            command(*words[1:], "--json"), cwd=folder, env=environment, capture_output=True, text=True, timeout=240
-        )
+        done = nst(*words[1:], "--json", folder=folder)
         assert done.returncode == 0, done.stderr
         told.append(json.loads(done.stdout))
     assert [each["style"] for each in told] == ["waves + glass", "style-1 + style-2"]
@@ -566,7 +561,8 @@ def test_runs_shows_why_a_run_was_interrupted(files, own_home):
 def test_an_invalid_number_of_workers_is_refused(files, own_home, monkeypatch, arguments):
     monkeypatch.setenv("NST_WORKERS", "two")
     options = (*SMALL, "-o", files / "out.png") if arguments[0] == "stylize" else ()
-    done = nst(*(files / "good.png" if each == "good.png" else each for each in arguments), *options)
+    run = process if arguments[0] in ("worker", "dashboard") else nst  # these start to log or to serve
+    done = run(*(files / "good.png" if each == "good.png" else each for each in arguments), *options)
     expected = "nst: NST_WORKERS is 'two': it must be a whole number from 1 to 64, or not be set."
     *logged, said = done.stderr.splitlines()  # a worker also logs it
     assert (done.returncode, said, len(logged)) == (2, expected, arguments[0] == "worker")
@@ -663,10 +659,7 @@ def test_an_impossible_report_is_refused_in_one_line(files, own_home, arguments,
     arguments, expected = (
         text.replace("{run}", run.id).replace("{broken}", broken.id) for text in (arguments, expected)
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command("report", *arguments.split()), cwd=files, env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = nst("report", *arguments.split(), folder=files)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
     assert re.match(f"nst: (?:{expected})", line), line

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import nst
 from PIL import Image
 
 from core.batches import plan, progress
@@ -26,8 +27,8 @@ def command(*arguments):
     return [sys.executable, "-m", "nst", "batch", *map(str, arguments)]
 
 
-def batch(*arguments, **more):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=280, **more)
+def batch(*arguments, folder=None):
+    return nst("batch", *arguments, folder=folder)
 
 
 @pytest.fixture
@@ -130,8 +131,7 @@ def test_bad_input_is_reported_in_one_line_and_starts_nothing(rows, given, own_h
     rows("chelsea,waves,draft,64,1", "chelsea,waves,draft,3,1", "chelsea,none.png,draft,64,1")
     (given / "empty").mkdir()
     (given / "jobs.yaml-report.html").mkdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command(*arguments), cwd=given, env=environment, capture_output=True, text=True, timeout=100)
+    done = batch(*arguments, folder=given)
     *_, line = done.stderr.splitlines()
     assert done.returncode == 2 and re.match(f"nst: .*{message}", line), done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import nst
 from PIL import Image
 
 from core.images import codec, geometry
@@ -25,7 +26,7 @@ def command(*arguments):
 
 
 def stylize(*arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=240)
+    return nst("stylize", *arguments)
 
 
 def photo(seed):
@@ -50,7 +51,6 @@ def names(outputs):
     return [Path(output).name for output in outputs]
 
 
-@pytest.mark.timeout(600)  # TensorFlow is loaded three times
 def test_a_folder_is_painted_and_finished_photos_are_not_painted_again(photos, own_home, weights, model):
     out = photos.parent / "out"
     (photos / "photo3.jpg").write_text("no picture")
@@ -104,7 +104,6 @@ def test_a_photo_that_is_too_narrow_is_reported_at_the_end(photos, own_home, wei
     assert failure == "nst: 1 of 3 photos could not be painted."
 
 
-@pytest.mark.timeout(600)  # TensorFlow is loaded three times
 def test_each_frame_starts_from_the_result_before_and_an_interrupted_film_continues(photos, own_home, weights, model):
     out = photos.parent / "out"
     photo(1).save(photos / "photo1.png")
