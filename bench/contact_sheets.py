@@ -98,6 +98,7 @@ class CellPainter:
     pictures: Mapping[str, Path] = field(default_factory=dict)  # in addition to the samples
 
     def path(self, name: str) -> Path:
+        """Return the file of a picture: one of `pictures`, otherwise a sample."""
         return self.pictures.get(name) or find(name).path()
 
     def paint(

@@ -26,6 +26,7 @@ class Sheet:
     cells: Mapping[tuple[str, str], Sequence[int]]  # by row and column
 
     def at(self, row: str, column: str) -> Sequence[int]:
+        """Return the numbers of the runs in a cell; none for an empty cell."""
         return self.cells.get((row, column), ())
 
     def first_of_row(self, row: str) -> int:

@@ -23,6 +23,7 @@ screen = Console(stderr=True)  # for people; standard output is for results
 
 
 def shorten(line: str, length: int) -> str:
+    """Cut the line to `length` characters; a cut line ends with an ellipsis."""
     return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"
 
 
@@ -122,10 +123,12 @@ class PaintingProgress:
 
 
 def tell(line: str) -> None:
+    """Print a line for people on standard error, without characters that control the terminal."""
     screen.print(legible(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
+    """Print the value as indented JSON on standard output."""
     print(printable(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
@@ -135,6 +138,7 @@ def printable(text: str) -> str:
 
 
 def print_table(columns: list[str], lines: Sequence[Sequence[str | Text]]) -> None:
+    """Print a table on standard output; elsewhere than on a terminal, 200 characters wide."""
     table = Table()
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "run")  # unbroken IDs can be copied

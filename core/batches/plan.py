@@ -44,6 +44,7 @@ class Job:
 
     @property
     def title(self) -> str:
+        """Return the photo and the paintings as text, such as "chelsea × waves"."""
         return f"{self.content.name} × {SEPARATOR.join(style.name for style in self.styles)}"
 
     def is_what(self, record: RunRecord) -> bool:
@@ -185,10 +186,12 @@ def _pictures(named: Sequence[str]) -> list[PictureSource]:
 
 
 def count(number: int, what: str) -> str:
+    """Return a number with its noun, such as "1 run" or "1,200 runs"."""
     return f"{number:,} {what}{'s'[: number != 1]}"
 
 
 def guess(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    """Return the end of an error message about an unknown name: a similar known name, or where to look."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f" (did you mean {near[0]}?)" if near else "; nst stylize --help lists the settings"
 

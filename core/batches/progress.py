@@ -40,6 +40,7 @@ class BatchItem:
 
     @property
     def title(self) -> str:
+        """Return the job's title with its preset and its `varied` settings."""
         values = (f"{name}={_plainly(getattr(self.job.settings, name))}" for name in self.varied)
         return f"{self.job.title} ({', '.join([self.job.preset, *values])})"
 
@@ -116,10 +117,12 @@ class Snapshot:
 
     @property
     def words(self) -> str:
+        """Return the progress as text, such as "3 of 8 over"."""
         return f"{self.over} of {self.runs} over{f', {self.under_way}' if self.under_way else ''}"
 
     @property
     def left(self) -> str:
+        """Return the estimated time left as text; empty without an estimate."""
         return "" if self.seconds_left is None else f"about {duration(self.seconds_left)} left"
 
 
@@ -183,9 +186,11 @@ class BatchProgress:
         return [item.run for item in self.items if item.run in self.unfinished() and item.state != "under way"]
 
     def unfinished(self) -> list[Run]:
+        """Return the runs that are not in `over`, in the order of the items."""
         return [item.run for item in self.items if item.run and item.run not in self.over]
 
     def painted(self) -> list[BatchItem]:
+        """Return the items whose run has ended with a result."""
         return [item for item in self.items if item.run and _ended_well(self.over.get(item.run))]
 
     def endings(self) -> list[str]:
@@ -197,6 +202,7 @@ class BatchProgress:
         ]
 
     def titles(self) -> dict[Run, str]:
+        """Return the title of each item that has a run."""
         return {item.run: item.title for item in self.items if item.run}
 
     def failed(self) -> dict[str, list[str]]:

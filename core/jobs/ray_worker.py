@@ -95,27 +95,34 @@ class RemoteSink(ProgressSink):
         self._send, self._wish = send, wish
 
     def request(self) -> Request:
+        """Return the request that the head last passed on."""
         return self._wish()
 
     def update(self, **changes: Any) -> None:
+        """Change fields of the record, here and in the recorder; add the node's name to `environment`."""
         if "environment" in changes:
             changes["environment"] = {**changes["environment"], "node": platform.node()}
         super().update(**changes)
         self._send(("update", (), changes))
 
     def write_live_picture(self, picture: bytes) -> None:
+        """Send the current picture, a JPEG."""
         self._send(("write_live_picture", (picture,), {}))
 
     def write_step(self, step: StepUpdate) -> None:
+        """Send the step with its losses."""
         self._send(("write_step", (step,), {}))
 
     def write_result(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
+        """Send the best image, `(H, W, 3)` float32 RGB in 0 … 255, and the checkpoint."""
         self._send(("write_result", (best, checkpoint), {}))
 
     def write_summary(self, **fields: Any) -> None:
+        """Send the record's fields about the result."""
         self._send(("write_summary", (), fields))
 
     def write_end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
+        """Send the record's fields about the end, the timings in seconds, and a traceback."""
         self._send(("write_end", (dict(ending), dict(timings), trace), {}))
 
 

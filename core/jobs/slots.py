@@ -36,6 +36,7 @@ class Slot:
 
     @property
     def readiness_file(self) -> Path:
+        """Return the path of the JSON file in which the slot's worker reports its preparation."""
         return self._file("worker", ".json")
 
     @contextlib.contextmanager

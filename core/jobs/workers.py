@@ -109,4 +109,5 @@ def announce(slot: slots.Slot, message: str, ready: bool, failed: bool = False, 
 
 
 def worker_log() -> Path:
+    """Return the path of the file that receives the output of all workers."""
     return paths.home() / "worker.log"

@@ -29,12 +29,15 @@ class ProcessId(BaseModel):
 
     @staticmethod
     def this_process() -> "ProcessId":
+        """Identify the calling process, and lock its file."""
         return ProcessId(pid=os.getpid(), lock=own_lock(), boot=_boot(), namespace=_namespace())
 
     def is_alive(self) -> bool:
+        """Tell whether the process still holds its lock."""
         return is_locked(self.lock)
 
     def is_this_process(self) -> bool:
+        """Tell whether the calling process holds the lock."""
         return self.lock != "" and self.lock == own_lock()
 
     def is_visible_here(self) -> bool:
@@ -49,6 +52,7 @@ class ProcessId(BaseModel):
             return False
 
     def is_of_an_earlier_boot(self) -> bool:
+        """Tell whether the machine has restarted since; `False` if the boot is unknown."""
         return self.boot not in ("", _boot())
 
 

@@ -42,6 +42,7 @@ class Entry:
 
     @property
     def title(self) -> str:
+        """Return the name that the user gave the run, otherwise the names of its pictures."""
         return self.marks.name or self.record.title
 
 
@@ -175,10 +176,12 @@ def empty_trash(older_than: float = TRASH_SECONDS) -> None:
 
 
 def trash() -> Path:
+    """Return the folder of the deleted runs."""
     return paths.home() / "trash"
 
 
 def quota() -> Quota:
+    """Read the user's quota; the default if there is none or its file is damaged."""
     try:
         return Quota.model_validate_json(paths.read(_quota_file()))
     except (OSError, ValidationError):
@@ -186,6 +189,7 @@ def quota() -> Quota:
 
 
 def set_quota(gigabytes: float) -> None:
+    """Save the quota, 0.1 to 100,000 gigabytes."""
     paths.write(_quota_file(), Quota(gigabytes=gigabytes).model_dump_json().encode())
 
 

@@ -187,18 +187,22 @@ class RunRecord(BaseModel):
 
     @property
     def style(self) -> str:
+        """Return the names of all style images, joined as one name."""
         return as_name(SEPARATOR.join(style.name for style in self.styles))
 
     @property
     def masks(self) -> int:
+        """Return the number of styles with a mask."""
         return sum(style.mask for style in self.styles)
 
     @property
     def title(self) -> str:
+        """Return the names of the pictures, such as "chelsea × waves"."""
         return f"{self.content} × {self.style}"
 
     @property
     def unfinished(self) -> bool:
+        """Tell whether the run is queued or under way."""
         return self.status in UNFINISHED
 
 

@@ -176,10 +176,12 @@ class Recorder(ProgressSink):
             write_record(self.run, self.record)
 
     def write_live_picture(self, picture: bytes) -> None:
+        """Replace live.jpg by this JPEG."""
         with writing(self.run):
             paths.write(self.run.live, picture)
 
     def write_step(self, step: StepUpdate) -> None:
+        """Append the step's losses to metrics.csv, and save its picture if it has one."""
         with writing(self.run):
             if self._noted is None:
                 if step.iteration == 0:
@@ -199,12 +201,14 @@ class Recorder(ProgressSink):
                 self._save(step.checkpoint)
 
     def write_result(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
+        """Save the best image, `(H, W, 3)` float32 RGB in 0 … 255, and the checkpoint."""
         with writing(self.run):
             write_array(self.run, best)
             self._save(checkpoint)
         self._best = best
 
     def write_summary(self, **fields: Any) -> None:
+        """Set the record's fields about the result, and write result.png."""
         super().update(**fields)  # `write_end` writes the record to disk
         self._has_summary = True
         if self._best is not None:
@@ -212,6 +216,7 @@ class Recorder(ProgressSink):
                 codec.write_image(self.run.result, preprocessing.to_uint8(self._best), metadata(self.record))
 
     def write_end(self, ending: Mapping[str, Any], timings: Mapping[str, float], trace: str = "") -> None:
+        """Write the timings, the record's fields about the end, and a traceback to error.txt."""
         self.timings = Timings({**timings, **self.timings, **timings})
         if self._step_seconds:
             self.timings["median step"] = statistics.median(self._step_seconds)

@@ -53,10 +53,12 @@ class Run:
 
     @property
     def id(self) -> str:
+        """Return the run's ID, which is the name of its folder."""
         return self.path.name
 
     @property
     def content(self) -> Path:
+        """Return the path of the content image."""
         return self.path / "content.png"
 
     def style(self, number: int) -> Path:
@@ -74,6 +76,7 @@ class Run:
 
     @property
     def start(self) -> Path:
+        """Return the path of the picture to start from; it exists only if the run has one."""
         return self.path / "start.png"
 
     def input_files(self) -> list[Path]:
@@ -96,10 +99,12 @@ class Run:
 
     @property
     def live(self) -> Path:
+        """Return the path of the current picture, a JPEG."""
         return self.path / "live.jpg"
 
     @property
     def result(self) -> Path:
+        """Return the path of the final picture, an 8-bit PNG."""
         return self.path / "result.png"
 
     def record(self) -> RunRecord:
@@ -224,6 +229,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
+        """Return the path of the image and optimizer state from which the run can resume."""
         return self.path / "checkpoint.npz"
 
 
@@ -243,6 +249,7 @@ def lines_before(run: Run, iteration: int) -> dict[int, str]:
 
 
 def write_record(run: Run, record: RunRecord) -> None:
+    """Replace the run's record on disk."""
     paths.write(run.path / "run.json", record.model_dump_json(indent=2).encode())
 
 
@@ -269,6 +276,7 @@ def writing(run: Run, folder: Path | None = None) -> Iterator[None]:
 
 
 def gone(run: Run) -> str:
+    """Return the error message for a run whose folder was removed."""
     return f"The folder of the run {run.id} is gone: {run.path}."
 
 

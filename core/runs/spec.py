@@ -34,6 +34,7 @@ class RunSpec:
 
     @property
     def style_name(self) -> str:
+        """Return the names of all style images, joined."""
         return SEPARATOR.join(style.name for style in self.styles)
 
     def digest(self) -> bytes:
@@ -43,6 +44,7 @@ class RunSpec:
 
 
 def pictures_digest(name: str, pictures: Iterable[Image.Image | None], steering: Sequence[Steering] = ()) -> bytes:
+    """Return the SHA-256 of the name, of the pictures' pixels and of the steering; `None` is a missing picture."""
     digest = hashlib.sha256(name.encode())
     for picture in pictures:
         digest.update(f"{picture.size} {picture.mode}".encode() + picture.tobytes() if picture else b"none")

@@ -97,16 +97,19 @@ class Adam(Optimizer):
         self._move = tf.function(self._descend)
 
     def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
+        """Move against the gradient, and evaluate the clipped image."""
         self._move(evaluation.gradient)
         return objective(self._image.read_value(), evaluation.weights)
 
     def state(self) -> dict[str, np.ndarray]:
+        """Return Keras' variables: the number of steps, the learning rate and both moments."""
         return {
             f"adam-{number}": np.asarray(variable.value.read_value())  # a view
             for number, variable in enumerate(self._adam.variables)
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set Keras' variables to those of an earlier `state`."""
         for number, variable in enumerate(self._adam.variables):
             variable.assign(state[f"adam-{number}"])
 
@@ -140,23 +143,28 @@ class Averaged(Optimizer):
         self._sum, self._steps = tf.zeros_like(image), 0
 
     def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
+        """Do a step of the other optimizer, and add its image to the mean."""
         found = self._moved.step(objective, evaluation)
         self._sum = self._decay * self._sum + (1 - self._decay) * found.image
         self._steps += 1
         return found
 
     def state(self) -> dict[str, np.ndarray]:
+        """Return the other optimizer's state, the weighted sum of the images and the number of steps."""
         return {**self._moved.state(), "mean-sum": self._sum.numpy(), "mean-steps": np.int64(self._steps)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set both states; without a sum in `state`, the mean starts anew."""
         self._moved.restore(state)
         if "mean-sum" in state:
             self._sum, self._steps = _of_shape(self._sum.shape, state["mean-sum"]), int(state["mean-steps"])
 
     def average(self) -> tf.Tensor | None:
+        """Return the mean `(1, H, W, 3)`, or `None` before the first step."""
         return self._sum / (1 - self._decay**self._steps) if self._steps else None
 
     def state_at(self, height: int, width: int) -> dict[str, np.ndarray]:
+        """Return the other optimizer's state at another size in px; the mean starts anew."""
         return self._moved.state_at(height, width)
 
 
@@ -198,6 +206,7 @@ class LBFGS(Optimizer):
         self._weights: LossWeights | None = None  # of the losses when the pairs were recorded
 
     def state(self) -> dict[str, np.ndarray]:
+        """Return the first move, the weights of the losses and the pairs."""
         pairs = {
             f"{name}-{number}": getattr(pair, name).numpy()
             for number, pair in enumerate(self._pairs)
@@ -207,6 +216,11 @@ class LBFGS(Optimizer):
         return {"move": np.float64(self._move), **weights, **pairs}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set the state to that of an earlier `state`.
+
+        Raises:
+            ValueError: If the first move is not a positive number.
+        """
         self._move = float(state["move"])
         if not 0 < self._move < np.inf:
             raise ValueError("the first move is not a positive number")
@@ -220,6 +234,7 @@ class LBFGS(Optimizer):
             self._pairs.append(_Pair(*map(_of_shape, shapes, parts)))
 
     def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
+        """Search along the quasi-Newton direction; without pairs or success, along the gradient."""
         if self._weights not in (None, evaluation.weights):  # the pairs describe the old losses
             self._pairs.clear()
         self._weights = evaluation.weights

@@ -29,6 +29,7 @@ class TiledObjective(Objective):
         super().__init__(function, *arguments, **named)
 
     def __call__(self, image: tf.Tensor, weights: LossWeights | None = None) -> EvaluatedImage:
+        """Evaluate a float32 image `(1, H, W, 3)` tile by tile, in two passes."""
         self.evaluations += 1
         weights = weights or self.weights
         values, slopes = self._function.slopes(self._sums(image), self._constants(weights), self._whole)
@@ -40,6 +41,7 @@ class TiledObjective(Objective):
         return EvaluatedImage(image, self._losses(values), tf.constant(gradient), weights)
 
     def losses(self, image: tf.Tensor, weights: LossWeights | None = None) -> Losses:
+        """Return the losses without the gradient, in one pass over the tiles."""
         constants = self._constants(weights or self.weights)
         values, _ = self._function.slopes(self._sums(image), constants, self._whole)
         return self._losses(values)

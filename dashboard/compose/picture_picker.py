@@ -50,7 +50,7 @@ def heading(title: str) -> DeltaGenerator:
 
 
 def choose(place: str) -> Picture | None:
-    """Let the user choose the picture of a place: "photo", "style" for the first painting, "style-2" for the second …
+    """Let the user choose the picture of a place: "photo", "style" (the first painting), "style-2" and so on.
 
     Returns `None` if the picture cannot be used; the page then shows the error.
     """

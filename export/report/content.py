@@ -61,19 +61,23 @@ class ReportRun:
 
     @property
     def title(self) -> str:
+        """Return the name that the user gave the run, otherwise the names of its pictures."""
         return legible(self.marks.name or self.record.title)
 
     @property
     def short(self) -> str:
+        """Return the run's number in the report, such as "Run 1"."""
         return f"Run {self.number}"
 
     @property
     def label(self) -> str:
+        """Return the number and the title, cut to `LEGEND_CHARACTERS`."""
         whole = f"{self.short} · {self.title}"
         return whole if len(whole) <= LEGEND_CHARACTERS else whole[: LEGEND_CHARACTERS - 1] + "…"
 
     @property
     def phases(self) -> dict[str, float]:
+        """Return the seconds of each phase; empty before the run has ended."""
         return describe.phase_seconds(self.record.timings)
 
 
