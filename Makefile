@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: dashboard test gallery published soak soak-cluster soak-fuzz soak-kills soak-runs soak-tiles soak-sessions check lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
+.PHONY: dashboard test test-fast gallery published soak soak-cluster soak-fuzz soak-kills soak-runs soak-tiles soak-sessions check format lint audit lock lock-check gpu gpu-libraries gpu-check image-check clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/nst dashboard
@@ -12,6 +12,10 @@ dashboard: $(VENV)/installed
 # Two processes, each with one test file at a time: one computes while the other waits for a browser.
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not published" --numprocesses 2 --dist loadfile
+
+# The tests that need no TensorFlow. They take less than a minute.
+test-fast: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not published and not tensorflow" --numprocesses 2 --dist loadfile
 
 # Paints the contact sheets of docs/: all controls, and `fine` beside `reference`. Takes tens of minutes.
 gallery: $(VENV)/installed
@@ -52,7 +56,6 @@ soak-sessions: $(VENV)/installed-dev
 check: lint lock-check audit
 
 # Sort imports, repair what ruff can repair safely, and format.
-.PHONY: format
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --quiet --fix-only .
 	$(BIN)/ruff format --quiet .

@@ -20,6 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "reference"
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that need TensorFlow, which `make test-fast` leaves out."""
+    for item in items:
+        if {"weights", "model", "engine"} & set(item.fixturenames) or hasattr(item.module, "tf"):
+            item.add_marker("tensorflow")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory):
     """Keep the tests away from the user's runs and caches; the models in the checkout are shared."""

@@ -106,12 +106,15 @@ def test_a_run_is_started_watched_stopped_and_downloaded(server, browser, tmp_pa
 
     page.get_by_role("button", name="Cup of coffee", exact=True).click()
     page.get_by_role("button", name="Stained glass", exact=True).click()
+    settled(page)
     page.get_by_role("spinbutton", name="Size (px)").fill("96")
     page.get_by_role("spinbutton", name="Size (px)").press("Enter")
     page.get_by_text("96 × 64 pixels").wait_for()
+    settled(page)
     page.get_by_role("spinbutton", name="Iterations").fill("5000")
     page.get_by_role("spinbutton", name="Iterations").press("Enter")
     page.get_by_text("5000 iterations").wait_for()
+    settled(page)
     page.get_by_role("button", name="Start", exact=True).click()
 
     curves = page.get_by_test_id("stVegaLiteChart")
@@ -372,7 +375,7 @@ def test_a_part_marked_with_the_brush_stays_as_it_is(served, opened):
     settled(page)
 
     def stroke(*places):
-        paper.scroll_into_view_if_needed()
+        paper.hover()  # scrolls to it, and waits if the page draws it anew
         box = paper.bounding_box()  # the elements above may have grown
         x, y = places[0]
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])

@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import io
+import logging
 import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
 
+from core import log
 from nst import batch, bench, engine, runs, setup, stylize
 from nst.main import main
 
@@ -34,6 +36,7 @@ def nst(*arguments, folder=None):
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder or Path.cwd()))
         stack.enter_context(mock.patch.object(sys, "argv", words))
+        stack.enter_context(mock.patch.object(log._log, "handlers", [logging.NullHandler()]))  # another test may log
         for module in USERS:
             stack.enter_context(mock.patch.object(module, "load_engine", _load_once))
         stack.enter_context(contextlib.redirect_stdout(out))

@@ -127,7 +127,7 @@ def test_an_evaluation_uses_tiles_if_memory_is_short(own_home, engine, monkeypat
 
 def test_a_run_without_a_result_cannot_be_evaluated(run, engine):
     (run.path / "result.npy").unlink()
-    with pytest.raises(StudioError, match="no result"):
+    with pytest.raises(StudioError, match="has no usable result"):
         evaluation.evaluate(engine, run, run.record(), BY)
     np.save(run.path / "result.npy", np.zeros((8, 8, 3), np.float32))
     with pytest.raises(StudioError, match="differs in size"):

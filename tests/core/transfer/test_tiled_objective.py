@@ -110,24 +110,24 @@ def test_the_reach_is_how_far_a_pixel_has_an_effect(engine, layer):
 # The same losses and gradient
 
 
-@pytest.mark.parametrize("side", [128, 256, 400])
+@pytest.mark.parametrize("side", [64, 144])
 def test_gradient_of_the_published_losses_in_tiles(engine, pair, side):
-    """511 × 389 px is no multiple of any tile size."""
-    content, style = pair
+    """211 × 189 px is no multiple of any tile size."""
+    content, style = pair[0][:, :189, :211], pair[1]
     whole, tiled = both(engine, content, style, TransferSettings(), side)
     assert agree(whole, tiled, on_the_way(content)) < 1e-5  # measured: 7e-7
 
 
-@pytest.mark.parametrize(("height", "width"), [(255, 257), (512, 301), (65, 511)])
+@pytest.mark.parametrize(("height", "width"), [(127, 129), (192, 101), (33, 255)])
 def test_gradient_in_tiles_for_odd_sizes(engine, pair, height, width):
     content = picture(PHOTOS[0], width, height)
-    agree(*both(engine, content, pair[1], TransferSettings(), 192), on_the_way(content))
+    agree(*both(engine, content, pair[1], TransferSettings(), 96), on_the_way(content))
 
 
 def test_gradient_in_tiles_of_a_deeper_and_a_linear_layer(engine, pair):
     settings = TransferSettings(style_layers=("conv5_4", "relu1_2"), content_layers=("conv4_2", "relu2_2"))
-    content = pair[0][:, :300, :333]
-    agree(*both(engine, content, pair[1], settings, 96), on_the_way(content))
+    content = pair[0][:, :140, :173]
+    agree(*both(engine, content, pair[1], settings, 64), on_the_way(content))
 
 
 VARIANTS = {
@@ -155,18 +155,18 @@ VARIANTS = {
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_gradient_in_tiles_for_all_settings(engine, pair, changes):
-    content = pair[0][:, :301, :335]
-    whole, tiled = both(engine, content, pair[1], TransferSettings(**{**SHALLOW, **changes}), 96)
+    content = pair[0][:, :141, :167]
+    whole, tiled = both(engine, content, pair[1], TransferSettings(**{**SHALLOW, **changes}), 64)
     agree(whole, tiled, on_the_way(content))
 
 
 @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
 def test_gradient_in_tiles_with_regions(engine, pair, style_loss):
     """A soft mask ends within tiles; the other style applies outside it."""
-    content, styles = pair[0][:, :301, :335], [pair[1], picture(STYLES[2], 128, 144)]
-    mask = np.clip(np.linspace(-1, 2, 335, dtype=np.float32)[np.newaxis] * np.ones((301, 1), np.float32), 0, 1)
+    content, styles = pair[0][:, :141, :167], [pair[1], picture(STYLES[2], 128, 144)]
+    mask = np.clip(np.linspace(-1, 2, 167, dtype=np.float32)[np.newaxis] * np.ones((141, 1), np.float32), 0, 1)
     settings = TransferSettings(**SHALLOW, style_loss=style_loss)
-    whole, tiled = both(engine, content, styles, settings, 96, masks=[mask, None])
+    whole, tiled = both(engine, content, styles, settings, 64, masks=[mask, None])
     agree(whole, tiled, on_the_way(content))
 
 
@@ -203,11 +203,11 @@ def test_evaluations_in_tiles_are_counted_and_have_their_image(engine, pair):
 
 @pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
 def test_losses_of_a_run_in_tiles_equal_those_without_tiles(engine, pair, optimizer):
-    content = pair[0][:, :200, :257]
+    content = pair[0][:, :120, :157]
     settings = TransferSettings(**SHALLOW, optimizer=optimizer, iterations=6, content_weight=1.0)
     courses = [
         [step.losses for step in stylize(objective, content, settings)]
-        for objective in both(engine, content, pair[1], settings, 96)
+        for objective in both(engine, content, pair[1], settings, 64)
     ]
     for expected, found in zip(*courses, strict=True):
         assert found.total == pytest.approx(expected.total, rel=1e-3)
