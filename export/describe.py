@@ -22,7 +22,7 @@ def differences(record: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[str]]]:
-    """Return what differs between several runs: a name, and the value of each run as text."""
+    """Return the differences between several runs: a name, and the value of each run as text."""
     lines = [
         (setting.label, [settings_text.describe_setting(setting, record.settings) for _, record in found])
         for setting in SETTINGS.values()
@@ -81,7 +81,7 @@ def command_parts(run: Run, record: RunRecord, output: str = "result.png") -> li
 
 
 def _spelt_out(change: Steering, settings: TransferSettings) -> Steering:
-    """Replace an empty list, which a command line cannot express, by a 1 for each layer."""
+    """Replace an empty list, which a command line cannot express, with a 1 for each layer."""
     changes = {name: value if value not in ((), []) else (1.0,) * len(getattr(settings, SETTINGS[name].each_of))
                for name, value in change.changes.items()}  # fmt: skip
     return Steering(iteration=change.iteration, changes=changes)

@@ -35,7 +35,7 @@ class ParityError(StudioError):
 
 
 def ensure_model(weights: Weights, report: Report = lambda line: None) -> FeatureModel:
-    """Return the exported model of these weights, exported first if there is no usable model."""
+    """Return the exported model of these weights; export it first if it is missing or unusable."""
     if model := find_model(weights.sha256):
         return model
     path = model_path(weights.sha256)

@@ -1,4 +1,4 @@
-"""Decode images from outside in a separate process, so that a crash, a hang or a lack of memory affects only that.
+"""Decode images from outside in a separate process, so that a crash, a hang or a lack of memory ends only that process.
 
 Decoders are large C libraries, and a malicious file may exploit their errors. `read` starts a Python process without
 TensorFlow, sends it the file's bytes and receives raw pixels; a `Decoder` keeps the process for many files. Files that

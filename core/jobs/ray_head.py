@@ -177,7 +177,7 @@ class RayScheduler:
     # The workers
 
     def _start_workers(self, waiting: int) -> None:
-        """Start a worker for each waiting run, as far as the cluster has room."""
+        """Start a worker for each waiting run, as many as the cluster can hold."""
         if waiting and time.monotonic() - self._looked > COUNT_SECONDS:
             self._count_room()
         free = sum(not each.run and not each.has_other_version for each in self._workers)  # includes starting ones

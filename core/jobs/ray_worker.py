@@ -110,7 +110,7 @@ class RemoteSink(ProgressSink):
         self._send(("write_live_picture", (picture,), {}))
 
     def write_step(self, step: StepUpdate) -> None:
-        """Send the step with its losses."""
+        """Send a step's losses, and its picture and checkpoint if they are due."""
         self._send(("write_step", (step,), {}))
 
     def write_result(self, best: np.ndarray, checkpoint: Checkpoint) -> None:

@@ -181,7 +181,7 @@ def trash() -> Path:
 
 
 def quota() -> Quota:
-    """Read the user's quota; the default if there is none or its file is damaged."""
+    """Read the saved quota; if it is missing or damaged, return the default."""
     try:
         return Quota.model_validate_json(paths.read(_quota_file()))
     except (OSError, ValidationError):

@@ -75,7 +75,7 @@ class ProgressSink(ABC):
 
     @abstractmethod
     def write_step(self, step: StepUpdate) -> None:
-        """Take a step."""
+        """Take a step's losses, and its picture and checkpoint if they are due."""
 
     @abstractmethod
     def write_result(self, best: np.ndarray, checkpoint: Checkpoint) -> None:
@@ -181,7 +181,7 @@ class Recorder(ProgressSink):
             paths.write(self.run.live, picture)
 
     def write_step(self, step: StepUpdate) -> None:
-        """Append the step's losses to metrics.csv, and save its picture if it has one."""
+        """Append the step's losses to metrics.csv; save its picture and checkpoint if they are due."""
         with writing(self.run):
             if self._noted is None:
                 if step.iteration == 0:

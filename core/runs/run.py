@@ -71,7 +71,7 @@ class Run:
 
     @property
     def kept(self) -> Path:
-        """The mask of the part of the photo that stays unchanged."""
+        """Return the path of the mask of the unchanged part; it exists only if the run has one."""
         return self.path / "kept.png"
 
     @property

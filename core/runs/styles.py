@@ -18,7 +18,7 @@ EVERYWHERE = "everywhere"
 
 @dataclass(frozen=True)
 class RunStyle:
-    """A style of a run."""
+    """A style of a run, with its texts for pages and reports."""
 
     label: str  # "Painting", with its number if there are several
     name: str

@@ -96,7 +96,7 @@ class PictureSource:
         return PictureSource.from_file(path)
 
     def read(self, decoder: sandbox.Decoder | None = None) -> Image.Image:
-        """Return the image; decode files that are no samples in a separate process.
+        """Return the image; a file that is not a sample is decoded in a separate process.
 
         Raises:
             InputError: If the image cannot be used.

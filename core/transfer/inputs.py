@@ -74,7 +74,7 @@ def check_styles(sizes: Sequence[tuple[int, int]], settings: TransferSettings, n
         InputError: If there are too many styles, a style is too small, or a style has no weight.
     """
     if len(sizes) > MOST_STYLES:
-        raise InputError(f"You gave {len(sizes)} paintings; a run can blend at most {MOST_STYLES}.")
+        raise InputError(f"There are {len(sizes)} paintings, but at most {MOST_STYLES} can be blended.")
     if settings.style_blend and len(settings.style_blend) != len(sizes):
         raise InputError(
             f"style_blend has {len(settings.style_blend)} numbers for {len(sizes)} paintings: give a number for each "

@@ -219,7 +219,7 @@ class LBFGS(Optimizer):
         """Set the state to that of an earlier `state`.
 
         Raises:
-            ValueError: If the first move is not a positive number.
+            ValueError: If the first move is not a positive number, or an array does not fit the image.
         """
         self._move = float(state["move"])
         if not 0 < self._move < np.inf:
@@ -234,7 +234,7 @@ class LBFGS(Optimizer):
             self._pairs.append(_Pair(*map(_of_shape, shapes, parts)))
 
     def step(self, objective: Objective, evaluation: EvaluatedImage) -> EvaluatedImage:
-        """Search along the quasi-Newton direction; without pairs or success, along the gradient."""
+        """Take a quasi-Newton step; without pairs, or if its search fails, take a steepest-descent step."""
         if self._weights not in (None, evaluation.weights):  # the pairs describe the old losses
             self._pairs.clear()
         self._weights = evaluation.weights

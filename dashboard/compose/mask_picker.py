@@ -24,7 +24,7 @@ def choose(place: str, label: str, meaning: str, photo: Picture | None) -> Image
     with sheet:
         drawing = brush.draw(photo, base, f"brush-{place}")
     if base and not geometry.have_same_shape(base.size, photo.image.size):
-        st.caption("The mask has another shape than the photo and is stretched to fit.")
+        st.caption("The mask has another aspect ratio than the photo, so it is stretched.")
     mask = drawing.mask(photo.image.size, base)
     nothing_marked = mask.getbbox() is None
     with st.container():  # always there, so that nothing moves under the pointer when the caption disappears

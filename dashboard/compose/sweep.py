@@ -31,7 +31,7 @@ OFFERED = [name for name, setting in SETTINGS.items() if setting.type is not tup
 
 
 def offer(photo: Picture, styles: ChosenStyles, settings: TransferSettings, spec: Callable[[], RunSpec]) -> str | None:
-    """Let the user try several values. Return the batch's name once its runs are queued; `spec` makes a common spec."""
+    """Let the user try several values; `spec` makes the runs' spec. Return the batch's name once they are queued."""
     with st.expander("Try several values", icon=":material/grid_on:"):
         st.caption("The same pictures with each combination of the values, side by side in a table.")
         wanted: dict[str, list[Any]] = {}

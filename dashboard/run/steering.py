@@ -104,7 +104,7 @@ def _weights(settings: TransferSettings, kind: str) -> tuple[float, ...]:
 
 
 def _up_to_date(run: Run, at: dict[str, float], wanted: dict[str, float]) -> dict[str, _Slider]:
-    """Set the session's sliders to the current weights, except those that it has moved and that are still pending."""
+    """Set the session's sliders to the current weights, except those with a change that is not yet in effect."""
     sliders: dict[str, _Slider] = st.session_state.setdefault(f"sliders-{run.id}", {})
     for name, place in at.items():
         slider = sliders.setdefault(name, _Slider(place))

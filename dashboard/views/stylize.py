@@ -132,7 +132,7 @@ def _start(
     st.caption(f"{shape[1]} × {shape[0]} pixels, {settings.iterations} iterations: {time_needed}")
 
     def spec() -> RunSpec:
-        """Raises `StudioError` if the picture to start from cannot be read."""
+        """Make the run's spec. Raises `StudioError` if the picture to start from cannot be read."""
         picture, name = (sandbox.read(start[0], max_bytes=4 * codec.MAX_PIXELS), start[1]) if start else (None, "")
         return RunSpec(styles.styles, settings, preset, kept, picture, name)
 

@@ -136,7 +136,7 @@ def new_run(files, photo_name, style_name, settings=None, preset="draft"):
         ("stylize good.png waves glass -o out.png --style-blend 0,0", r"style_blend cannot be all 0: .* no style\."),
         (
             "stylize good.png waves glass night mosaic summer woodcut circles -o out.png",
-            r"You gave 7 paintings; a run can blend at most 6\.",
+            r"There are 7 paintings, but at most 6 can be blended\.",
         ),
         ("stylize good.png waves words.jpg -o out.png", r"words\.jpg is not a JPEG, PNG, "),
         (
