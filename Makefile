@@ -13,9 +13,10 @@ dashboard: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not published" --numprocesses 2 --dist loadfile
 
-# The tests that need no TensorFlow. They take less than a minute.
+# For use while editing: the tests of core and export that need neither TensorFlow nor Ray. They take about a minute.
 test-fast: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not published and not tensorflow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/core tests/export --ignore tests/core/transfer --ignore tests/core/jobs/test_ray_head.py \
+	  -m "not published and not tensorflow" --numprocesses 2 --dist loadfile
 
 # Paints the contact sheets of docs/: all controls, and `fine` beside `reference`. Takes tens of minutes.
 gallery: $(VENV)/installed
