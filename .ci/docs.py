@@ -114,6 +114,8 @@ def _commands(text: str) -> Iterator[tuple[int, list[str]]]:
                 command = []
             elif command or not re.match(r"\w+=", word):
                 command.append(word)
+    if pending:
+        yield started, pending.split()  # reported, as a quotation or a continued line has no end
 
 
 def check_command(command: list[str], root: Path, is_whole: bool = True) -> str:

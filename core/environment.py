@@ -85,7 +85,7 @@ class Environment(BaseSettings):
     @field_validator("*", mode="wrap")
     @classmethod
     def _keep_refusal(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Replace an invalid value by the error message, to raise it when the variable is read."""
+        """Replace an invalid value with the error message, to raise it when the variable is read."""
         try:
             return validate(value)
         except ValidationError:

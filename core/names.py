@@ -16,7 +16,7 @@ _ILLEGIBLE = re.compile(
 
 
 def legible(text: str) -> str:
-    """Replace each character that is invisible, misleading or not allowed by U+FFFD."""
+    """Return the text with U+FFFD in place of each character that is invisible, misleading or not allowed."""
     return _ILLEGIBLE.sub("\ufffd", text)
 
 

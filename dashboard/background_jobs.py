@@ -72,8 +72,7 @@ def start(name: str, *arguments: str) -> Command:
             start_new_session=True,  # it continues when the server stops
         )
     command = Command(name=name, arguments=list(arguments), process=ProcessId(pid=process.pid))
-    with paths.replacing(_file(name)) as file:
-        file.write(command.model_dump_json().encode())
+    paths.write(_file(name), command.model_dump_json().encode())
     return command
 
 

@@ -14,10 +14,10 @@ import tensorflow as tf
 import tf2onnx
 from filelock import FileLock
 
+from core import paths
 from core.errors import StudioError
 from core.images import codec, geometry, preprocessing
 from core.losses.style_losses import gram_matrix
-from core.paths import replacing
 from core.samples.gallery import PHOTOS
 from core.vgg.layers import CONVOLUTIONS
 from core.vgg.network import feature_network
@@ -80,8 +80,7 @@ def export(weights: Weights, report: Report = lambda line: None) -> FeatureModel
             parity_images=compared,
         )
         draft.replace(path)  # until the new manifest follows, the hash in the old manifest refuses the new model
-        with replacing(path.with_suffix(".json")) as file:
-            file.write(manifest.model_dump_json(indent=2).encode())
+        paths.write(path.with_suffix(".json"), manifest.model_dump_json(indent=2).encode())
     return FeatureModel(path, manifest)
 
 

@@ -190,7 +190,7 @@ class BatchProgress:
         return [item.run for item in self.items if item.run and item.run not in self.over]
 
     def painted(self) -> list[BatchItem]:
-        """Return the items whose run has ended with a result."""
+        """Return the items whose run is done."""
         return [item for item in self.items if item.run and _ended_well(self.over.get(item.run))]
 
     def endings(self) -> list[str]:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict, Unpack
 
 from PIL import Image
 
@@ -33,7 +33,17 @@ MEMORY = 4 * 2**30  # bytes of address space; enough for the largest images in a
 ANSWER_BYTES = 64 * 2**10  # limit of the line of JSON
 
 
-def read(source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Any) -> Image.Image:
+class Options(TypedDict, total=False):
+    """The options of `codec.read_image` that a separate process takes."""
+
+    formats: tuple[str, ...]
+    max_pixels: int
+    ground: str
+
+
+def read(
+    source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Unpack[Options]
+) -> Image.Image:
     """Read an image like `codec.read_image`, with the same options, but in a separate process.
 
     Raises:
@@ -64,7 +74,7 @@ class Decoder:
             self._process.communicate()
 
     def read(
-        self, source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Any
+        self, source: Path | bytes, name: str | None = None, max_bytes: int = MAX_BYTES, **options: Unpack[Options]
     ) -> Image.Image:
         """Read an image like the function `read`.
 

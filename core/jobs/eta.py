@@ -143,7 +143,10 @@ def _measured_runs() -> Iterator[tuple[RunRecord, Pace]]:
 
 
 def _recent_paces(settings: TransferSettings, shape: tuple[int, int], measurements: Measurements) -> list[Pace]:
-    """Return the paces of the newest runs with the same precision and optimizer, of a similar size if possible."""
+    """Return the paces of the newest runs with the same precision and optimizer.
+
+    Runs of a similar size come first, because a small image takes longer per pixel.
+    """
     similar: list[Pace] = []
     others: list[Pace] = []
     for record, pace in measurements:

@@ -63,7 +63,7 @@ class Slot:
             return None
 
     def choose_card(self) -> None:
-        """Let this process see only this slot's GPU, unless TensorFlow is loaded already."""
+        """Let this process see only this slot's GPU of those it may use, unless TensorFlow is already loaded."""
         found = hardware.cards()
         if len(found) > 1 and "tensorflow" not in sys.modules:
             if "CUDA_VISIBLE_DEVICES" not in os.environ:
@@ -101,7 +101,7 @@ def first_free(places: Iterable[Slot], lock_of: Callable[[Slot], FileLock]) -> t
 
 
 def try_acquire(lock: FileLock) -> AcquiredLock | None:
-    """Acquire the lock without waiting; return `None` if another process holds it."""
+    """Acquire the lock without waiting; return `None` if it is held."""
     try:
         return lock.acquire(timeout=0)
     except Timeout:

@@ -183,12 +183,12 @@ def _perform(run: Run, make_engine: execution.EngineMaker, slot: slots.Slot) -> 
             if taken := queue.dequeue(run, ProcessId.this_process()):
                 for _ in execution.perform(run, make_engine):
                     pass
-    except Exception as error:  # recorded, so that the worker can continue with the next run
+    except Exception as error:  # recorded if possible; the worker continues with the next run
         log.failed("run failed", error, run=run.id)
         if (taken or queue.next_queued() == run) and _status(run) == "queued":  # the recorder has not recorded it
             recovery.fail(run, str(error) if isinstance(error, StudioError) else f"The run could not start: {error}")
         queue.dequeue(run)
-        if _status(run) in ("preparing", "running"):  # its end could not be recorded: the run counts as interrupted
+        if _status(run) in ("preparing", "running"):  # its end is not recorded: end the process too
             raise
 
 

@@ -62,7 +62,10 @@ def ensure_workers() -> None:
 
 
 def ensure_warm_worker() -> None:
-    """Start a worker if none is alive and the last one did not fail, so that the next run starts at once."""
+    """Start a worker if none is alive, so that the next run starts at once.
+
+    A failed worker is not replaced, so that its error message stays readable.
+    """
     said = _latest_readiness()
     if not (said and (said.failed or said.writer.is_alive())):
         start_worker()

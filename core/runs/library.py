@@ -161,7 +161,7 @@ def restore(run: Run) -> None:
 
 
 def deleted(owner: str | None = None) -> list[Run]:
-    """Empty the trash of old runs, and return the runs that can be restored, the last deleted first."""
+    """Return the runs of an owner, or of all, that can be restored, the last deleted first; remove older ones."""
     empty_trash()
     found = [Run(path) for path in sorted(trash().glob("*"), key=_since, reverse=True)]
     return [run for run in found if owner is None or store.is_of(run, owner)]

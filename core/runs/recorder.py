@@ -145,7 +145,7 @@ class ProgressSink(ABC):
 
 
 class Recorder(ProgressSink):
-    """Write a run's progress and result to disk before each method returns.
+    """Write a run's progress and result to disk before each method returns; `write_end` writes the summary.
 
     The run may be computed in this process or on a cluster. The methods raise `StudioError` if the disk is full, or if
     the run's folder is gone or read-only.
@@ -176,7 +176,7 @@ class Recorder(ProgressSink):
             write_record(self.run, self.record)
 
     def write_live_picture(self, picture: bytes) -> None:
-        """Replace live.jpg by this JPEG."""
+        """Replace live.jpg with this JPEG."""
         with writing(self.run):
             paths.write(self.run.live, picture)
 

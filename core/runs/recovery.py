@@ -47,7 +47,9 @@ def resume(run: Run, more: int = 0) -> None:
             raise InputError(f"The run {run.id} is {record.status}; you can resume it when it has ended.")
         inside = [*run.path.iterdir(), *run.path.glob("frames/*")]
         if links := [path.name for path in inside if path.is_symlink()]:
-            raise InputError(f"The run {run.id} cannot resume: {links[0]} is a link, and a run writes no other folder.")
+            raise InputError(
+                f"The run {run.id} cannot resume: {links[0]} is a link. Replace it with a copy of the file."
+            )
         if pipes := [path.name for path in inside if not (path.is_file() or path.is_dir())]:
             raise InputError(f"The run {run.id} cannot resume: {pipes[0]} is not a file.")
         iterations = record.settings.iterations + more

