@@ -91,7 +91,7 @@ def _anchors(file: Path) -> set[str]:
 
 
 def _commands(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each command of a shell script with the number of its line, from 0 on; without assignments before it."""
+    """Yield the line number, from 0, and the words of each command of a shell script, without leading `NAME=value`."""
     started, pending = 0, ""
     for number, line in enumerate(text.splitlines()):
         started = started if pending else number

@@ -1,6 +1,6 @@
 """The login, and whose runs a person may see.
 
-The login is on if Streamlit's secrets contain a block `[auth]` (docs/server.md, On a shared host). The claims `iss` and
+The login is on if Streamlit's secrets contain a block `[auth]` (docs/server.md, Login). The claims `iss` and
 `sub` identify a person. Only these two are permanent by OpenID Connect; names and e-mail addresses may change hands.
 """
 

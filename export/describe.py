@@ -40,7 +40,7 @@ def differing(found: Sequence[tuple[Run, RunRecord]]) -> list[tuple[str, list[st
         "Weights of VGG19": lambda record: record.weights or "–",
     }
     lines += [(name, [tell(record) for _, record in found]) for name, tell in beside.items()]
-    lines.append(("Masks", [describe_regions(run, record) for run, record in found]))
+    lines.append(("Regions", [describe_regions(run, record) for run, record in found]))
     return [(name, values) for name, values in lines if len(set(values)) > 1]
 
 

@@ -66,7 +66,7 @@ def batch(
         list[str] | None,
         typer.Option(
             metavar="PRESET",
-            help=f"The preset of rows without a preset ({DEFAULT_PRESET}). Can be repeated if there is no JOBS file.",
+            help=f"The preset ({DEFAULT_PRESET}). JOBS: of rows that name none. Without JOBS, it can be repeated.",
             show_default=False,
         ),
     ] = None,

@@ -116,5 +116,5 @@ def reference_pair():
     """Return the files of the published content and style image, or skip the test without them."""
     pair = REFERENCE / "content.jpg", REFERENCE / "style.jpg"
     if not all(path.is_file() for path in pair):
-        pytest.skip("the published pair of pictures is missing (nst reference downloads it)")
+        pytest.skip(f"the published pair is missing: put content.jpg and style.jpg into {REFERENCE}")
     return pair

@@ -30,6 +30,10 @@ class Marks(BaseModel):
     note: str = Field(default="", max_length=4000)
     favourite: bool = False
 
+    def title_of(self, record: RunRecord) -> str:
+        """Return the name that the user gave the run, otherwise the names of its pictures."""
+        return self.name or record.title
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -42,8 +46,8 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """Return the name that the user gave the run, otherwise the names of its pictures."""
-        return self.marks.name or self.record.title
+        """Return the run's title, as `Marks.title_of`."""
+        return self.marks.title_of(self.record)
 
 
 class Quota(BaseModel):

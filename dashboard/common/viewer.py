@@ -18,7 +18,7 @@ _viewer = st.components.v2.component(
 
 
 def show(pictures: Sequence[tuple[str, bytes]], slider: bool, key: str) -> None:
-    """Show labelled JPEGs side by side at the same width with one zoom, or two of them under a slider."""
+    """Show labelled JPEGs side by side at the same width with one zoom, or exactly two under a slider."""
     data = [
         {"label": label, "source": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}
         for label, jpeg in pictures

@@ -50,7 +50,7 @@ def show(name: str) -> None:
     """Show the runs of a batch in a table, which fills while they are painted."""
     found = _look(name)
     if not found:
-        st.warning(f"There is no batch {plain(name)} here. The library shows all runs.")
+        st.warning(f"There is no batch {plain(name)} here. Choose a run in the library.")
         return
     titles = {record.title for _, record in found}
     st.header(plain(titles.pop() if len(titles) == 1 else name), anchor=False)

@@ -17,20 +17,20 @@ def measure(missing: Sequence[str], by: str) -> None:
     command = background_jobs.status("yardstick")
     if command and command.is_running():
         _wait(command.arguments == wanted or auth.may_see() is None)
-    elif command and command.arguments == wanted:
-        st.error(plain(command.last_line()))
-        st.button("Try again", icon=":material/refresh:", on_click=_start, args=wanted)
-    else:
-        try:
-            _start(*wanted)
-        except (StudioError, OSError) as error:
-            st.error(plain(str(error)))
+        return
+    failed = command if command and command.arguments == wanted else None
+    if failed:
+        st.error(plain(failed.last_line()))
+        if not st.button("Try again", icon=":material/refresh:"):
             return
-        _wait(True)
-
-
-def _start(*wanted: str) -> None:
-    background_jobs.start("yardstick", *wanted)
+    try:
+        background_jobs.start("yardstick", *wanted)
+    except (StudioError, OSError) as error:  # such as an evaluation that another session has just started
+        st.error(plain(str(error)))
+        return
+    if failed:
+        st.rerun()  # without the error
+    _wait(True)
 
 
 @st.fragment(run_every=POLL_SECONDS)
@@ -39,5 +39,5 @@ def _wait(these: bool) -> None:
     command = background_jobs.status("yardstick")
     if not command or not command.is_running():
         st.rerun()
-    progress = plain(command.last_line() or "starting …") if these else "other runs come first"
-    st.status(f"Evaluating: {progress}", type="compact")
+    progress = (command.last_line() or "Evaluating: starting …") if these else "Evaluating: other runs come first"
+    st.status(plain(progress), type="compact")

@@ -59,9 +59,9 @@ def _begins(waiting: QueuePosition) -> str:
 
 
 def title_of(run: Run) -> str:
-    """Return the name that a run was given, or else its title; its id if its record cannot be read."""
+    """Return the run's title, or its ID if its record cannot be read."""
     try:
-        return library.marks(run).name or run.record().title
+        return library.marks(run).title_of(run.record())
     except StudioError:
         return run.id
 

@@ -44,7 +44,7 @@ def show(run: Run) -> None:
     except (StudioError, OSError) as error:
         st.error(plain(str(error)))
         return
-    st.header(plain(library.marks(run).name or record.title), anchor=False)
+    st.header(plain(library.marks(run).title_of(record)), anchor=False)
     if record.unfinished:
         st.session_state[f"watched-{run.id}"] = True
         _live(run)

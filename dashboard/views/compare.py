@@ -61,7 +61,7 @@ def _choose() -> Chosen:
 def _titles(chosen: Chosen) -> dict[str, str]:
     """Return each run's title, with a number because names may be the same."""
     return {
-        run.id: f"{number} · {library.marks(run).name or record.title} · {record.preset}"
+        run.id: f"{number} · {library.marks(run).title_of(record)} · {record.preset}"
         for number, (run, record) in enumerate(chosen, 1)
     }
 

@@ -161,7 +161,8 @@ def _confirm(entries: Sequence[Entry]) -> None:
         st.markdown(f"- {plain(entry.title)}, {entry.record.created.astimezone():%d %b %Y %H:%M}")
     if len(entries) > 8:
         st.markdown(f"- and {len(entries) - 8} more")
-    st.caption(f"{size(sum(entry.size for entry in entries))}. They can be restored for 24 hours.")
+    deleted = "it" if len(entries) == 1 else "them"
+    st.caption(f"{size(sum(entry.size for entry in entries))}. You can restore {deleted} for 24 hours.")
     if st.button("Delete", type="primary", icon=":material/delete:", key="confirmed"):
         _delete([entry.run for entry in entries])
         st.rerun()

@@ -46,7 +46,7 @@ def _run_to_show() -> Run | None:
         try:
             return store.find(run_id, auth.may_see())
         except StudioError:
-            st.warning(f"There is no run {plain(run_id)} here. The library shows all runs.")
+            st.warning(f"There is no run {plain(run_id)} here. Choose one in the library.")
             return None
     if st.session_state.get("composing") or "batch" in st.query_params:
         return None

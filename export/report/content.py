@@ -62,7 +62,7 @@ class ReportRun:
     @property
     def title(self) -> str:
         """Return the name that the user gave the run, otherwise the names of its pictures."""
-        return legible(self.marks.name or self.record.title)
+        return legible(self.marks.title_of(self.record))
 
     @property
     def short(self) -> str:

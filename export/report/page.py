@@ -145,7 +145,7 @@ def _stages(each: ReportRun) -> Mapping[int, str]:
 
 
 def _described_briefly(shown: list[ReportRun]) -> list[dict[str, Any]]:
-    """Return what the page says about each of many runs. The differences are its title; its inputs are left out."""
+    """Return what the page says about each of many runs. Without a name, its title is its differences."""
     captions = contact_sheet.captions([each.record for each in shown])
     large, drawn = len(shown) <= MOST_LARGE, len(shown) <= MOST_CURVES
     return [
