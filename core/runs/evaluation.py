@@ -69,7 +69,7 @@ def evaluate(
     """
     from skimage.metrics import structural_similarity
 
-    told(f"Evaluating {record.title} …")
+    told(f"Computing the losses of {record.title} …")
     result = codec.read_exact(run.path / "result.npy")
     # The evaluation needs no optimizer memory, and may use all of the machine's memory.
     given = by.changed(style_blend=record.settings.style_blend, memory=0.0, optimizer="adam")

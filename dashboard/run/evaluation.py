@@ -39,5 +39,5 @@ def _wait(these: bool) -> None:
     command = background_jobs.status("yardstick")
     if not command or not command.is_running():
         st.rerun()
-    progress = (command.last_line() or "Evaluating: starting …") if these else "Evaluating: other runs come first"
-    st.status(plain(progress), type="compact")
+    progress = plain(command.last_line() or "starting …") if these else "other runs come first"
+    st.status(f"Evaluating: {progress}", type="compact")

@@ -135,9 +135,9 @@ def command(monkeypatch, ended, arguments, *said):
 
 
 def test_one_command_runs_at_a_time_and_its_progress_is_shown(visit, kept, commands, monkeypatch):
-    command(monkeypatch, False, ["compare", "other"], "Evaluating [another] …")
+    command(monkeypatch, False, ["compare", "other"], "Computing the losses of [another] …")
     page = visit("compare", runs=address(kept.done, kept.steered))
-    assert r"Evaluating \[another\]" in page.status[0].label and commands == []
+    assert r"Evaluating: Computing the losses of \[another\]" in page.status[0].label and commands == []
 
 
 def test_a_failed_command_is_reported_and_repeated_only_on_demand(visit, kept, commands, monkeypatch):
