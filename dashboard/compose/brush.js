@@ -16,7 +16,7 @@ function made(parentElement) {
   const ring = element("div", { className: "ring" });
   const paper = element("div", { className: "paper" }, photo, canvas, ring);
   const base = new Image();
-  const sheet = { drawing: { photo: 0, base: 0, strokes: [], soft: 0 }, source: "", base: "", say: () => {} };
+  const sheet = { drawing: { photo: 0, base: 0, strokes: [], soft: 0, changes: 0 }, source: "", base: "", say: () => {} };
   let stroke = null, erases = false, width = 0.1;
 
   function draw() {
@@ -41,7 +41,10 @@ function made(parentElement) {
     const box = paper.getBoundingClientRect();
     canvas.style.filter = sheet.drawing.soft ? `blur(${sheet.drawing.soft * Math.max(box.width, box.height)}px)` : "";
   }
-  function say() { sheet.say({ ...sheet.drawing }); }
+  function say() {
+    sheet.drawing = { ...sheet.drawing, changes: sheet.drawing.changes + 1 };
+    sheet.say(sheet.drawing);
+  }
   function change(strokes) { sheet.drawing = { ...sheet.drawing, strokes }; draw(); say(); }
 
   function place(event) {
@@ -105,13 +108,14 @@ function made(parentElement) {
   new ResizeObserver(soften).observe(paper);
 
   sheet.show = (data) => {
-    const other = data.photo !== sheet.source, { base: under, soft: edge } = data.drawing;
-    if (other) sheet.drawing = data.drawing;
+    const other = data.photo !== sheet.source, { base: under, soft: edge, changes } = data.drawing;
+    const newer = other || changes > sheet.drawing.changes;  // an earlier element told the server more
+    if (newer) sheet.drawing = data.drawing;
     else if (under !== sheet.drawing.base) sheet.drawing = { ...sheet.drawing, base: under, soft: edge };
-    // Otherwise keep the drawing: it is newer than the server's.
     soft.value = 100 * sheet.drawing.soft;
     if (other) sheet.source = photo.src = data.photo;
-    if (data.base !== sheet.base) { sheet.base = base.src = data.base; draw(); }
+    if (data.base !== sheet.base) sheet.base = base.src = data.base;
+    draw();
   };
   return sheet;
 }

@@ -40,6 +40,7 @@ class Drawing(BaseModel):
     base: int = 0  # checksum of the mask under the strokes; 0 without a mask
     strokes: list[Stroke] = Field(default_factory=list, max_length=2000)
     soft: float = Field(default=0.0, ge=0, le=0.1)  # width of the edges, as a fraction of the photo's longer side
+    changes: int = Field(default=0, ge=0)  # how often it was changed: of two copies, the greater is the newer
 
     def over(self, base: int) -> "Drawing":
         """Return this drawing over a mask. Another mask resets the softness, which was chosen for the last one."""
@@ -68,18 +69,23 @@ def draw(photo: Picture, base: Image.Image | None, key: str) -> Drawing:
     kept: Drawing = st.session_state.get(f"{key}-kept", Drawing())
     if kept.photo != which:
         kept = Drawing(photo=which, soft=SOFT)
-    kept = kept.over(under)
+    # A page that makes the brush anew starts with `kept`, so this needs the change that caused this run of the script.
+    kept = _newer(kept, st.session_state.get(key)).over(under)
     answer = _brush(
         data={"photo": _photo(which, photo.image), "base": tinted, "drawing": kept.model_dump()},
         default={"drawing": None},
         on_drawing_change=lambda: None,
         key=key,
     )
-    drawn = _parse(answer.drawing)
-    if drawn and drawn.photo == which:
-        kept = drawn.over(under)
+    kept = _newer(kept, answer).over(under)
     st.session_state[f"{key}-kept"] = kept  # Streamlit forgets a component's state when another page is shown
     return kept
+
+
+def _newer(kept: Drawing, state: Any) -> Drawing:
+    """Return the drawing in the component's state, or `kept` if there is none of this photo."""
+    drawn = _parse(state.get("drawing")) if state else None
+    return drawn if drawn and drawn.photo == kept.photo else kept
 
 
 def _parse(answer: Any) -> Drawing | None:

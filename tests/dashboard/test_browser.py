@@ -385,15 +385,27 @@ def test_a_part_marked_with_the_brush_stays_as_it_is(served, opened):
         page.mouse.up()
         settled(page)  # the page may redraw earlier strokes
 
+    def wait_until_marked(x, y, marked=True):
+        opacity = (
+            "(canvas, [x, y]) => canvas.getContext('2d')"
+            ".getImageData(x * canvas.width, y * canvas.height, 1, 1).data[3]"
+        )
+        reached(lambda: (paper.locator("canvas").evaluate(opacity, [x, y]) > 0) == marked)
+
     page.get_by_text("Nothing is marked yet").wait_for()
     for _ in range(2):
         stroke((0.2, 0.2), (0.2, 0.8))
+        wait_until_marked(0.2, 0.5)
     stroke((0.8, 0.2), (0.8, 0.8))
+    wait_until_marked(0.8, 0.5)
     page.get_by_role("button", name="Undo", exact=True).click()
+    wait_until_marked(0.8, 0.5, marked=False)
     settled(page)
     page.get_by_role("button", name="Erase", exact=True).click()
     settled(page)
     stroke((0.2, 0.5), (0.21, 0.5))
+    wait_until_marked(0.2, 0.5, marked=False)
+    wait_until_marked(0.8, 0.5, marked=False)
     page.get_by_text("Nothing is marked yet").wait_for(state="detached")
     settled(page)
     page.get_by_role("spinbutton", name="Size (px)").fill("96")
