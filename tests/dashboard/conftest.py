@@ -1,5 +1,6 @@
 """Fixtures for the pages: a prepared home, runs of the real engine, and opened pages."""
 
+import functools
 import json
 import os
 import shutil
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 import streamlit as st
 from PIL import Image
+from streamlit.components.v2 import manifest_scanner
+from streamlit.components.v2.manifest_scanner import scan_component_manifests
+from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
@@ -29,6 +33,7 @@ from core.runs.record import Steering
 from core.runs.run import Run
 from core.runs.spec import RunSpec, Style
 from core.transfer import preview
+from dashboard import background_jobs
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 HOSTILE = '"><script>alert(1)</script>'
@@ -43,6 +48,45 @@ def network(home):
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_scripts():
+    """Leave out two slow steps around each script run in the test process.
+
+    Streamlit clears Keras, which only the tests load here, and searches all installed packages for components.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script_runner, "_clean_problem_modules", lambda: None)
+        patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
+        yield
+
+
+@pytest.fixture
+def set_command(monkeypatch):
+    """Return a function that writes the state and the log of the last background command of a name."""
+
+    def write(name, arguments, *said, running):
+        monkeypatch.setattr(background_jobs.Command, "is_running", lambda command: running)
+        background_jobs.folder().mkdir(parents=True, exist_ok=True)
+        known = background_jobs.Command(name=name, arguments=list(arguments), process=ProcessId(pid=2**22 + 1))
+        (background_jobs.folder() / f"{name}.json").write_text(known.model_dump_json())
+        (background_jobs.folder() / f"{name}.log").write_text("\n".join(said))
+
+    return write
+
+
+@pytest.fixture
+def commands(monkeypatch, set_command):
+    """Record background commands instead of starting them, because they load TensorFlow; they count as running."""
+    calls = []
+
+    def start(name, *arguments):
+        calls.append((name, *arguments))
+        set_command(name, arguments, running=True)
+
+    monkeypatch.setattr(background_jobs, "start", start)
+    return calls
+
+
 @pytest.fixture
 def started(monkeypatch):
     """Count the workers instead of starting them: a real one would load TensorFlow."""
@@ -52,7 +96,7 @@ def started(monkeypatch):
 
 
 @pytest.fixture
-def ready(own_home, home, started):
+def ready(own_home, home, started, commands):
     """Make a home with a finished preparation and the sample styles."""
     (own_home / "cache").mkdir(parents=True)
     (home / "cache" / "samples").mkdir(parents=True, exist_ok=True)

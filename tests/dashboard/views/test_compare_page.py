@@ -2,26 +2,11 @@
 
 import pytest
 
-from core.machine.processes import ProcessId
 from core.runs import evaluation, library
 from core.runs.run import Run
-from dashboard import background_jobs
 from dashboard.common.text import plain
 
 HOSTILE = '"><script>alert(1)</script>'
-
-
-@pytest.fixture
-def commands(monkeypatch):
-    """Record commands instead of starting them, because they load TensorFlow; they count as running."""
-    calls = []
-
-    def start(name, *arguments):
-        calls.append((name, *arguments))
-        command(monkeypatch, False, arguments)
-
-    monkeypatch.setattr(background_jobs, "start", start)
-    return calls
 
 
 @pytest.fixture
@@ -125,24 +110,15 @@ def test_other_losses_need_new_evaluations(visit, kept, measured, commands):
     assert [words[-1] for words in commands] == [kept.done.id]
 
 
-def command(monkeypatch, ended, arguments, *said):
-    """Write the state of the last command, as `background_jobs` does."""
-    monkeypatch.setattr(background_jobs.Command, "is_running", lambda command: not ended)
-    background_jobs.folder().mkdir(parents=True, exist_ok=True)
-    known = background_jobs.Command(name="yardstick", arguments=list(arguments), process=ProcessId(pid=2**22 + 1))
-    (background_jobs.folder() / "yardstick.json").write_text(known.model_dump_json())
-    (background_jobs.folder() / "yardstick.log").write_text("\n".join(said))
-
-
-def test_one_command_runs_at_a_time_and_its_progress_is_shown(visit, kept, commands, monkeypatch):
-    command(monkeypatch, False, ["compare", "other"], "Computing the losses of [another] …")
+def test_one_command_runs_at_a_time_and_its_progress_is_shown(visit, kept, commands, set_command):
+    set_command("yardstick", ["compare", "other"], "Computing the losses of [another] …", running=True)
     page = visit("compare", runs=address(kept.done, kept.steered))
     assert r"Evaluating: Computing the losses of \[another\]" in page.status[0].label and commands == []
 
 
-def test_a_failed_command_is_reported_and_repeated_only_on_demand(visit, kept, commands, monkeypatch):
+def test_a_failed_command_is_reported_and_repeated_only_on_demand(visit, kept, commands, set_command):
     wanted = ["compare", kept.done.id, kept.steered.id, "--by", "reference"]
-    command(monkeypatch, True, wanted, "nst: It is broken [badly].")
+    set_command("yardstick", wanted, "nst: It is broken [badly].", running=False)
     page = visit("compare", runs=address(kept.done, kept.steered))
     assert r"It is broken \[badly\]\." in page.error[0].value and commands == []
     button(page, "Try again").click().run()

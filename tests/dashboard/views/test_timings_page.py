@@ -8,7 +8,6 @@ import pytest
 
 from bench import measurements
 from core.errors import StudioError
-from core.machine.processes import ProcessId
 from dashboard import background_jobs
 from dashboard.common.text import plain
 
@@ -172,24 +171,15 @@ def test_a_command_that_cannot_start_says_why(visit, monkeypatch):
     assert "already running" in page.error[0].value
 
 
-def command(monkeypatch, ended, *said):
-    """Write the state of the last measurement, as `background_jobs` does."""
-    monkeypatch.setattr(background_jobs.Command, "is_running", lambda command: not ended)
-    background_jobs.folder().mkdir(parents=True)
-    known = background_jobs.Command(name="bench", arguments=["bench", "targets"], process=ProcessId(pid=2**22 + 1))
-    (background_jobs.folder() / "bench.json").write_text(known.model_dump_json())
-    (background_jobs.folder() / "bench.log").write_text("\n".join(said))
-
-
-def test_a_running_measurement_is_shown_and_can_be_stopped(visit, monkeypatch):
-    command(monkeypatch, False, "Loading TensorFlow …", "turn 2 of [3] …")
+def test_a_running_measurement_is_shown_and_can_be_stopped(visit, set_command):
+    set_command("bench", ["bench", "targets"], "Loading TensorFlow …", "turn 2 of [3] …", running=True)
     page = visit("timings")
     assert re.match(r"Measuring for \d+ s: turn 2 of \\\[3", page.status[0].label)
     assert button(page, "Stop measuring") and "Measure" not in [each.label for each in page.button]
 
 
-def test_a_measurement_that_failed_says_why(visit, monkeypatch):
-    command(monkeypatch, True, "Loading TensorFlow …", "nst: No weights can be had.")
+def test_a_measurement_that_failed_says_why(visit, set_command):
+    set_command("bench", ["bench", "targets"], "Loading TensorFlow …", "nst: No weights can be had.", running=False)
     page = visit("timings")
     assert page.error[0].value == r"No weights can be had\." and button(page, "Measure")
 
