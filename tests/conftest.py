@@ -97,18 +97,18 @@ def engine(weights, model):
 
 @pytest.fixture(scope="session")
 def photo(home):
-    """Return a small preprocessed sample photo, `(1, 64, 96, 3)`."""
+    """Return a small preprocessed sample photo, `(1, 32, 48, 3)`."""
     return preprocessing.to_network(_cut(PHOTOS[1]))
 
 
 @pytest.fixture(scope="session")
 def painting(home):
-    """Return a small preprocessed sample style, `(1, 64, 96, 3)`."""
+    """Return a small preprocessed sample style, `(1, 32, 48, 3)`."""
     return preprocessing.to_network(_cut(STYLES[1]))
 
 
 def _cut(sample) -> np.ndarray:
-    return np.asarray(codec.read_image(sample.path()).resize((96, 64)))
+    return np.asarray(codec.read_image(sample.path()).resize((48, 32)))
 
 
 @pytest.fixture(scope="session")

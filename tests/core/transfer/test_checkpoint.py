@@ -79,7 +79,7 @@ def test_defaults_are_saved_and_loaded(tmp_path):
 def test_the_checkpoint_of_a_real_run_loads_exactly(kept, tmp_path, optimizer):
     kept[optimizer].save(tmp_path / "checkpoint.npz")
     assert_same(Checkpoint.load(tmp_path / "checkpoint.npz"), kept[optimizer])
-    assert (kept[optimizer].iteration, kept[optimizer].image.shape) == (8, (1, 64, 96, 3))
+    assert (kept[optimizer].iteration, kept[optimizer].image.shape) == (8, (1, 32, 48, 3))
 
 
 def test_later_steps_do_not_change_a_checkpoint(engine, photo, painting):

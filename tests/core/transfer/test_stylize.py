@@ -311,7 +311,7 @@ def test_style_layer_weights_follow_the_layers_in_their_order(engine, photo, pai
     ("changes", "answers"),
     [
         ({"content_weight": 1e5}, lambda steered, plain: steered.content < 0.7 * plain.content),
-        ({"style_weight": 1.0}, lambda steered, plain: steered.style < plain.style),
+        ({"style_weight": 1e-4}, lambda steered, plain: steered.style > 1.5 * plain.style),
         (
             {"style_layer_weights": (1.0, 1.0, 1.0, 0.0, 1.0)},  # without the layer with the largest loss
             lambda steered, plain: steered.style_layers["block4_conv1"] > 1.05 * plain.style_layers["block4_conv1"],
@@ -320,7 +320,7 @@ def test_style_layer_weights_follow_the_layers_in_their_order(engine, photo, pai
     ids=["content", "style", "a layer"],
 )
 def test_new_weights_change_the_image(objective, photo, optimizer, changes, answers):
-    """A loss with an increased weight gets lower than in a run without changes, measured with the first weights."""
+    """A loss with a greater weight gets lower, and one with a smaller weight higher, measured with the first weights."""
     settings = settings_with(optimizer=optimizer, iterations=14)
     lasts = {}
     changed = settings_with(**changes).loss_weights()
@@ -414,7 +414,7 @@ def new_engine(engine):
 
 
 def test_images_of_another_size_need_no_new_trace(engine, photo, painting):
-    for height, width in ((64, 96), (33, 47), (40, 64)):
+    for height, width in ((32, 48), (17, 31), (20, 32)):
         settings = settings_with(iterations=1)
         content = photo[:, :height, :width]
         objective, _ = engine.objective(content, painting, settings)
