@@ -320,7 +320,7 @@ def test_style_layer_weights_follow_the_layers_in_their_order(engine, photo, pai
     ids=["content", "style", "a layer"],
 )
 def test_new_weights_change_the_image(objective, photo, optimizer, changes, answers):
-    """A loss with a greater weight gets lower, and one with a smaller weight higher, measured with the first weights."""
+    """A loss with a greater weight gets lower, and one with a smaller weight gets higher, by the first weights."""
     settings = settings_with(optimizer=optimizer, iterations=14)
     lasts = {}
     changed = settings_with(**changes).loss_weights()
