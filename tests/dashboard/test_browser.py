@@ -48,7 +48,7 @@ def server(request, tmp_path_factory):
         port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("served")
     command = [sys.executable, "-m", "nst", "dashboard", "--server.port", str(port), "--server.headless", "true"]
-    environment = os.environ | {"NST_HOME": str(home), "NST_WORKER_IDLE": "1"}
+    environment = os.environ | {"NST_HOME": str(home), "NST_WORKER_IDLE": "120"}
     process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     address = f"http://localhost:{port}"
     for _ in range(600):
