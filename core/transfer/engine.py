@@ -18,7 +18,7 @@ from core.transfer.objective import LossFunction, Objective
 from core.transfer.style_targets import StyleTargets, mixed
 from core.transfer.tiled_objective import TiledObjective
 from core.vgg.layers import Precision, Variant
-from core.vgg.network import feature_network
+from core.vgg.network import Convolutions, feature_network
 from core.vgg.onnx import FeatureModel
 from core.vgg.weights import Weights
 
@@ -35,6 +35,7 @@ class Engine:
             hardware: The devices and precisions that this machine offers.
         """
         self.weights, self.model, self.hardware = weights, model, hardware
+        self._convolutions: Convolutions = {}
         self._loss_function = functools.lru_cache(maxsize=3)(self._new_loss_function)
 
     def choice(self, settings: TransferSettings) -> Choice:
@@ -110,5 +111,6 @@ class Engine:
         regions: int,
         is_gray: bool,
     ) -> LossFunction:
-        network = feature_network(self.weights, sorted({*style_layers, *content_layers}), precision, variant)
+        layers = sorted({*style_layers, *content_layers})
+        network = feature_network(self.weights, layers, precision, variant, self._convolutions)
         return LossFunction(network, style_layers, content_layers, style_loss, regions, is_gray)

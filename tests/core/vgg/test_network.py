@@ -225,3 +225,27 @@ def test_bfloat16_activations_are_close_to_those_of_float32(whole, rough):
         values, expected = tf.cast(close[layer], tf.float32).numpy(), exact[layer].numpy()
         error = np.linalg.norm(values - expected) / np.linalg.norm(expected)
         assert 0 < error < 0.03, layer  # bfloat16 has 8 bits: each layer adds up to 0.4 %
+
+
+def test_networks_that_share_convolutions_keep_their_own_kinds(weights, photo):
+    """A shared convolution has the same weights; another precision, padding or activation needs another one."""
+    shared = {}
+    kinds = [
+        (["block1_conv2", "block2_conv1"], "float32", Variant()),
+        (["block2_conv1", "conv1_2"], "float32", Variant()),
+        (["block2_conv1"], "bfloat16", Variant()),
+        (["block2_conv1"], "float32", Variant(padding="replicate", pooling="average")),
+    ]
+    networks = [feature_network(weights, layers, precision, kind, shared) for layers, precision, kind in kinds]
+    for network, (layers, precision, kind) in zip(networks, kinds, strict=True):
+        expected = feature_network(weights, layers, precision, kind)(photo)
+        for layer, features in network(photo).items():
+            np.testing.assert_array_equal(np.asarray(features, np.float32), np.asarray(expected[layer], np.float32))
+
+    def layers_of(name):
+        return [id(network.get_layer(name)) for network in networks]
+
+    plain, same, rounded, padded = layers_of("block2_conv1")
+    assert plain == same == padded != rounded
+    assert len(set(layers_of("block1_conv2"))) == 3  # without ReLU, and in bfloat16
+    assert len(set(layers_of("block1_conv1"))) == 2  # exact in bfloat16 too, but padded in another way
