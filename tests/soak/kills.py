@@ -1,6 +1,6 @@
 """Kill runs at random moments, resume them, and compare them with undisturbed runs.
 
-`make soak-kills` kills fifty times, the tests three times. A process paints two runs in turns, one for each optimizer,
+`make soak-kills` kills fifty times, the tests twice. A process paints two runs in turns, one for each optimizer,
 until SIGKILL ends it while it loads, paints or writes; then the next process continues.
 """
 
