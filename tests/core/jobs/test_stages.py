@@ -187,15 +187,15 @@ def last(engine, photo, painting):
 def test_adam_s_moments_are_enlarged_and_scaled_like_the_gradient(last):
     settings = TransferSettings(**LAYERS, iterations=5)
     step = last(settings)
-    state, larger = step.optimizer.state(), step.checkpoint_at(128, 192)
-    assert larger.image.shape == larger.best_image.shape == (1, 128, 192, 3)
+    state, larger = step.optimizer.state(), step.checkpoint_at(64, 96)
+    assert larger.image.shape == larger.best_image.shape == (1, 64, 96, 3)
     assert (larger.iteration, larger.best_iteration, larger.evaluations) == (5, 5, 7)
     moments = [name for name, array in state.items() if array.ndim == 4]
     assert len(moments) == 2 and list(larger.optimizer) == list(state)
     for name, share in zip(moments, (4, 16), strict=True):
         expected = state[name].mean() / share, state[name].std() / share
         found = larger.optimizer[name]
-        assert found.shape == (1, 128, 192, 3) and found.dtype == np.float32
+        assert found.shape == (1, 64, 96, 3) and found.dtype == np.float32
         assert found.mean() == pytest.approx(expected[0], rel=0.05, abs=0.02 * float(expected[1]))
         assert 0.5 * expected[1] < found.std() < 1.1 * expected[1]
     made = optimizer(tf.constant(larger.image), settings, larger.optimizer)
@@ -205,16 +205,16 @@ def test_adam_s_moments_are_enlarged_and_scaled_like_the_gradient(last):
 
 def test_l_bfgs_restarts_at_another_size(last):
     step = last(TransferSettings(**LAYERS, iterations=3, optimizer="l-bfgs"))
-    assert step.optimizer.state()["s_y-0"] and step.checkpoint_at(128, 192).optimizer == {}
+    assert step.optimizer.state()["s_y-0"] and step.checkpoint_at(64, 96).optimizer == {}
 
 
 def test_with_averaging_the_next_stage_starts_from_the_better_picture(last):
     settings = TransferSettings(**LAYERS, iterations=12, averaging=0.8, learning_rate=60.0)
     step = last(settings)
     best = step.with_average().best.image
-    expected = tf.image.resize(best, (128, 192), "bicubic").numpy()
-    np.testing.assert_allclose(step.checkpoint_at(128, 192).image, expected, atol=1e-3)
-    assert "mean-sum" not in step.checkpoint_at(128, 192).optimizer
+    expected = tf.image.resize(best, (64, 96), "bicubic").numpy()
+    np.testing.assert_allclose(step.checkpoint_at(64, 96).image, expected, atol=1e-3)
+    assert "mean-sum" not in step.checkpoint_at(64, 96).optimizer
 
 
 def test_all_stages_use_the_tile_size_of_the_last_stage(own_home, make_engine, monkeypatch):

@@ -79,6 +79,12 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.fixture(scope="module")
+def photo(home):
+    """Return a preprocessed photo of the runs' size, `(1, 64, 96, 3)`."""
+    return preprocessing.to_network(np.asarray(picture(96, 64)))
+
+
 @pytest.fixture(autouse=True)
 def _own_home(own_home):
     """These tests count runs."""
