@@ -328,8 +328,12 @@ class TransferSettings(BaseModel):
         return [(self.size // share, end) for share, end in zip(shares, ends[1:], strict=True)]
 
     def shaping_result(self) -> str:
-        """Return the settings that change the result, as JSON."""
-        return self.model_dump_json(exclude={name for name, setting in SETTINGS.items() if not setting.shapes_result})
+        """Return the settings that change the result and are not at their defaults, as JSON.
+
+        Batches and folders find their finished runs by it, so a new setting must not change it.
+        """
+        others = {name for name, setting in SETTINGS.items() if not setting.shapes_result}
+        return self.model_dump_json(exclude=others, exclude_defaults=True)
 
     def changed(self, **changes: Any) -> "TransferSettings":
         """Return these settings with some changes.
